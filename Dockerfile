@@ -1,0 +1,37 @@
+# Two images from one file: `web` has no torch; `trainer` adds it for judges and training.
+#   docker build --target web -t prefloop-web .
+#   docker build --target trainer -t prefloop-trainer .       pip's torch, which runs on CUDA
+# With --build-arg TORCH_INDEX=URL, torch comes from there: PyTorch's index of CPU wheels makes a
+# much smaller image for machines without a GPU.
+
+FROM python:3.12-slim AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/venv/bin:$PATH
+RUN python -m venv /venv
+WORKDIR /src
+COPY pyproject.toml README.md ./
+RUN pip install ".[team]"
+
+FROM build AS build-trainer
+ARG TORCH_INDEX=
+RUN pip install --no-deps ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} \
+        "$(sed -n 's/^ *"\(torch==[0-9.]*\)",*$/\1/p' pyproject.toml)" \
+    && pip install ".[team,train]"
+
+FROM python:3.12-slim AS application
+RUN useradd --create-home --uid 1000 prefloop && install -d -o prefloop /data
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 DEBUG=0 PREFLOOP_STORAGE=/data
+WORKDIR /app
+COPY . .
+USER prefloop
+VOLUME /data
+
+FROM application AS trainer
+COPY --from=build-trainer /venv /venv
+CMD ["celery", "-A", "config", "worker", "--queues", "gpu", "--concurrency", "1", \
+     "--max-tasks-per-child", "1"]
+
+FROM application AS web
+COPY --from=build /venv /venv
+EXPOSE 8000
+CMD ["gunicorn", "config.wsgi:application", "--bind", "0.0.0.0:8000", "--worker-class", "gthread", \
+     "--workers", "2", "--threads", "8", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]

@@ -1,0 +1,197 @@
+"""Every setting in one file. What differs between sizes comes from the environment."""
+
+import sys
+from pathlib import Path
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+environ.Env.read_env(BASE_DIR / ".env")
+
+# Where files live: datasets, checkpoints, uploads, the embedded database and its broker.
+PREFLOOP_STORAGE = Path(env.str("PREFLOOP_STORAGE", default=str(BASE_DIR / "data")))
+# For its owner alone: the database holds sessions and password hashes.
+PREFLOOP_STORAGE.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+# Laptop mode is the default: it serves loopback only. Team mode says DEBUG=0 and must bring a key.
+DEBUG = env.bool("DEBUG", default=True)
+SECRET_KEY = env.str("SECRET_KEY", default="")
+if not SECRET_KEY:
+    if not DEBUG:
+        raise ImproperlyConfigured(
+            "SECRET_KEY is required when DEBUG is off: set it to a long random string, "
+            'for example from `python -c "import secrets; print(secrets.token_urlsafe(50))"`.'
+        )
+    from config.local_secret import local_secret_key
+
+    SECRET_KEY = local_secret_key(PREFLOOP_STORAGE)
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "django_htmx",
+    "template_partials",
+    "labeling",
+    "judges",
+    "training",
+    "config",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.gzip.GZipMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "config.headers.sign_in_is_a_page",
+    "config.headers.content_security_policy",
+]
+
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES = {
+    "default": env.db_url(
+        "DATABASE_URL", default=f"sqlite:///{PREFLOOP_STORAGE / 'prefloop.sqlite3'}"
+    )
+}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = {
+        # A transaction takes the write lock when it begins: two of them never both read "one place
+        # left" and then both write. Waiting up to 20 s is better than "database is locked".
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        # FULL: an acknowledged preference survives a power cut; in WAL, NORMAL does not promise it.
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+    }
+    # Tests use a file too: the in-memory database of the default knows no WAL and no waiting, so
+    # threads would meet "table is locked" that no installation ever shows.
+    DATABASES["default"]["TEST"] = {"NAME": str(PREFLOOP_STORAGE / "test.sqlite3")}
+else:
+    DATABASES["default"]["CONN_MAX_AGE"] = 60
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "labeling:home"
+LOGOUT_REDIRECT_URL = "login"
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_I18N = True
+USE_TZ = True
+
+STATIC_URL = "/static/"
+STATIC_ROOT = PREFLOOP_STORAGE / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+}
+STATIC_ROOT.mkdir(exist_ok=True)
+WHITENOISE_USE_FINDERS = DEBUG
+# Only the development server looks at every file again on every request.
+WHITENOISE_AUTOREFRESH = DEBUG and "runserver" in sys.argv
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_HTTPONLY = True
+# Cookies travel over TLS alone in team mode; PREFLOOP_HTTP=1 is for a trusted plain-HTTP network.
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEBUG and not env.bool(
+    "PREFLOOP_HTTP", default=False
+)
+
+# The message only wakes a worker. What is to be done, and who does it, stands in our own rows,
+# claimed by one conditional UPDATE: a lost or doubled message does no harm.
+# The embedded broker is a folder of files: docs/benchmarks.md compares it with SQLite tables.
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="filesystem://localhost")
+if CELERY_BROKER_URL.startswith("filesystem:"):
+    _queue = PREFLOOP_STORAGE / "queue"
+    (_queue / "messages").mkdir(parents=True, exist_ok=True)
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        "data_folder_in": str(_queue / "messages"),
+        "data_folder_out": str(_queue / "messages"),
+        "control_folder": str(_queue / "control"),
+        "polling_interval": 0.25,
+    }
+    # Its mailboxes would collect a file for every worker that ever was.
+    CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = False
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TASK_DEFAULT_QUEUE = "web"
+CELERY_TASK_ROUTES = {
+    "judges.tasks.run_judge": {"queue": "gpu"},
+    "judges.tasks.try_judge": {"queue": "gpu"},
+    "training.tasks.train": {"queue": "gpu"},
+    # A queue of its own: behind two long imports, a killed worker would not be noticed.
+    "labeling.tasks.sweep_jobs": {"queue": "sweep"},
+}
+CELERY_BEAT_SCHEDULE = {
+    # A sweep that waited for a whole period is not worth doing twice.
+    "find lost jobs": {
+        "task": "labeling.tasks.sweep_jobs",
+        "schedule": 10.0,
+        "options": {"expires": 10.0},
+    },
+}
+# A worker reports at least this often while it holds a job; three missed reports and it is lost.
+PREFLOOP_HEARTBEAT_SECONDS = env.int("PREFLOOP_HEARTBEAT_SECONDS", default=10)
+# Rows of one upload, in bytes; the import command has no limit.
+PREFLOOP_MAX_UPLOAD_BYTES = env.int("PREFLOOP_MAX_UPLOAD_BYTES", default=512 * 1024 * 1024)
+PREFLOOP_LEASE_MINUTES = env.int("PREFLOOP_LEASE_MINUTES", default=15)
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
+    # It asks for a package that fetches compiled kernels from the hub; training does without.
+    "loggers": {"bitsandbytes.backends.cpu.ops": {"level": "ERROR"}},
+}

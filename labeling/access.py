@@ -1,0 +1,63 @@
+"""Who may do what in a project. Every view asks here, so that no page forgets."""
+
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404
+
+from labeling.models import Membership, Project, Rater
+
+Role = Membership.Role
+
+# What each role may do. "label": judge comparisons; "view": see results, other people's answers
+# among them; "lead": change the project, run judges and training.
+PERMISSIONS: dict[str, frozenset[str]] = {
+    Role.OWNER: frozenset({"label", "view", "lead"}),
+    Role.LEAD: frozenset({"label", "view", "lead"}),
+    Role.RATER: frozenset({"label"}),
+    Role.VIEWER: frozenset({"view"}),
+}
+
+
+def permissions(user: Any, project: Project) -> frozenset[str]:
+    """What the user may do in the project: nothing for a stranger, all for an administrator."""
+    if user.is_superuser:
+        return PERMISSIONS[Role.OWNER]
+    membership = project.memberships.filter(user=user.pk).first()
+    return PERMISSIONS[membership.role] if membership else frozenset()
+
+
+def project_for(user: Any, slug: str, to: str | None = None) -> Project:
+    """The project, if the user may do `to` ("label", "view", "lead"; None: any member) in it.
+
+    Raises: Http404 for strangers, who are not told that the project exists; PermissionDenied for
+    members whose role does not allow it.
+    """
+    project = Project.objects.filter(slug=slug).first()
+    may = permissions(user, project) if project else frozenset()
+    if project is None or not may:
+        raise Http404("No such project.")
+    if to is not None and to not in may:
+        raise PermissionDenied(f"Your role in this project does not allow you to {to}.")
+    project.may = may  # for templates: which links to show
+    return project
+
+
+def projects_of(user: Any) -> Any:
+    """Projects that the user can open."""
+    if user.is_superuser:
+        return Project.objects.all()
+    return Project.objects.filter(memberships__user=user.pk)
+
+
+def rater_of(user: Any, project: Project) -> Rater:
+    """The person's rater in this project, made on first use."""
+    rater = Rater.objects.filter(project=project, user=user).first()
+    if rater is None:
+        # An imported rater may already bear this name; two people never share a rater.
+        name = user.get_username()
+        taken = Rater.objects.filter(project=project, kind=Rater.Kind.PERSON, name=name).exists()
+        rater, _created = Rater.objects.get_or_create(
+            project=project, user=user, defaults={"name": f"{name} ({user.pk})" if taken else name}
+        )
+    return rater

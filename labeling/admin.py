@@ -1,0 +1,64 @@
+"""Labeling in Django's administration: to look things up, and to mend what no page mends."""
+
+from django.contrib import admin
+
+from labeling.models import (
+    Assignment,
+    Comparison,
+    ImportJob,
+    Membership,
+    Preference,
+    Project,
+    Rater,
+)
+
+
+class MembershipInline(admin.TabularInline):
+    model = Membership
+    autocomplete_fields = ["user"]
+    extra = 0
+
+
+@admin.register(Project)
+class ProjectAdmin(admin.ModelAdmin):
+    list_display = ["name", "slug", "labels_per_comparison", "created_at"]
+    inlines = [MembershipInline]
+
+
+@admin.register(Rater)
+class RaterAdmin(admin.ModelAdmin):
+    list_display = ["name", "kind", "project", "user"]
+    list_filter = ["kind", "project"]
+    raw_id_fields = ["user"]
+    search_fields = ["name"]
+
+
+@admin.register(Comparison)
+class ComparisonAdmin(admin.ModelAdmin):
+    list_display = ["pk", "external_id", "project", "labels_wanted", "open_places", "priority"]
+    list_filter = ["project"]
+    raw_id_fields = ["prompt", "response_a", "response_b"]
+    search_fields = ["external_id"]
+    # Kept in step with the assignments by labeling/assignment.py alone.
+    readonly_fields = ["open_places", "content_hash"]
+
+
+@admin.register(Preference)
+class PreferenceAdmin(admin.ModelAdmin):
+    list_display = ["comparison", "rater", "choice", "strength", "created_at", "superseded_at"]
+    raw_id_fields = ["comparison", "rater"]
+    list_select_related = ["comparison", "rater"]
+
+
+@admin.register(Assignment)
+class AssignmentAdmin(admin.ModelAdmin):
+    list_display = ["comparison", "rater", "state", "leased_at", "expires_at"]
+    list_filter = ["state"]
+    raw_id_fields = ["comparison", "rater"]
+    list_select_related = ["comparison", "rater"]
+
+
+@admin.register(ImportJob)
+class ImportJobAdmin(admin.ModelAdmin):
+    list_display = ["filename", "project", "status", "created_at", "finished_at"]
+    list_filter = ["status"]

@@ -1,0 +1,343 @@
+"""The interchange form: one JSON object to one checked row, or one clear reason why not."""
+
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from django.utils.dateparse import parse_datetime
+
+from labeling.judgements import choice_of
+from labeling.models import Choice, Messages, Rater, message_text
+
+MAX_DEPTH = 64
+MAX_MESSAGES = 1000
+MAX_VOTES = 10_000
+HUMAN_CHOICES = (Choice.A, Choice.B, Choice.TIE, Choice.BOTH_BAD)
+
+ROLES = {
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "system": "system",
+    "developer": "system",
+}
+
+
+class BadRow(ValueError):
+    """Why a record cannot become a row, in words for the person who wrote the file."""
+
+
+@dataclass(slots=True)
+class Vote:
+    """One rater's preference as it stands in a file."""
+
+    rater: str
+    kind: str
+    choice: str
+    strength: int | None = None
+    prob_a: float | None = None
+    prob_a_ab: float | None = None
+    prob_a_ba: float | None = None
+    rationale: str = ""
+    tags: list[str] = field(default_factory=list)
+    seconds: float | None = None
+    shown_first: str = ""
+    created_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class Row:
+    """A comparison on its way into the database. Without a prompt it brings votes for one that is
+    known by its id."""
+
+    prompt: Messages
+    response_a: Messages
+    response_b: Messages
+    model_a: str = ""
+    model_b: str = ""
+    external_id: str = ""
+    gold: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    votes: list[Vote] = field(default_factory=list)
+    bad_votes: list[str] = field(default_factory=list)  # reasons, one per vote left out
+
+
+def parse_row(record: dict[str, Any]) -> Row:
+    """A record of the interchange form as a row; votes that make no sense are left out with a
+    reason, the comparison stays. Its values have passed `check_storable`.
+
+    Raises: BadRow.
+    """
+    for key in ("prompt", "response_a", "response_b"):
+        if record.get(key) is None:
+            raise BadRow(f"`{key}` is missing")
+    row = Row(
+        prompt=messages_of(record["prompt"], "user", "prompt"),
+        response_a=messages_of(record["response_a"], "assistant", "response_a"),
+        response_b=messages_of(record["response_b"], "assistant", "response_b"),
+        model_a=short_text(record, "model_a"),
+        model_b=short_text(record, "model_b"),
+        external_id=short_text(record, "id"),
+        gold=_gold(record.get("gold")),
+        metadata=_metadata(record.get("metadata")),
+    )
+    if not message_text(row.prompt).strip():
+        raise BadRow("`prompt` is empty")
+    # An empty response is an answer that a model gave; two equal ones of one source are no pair.
+    if row.response_a == row.response_b and row.model_a == row.model_b:
+        raise BadRow("both responses are the same: nothing to compare")
+    add_votes(row, record)
+    return row
+
+
+def parse_votes(record: dict[str, Any]) -> Row:
+    """A record that brings votes for a comparison imported before, by that comparison's `id`.
+
+    Raises: BadRow.
+    """
+    row = Row(prompt=[], response_a=[], response_b=[], external_id=short_text(record, "id"))
+    if not row.external_id:
+        raise BadRow("`id` is missing: it names the comparison that was judged")
+    add_votes(row, record)
+    if not row.votes:
+        raise BadRow(row.bad_votes[0] if row.bad_votes else "no vote in it")
+    return row
+
+
+def add_votes(row: Row, record: dict[str, Any]) -> None:
+    """Read `preferences` (people) and `verdicts` (AI judges) of a record into the row."""
+    for key, read in (("preferences", _preference), ("verdicts", _verdict)):
+        votes = record.get(key)
+        if votes in (None, ""):
+            continue
+        if not isinstance(votes, list):
+            raise BadRow(f"`{key}` is a {_kind(votes)}, not a list")
+        if len(votes) > MAX_VOTES:
+            raise BadRow(f"more than {MAX_VOTES} `{key}`")
+        seen: dict[str, Vote] = {}
+        for number, entry in enumerate(votes, 1):
+            try:
+                vote = read(entry)
+                earlier = seen.setdefault(vote.rater, vote)
+                if earlier is vote:
+                    row.votes.append(vote)
+                else:
+                    same = "again" if earlier.choice == vote.choice else "and differently"
+                    raise BadRow(f"rater {vote.rater!r} answers twice here, {same}")
+            except BadRow as problem:
+                row.bad_votes.append(f"{key}[{number}]: {problem}")
+
+
+def check_storable(record: Any) -> None:
+    """Refuse what no database column takes: NUL, half surrogates, infinite numbers, deep nesting.
+
+    Raises: BadRow.
+    """
+    stack = [(record, 1)]
+    while stack:
+        value, depth = stack.pop()
+        if isinstance(value, str):
+            if "\0" in value:
+                raise BadRow("there is a NUL character in a text")
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise BadRow("half a surrogate pair in a text: it is no Unicode") from None
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                raise BadRow("a number is too large")
+        elif isinstance(value, (dict, list)):
+            if depth > MAX_DEPTH:
+                raise BadRow("nested too deep")
+            if isinstance(value, dict):
+                stack.extend((key, depth + 1) for key in value)
+                value = value.values()
+            stack.extend((part, depth + 1) for part in value)
+
+
+def messages_of(value: Any, role: str, name: str) -> Messages:
+    """A text as one message of `role`, or a list of messages, checked and with our role names.
+
+    Raises: BadRow, naming the column.
+    """
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise BadRow(f"`{name}` is a {_kind(value)}: give a text or a list of messages")
+    if not value:
+        raise BadRow(f"`{name}` is an empty list")
+    if len(value) > MAX_MESSAGES:
+        raise BadRow(f"`{name}` has more than {MAX_MESSAGES} messages")
+    messages = []
+    for turn in value:
+        if not isinstance(turn, dict):
+            raise BadRow(f"`{name}` holds a {_kind(turn)} where a message should be")
+        given = turn.get("role", turn.get("from", role))
+        if not isinstance(given, str) or given.lower() not in ROLES:
+            raise BadRow(f"`{name}`: a role is {given!r}, not user, assistant or system")
+        content = turn.get("content", turn.get("value"))
+        messages.append({"role": ROLES[given.lower()], "content": _content(content, name)})
+    return messages
+
+
+def _content(content: Any, name: str) -> str:
+    if isinstance(content, str):
+        return content
+    # Parts, as chat servers have them: only text can be compared here.
+    if isinstance(content, list) and content:
+        texts = []
+        for part in content:
+            text = part.get("text") if isinstance(part, dict) else None
+            if not isinstance(text, str):
+                raise BadRow(f"`{name}`: a message has a part that is not text")
+            texts.append(text)
+        return "\n\n".join(texts)
+    raise BadRow(f"`{name}`: the content of a message is a {_kind(content)}, not text")
+
+
+def short_text(record: dict[str, Any], key: str) -> str:
+    """An optional name of up to 200 characters; numbers are taken as names too. Raises: BadRow."""
+    value = record.get(key)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise BadRow(f"`{key}` is a {_kind(value)}, not a text")
+    text = str(value).strip()
+    if len(text) > 200:
+        raise BadRow(f"`{key}` is longer than 200 characters")
+    return text
+
+
+def _gold(value: Any) -> str:
+    if value in (None, ""):
+        return ""
+    if isinstance(value, str) and value.strip().lower() in HUMAN_CHOICES:
+        return value.strip().lower()
+    raise BadRow(f"`gold` is {_shown(value)}: it may be {', '.join(HUMAN_CHOICES)}")
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    if value in (None, ""):
+        return {}
+    if not isinstance(value, dict):
+        raise BadRow(f"`metadata` is a {_kind(value)}, not an object")
+    return value
+
+
+def _preference(entry: Any) -> Vote:
+    vote = _vote(entry, Rater.Kind.PERSON)
+    choice = entry.get("choice")
+    choice = choice.strip().lower() if isinstance(choice, str) else choice
+    if choice not in HUMAN_CHOICES:
+        raise BadRow(f"`choice` is {_shown(choice)}: it may be {', '.join(HUMAN_CHOICES)}")
+    vote.choice = choice
+    return vote
+
+
+def _verdict(entry: Any) -> Vote:
+    """A judge's verdict. Its probability decides (exactly 0.5 is a tie), then its words; a verdict
+    with neither was unreadable, which is counted and not dropped."""
+    vote = _vote(entry, Rater.Kind.JUDGE)
+    for key in ("prob_a", "prob_a_ab", "prob_a_ba"):
+        number = _number(entry, key)
+        if number is not None and not 0 <= number <= 1:
+            raise BadRow(f"`{key}` is {number}, outside of 0 to 1")
+        setattr(vote, key, number)
+    choice = entry.get("choice")
+    if choice not in (None, "") and choice not in Choice.values:
+        raise BadRow(f"`choice` is {_shown(choice)}: it may be {', '.join(Choice.values)}")
+    if vote.prob_a is None and vote.prob_a_ab is not None and vote.prob_a_ba is not None:
+        vote.prob_a = (vote.prob_a_ab + vote.prob_a_ba) / 2
+    if vote.prob_a is not None:
+        vote.choice = choice_of(vote.prob_a)
+    else:
+        vote.choice = choice or Choice.UNPARSED
+    return vote
+
+
+def _vote(entry: Any, kind: str) -> Vote:
+    if not isinstance(entry, dict):
+        raise BadRow(f"a {_kind(entry)} where an object should be")
+    rater = short_text(entry, "rater")
+    if not rater:
+        raise BadRow("`rater` is missing")
+    strength = _number(entry, "strength")
+    if strength is not None and strength not in (1, 2, 3):
+        raise BadRow(f"`strength` is {strength:g}: it may be 1, 2 or 3")
+    seconds = _number(entry, "seconds")
+    if seconds is not None and seconds < 0:
+        raise BadRow("`seconds` is negative")
+    shown_first = entry.get("shown_first")
+    if shown_first not in (None, "", "a", "b"):
+        raise BadRow(f"`shown_first` is {_shown(shown_first)}: it may be a or b")
+    rationale = entry.get("rationale")
+    if rationale is not None and not isinstance(rationale, str):
+        raise BadRow(f"`rationale` is a {_kind(rationale)}, not a text")
+    tags = entry.get("tags") or []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise BadRow("`tags` is not a list of texts")
+    return Vote(
+        rater=rater,
+        kind=kind,
+        choice="",
+        strength=int(strength) if strength is not None else None,
+        seconds=seconds,
+        shown_first=shown_first or "",
+        rationale=rationale or "",
+        tags=tags,
+        created_at=_time(entry.get("created_at")),
+    )
+
+
+def _number(entry: dict[str, Any], key: str) -> float | None:
+    """An optional number; CSV files bring it as text."""
+    value = entry.get(key)
+    if value in (None, ""):
+        return None
+    if not isinstance(value, bool) and isinstance(value, (int, float, str)):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise BadRow(f"`{key}` is {_shown(value)}, not a number")
+
+
+def _time(value: Any) -> datetime | None:
+    """An optional moment: ISO 8601, UTC where no zone is given, or seconds since 1970."""
+    if value in (None, ""):
+        return None
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+        moment = parse_datetime(value) if isinstance(value, str) else None
+        if moment is not None:
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    raise BadRow(f"`created_at` is {_shown(value)}: write it like 2026-01-31T12:00:00Z")
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, in JSON's words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    names = {str: "text", int: "number", float: "number", list: "list", dict: "object"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,0 +1,348 @@
+"""Checked rows into the database: in batches, and twice the same row is once in the database.
+
+What a comparison is decides its content hash: the prompt and both responses with their models, in
+no order. A file that names the sides the other way round therefore meets the same comparison, and
+its votes are turned round with it.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Greatest
+from django.utils import timezone
+
+from labeling.imports.interchange import Row, Vote
+from labeling.models import (
+    Choice,
+    Comparison,
+    Messages,
+    Preference,
+    Project,
+    Prompt,
+    Rater,
+    Response,
+    content_hash,
+    message_text,
+)
+
+BATCH_ROWS = 500
+
+
+@dataclass
+class Stored:
+    """What became of one batch. Indices point into the rows that were given."""
+
+    created: int = 0
+    duplicates: int = 0
+    preferences: int = 0
+    verdicts: int = 0
+    unparsed: int = 0
+    known_votes: int = 0
+    bad_votes: list[tuple[int, str]] = field(default_factory=list)
+    rejected: list[tuple[int, str]] = field(default_factory=list)
+
+
+@dataclass
+class _Raters:
+    """Raters of the project by kind and name, made when a file first names them."""
+
+    project: Project
+    ids: dict[tuple[str, str], int] = field(default_factory=dict)
+    # People with an account here and judges of this project: no file answers in their name.
+    own: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def learn(self, keys: set[tuple[str, str]]) -> None:
+        new = keys - self.ids.keys()
+        if not new:
+            return
+        known = self._read(new)
+        for key in new & known.keys():
+            if not known[key][1]:
+                self.own[key] = known[key][0]
+        # kind and name under which each is kept
+        kept_as = {key: self._imported(key) if key in self.own else key for key in new}
+        wanted = set(kept_as.values())
+        known = self._read(wanted)
+        Rater.objects.bulk_create(
+            [
+                Rater(project=self.project, kind=kind, name=name, imported=True)
+                for kind, name in sorted(wanted - known.keys())
+            ],
+            ignore_conflicts=True,
+        )
+        known = self._read(wanted)
+        self.ids |= {key: known[kept_as[key]][0] for key in new}
+
+    def _imported(self, key: tuple[str, str]) -> tuple[str, str]:
+        kind, name = key
+        return kind, f"{name[:189]} (imported)"
+
+    def _read(self, keys: set[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, bool]]:
+        rows = Rater.objects.filter(
+            project=self.project, name__in=sorted({name for _kind, name in keys})
+        ).values_list("kind", "name", "pk", "imported")
+        return {(kind, name): (pk, imported) for kind, name, pk, imported in rows}
+
+
+@dataclass
+class _Group:
+    """One comparison of a batch with all votes for it that the batch brings."""
+
+    row: Row
+    prompt_hash: str = ""
+    hash_a: str = ""
+    hash_b: str = ""
+    pk: int | None = None
+    votes: list[tuple[int, Vote]] = field(default_factory=list)  # (index of the row, vote)
+    n_people: int = 0
+
+
+class RowStore:
+    """Writes rows of one file into one project; remembers the raters it has met."""
+
+    def __init__(self, project: Project, labels_per_comparison: int | None = None):
+        self.project = project
+        self.labels_wanted = labels_per_comparison or project.labels_per_comparison
+        self.raters = _Raters(project)
+
+    def store(self, rows: list[Row]) -> Stored:
+        """Write a batch in one transaction; what is there already is counted, not written."""
+        stored = Stored()
+        with transaction.atomic():
+            # One importer at a time in a project: two would make the same comparison twice.
+            Project.objects.select_for_update(no_key=True).get(pk=self.project.pk)
+            groups = self._grouped([(i, row) for i, row in enumerate(rows) if row.prompt], stored)
+            groups += self._groups_by_id(
+                [(i, row) for i, row in enumerate(rows) if not row.prompt], stored
+            )
+            self.raters.learn({(vote.kind, vote.rater) for g in groups for _i, vote in g.votes})
+            preferences = self._new_preferences(groups, stored)
+            self._create([group for group in groups if group.pk is None])
+            for group, preference in preferences:
+                preference.comparison_id = group.pk
+            Preference.objects.bulk_create([preference for _group, preference in preferences])
+        return stored
+
+    def _grouped(self, rows: list[tuple[int, Row]], stored: Stored) -> list[_Group]:
+        groups: dict[str, _Group] = {}
+        keys: list[str] = []
+        for _index, row in rows:
+            group = _Group(
+                row,
+                prompt_hash=content_hash(row.prompt),
+                hash_a=content_hash(row.response_a),
+                hash_b=content_hash(row.response_b),
+            )
+            key = comparison_hash(
+                group.prompt_hash, (group.hash_a, row.model_a), (group.hash_b, row.model_b)
+            )
+            keys.append(key)
+            groups.setdefault(key, group)
+        known = Comparison.objects.filter(project=self.project, content_hash__in=groups)
+        first_of_known = {}
+        for key, pk, hash_a, source in known.values_list(
+            "content_hash", "pk", "response_a__content_hash", "response_a__source"
+        ):
+            groups[key].pk = pk
+            first_of_known[key] = (hash_a, source)
+        for (index, row), key in zip(rows, keys, strict=True):
+            group = groups[key]
+            if group.pk is not None or row is not group.row:
+                stored.duplicates += 1
+            else:
+                stored.created += 1
+            first = first_of_known.get(key, (group.hash_a, group.row.model_a))
+            is_turned = first != (content_hash(row.response_a), row.model_a)
+            group.votes += [(index, turned(v) if is_turned else v) for v in row.votes]
+        return list(groups.values())
+
+    def _groups_by_id(self, rows: list[tuple[int, Row]], stored: Stored) -> list[_Group]:
+        """Votes for comparisons that an earlier file brought, found by their id there."""
+        if not rows:
+            return []
+        found: dict[str, list[int]] = {}
+        ids = {row.external_id for _index, row in rows}
+        known = Comparison.objects.filter(project=self.project, external_id__in=ids)
+        for external_id, pk in known.values_list("external_id", "pk"):
+            found.setdefault(external_id, []).append(pk)
+        groups: dict[str, _Group] = {}
+        for index, row in rows:
+            pks = found.get(row.external_id, [])
+            if len(pks) != 1:
+                how_many = "no comparison" if not pks else f"{len(pks)} comparisons"
+                stored.rejected.append((index, f"{how_many} with the id {row.external_id!r}"))
+                continue
+            group = groups.setdefault(row.external_id, _Group(row, pk=pks[0]))
+            group.votes += [(index, vote) for vote in row.votes]
+        return list(groups.values())
+
+    def _new_preferences(
+        self, groups: list[_Group], stored: Stored
+    ) -> list[tuple[_Group, Preference]]:
+        """Votes that are not in the database yet; and the places they take."""
+        answers: dict[tuple[int, int], str] = {
+            (comparison, rater): choice
+            for comparison, rater, choice in Preference.objects.current()
+            .filter(comparison__in=[g.pk for g in groups if g.pk is not None and g.votes])
+            .values_list("comparison", "rater", "choice")
+        }
+        now = timezone.now()
+        preferences = []
+        for group in groups:
+            given: dict[int, str] = {}
+            for index, vote in group.votes:
+                key = (vote.kind, vote.rater)
+                own = self.raters.own.get(key)
+                if own and answers.get((group.pk or 0, own)) == vote.choice:
+                    stored.known_votes += 1  # this project's own answer came back to it
+                    continue
+                rater = self.raters.ids[key]
+                earlier = given.get(rater) or answers.get((group.pk or 0, rater))
+                if earlier == vote.choice:
+                    stored.known_votes += 1
+                    continue
+                if earlier is not None:
+                    reason = f"rater {vote.rater!r} has answered {earlier}, and here {vote.choice}"
+                    stored.bad_votes.append((index, reason))
+                    continue
+                given[rater] = vote.choice
+                preferences.append((group, _preference(vote, rater, now)))
+                if vote.kind == Rater.Kind.PERSON:
+                    group.n_people += 1
+                    stored.preferences += 1
+                else:
+                    stored.verdicts += 1
+                    stored.unparsed += vote.choice == Choice.UNPARSED
+        taken: dict[int, list[int]] = {}
+        for group in groups:
+            if group.pk is not None and group.n_people:
+                taken.setdefault(group.n_people, []).append(group.pk)
+        for n_people, pks in taken.items():
+            Comparison.objects.filter(pk__in=pks).update(
+                open_places=Greatest(F("open_places") - n_people, 0)
+            )
+        return preferences
+
+    def _create(self, groups: list[_Group]) -> None:
+        if not groups:
+            return
+        prompts, known = self._prompts({group.prompt_hash: group.row.prompt for group in groups})
+        wanted: dict[tuple[int, str, str], Messages] = {}
+        for group in groups:
+            prompt = prompts[group.prompt_hash]
+            wanted[prompt, group.hash_a, group.row.model_a] = group.row.response_a
+            wanted[prompt, group.hash_b, group.row.model_b] = group.row.response_b
+        responses = self._responses(wanted, known)
+        comparisons = []
+        for group in groups:
+            row, prompt = group.row, prompts[group.prompt_hash]
+            # Two models that said the same: a tie worth keeping, and not worth a person's time.
+            labels = 0 if row.response_a == row.response_b else self.labels_wanted
+            comparisons.append(
+                Comparison(
+                    project=self.project,
+                    prompt_id=prompt,
+                    response_a_id=responses[prompt, group.hash_a, row.model_a],
+                    response_b_id=responses[prompt, group.hash_b, row.model_b],
+                    content_hash=comparison_hash(
+                        group.prompt_hash,
+                        (group.hash_a, row.model_a),
+                        (group.hash_b, row.model_b),
+                    ),
+                    external_id=row.external_id,
+                    gold=row.gold,
+                    metadata=row.metadata,
+                    labels_wanted=labels,
+                    open_places=max(0, labels - group.n_people),
+                )
+            )
+        for group, comparison in zip(
+            groups, Comparison.objects.bulk_create(comparisons), strict=True
+        ):
+            group.pk = comparison.pk
+
+    def _prompts(self, wanted: dict[str, Messages]) -> tuple[dict[str, int], set[int]]:
+        """Ids of the prompts by content hash, and which of them were there before."""
+        rows = Prompt.objects.filter(project=self.project, content_hash__in=wanted)
+        found = dict(rows.values_list("content_hash", "pk"))
+        known = set(found.values())
+        new = [
+            Prompt(project=self.project, messages=messages, content_hash=key)
+            for key, messages in wanted.items()
+            if key not in found
+        ]
+        if new:  # another importer may be writing the same: then its row serves both
+            Prompt.objects.bulk_create(new, ignore_conflicts=True)
+            found = dict(rows.all().values_list("content_hash", "pk"))
+        return found, known
+
+    def _responses(
+        self, wanted: dict[tuple[int, str, str], Messages], known_prompts: set[int]
+    ) -> dict[tuple[int, str, str], int]:
+        """Ids of the responses by prompt, content hash and source. New prompts have none yet."""
+
+        def read(prompts: set[int]) -> dict[tuple[int, str, str], int]:
+            rows = Response.objects.filter(
+                prompt__in=prompts, content_hash__in={key for _prompt, key, _source in wanted}
+            )
+            return {
+                (prompt, key, source): pk
+                for prompt, key, source, pk in rows.values_list(
+                    "prompt", "content_hash", "source", "pk"
+                )
+            }
+
+        found = read(known_prompts)
+        new = [
+            Response(
+                prompt_id=prompt,
+                messages=messages,
+                content_hash=key,
+                source=source,
+                n_chars=len(message_text(messages)),
+            )
+            for (prompt, key, source), messages in wanted.items()
+            if (prompt, key, source) not in found
+        ]
+        if new:
+            Response.objects.bulk_create(new, ignore_conflicts=True)
+            found = read({prompt for prompt, _hash, _source in wanted})
+        return found
+
+
+def comparison_hash(prompt_hash: str, *responses: tuple[str, str]) -> str:
+    """What makes two comparisons the same: prompt and (content hash, model) of both responses."""
+    return content_hash(prompt_hash, sorted(responses))
+
+
+def turned(vote: Vote) -> Vote:
+    """The same vote where A and B have changed names."""
+    return replace(
+        vote,
+        choice=_OTHER.get(vote.choice, vote.choice),
+        shown_first=_OTHER.get(vote.shown_first, ""),
+        prob_a=None if vote.prob_a is None else 1 - vote.prob_a,
+        # "ab" means that A was shown first: with the names, the orders change too
+        prob_a_ab=None if vote.prob_a_ba is None else 1 - vote.prob_a_ba,
+        prob_a_ba=None if vote.prob_a_ab is None else 1 - vote.prob_a_ab,
+    )
+
+
+_OTHER = {"a": "b", "b": "a"}
+
+
+def _preference(vote: Vote, rater: int, now: object) -> Preference:
+    return Preference(
+        rater_id=rater,
+        choice=vote.choice,
+        strength=vote.strength if vote.choice in _OTHER else None,
+        prob_a=vote.prob_a,
+        prob_a_ab=vote.prob_a_ab,
+        prob_a_ba=vote.prob_a_ba,
+        rationale=vote.rationale,
+        tags=vote.tags,
+        seconds=vote.seconds,
+        shown_first=vote.shown_first,
+        created_at=vote.created_at or now,
+    )

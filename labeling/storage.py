@@ -1,0 +1,31 @@
+"""Where files lie, and what a model's name means."""
+
+from pathlib import Path
+
+from django.conf import settings
+
+
+def storage_path(relative: str | Path) -> Path:
+    """The place of a file under PREFLOOP_STORAGE.
+
+    Raises: ValueError if the name leads out of the storage folder.
+    """
+    root = settings.PREFLOOP_STORAGE.resolve()
+    path = (root / relative).resolve()
+    if not path.is_relative_to(root):
+        raise ValueError(f"{relative} lies outside the storage folder")
+    return path
+
+
+def model_folder(name: str) -> str:
+    """What to load for a model's name: a folder under PREFLOOP_STORAGE/models, a local folder, or
+    the name itself, which is then a hub id."""
+    if names_a_path(name):
+        return str(Path(name).expanduser().resolve())
+    stored = storage_path("models") / name
+    return str(stored) if (stored / "config.json").exists() else name
+
+
+def names_a_path(name: str) -> bool:
+    """Whether a model is named by a path of this machine: /…, ./…, ~…, or with a .. in it."""
+    return name.startswith(("/", ".", "~")) or ".." in Path(name).parts

@@ -1,0 +1,98 @@
+"""Celery tasks of labeling, and the sweep that finds lost jobs of every app."""
+
+import logging
+
+from celery import shared_task
+from django.utils import timezone
+
+from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat, job_models, mark_lost
+
+logger = logging.getLogger(__name__)
+
+
+@shared_task
+def sweep_jobs() -> None:
+    """Mark silent jobs as lost, wake forgotten ones again, take back expired leases."""
+    from labeling.assignment import take_back_expired
+
+    for model in job_models():
+        n_lost = mark_lost(model.objects.silent())
+        if n_lost:
+            logger.warning("%d %s lost their worker", n_lost, model._meta.verbose_name_plural)
+        for job in model.objects.forgotten():
+            model.objects.filter(pk=job.pk, status=Job.Status.QUEUED).update(
+                heartbeat_at=timezone.now()
+            )
+            job.enqueue()
+    take_back_expired()
+
+
+@shared_task
+def run_import(job_id: int) -> None:
+    """Carry one uploaded file into its project. Run again, it adds what is missing."""
+    from labeling.imports.forms import Labels
+    from labeling.imports.importing import ImportReport, import_file
+    from labeling.imports.reading import Progress
+    from labeling.imports.uploads import forget_upload, max_unpacked_bytes, reject_path
+    from labeling.models import ImportJob
+    from labeling.storage import storage_path
+
+    job = ImportJob.objects.claim(job_id)
+    if job is None:  # cancelled while queued, or another worker has it
+        return
+
+    def on_progress(report: ImportReport, progress: Progress) -> None:
+        job.report(
+            n_done=progress.done // 1024,
+            n_total=max(1, progress.total // 1024),
+            result=report.as_json(),
+        )
+
+    try:
+        with heartbeat(job):
+            report = import_file(
+                job.project,
+                storage_path(job.path),
+                form=job.format,
+                labels=Labels(**{k: job.options[k] for k in ("rater", "kind") if k in job.options}),
+                labels_per_comparison=job.options.get("labels_per_comparison"),
+                reject_path=reject_path(job),
+                max_bytes=max_unpacked_bytes(),
+                on_progress=on_progress,
+                name=job.filename,
+            )
+    except (JobCancelled, JobTaken):
+        return
+    except Exception as error:
+        job.finish(Job.Status.FAILED, error=f"{type(error).__name__}: {error}")
+        raise
+    if report.problem and not report.rows:
+        job.finish(Job.Status.FAILED, error=report.problem, result=report.as_json())
+    elif job.finish(Job.Status.SUCCEEDED, error=report.problem, result=report.as_json()):
+        forget_upload(job)
+
+
+@shared_task
+def run_agreement(report_id: int) -> None:
+    """Carry one AgreementReport from queued to its end."""
+    from labeling.agreement import MANY_RATERS, agreement_report
+    from labeling.models import AgreementReport
+    from labeling.votes import state_of, votes_of
+
+    report = AgreementReport.objects.claim(report_id)
+    if report is None:  # cancelled while queued, or another worker has it
+        return
+    try:
+        with heartbeat(report):
+            # Before the votes are read: an answer that arrives in between is shown as new.
+            n_preferences, last_preference = state_of(report.project)
+            result = agreement_report(votes_of(report.project), most_raters=MANY_RATERS)
+        report.finish(
+            Job.Status.SUCCEEDED,
+            result=result,
+            n_preferences=n_preferences,
+            last_preference=last_preference,
+        )
+    except Exception as error:
+        report.finish(Job.Status.FAILED, error=repr(error))
+        raise

@@ -1,0 +1,182 @@
+"""The agreement page: how good the labels are, which judges one may believe, who leans where."""
+
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods
+
+from labeling.access import project_for
+from labeling.agreement import MANY_RATERS, MIN_SHARED, agreement_report
+from labeling.models import AgreementReport, Project
+from labeling.templatetags.figures import decimals, percent
+from labeling.votes import changed_since, state_of, votes_of
+
+SMALL = 3_000  # votes whose figures take well under a second: nobody need wait for a worker
+N_SHOWN = 15  # people in the matrix and in the table before "show all"
+
+
+@login_required
+@never_cache
+@require_http_methods(["GET", "POST"])
+def agreement(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show the figures; a POST sends a worker to compute them anew.
+
+    A small project's figures are computed while one waits, and so are always of now. A large
+    project's are those that a worker stored last, with their time and what has changed since.
+    """
+    if request.method == "POST":
+        project = project_for(request.user, slug, to="lead")
+        _start(project)
+        return redirect("labeling:agreement", slug)
+    project = project_for(request.user, slug, to="view")
+    job = project.agreement_reports.order_by("-pk").first()
+    if request.htmx:  # the status polls itself until the job has ended
+        response = render(request, "labeling/agreement.html#status", {"job": job})
+        if job is None or not job.is_active:
+            response.headers["HX-Refresh"] = "true"
+        return response
+    n_preferences, _last = state_of(project)
+    context = {
+        "project": project,
+        "active": "agreement",
+        "n_preferences": n_preferences,
+        "by_worker": n_preferences > SMALL,
+        "job": job,
+    }
+    if not context["by_worker"]:
+        report = agreement_report(votes_of(project), most_raters=MANY_RATERS)
+        return render(request, "labeling/agreement.html", context | _figures(request, report))
+    stored = project.agreement_reports.filter(status=AgreementReport.Status.SUCCEEDED)
+    stored = stored.order_by("-pk").first()
+    if stored is not None:
+        n_new, n_gone = changed_since(project, stored.n_preferences, stored.last_preference)
+        context |= {"stored": stored, "n_new": n_new, "n_gone": n_gone}
+        context |= _figures(request, stored.result)
+    return render(request, "labeling/agreement.html", context)
+
+
+def _start(project: Project) -> None:
+    """Queue a computation, unless one is on its way."""
+    with transaction.atomic():
+        # Two clicks at the same moment: the second waits here for the first.
+        Project.objects.select_for_update().get(pk=project.pk)
+        if not project.agreement_reports.active().exists():
+            AgreementReport.objects.create(project=project).enqueue()
+
+
+def _figures(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:
+    show_all = "all" in request.GET
+    raters = report["raters"]
+    shown = raters if show_all else raters[:N_SHOWN]
+    for row in shown:
+        row["shares"] = [row["position"], row["length"]]
+        for figure in row["shares"]:
+            # One rater in twenty would stand out by luck alone: so the bar is divided by their
+            # number.
+            p_value = figure.get("p_value")
+            figure["stands_out"] = p_value is not None and p_value < 0.05 / len(raters)
+    for judge in report["judges"]:
+        judge["parts"] = [judge["with_ties"], judge["without_ties"]]
+        judge["shares"] = [judge["consistency"], judge["position"], judge["length"]]
+    return {
+        "report": report,
+        "alpha_reading": alpha_reading(report["krippendorff_alpha"]),
+        "matrix": matrix(report, [row["rater"] for row in shown[:MANY_RATERS]]),
+        "raters": shown,
+        "n_raters_hidden": len(raters) - len(shown),
+        "show_all": show_all,
+        "min_shared": MIN_SHARED,
+        "heat_levels": range(11),
+    }
+
+
+# From which alpha on, what to call it, how it is coloured, what to do next. The bounds 0.667 and
+# 0.8 are Krippendorff's own (2018, ch. 12); below them the words are ours.
+ALPHA_READINGS = (
+    (0.8, "reliable", "ok", "One label per comparison is usually enough."),
+    (
+        0.667,
+        "good enough for most uses",
+        "ok",
+        "Two or three labels on each comparison, and the majority, make it solid.",
+    ),
+    (
+        0.4,
+        "moderate",
+        "warn",
+        "Ask for three labels or more, train on the majority, and talk over the comparisons on "
+        "which people differ: they show what the guidelines leave open.",
+    ),
+    (
+        -1.0,
+        "low",
+        "bad",
+        "A single label says little here. Read some comparisons on which people differ; then "
+        "sharpen the guidelines, or accept that tastes differ and ask many people.",
+    ),
+)
+
+
+def alpha_reading(alpha: dict[str, Any]) -> dict[str, str] | None:
+    """What an alpha means for the labels, and what to do next; None where it is refused.
+
+    Where the interval reaches into other readings, "unsure" names the worst and the best of them.
+    """
+    if alpha["value"] is None:
+        return None
+
+    def reading(value: float) -> tuple[str, str, str]:
+        return next(row[1:] for row in ALPHA_READINGS if value >= row[0])
+
+    name, level, what_next = reading(alpha["value"])
+    unsure = ""
+    if alpha["low"] is not None:
+        worst, best = reading(alpha["low"])[0], reading(alpha["high"])[0]
+        unsure = f"from “{worst}” to “{best}”" if worst != best else ""
+    return {"name": name, "level": level, "next": what_next, "unsure": unsure}
+
+
+def matrix(report: dict[str, Any], people: list[str]) -> list[dict[str, Any]]:
+    """Rows of the rater × rater picture: judges first, then these people.
+
+    A person and a judge may bear the same name, so a rater is its name and its kind.
+    """
+    judges = [(judge["rater"], True) for judge in report["judges"]]
+    raters = judges + [(name, False) for name in people]
+    cells: dict[frozenset[tuple[str, bool]], dict[str, Any]] = {}
+    for pair in report["cohen_kappa"] + report["judge_pairs"]:
+        ends = [(pair["rater_1"], pair["judge_1"]), (pair["rater_2"], pair["judge_2"])]
+        cells[frozenset(ends)] = _cell(pair)
+    return [
+        {
+            "name": name,
+            "is_judge": is_judge,
+            "cells": [
+                {"self": True}
+                if other == (name, is_judge)
+                else cells.get(frozenset([other, (name, is_judge)]))
+                for other in raters
+            ],
+        }
+        for name, is_judge in raters
+    ]
+
+
+def _cell(pair: dict[str, Any]) -> dict[str, Any]:
+    words = f"{pair['rater_1']} and {pair['rater_2']}: "
+    if pair["value"] is None:
+        words += "kappa not defined"
+    else:
+        words += f"kappa {decimals(pair['value'])}"
+        if pair["low"] is not None:
+            words += f" [{decimals(pair['low'])}, {decimals(pair['high'])}]"
+    words += f"; same answer on {percent(pair['agreement'])} of {pair['n']:,} shared comparisons"
+    few = pair["n"] < MIN_SHARED
+    level = None
+    if pair["value"] is not None and not few:
+        level = max(0, min(10, round(10 * pair["value"])))
+    return {"pair": pair, "words": words, "few": few, "level": level}

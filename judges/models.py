@@ -1,0 +1,166 @@
+"""AI judges: what they are asked, their runs, and the raw numbers of every verdict."""
+
+from typing import Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Avg, Count, F, Q, Sum
+
+from labeling.jobs import Job
+from labeling.models import Comparison, Project, Rater
+
+
+class Judge(models.Model):
+    """A named judge of a project. What it is made of stands in its versions."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="judges")
+    name = models.CharField(max_length=100)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "name"], name="judge_name_per_project")
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class JudgeVersion(models.Model):
+    """One frozen state of a judge: model, prompt and settings. A change makes a new version,
+    hence a new rater."""
+
+    judge = models.ForeignKey(Judge, models.CASCADE, related_name="versions")
+    number = models.PositiveIntegerField()
+    model = models.CharField(max_length=500)  # see labeling.storage.model_folder
+    # Everything that decides a verdict beside the model: see judges.ml.config.JudgeRecipe.
+    recipe = models.JSONField(default=dict)
+    rater = models.OneToOneField(Rater, models.PROTECT, related_name="judge_version")
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["judge", "number"], name="judge_version_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.judge} v{self.number}"
+
+
+class JudgeRun(Job):
+    """A judge version put to work on comparisons of its project."""
+
+    version = models.ForeignKey(JudgeVersion, models.CASCADE, related_name="runs")
+    limit = models.PositiveIntegerField(null=True, blank=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    result = models.JSONField(default=dict)  # what `judge --json` prints
+
+    def __str__(self) -> str:
+        return f"{self.version} run {self.pk}"
+
+    def enqueue(self) -> None:
+        from judges.tasks import run_judge
+
+        run_judge.delay_on_commit(self.pk)
+
+
+class JudgeTrial(Job):
+    """A judge version tried on one comparison: nothing of it counts as a verdict."""
+
+    version = models.ForeignKey(JudgeVersion, models.CASCADE, related_name="trials")
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="+")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    result = models.JSONField(default=dict)  # see judges.judging.carry_out_trial
+
+    def __str__(self) -> str:
+        return f"{self.version} tried on {self.comparison}"
+
+    def enqueue(self) -> None:
+        from judges.tasks import try_judge
+
+        try_judge.delay_on_commit(self.pk)
+
+
+# "Says first" in the order A, B and in the order B, A; see Verdict for the names.
+_FIRST_AB = Q(logp_ab_first__gt=F("logp_ab_second"))
+_FIRST_BA = Q(logp_ba_first__gt=F("logp_ba_second"))
+_SECOND_AB = Q(logp_ab_first__lt=F("logp_ab_second"))
+_SECOND_BA = Q(logp_ba_first__lt=F("logp_ba_second"))
+
+
+class VerdictQuerySet(models.QuerySet):
+    def counted_by(self, field: str) -> Self:
+        """One row per value of `field`: how many verdicts, and the sums of what they say.
+
+        A parsed verdict is consistent when both orders name the same response. One that is not
+        names the same place in both (first_twice, second_twice), or an order is undecided.
+        """
+        asked, parsed = Q(problem=""), Q(parsed=True)
+        mass = (F("answer_mass_ab") + F("answer_mass_ba")) / 2
+        return (
+            self.order_by()
+            .values(field)
+            .annotate(
+                n=Count("pk"),
+                n_parsed=Count("pk", filter=parsed),
+                n_refused=Count("pk", filter=~asked),
+                n_cut=Count("pk", filter=Q(n_tokens_cut__gt=0)),
+                n_consistent=Count(
+                    "pk", filter=parsed & ((_FIRST_AB & _SECOND_BA) | (_SECOND_AB & _FIRST_BA))
+                ),
+                n_first_twice=Count("pk", filter=parsed & _FIRST_AB & _FIRST_BA),
+                n_second_twice=Count("pk", filter=parsed & _SECOND_AB & _SECOND_BA),
+                mean_mass=Avg(mass, filter=asked),
+                n_tokens=Sum("n_tokens"),
+                seconds=Sum("seconds"),
+            )
+        )
+
+
+class Verdict(models.Model):
+    """What one judge version said of one comparison, in both orders, as raw numbers.
+
+    "first" and "second" are the places of the responses in the question: with A shown first (ab),
+    "first" speaks for A; with B shown first (ba), "second" does. Log-probabilities are in nats, and
+    empty where a `problem` kept the question from being asked.
+    """
+
+    version = models.ForeignKey(JudgeVersion, models.CASCADE, related_name="verdicts")
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="verdicts")
+    run = models.ForeignKey(JudgeRun, models.SET_NULL, null=True, related_name="verdicts")
+    logp_ab_first = models.FloatField(null=True)
+    logp_ab_second = models.FloatField(null=True)
+    logp_ba_first = models.FloatField(null=True)
+    logp_ba_second = models.FloatField(null=True)
+    prob_a = models.FloatField()
+    answer_mass_ab = models.FloatField()
+    answer_mass_ba = models.FloatField()
+    parsed = models.BooleanField()
+    rationale_ab = models.TextField(blank=True)
+    rationale_ba = models.TextField(blank=True)
+    n_tokens = models.PositiveIntegerField()  # read and written, both orders
+    n_tokens_cut = models.PositiveIntegerField(default=0)  # of the prompt, to fit the context
+    seconds = models.FloatField()
+    problem = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = VerdictQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["version", "comparison"], name="one_verdict_per_judge_version"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.comparison}: {self.prob_a:.3f}"

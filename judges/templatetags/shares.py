@@ -1,0 +1,22 @@
+"""`{{ share|percent }}` and `{{ share|interval }}`: k of n as a person reads it."""
+
+from django import template
+
+from judges.judging import Share
+
+register = template.Library()
+
+
+@register.filter
+def percent(share: Share) -> str:
+    """0.8312 → "83.1 %"; a dash where nothing was counted."""
+    return "–" if share.value is None else f"{100 * share.value:.1f} %"
+
+
+@register.filter
+def interval(share: Share) -> str:
+    """The exact 95 % interval and n: "70.9–92.8 %, n = 50"; empty where nothing was counted."""
+    if share.interval is None:
+        return ""
+    low, high = share.interval
+    return f"{100 * low:.1f}–{100 * high:.1f} %, n = {share.n:,}"

@@ -1,0 +1,19 @@
+"""Routes of judges."""
+
+from django.urls import path
+
+from judges import views
+
+app_name = "judges"
+urlpatterns = [
+    path("projects/<slug:slug>/judges/", views.judge_list, name="list"),
+    path("projects/<slug:slug>/judges/new/", views.create, name="create"),
+    path("projects/<slug:slug>/judges/<int:pk>/", views.judge_page, name="judge"),
+    path("projects/<slug:slug>/judges/<int:pk>/edit/", views.edit, name="edit"),
+    path("projects/<slug:slug>/judges/<int:pk>/launch/", views.launch, name="launch"),
+    path("projects/<slug:slug>/judges/<int:pk>/try/", views.start_trial, name="try"),
+    path("projects/<slug:slug>/judges/trials/<int:pk>/", views.trial_page, name="trial"),
+    path("projects/<slug:slug>/judges/runs/<int:pk>/", views.run_page, name="run"),
+    path("projects/<slug:slug>/judges/runs/<int:pk>/cancel/", views.cancel, name="cancel"),
+    path("projects/<slug:slug>/judges/runs/<int:pk>/resume/", views.resume, name="resume"),
+]

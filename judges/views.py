@@ -1,0 +1,300 @@
+"""The judges of a project: make one, try it, put it to work, watch it."""
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from judges.forms import JudgeForm, LaunchForm, TrialForm
+from judges.judging import (
+    Figures,
+    RunActive,
+    figures_by,
+    figures_of,
+    judge_version,
+    n_left_out,
+    new_run,
+    requeue,
+    seconds_left,
+    stored_models,
+    waiting_for,
+)
+from judges.ml.config import recipe_from
+from judges.ml.questions import question_text, verdict_text
+from judges.models import JudgeRun, JudgeTrial, JudgeVersion, Verdict
+from labeling.access import project_for
+from labeling.models import Project
+
+RUNS_SHOWN = 20
+
+
+@login_required
+@require_safe
+def judge_list(request: HttpRequest, slug: str) -> HttpResponse:
+    """Every judge of the project with the figures of its newest version, and the latest runs."""
+    project = project_for(request.user, slug, to="view")
+    judges = list(project.judges.prefetch_related("versions"))
+    figures = figures_by(Verdict.objects.filter(version__judge__project=project), "version")
+    for judge in judges:
+        versions = judge.versions.all()
+        judge.newest = versions[0] if versions else None
+        judge.figures = figures.get(judge.newest.pk, Figures()) if judge.newest else Figures()
+        judge.n_versions = len(versions)
+    context = {
+        "project": project,
+        "active": "judges",
+        "judges": judges,
+        "runs": _runs(JudgeRun.objects.filter(version__judge__project=project)),
+        "n_comparisons": project.comparisons.count(),
+    }
+    return render(request, "judges/list.html", context)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def create(request: HttpRequest, slug: str) -> HttpResponse:
+    """Make a judge."""
+    project = project_for(request.user, slug, to="lead")
+    form = JudgeForm(request.POST or None, project=project, user=request.user)
+    if request.method == "POST" and form.is_valid():
+        version, _made = judge_version(
+            project,
+            form.cleaned_data["name"],
+            form.cleaned_data["model"],
+            form.recipe,
+            request.user,
+        )
+        return redirect("judges:judge", slug, version.judge_id)
+    return _form_page(request, project, form)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def edit(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Change a judge. What changed becomes a new version, hence a new rater."""
+    project = project_for(request.user, slug, to="lead")
+    judge = get_object_or_404(project.judges, pk=pk)
+    form = JudgeForm(
+        request.POST or None,
+        project=project,
+        user=request.user,
+        version=judge.versions.first(),
+    )
+    if request.method == "POST" and form.is_valid():
+        version, made = judge_version(
+            project, judge.name, form.cleaned_data["model"], form.recipe, request.user
+        )
+        if made:
+            messages.success(request, f"This is version {version.number} now, a rater of its own.")
+        else:
+            messages.info(request, f"Nothing is new: these are the settings of {version}.")
+        return redirect("judges:judge", slug, pk)
+    return _form_page(request, project, form, judge=judge)
+
+
+@login_required
+@require_safe
+def judge_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """One judge: its versions with their figures, what it is asked, its runs."""
+    project = project_for(request.user, slug, to="view")
+    judge = get_object_or_404(project.judges, pk=pk)
+    versions = list(judge.versions.select_related("rater"))
+    figures = figures_by(Verdict.objects.filter(version__judge=judge), "version")
+    for version in versions:
+        version.figures = figures.get(version.pk, Figures())
+    n_comparisons = project.comparisons.count()
+    newest = versions[0] if versions else None
+    context = {
+        "project": project,
+        "active": "judges",
+        "judge": judge,
+        "versions": versions,
+        "newest": newest,
+        "example": _example(project, newest) if newest else "",
+        "settings": sorted(newest.recipe.items()) if newest else [],
+        "n_comparisons": n_comparisons,
+        "n_waiting": waiting_for(newest).count() if newest else 0,
+        "n_left_out": n_left_out(newest) if newest else 0,
+        "runs": _runs(JudgeRun.objects.filter(version__judge=judge)),
+        "trials": JudgeTrial.objects.filter(version__judge=judge)
+        .select_related("version__judge", "comparison")
+        .order_by("-pk")[:5],
+    }
+    return render(request, "judges/judge.html", context)
+
+
+@login_required
+@require_POST
+def launch(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Put a judge to work on what it has not judged yet."""
+    project = project_for(request.user, slug, to="lead")
+    judge = get_object_or_404(project.judges, pk=pk)
+    form = LaunchForm(request.POST, versions=judge.versions.all())
+    if not form.is_valid():
+        return _said_wrong(request, form, slug, pk)
+    version = form.cleaned_data["version"]
+    try:
+        with transaction.atomic():
+            run = new_run(version, form.cleaned_data["limit"], request.user)
+            if run.n_total:
+                run.enqueue()
+            else:
+                run.delete()
+    except RunActive as error:
+        messages.warning(request, str(error))
+        return redirect("judges:run", slug, version.runs.active().latest("pk").pk)
+    if not run.n_total:
+        messages.info(request, f"{version} has nothing left to judge.")
+        return redirect("judges:judge", slug, pk)
+    return redirect("judges:run", slug, run.pk)
+
+
+@login_required
+@require_POST
+def start_trial(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Have a worker try a judge on one comparison."""
+    project = project_for(request.user, slug, to="lead")
+    judge = get_object_or_404(project.judges, pk=pk)
+    form = TrialForm(request.POST, project=project, versions=judge.versions.all())
+    if not form.is_valid():
+        return _said_wrong(request, form, slug, pk)
+    trial = JudgeTrial.objects.create(
+        version=form.cleaned_data["version"],
+        comparison=form.cleaned_data["comparison"],
+        created_by=request.user,
+    )
+    trial.enqueue()
+    return redirect("judges:trial", slug, trial.pk)
+
+
+@login_required
+@never_cache
+@require_safe
+def trial_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """A judge tried on one comparison; the card polls itself until the worker is done."""
+    project = project_for(request.user, slug, to="view")
+    trial = get_object_or_404(
+        JudgeTrial.objects.filter(version__judge__project=project).select_related(
+            "version__judge",
+            "comparison__prompt",
+            "comparison__response_a",
+            "comparison__response_b",
+        ),
+        pk=pk,
+    )
+    context = {
+        "project": project,
+        "active": "judges",
+        "trial": trial,
+        "waits_long": _waits_long(trial),
+    }
+    template = "judges/trial.html#card" if request.htmx else "judges/trial.html"
+    return render(request, template, context)
+
+
+@login_required
+@never_cache
+@require_safe
+def run_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """A run and how far it is; the card polls itself until the run ends."""
+    project = project_for(request.user, slug, to="view")
+    return _run_card(request, project, _run(project, pk))
+
+
+@login_required
+@require_POST
+def cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Stop a run: at once while it waits, after the batch in hand while it works."""
+    project = project_for(request.user, slug, to="lead")
+    run = _run(project, pk)
+    run.request_cancel()
+    return _run_card(request, project, run) if request.htmx else redirect("judges:run", slug, pk)
+
+
+@login_required
+@require_POST
+def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Queue a stopped run again; what it has judged is kept."""
+    project = project_for(request.user, slug, to="lead")
+    run = _run(project, pk)
+    refused = ""
+    try:
+        with transaction.atomic():
+            if requeue(run):
+                run.enqueue()
+    except RunActive as error:
+        refused = str(error)
+    if request.htmx:
+        return _run_card(request, project, run, refused=refused)
+    if refused:
+        messages.warning(request, refused)
+    return redirect("judges:run", slug, pk)
+
+
+def _example(project: Project, version: JudgeVersion) -> str:
+    """The version's question about some comparison of the project, as plain text.
+
+    A chat template is the model's: what it makes of this, a trial shows.
+    """
+    recipe = recipe_from(version.recipe)
+    row = project.comparisons.select_related("prompt", "response_a", "response_b").first()
+    if row is None:
+        return ""
+    question = question_text(
+        recipe, row.prompt.messages, row.response_a.messages, row.response_b.messages
+    )
+    return verdict_text(recipe, question, rationale="…")
+
+
+def _run(project: Project, pk: int) -> JudgeRun:
+    runs = JudgeRun.objects.filter(version__judge__project=project)
+    return get_object_or_404(runs.select_related("version__judge"), pk=pk)
+
+
+def _runs(runs):
+    """The latest runs with their figures: two queries however many there are."""
+    latest = list(runs.select_related("version__judge").order_by("-pk")[:RUNS_SHOWN])
+    figures = figures_by(Verdict.objects.filter(run__in=[run.pk for run in latest]), "run")
+    for run in latest:
+        run.figures = figures.get(run.pk, Figures())
+    return latest
+
+
+def _run_card(
+    request: HttpRequest, project: Project, run: JudgeRun, refused: str = ""
+) -> HttpResponse:
+    figures = figures_of(run)
+    context = {
+        "project": project,
+        "active": "judges",
+        "run": run,
+        "refused": refused,
+        "figures": figures,
+        "seconds_left": seconds_left(run, figures),
+        "waits_long": _waits_long(run),
+        "verdicts": run.verdicts.select_related("comparison").order_by("-pk")[:10],
+    }
+    template = "judges/run.html#card" if request.htmx else "judges/run.html"
+    return render(request, template, context)
+
+
+def _waits_long(job: JudgeRun | JudgeTrial) -> bool:
+    """No worker took it for a quarter of a minute: perhaps none is there."""
+    waited = (timezone.now() - job.queued_at).total_seconds()
+    return job.status == job.Status.QUEUED and waited > 15
+
+
+def _form_page(request: HttpRequest, project: Project, form: JudgeForm, **more) -> HttpResponse:
+    context = {"project": project, "active": "judges", "form": form, "models": stored_models()}
+    status = 422 if form.errors else 200
+    return render(request, "judges/form.html", context | more, status=status)
+
+
+def _said_wrong(request: HttpRequest, form, slug: str, pk: int) -> HttpResponse:
+    for errors in form.errors.values():
+        messages.error(request, errors[0])
+    return redirect("judges:judge", slug, pk)

@@ -1,0 +1,29 @@
+"""Training in Django's administration: to look things up."""
+
+from django.contrib import admin
+
+from training.models import Checkpoint, Dataset, ModelVersion, Run
+
+
+@admin.register(Dataset)
+class DatasetAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "project", "created_at"]
+
+
+@admin.register(Run)
+class RunAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "project", "status", "base_model", "created_at"]
+    list_filter = ["status", "kind"]
+    raw_id_fields = ["project", "dataset", "created_by"]
+
+
+@admin.register(Checkpoint)
+class CheckpointAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "path"]
+    raw_id_fields = ["run"]
+
+
+@admin.register(ModelVersion)
+class ModelVersionAdmin(admin.ModelAdmin):
+    list_display = ["name", "kind", "project", "created_at"]
+    raw_id_fields = ["project", "base", "run"]

@@ -1,0 +1,118 @@
+"""Train a model on a project's preferences from the command line."""
+
+import json
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from labeling.models import Project
+from training.datasets import LABELS
+from training.ml.config import METHODS, RECIPES, make_recipe
+from training.models import Run
+from training.runs import create_run, start_run
+
+
+class Command(BaseCommand):
+    help = "Train a reward model or a DPO policy on a project's preferences."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("recipe", choices=list(RECIPES))
+        parser.add_argument("--project", required=True, metavar="SLUG")
+        parser.add_argument(
+            "--base", required=True, metavar="MODEL", help="hub id, folder, or model of the project"
+        )
+        parser.add_argument("--method", choices=list(METHODS), default="lora")
+        parser.add_argument("--labels", choices=list(LABELS), default="mixed")
+        parser.add_argument("--test-share", type=float, default=0.1)
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="a setting of the recipe, such as learning_rate=1e-4; may be repeated",
+        )
+        parser.add_argument("--wait", action="store_true", help="train here, in this process")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        project = Project.objects.filter(slug=options["project"]).first()
+        if project is None:
+            raise CommandError(f"There is no project {options['project']}.", returncode=2)
+        try:
+            chosen = dict(pair.split("=", 1) for pair in options["set"])
+        except ValueError:
+            raise CommandError("--set wants KEY=VALUE.", returncode=2) from None
+        if "base_model" in chosen:
+            raise CommandError("The base model is named by --base.", returncode=2)
+        chosen = {"method": options["method"]} | chosen
+        try:
+            make_recipe(options["recipe"], {"base_model": options["base"]} | chosen)
+        except ValueError as error:
+            raise CommandError(str(error), returncode=2) from None
+        if not 0 < options["test_share"] < 1:
+            raise CommandError("--test-share must lie between 0 and 1.", returncode=2)
+        make = create_run if options["wait"] else start_run
+        try:
+            run = make(
+                project,
+                kind=options["recipe"],
+                base_model=options["base"],
+                recipe_settings=chosen,
+                labels=options["labels"],
+                test_share=options["test_share"],
+            )
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        if options["wait"]:
+            from training.tasks import carry_out
+
+            carry_out(run.pk, show=self.show_progress if sys.stderr.isatty() else None)
+            run.refresh_from_db()
+        self.print_result(run, as_json=options["json"])
+        if options["wait"] and run.status != Run.Status.SUCCEEDED:
+            raise CommandError(f"{run} {run.status}: {run.error}")
+
+    def show_progress(self, report: Any) -> None:
+        """One line that rewrites itself, on standard error."""
+        if not report.values:
+            return
+        numbers = "  ".join(f"{name} {report.values[name]:.3f}" for name in ("loss", "accuracy"))
+        line = f"\r{report.split:>5} step {report.step}/{report.n_steps}  {numbers}  "
+        self.stderr.write(line, ending="\n" if report.split == "test" else "")
+
+    def print_result(self, run: Run, *, as_json: bool) -> None:
+        model = getattr(run, "model_version", None)
+        counts, metrics = run.dataset.counts, run.metrics
+        filtered = metrics and metrics["too_long_train"] + metrics["too_long_test"]
+        if as_json:
+            result = {
+                "run": run.pk,
+                "status": run.status,
+                "model": model and model.name,
+                "metrics": metrics,
+                "dataset": {
+                    "hash": run.dataset.sha256,
+                    "train": counts["train"],
+                    "test": counts["test"],
+                    "filtered": filtered if metrics else None,  # known once a worker has tokenised
+                    "ties": counts["ties"],
+                },
+                "error": run.error,
+            }
+            self.stdout.write(json.dumps(result))
+            return
+        self.stdout.write(
+            f"{run}: {run.status}. Dataset {run.dataset.sha256[:12]}: {counts['train']} training "
+            f"and {counts['test']} test pairs, {counts['ties']} ties left out."
+        )
+        if metrics:
+            self.stdout.write(f"{filtered} pairs were too long and left out.")
+            self.stdout.write(f"Model {model.name if model else '–'}")
+            for name, words in (("accuracy", "accuracy"), ("longer_wins", "longer wins")):
+                if name in metrics:
+                    m = metrics[name]
+                    self.stdout.write(
+                        f"{words:>12}  {m['value']:.3f}  "
+                        f"[{m['low']:.3f}, {m['high']:.3f}]  n {m['n']}"
+                    )

@@ -1,0 +1,192 @@
+"""Recipes: one frozen dataclass each, stored whole with its run, so that the run can be repeated.
+
+The texts beside the fields are the help that the launch form and the `train` command show.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+METHODS = {
+    "lora": "LoRA",
+    "qlora": "QLoRA: base in 4 bits",
+}
+DTYPES = {
+    "auto": "bfloat16 on a GPU, else float32",
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+}
+SCHEDULERS = {
+    "linear": "linear to zero",
+    "cosine": "cosine to zero",
+    "constant_with_warmup": "constant",
+}
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardRecipe:
+    """Everything that decides a reward-model run."""
+
+    base_model: str
+    """Hub id or local folder of a causal language model; its head is replaced by a score."""
+    method: str = _setting(
+        "lora",
+        "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
+        "double quantisation) and needs about a third of the memory.",
+    )
+    lora_rank: int = _setting(
+        16, "Width of the adapters: higher learns more and costs more memory."
+    )
+    lora_alpha: int = _setting(32, "Scale of the adapters; their effect is alpha / rank.")
+    lora_dropout: float = _setting(0.0, "Share of adapter inputs dropped while training.")
+    target_modules: str = _setting(
+        "all-linear", "Layers that get adapters: all-linear, or names such as q_proj,v_proj."
+    )
+    train_norms: bool = _setting(True, "Train the norm layers too, kept in float32.")
+    dtype: str = _setting("auto", "Number format of the base; adapters and head are float32.")
+    learning_rate: float = _setting(2e-4, "Highest step size, reached after the warm-up.")
+    scheduler: str = _setting("linear", "How the step size falls.")
+    warmup_share: float = _setting(0.05, "Share of the steps in which the step size rises.")
+    weight_decay: float = _setting(0.0, "Pull of the trained weights towards zero.")
+    max_grad_norm: float = _setting(1.0, "Gradients longer than this are shortened to it.")
+    epochs: float = _setting(1.0, "Passes over the training pairs; reward models over-fit soon.")
+    max_steps: int = _setting(0, "Stop after so many steps; 0: by epochs.")
+    batch_size: int = _setting(8, "Pairs held in memory at once.")
+    gradient_accumulation: int = _setting(1, "Batches summed up before one step.")
+    max_length: int = _setting(
+        1024,
+        "Conversations of more tokens, or beyond the model's context, are left out and counted.",
+    )
+    gradient_checkpointing: bool = _setting(False, "Less memory, about a quarter slower.")
+    center_rewards: float = _setting(
+        0.0, "Weight of (r1 + r2)², which centres the rewards; 0.01 is usual, 0 is off."
+    )
+    eval_every: int = _setting(0, "Steps between measurements on test pairs; 0: ten in a run.")
+    checkpoint_every: int = _setting(0, "Steps between checkpoints; 0: ten in a run.")
+    seed: int = _setting(0, "Same seed, same numbers: order, new weights, dropout.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPORecipe:
+    """Everything that decides a DPO run."""
+
+    base_model: str
+    """Where the policy starts and, with the adapter off, the reference model."""
+    beta: float = _setting(
+        0.1, "Pull towards the reference model; larger stays closer (Rafailov et al. 2023, eq. 7)."
+    )
+    method: str = _setting(
+        "lora",
+        "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
+        "double quantisation) and needs about a third of the memory.",
+    )
+    lora_rank: int = _setting(
+        16, "Width of the adapters: higher learns more and costs more memory."
+    )
+    lora_alpha: int = _setting(32, "Scale of the adapters; their effect is alpha / rank.")
+    lora_dropout: float = _setting(0.0, "Share of adapter inputs dropped while training.")
+    target_modules: str = _setting(
+        "all-linear", "Layers that get adapters: all-linear, or names such as q_proj,v_proj."
+    )
+    train_norms: bool = _setting(True, "Train the norm layers too, kept in float32.")
+    dtype: str = _setting("auto", "Number format of the base; adapters are float32.")
+    learning_rate: float = _setting(1e-4, "Highest step size, reached after the warm-up.")
+    scheduler: str = _setting("linear", "How the step size falls.")
+    warmup_share: float = _setting(0.05, "Share of the steps in which the step size rises.")
+    weight_decay: float = _setting(0.0, "Pull of the trained weights towards zero.")
+    max_grad_norm: float = _setting(1.0, "Gradients longer than this are shortened to it.")
+    epochs: float = _setting(1.0, "Passes over the training pairs.")
+    max_steps: int = _setting(0, "Stop after so many steps; 0: by epochs.")
+    batch_size: int = _setting(8, "Pairs held in memory at once.")
+    gradient_accumulation: int = _setting(1, "Batches summed up before one step.")
+    max_length: int = _setting(
+        1024,
+        "Conversations of more tokens, or beyond the model's context, are left out and counted.",
+    )
+    gradient_checkpointing: bool = _setting(False, "Less memory, about a quarter slower.")
+    eval_every: int = _setting(0, "Steps between measurements on test pairs; 0: ten in a run.")
+    checkpoint_every: int = _setting(0, "Steps between checkpoints; 0: ten in a run.")
+    seed: int = _setting(0, "Same seed, same numbers: order, new weights, dropout.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.beta <= 0:
+            raise ValueError("beta must be above 0")
+
+
+Recipe = RewardRecipe | DPORecipe
+RECIPES: dict[str, type[RewardRecipe] | type[DPORecipe]] = {
+    "reward": RewardRecipe,
+    "dpo": DPORecipe,
+}
+
+
+def check(recipe: Recipe) -> None:
+    """Raises: ValueError naming the first setting that makes no sense."""
+    for name, choices in (("method", METHODS), ("dtype", DTYPES), ("scheduler", SCHEDULERS)):
+        if getattr(recipe, name) not in choices:
+            raise ValueError(
+                f"{name} is {getattr(recipe, name)!r}; it must be one of {', '.join(choices)}"
+            )
+    for name in ("lora_rank", "lora_alpha", "batch_size", "gradient_accumulation", "max_length"):
+        if getattr(recipe, name) < 1:
+            raise ValueError(f"{name} must be at least 1")
+    for name, most in (("lora_rank", 4096), ("seed", 2**32 - 1)):
+        if getattr(recipe, name) > most:
+            raise ValueError(f"{name} must be at most {most}")
+    for name in ("max_steps", "eval_every", "checkpoint_every", "seed", "weight_decay"):
+        if getattr(recipe, name) < 0:
+            raise ValueError(f"{name} must not be negative")
+    for name in ("max_steps", "seed"):
+        if getattr(recipe, name) >= 2**31:  # columns of the database hold no more
+            raise ValueError(f"{name} must be below {2**31}")
+    for name in ("learning_rate", "epochs", "max_grad_norm"):
+        if getattr(recipe, name) <= 0:
+            raise ValueError(f"{name} must be above 0")
+    for name in ("lora_dropout", "warmup_share"):
+        if not 0 <= getattr(recipe, name) < 1:
+            raise ValueError(f"{name} must lie in [0, 1)")
+    if not targets(recipe):
+        raise ValueError("target_modules names no layer; write all-linear or names of layers")
+
+
+def targets(recipe: Recipe) -> str | list[str]:
+    """The layers that get adapters, as PEFT wants them: "all-linear" or a list of names."""
+    names = [name.strip() for name in recipe.target_modules.split(",") if name.strip()]
+    return "all-linear" if names == ["all-linear"] else names
+
+
+def make_recipe(kind: str, settings: Mapping[str, Any]) -> Recipe:
+    """A recipe from settings that may be text, as a form or a command line gives them.
+
+    Raises: ValueError for an unknown recipe or setting, or a value that does not fit.
+    """
+    if kind not in RECIPES:
+        raise ValueError(f"unknown recipe {kind!r}; there are {', '.join(RECIPES)}")
+    known = {field.name: field for field in fields(RECIPES[kind])}
+    values = {}
+    for name, value in settings.items():
+        if name not in known:
+            raise ValueError(f"{kind} has no setting {name!r}; it has {', '.join(known)}")
+        values[name] = _typed(name, value, known[name].type)
+    return RECIPES[kind](**values)
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    if kind is bool:
+        text = str(value).lower()
+        if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+            raise ValueError(f"{name} must be true or false, not {value!r}")
+        return text in ("true", "1", "yes", "on")
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        what = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{name} must be {what}, not {value!r}") from None

@@ -1,0 +1,161 @@
+"""DPO: a policy learned from pairs without a reward model (TRL's DPOTrainer).
+
+The reference model is the policy with its adapter off, so the base is in memory once.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, set_seed
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.utils import disable_dropout_in_model
+
+from training.ml.config import DPORecipe
+from training.ml.data import Pair, TokenPair, tokenize_pairs
+from training.ml.evaluation import pair_metrics
+from training.ml.loading import (
+    adapter_config,
+    load_causal,
+    load_tokenizer,
+    longest_allowed,
+    n_parameters,
+    number_format,
+    train_in_float32,
+)
+from training.ml.logprobs import response_logps
+from training.ml.steps import (
+    OnStep,
+    ReportSteps,
+    n_steps,
+    quiet_trainer,
+    resume_point,
+    trainer_settings,
+)
+
+
+@quiet_trainer()
+def train(
+    recipe: DPORecipe,
+    train: Sequence[Pair],
+    test: Sequence[Pair],
+    folder: Path,
+    on_step: OnStep,
+) -> dict[str, Any]:
+    """Train a policy; leave its adapter in `folder`/model and what it is worth as the return.
+
+    Called again on the same folder, it goes on from the last checkpoint and ends with the same
+    weights as an unbroken run.
+
+    Returns: pair_metrics of the implicit reward β·(log π/π_ref) on the test pairs;
+        chosen_logp_change and rejected_logp_change, mean nats per response against the reference
+        (a falling chosen one is likelihood displacement); and n_train, n_steps,
+        max_length (the model's context, where that is less than asked), too_long_train,
+        too_long_test, empty, trained_parameters, parameters, seconds.
+    Raises: ModelMissing; ValueError if no training pair fits `max_length`; whatever on_step raises.
+    """
+    began = time.monotonic()
+    tokenizer = load_tokenizer(recipe.base_model)
+    limit = longest_allowed(recipe.base_model, recipe.max_length)
+    train_tokens, left_out_train = tokenize_pairs(train, tokenizer, limit)
+    test_tokens, left_out_test = tokenize_pairs(test, tokenizer, limit)
+    if not train_tokens:
+        raise ValueError(f"no training pair of {len(train)} fits max_length={limit}")
+
+    set_seed(recipe.seed)  # the adapters start at random
+    base = load_causal(recipe.base_model, method=recipe.method, dtype=recipe.dtype)
+    disable_dropout_in_model(base)
+    total = n_steps(recipe, len(train_tokens))
+    reference: dict[int, tuple[float, float]] = {}
+    log_ratios: dict[int, tuple[float, float]] = {}
+
+    def margins(pairs: Sequence[TokenPair]) -> list[float]:
+        """Implicit rewards, chosen minus rejected. The reference never changes: asked once."""
+        now = _logps(trainer.model, tokenizer, pairs, recipe.dtype)
+        if any(id(pair) not in reference for pair in pairs):
+            with trainer.model.disable_adapter():
+                then = _logps(trainer.model, tokenizer, pairs, recipe.dtype)
+            reference.update(zip(map(id, pairs), then, strict=True))
+        found = []
+        for pair, (chosen, rejected) in zip(pairs, now, strict=True):
+            up, down = chosen - reference[id(pair)][0], rejected - reference[id(pair)][1]
+            log_ratios[id(pair)] = (up, down)
+            found.append(recipe.beta * (up - down))
+        return found
+
+    report = ReportSteps(
+        recipe, total, test_tokens, margins, on_step, "rewards/accuracies", "rewards/margins"
+    )
+    trainer = _Trainer(
+        model=base,
+        # Wrapped by the trainer: it then takes the policy with its adapter off as reference.
+        peft_config=adapter_config(base, recipe, task="CAUSAL_LM"),
+        args=DPOConfig(beta=recipe.beta, **trainer_settings(recipe, folder, len(train_tokens))),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "prompt_ids": pair.prompt_ids,
+                    "chosen_ids": pair.chosen_ids,
+                    "rejected_ids": pair.rejected_ids,
+                }
+                for pair in train_tokens
+            ]
+        ),
+        callbacks=[report],
+    )
+    trainer.remove_callback(PrinterCallback)  # standard output belongs to the caller
+    train_in_float32(trainer.model)
+    trainer.train(resume_from_checkpoint=resume_point(folder))
+
+    trainer.model.save_pretrained(folder / "model", save_embedding_layers=False)
+    tokenizer.save_pretrained(folder / "model")
+    found = report.measured_at(total, trainer.model)
+    trained, parameters = n_parameters(trainer.model)
+    n = max(1, len(log_ratios))
+    return pair_metrics(
+        found,
+        [p.chosen_chars - p.rejected_chars for p in report.test],
+        n_left_out=left_out_test.too_long + left_out_test.empty,
+    ) | {
+        "chosen_logp_change": sum(up for up, _down in log_ratios.values()) / n,
+        "rejected_logp_change": sum(down for _up, down in log_ratios.values()) / n,
+        "n_train": len(train_tokens),
+        "n_steps": total,
+        "max_length": limit,
+        "too_long_train": left_out_train.too_long,
+        "too_long_test": left_out_test.too_long,
+        "empty": left_out_train.empty + left_out_test.empty,
+        "trained_parameters": trained,
+        "parameters": parameters,
+        "seconds": time.monotonic() - began,
+    }
+
+
+def _logps(
+    model: Any, tokenizer: Any, pairs: Sequence[TokenPair], dtype: str
+) -> list[tuple[float, float]]:
+    """Log-probabilities (nats) of the chosen and of the rejected response, per pair."""
+    prompts = [pair.prompt_ids for pair in pairs]
+    responses = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
+    numbers = number_format(dtype)
+    where = next(model.parameters()).device.type
+    with torch.autocast(where, dtype=torch.bfloat16, enabled=numbers == torch.bfloat16):
+        logps = response_logps(model, prompts * 2, responses, tokenizer.pad_token_id).tolist()
+    return list(zip(logps[: len(pairs)], logps[len(pairs) :], strict=True))
+
+
+class _Trainer(DPOTrainer):  # type: ignore[misc]
+    """TRL's trainer on pairs that are tokens already, without messages to the outside."""
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
+        return dataset
+
+    def _send_telemetry(self) -> None:
+        return
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        return

@@ -1,0 +1,81 @@
+"""How good is a model on pairs? Accuracy with interval, log-loss, and how much length explains.
+
+Numbers in, numbers out: no torch, so a page may use it as well.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+Floats = NDArray[np.float64]
+
+
+def clopper_pearson(n_right: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a share; ties may count half, so `n_right` need not be whole.
+
+    Raises: ValueError if there is nothing to count.
+    Source: Clopper & Pearson 1934; 42 of 50 gives [.708874, .928299].
+    """
+    if n < 1 or not 0 <= n_right <= n:
+        raise ValueError(f"no interval for {n_right} of {n}")
+    tail = (1 - confidence) / 2
+    low = 0.0 if n_right == 0 else float(beta.ppf(tail, n_right, n - n_right + 1))
+    high = 1.0 if n_right == n else float(beta.ppf(1 - tail, n_right + 1, n - n_right))
+    return low, high
+
+
+def share_right(margins: Sequence[float] | Floats) -> dict[str, float | int]:
+    """Share of pairs with the chosen response ahead, a tie counting half, with its 95 % interval.
+
+    Args: margins: how far the chosen response is ahead of the rejected one, one per pair.
+    """
+    values = np.asarray(margins, dtype=np.float64)
+    n = len(values)
+    n_right = float((values > 0).sum() + 0.5 * (values == 0).sum())
+    low, high = clopper_pearson(n_right, n)
+    return {"value": n_right / n, "low": low, "high": high, "n": n}
+
+
+def log_loss(margins: Sequence[float] | Floats) -> float:
+    """Mean of −log σ(Δ) in nats: 0.693 is chance, and margins that are too sure raise it."""
+    return float(np.logaddexp(0.0, -np.asarray(margins, dtype=np.float64)).mean())
+
+
+def length_correlation(margins: Sequence[float] | Floats, lengths: Sequence[float]) -> float | None:
+    """Pearson's r of margins and differences of length; None where one of them never varies."""
+    m, d = np.asarray(margins, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
+    if len(m) < 3 or m.std() == 0 or d.std() == 0:
+        return None
+    return float(np.corrcoef(m, d)[0, 1])
+
+
+def pair_metrics(
+    margins: Sequence[float] | Floats, length_differences: Sequence[int], *, n_left_out: int = 0
+) -> dict[str, Any]:
+    """What a reward model, or a policy's implicit reward, is worth on held-out pairs.
+
+    Args:
+        margins: reward of the chosen response minus that of the rejected one.
+        length_differences: characters of the chosen response minus those of the rejected one.
+        n_left_out: pairs that were too long or empty, for the reason where none is left.
+    Returns: accuracy and the baseline "longer wins", each {"value", "low", "high", "n"}; log_loss;
+        margin (mean) and margin_sd; length_correlation of the margins. Without any pair: n and why.
+    """
+    if len(margins) == 0 and n_left_out:
+        which = f"all {n_left_out} test pairs were" if n_left_out > 1 else "the one test pair was"
+        return {"n": 0, "why": f"{which} left out: too long or empty"}
+    if len(margins) == 0:
+        return {"n": 0, "why": "no test pairs: every prompt is on the training side"}
+    values = np.asarray(margins, dtype=np.float64)
+    return {
+        "n": len(values),
+        "accuracy": share_right(values),
+        "longer_wins": share_right(length_differences),
+        "log_loss": log_loss(values),
+        "margin": float(values.mean()),
+        "margin_sd": float(values.std(ddof=1)) if len(values) > 1 else None,
+        "length_correlation": length_correlation(values, length_differences),
+    }

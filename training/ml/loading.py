@@ -1,0 +1,281 @@
+"""Models from disk: the base in full or in 4 bits, adapters; safetensors, no foreign code."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import ModulesToSaveWrapper
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+from transformers.utils import logging as transformers_logging
+
+from training.ml.config import Recipe, targets
+
+HEADS = ("score", "classifier")
+"""What transformers calls the head of a sequence classifier."""
+
+
+class ModelMissing(ValueError):
+    """There is nothing to load under that name; the message says so in one line."""
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def number_format(dtype: str) -> torch.dtype:
+    """What "auto", "float32" or "bfloat16" means on this machine."""
+    if dtype == "auto":
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer, with a padding token; an encoder's marks stand for beginning and end.
+
+    Raises: ModelMissing.
+    """
+    with _one_line_errors(name):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    if tokenizer.eos_token is None and tokenizer.sep_token is not None:
+        tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelMissing(f"the tokenizer of {name} has neither a padding nor an end token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def longest_allowed(name: str, max_length: int) -> int:
+    """`max_length`, or the model's context where that is shorter.
+
+    Raises: ModelMissing.
+    """
+    with _one_line_errors(name):
+        config = AutoConfig.from_pretrained(adapter_base(name) or name, trust_remote_code=False)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min(max_length, context) if context else max_length
+
+
+def load_causal(name: str, *, method: str = "lora", dtype: str = "auto") -> Any:
+    """A causal language model on this machine's device.
+
+    If `name` is a folder with an adapter, its base is loaded and the adapter merged into it, so
+    that a trained policy can be a base again.
+
+    Args: method: "qlora" holds the linear layers in 4 bits: NF4, double quantisation.
+    Raises: ModelMissing; ValueError for an adapter under "qlora", which cannot be merged in 4 bits.
+    """
+    adapter = adapter_base(name)
+    if adapter is None:
+        return _load(AutoModelForCausalLM, name, method=method, dtype=dtype)
+    _refuse_pickles(name)
+    if method == "qlora":
+        raise ValueError(f"{name} is an adapter: merge it into its base before using QLoRA on it")
+    model = load_causal(adapter, dtype=dtype)
+    return PeftModel.from_pretrained(model, name).merge_and_unload()
+
+
+def load_scorer(name: str, *, method: str = "lora", dtype: str = "auto") -> Any:
+    """The base of a reward model: `name` with a new head that gives one number. Seed it first.
+
+    Raises: as load_causal.
+    """
+    if adapter_base(name) is not None:
+        raise ValueError(f"{name} is an adapter: name the base model it was trained on instead")
+    return _load(AutoModelForSequenceClassification, name, method=method, dtype=dtype, num_labels=1)
+
+
+def load_policy(name: str, *, dtype: str = "auto") -> tuple[Any, Any]:
+    """(model, tokenizer) ready to generate: a base model, or the folder that a DPO run left."""
+    model = load_causal(name, dtype=dtype).eval()
+    return model, load_tokenizer(name)
+
+
+def load_reward_model(folder: str | Path, *, dtype: str = "auto") -> tuple[Any, Any]:
+    """(model, tokenizer) ready to score, from the folder that a reward run left.
+
+    Raises: ModelMissing if the folder holds no adapter.
+    """
+    base = adapter_base(str(folder))
+    if base is None:
+        raise ModelMissing(f"{folder} holds no reward model (no adapter_config.json)")
+    _refuse_pickles(str(folder))
+    tokenizer = load_tokenizer(str(folder))
+    model = load_scorer(base, dtype=dtype)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
+
+
+def adapter_base(name: str) -> str | None:
+    """The base of an adapter's folder, or None if the folder holds no adapter."""
+    path = Path(name) / "adapter_config.json"
+    if not path.exists():
+        return None
+    base: str = LoraConfig.from_pretrained(name).base_model_name_or_path
+    return base
+
+
+def adapter_config(model: Any, recipe: Recipe, *, task: str) -> LoraConfig:
+    """LoRA on the named layers; the score head and, if wanted, the norm layers trained whole.
+
+    Args: task: "SEQ_CLS" for a reward model, "CAUSAL_LM" for a policy.
+    Raises: ValueError naming the layers there are, if a named one is not among them.
+    """
+    names = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
+    wanted = targets(recipe)
+    if isinstance(wanted, list):
+        unknown = [name for name in wanted if name not in names]
+        if unknown:
+            linear = sorted(n for n, m in names.items() if "Linear" in type(m).__name__)
+            raise ValueError(
+                f"the model has no layer {', '.join(unknown)}; its linear layers are "
+                f"{', '.join(n for n in linear if n not in (*HEADS, 'lm_head'))}"
+            )
+    whole = [name for name in HEADS if name in names] if task == "SEQ_CLS" else []
+    if recipe.train_norms:
+        whole += sorted(n for n, m in names.items() if type(m).__name__.endswith("Norm"))
+    return LoraConfig(
+        task_type=task,
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=wanted,
+        modules_to_save=whole or None,
+    )
+
+
+def train_in_float32(model: Any) -> None:
+    """Put everything that is trained into float32, the layers trained whole with the base's values.
+
+    TRL rounds all trained tensors of a 4-bit model to bfloat16. Of a norm weight near 1 that keeps
+    eight bits: steps of the size of a learning rate are lost, and the head starts rounded.
+    """
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            source = dict(module.original_module.named_parameters())
+            for name, parameter in module.modules_to_save["default"].named_parameters():
+                parameter.data = source[name].detach().float().clone()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def n_parameters(model: Any) -> tuple[int, int]:
+    """(trained, all) parameters; a 4-bit weight counts as the numbers it stands for."""
+    trained, total = model.get_nb_trainable_parameters()
+    return int(trained), int(total)
+
+
+def revision(name: str) -> str:
+    """What identifies the weights: the hub's commit, or a hash over a local folder's weight files.
+
+    Of an adapter's folder, together with the base beneath it.
+
+    Raises: ModelMissing.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        with _one_line_errors(name):
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            return str(config._commit_hash or "")
+    digest = hashlib.sha256()
+    names = sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")])
+    for path in names:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    base = adapter_base(name)
+    if base:
+        digest.update(revision(base).encode())
+    return digest.hexdigest()
+
+
+def _refuse_pickles(folder: str) -> None:
+    """PEFT takes adapter_model.bin, a pickle that may run anything, where this file is missing."""
+    if not (Path(folder) / "adapter_model.safetensors").is_file():
+        raise ModelMissing(f"{folder} has no adapter_model.safetensors")
+
+
+def _load(kind: Any, name: str, *, method: str, dtype: str, **settings: Any) -> Any:
+    numbers = number_format(dtype)
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=numbers,
+        # Heads stay as they are: four bits are too coarse for the layer that gives the answer.
+        llm_int8_skip_modules=[*HEADS, "lm_head"],
+    )
+    with _one_line_errors(name), _quiet():
+        model = kind.from_pretrained(
+            name,
+            dtype=numbers,
+            quantization_config=quantised if method == "qlora" else None,
+            device_map={"": device()},
+            use_safetensors=True,
+            trust_remote_code=False,
+            **settings,
+        )
+    for module in model.modules():
+        # On processors with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first forward in
+        # eval mode: for good, without the double quantisation, its scales rounded to bfloat16, and
+        # not at all for layers narrower than 64. A measurement would then change the model that is
+        # being trained, so every processor takes the plain path.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A new score head and an unused language head are what we ask for, not worth a warning."""
+    before = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _one_line_errors(name: str) -> Iterator[None]:
+    looks_local = os.sep in name and (name.startswith((os.sep, ".", "~")) or name.count(os.sep) > 1)
+    if looks_local and not Path(name).is_dir():
+        raise ModelMissing(f"there is no model folder {name}")
+    if Path(name).is_dir() and not any(
+        (Path(name) / file).exists() for file in ("config.json", "adapter_config.json")
+    ):
+        raise ModelMissing(f"the folder {name} holds no model (no config.json)")
+    try:
+        yield
+    except OSError as error:
+        if "safetensors" in str(error):
+            raise ModelMissing(f"{name} has no weights as safetensors") from error
+        offline = " while HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        raise ModelMissing(
+            f"{name} is not a local folder and could not be fetched from the hub{offline}"
+        ) from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ModelMissing(
+            f"{name} cannot be loaded without code of its own, which is never run"
+        ) from error

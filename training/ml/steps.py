@@ -1,0 +1,197 @@
+"""A run's steps: what it reports, when it measures, and checkpoints that survive a kill."""
+
+import contextlib
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from training.ml.config import Recipe
+from training.ml.data import TokenPair, longest_first
+from training.ml.evaluation import log_loss, share_right
+from training.ml.loading import device, number_format
+
+COMPLETE = "complete"
+"""A checkpoint without this file was cut short by a kill and is not resumed from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What a recipe tells the one who called it. A receiver that raises ends the run."""
+
+    step: int
+    n_steps: int
+    split: str = "train"
+    """train: a mean over the step's pairs; test: over all test pairs."""
+    values: dict[str, float] = field(default_factory=dict)
+    """loss, accuracy, margin; in training also learning_rate. Empty: only "I am still here"."""
+    checkpoint: Path | None = None
+    """A checkpoint of this step has just been written here."""
+
+
+OnStep = Callable[[StepReport], None]
+Margins = Callable[[Sequence[TokenPair]], list[float]]
+"""Margins of a batch of pairs under the model as it is now."""
+
+
+def n_steps(recipe: Recipe, n_train: int) -> int:
+    """Steps of the whole run, as the trainer counts them."""
+    if recipe.max_steps:
+        return recipe.max_steps
+    batches = math.ceil(n_train / recipe.batch_size)
+    return math.ceil(recipe.epochs * math.ceil(batches / recipe.gradient_accumulation))
+
+
+def every(asked: int, total: int) -> int:
+    """Steps between two measurements or checkpoints; 0 asked means ten in the whole run."""
+    return asked or max(1, total // 10)
+
+
+def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, Any]:
+    """What both trainers are told: the recipe in transformers' words, no reports to the outside."""
+    total = n_steps(recipe, n_train)
+    return {
+        "output_dir": str(folder / "checkpoints"),
+        "per_device_train_batch_size": recipe.batch_size,
+        "gradient_accumulation_steps": recipe.gradient_accumulation,
+        "num_train_epochs": recipe.epochs,
+        "max_steps": recipe.max_steps or -1,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.scheduler,
+        "warmup_steps": math.ceil(recipe.warmup_share * total),
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "bf16": number_format(recipe.dtype) == torch.bfloat16,
+        "use_cpu": device().type == "cpu",
+        "dataloader_pin_memory": device().type != "cpu",
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a loss that is not a number ends the run, see below
+        "save_strategy": "steps",
+        "save_steps": every(recipe.checkpoint_every, total),
+        # Two: the older one stands until the newer one is complete.
+        "save_total_limit": 2,
+        "eval_strategy": "no",  # ReportSteps measures, pair by pair
+        "report_to": "none",
+        "disable_tqdm": True,
+        # What is too long was left out before; the trainers would cut or drop it in silence.
+        "max_length": None,
+        # Dropout of the base is turned off by us; theirs would turn off the adapters' as well.
+        "disable_dropout": False,
+    }
+
+
+def resume_point(folder: Path) -> str | None:
+    """The newest whole checkpoint of a run, or None. What a kill left half-written is removed."""
+    found = sorted(
+        (folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
+    )
+    whole = [path for path in found if (path / COMPLETE).exists()]
+    for path in found:
+        if path not in whole:
+            shutil.rmtree(path)
+    return str(whole[-1]) if whole else None
+
+
+@contextlib.contextmanager
+def quiet_trainer() -> Iterator[None]:
+    """TRL 1.16 uses names that transformers 5.23 has renamed; nobody here can act on that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        yield
+
+
+class ReportSteps(TrainerCallback):  # type: ignore[misc]
+    """Passes every step on, measures the test pairs longest first, and seals checkpoints."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        total: int,
+        test: Sequence[TokenPair],
+        margins: Margins,
+        on_step: OnStep,
+        accuracy: str = "accuracy",
+        margin: str = "margin",
+    ) -> None:
+        """Args: accuracy, margin: what the trainer calls these in its log."""
+        self.recipe, self.total, self.test = recipe, total, longest_first(test)
+        self.margins, self.on_step = margins, on_step
+        self.accuracy, self.margin = accuracy, margin
+        self.last: tuple[int, list[float]] = (-1, [])
+        """The newest measurement: its step, and the margins of the test pairs."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:  # also shows at once whether the longest pairs fit into memory
+            self.measure(0, kwargs["model"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step = state.global_step
+        if step % every(self.recipe.eval_every, self.total) == 0 or step == self.total:
+            self.measure(step, kwargs["model"])
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:  # the summary at the end
+            return
+        _refuse_nan(logs["loss"], state.global_step)
+        values = {
+            "loss": logs["loss"],
+            "accuracy": logs[self.accuracy],
+            "margin": logs[self.margin],
+            "learning_rate": logs["learning_rate"],
+        }
+        self.on_step(StepReport(step=state.global_step, n_steps=self.total, values=values))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        seal(path)
+        self.on_step(StepReport(step=state.global_step, n_steps=self.total, checkpoint=path))
+
+    def measured_at(self, step: int, model: Any) -> list[float]:
+        """Margins of the test pairs after this step, measured unless they have just been."""
+        return self.last[1] if self.last[0] == step else self.measure(step, model)
+
+    def measure(self, step: int, model: Any) -> list[float]:
+        """Margins of all test pairs, reported as one point; in the order of `self.test`."""
+        if not self.test:
+            return []
+        was_training = model.training
+        model.eval()
+        found: list[float] = []
+        for start in range(0, len(self.test), self.recipe.batch_size):
+            found += self.margins(self.test[start : start + self.recipe.batch_size])
+            self.on_step(StepReport(step=step, n_steps=self.total, split="test"))
+        model.train(was_training)
+        _refuse_nan(sum(found), step)
+        self.last = (step, found)
+        values = {
+            "loss": log_loss(found),
+            "accuracy": float(share_right(found)["value"]),
+            "margin": sum(found) / len(found),
+        }
+        self.on_step(StepReport(step=step, n_steps=self.total, split="test", values=values))
+        return found
+
+
+def seal(checkpoint: Path) -> None:
+    """Mark a checkpoint as whole, once all of it is on the disk."""
+    for path in checkpoint.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    (checkpoint / COMPLETE).touch()
+
+
+def _refuse_nan(value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the loss is not a number at step {step}: lower learning_rate, or use float32"
+        )

@@ -1,0 +1,144 @@
+"""Preferences become models: frozen datasets, runs, their steps and log, checkpoints, models."""
+
+from django.conf import settings
+from django.db import models
+
+from labeling.jobs import Job
+from labeling.models import Project
+
+
+class Dataset(models.Model):
+    """Frozen pairs with their split. The rows lie in a file whose SHA-256 is the dataset's name."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="datasets")
+    sha256 = models.CharField(max_length=64)
+    path = models.CharField(max_length=500)  # JSON lines under PREFLOOP_STORAGE
+    # What made it: source of labels, aggregation, split, length filter.
+    filters = models.JSONField(default=dict)
+    # What it holds and what was left out, with reasons: train, test, ties, disputes, filtered, …
+    counts = models.JSONField(default=dict)
+    # Who labeled: [{"rater", "kind", "n"}, …], judge versions among them.
+    raters = models.JSONField(default=list)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project", "sha256"], name="dataset_once_per_project")
+        ]
+
+    def __str__(self) -> str:
+        return f"dataset {self.sha256[:12]}"
+
+
+class Run(Job):
+    """One execution of a recipe on a frozen dataset: enough is stored to run it again."""
+
+    class Kind(models.TextChoices):
+        REWARD = "reward", "Reward model"
+        DPO = "dpo", "DPO policy"
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="runs")
+    kind = models.CharField(max_length=20, choices=Kind)
+    base_model = models.CharField(max_length=500)  # hub id, local folder, or name of a ModelVersion
+    base_revision = models.CharField(max_length=64, blank=True)  # hash of the base's weights
+    recipe = models.JSONField(default=dict)  # the recipe's dataclass, whole
+    seed = models.PositiveIntegerField(default=0)
+    dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="runs")
+    code_version = models.CharField(max_length=100)
+    metrics = models.JSONField(default=dict)
+    folder = models.CharField(max_length=500, blank=True)  # under PREFLOOP_STORAGE
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} run {self.pk}"
+
+    def enqueue(self) -> None:
+        from training.tasks import train
+
+        train.delay_on_commit(self.pk)
+
+
+class RunStep(models.Model):
+    """One report of a run: a point on its curves."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="steps")
+    step = models.PositiveIntegerField()
+    split = models.CharField(max_length=10, default="train")  # train | test
+    values = models.JSONField(default=dict)  # {"loss": …, "accuracy": …, "margin": …}
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["step"]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "step", "split"], name="one_report_per_step")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run} step {self.step}"
+
+
+class RunEvent(models.Model):
+    """One line of a run's log."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="events")
+    text = models.TextField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Checkpoint(models.Model):
+    """Weights that a run saved on its way."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="checkpoints")
+    step = models.PositiveIntegerField()
+    path = models.CharField(max_length=500)  # under PREFLOOP_STORAGE
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["step"]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "step"], name="one_checkpoint_per_step")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run} at step {self.step}"
+
+
+class ModelVersion(models.Model):
+    """A model that can be named: a base that was brought in, or what a run made."""
+
+    class Kind(models.TextChoices):
+        BASE = "base", "Base model"
+        REWARD = "reward", "Reward model"
+        POLICY = "policy", "Policy"
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="models")
+    name = models.SlugField(max_length=100)
+    kind = models.CharField(max_length=10, choices=Kind)
+    path = models.CharField(
+        max_length=500
+    )  # under PREFLOOP_STORAGE, or any local folder for a base
+    base = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="derived")
+    run = models.OneToOneField(
+        Run, models.PROTECT, null=True, blank=True, related_name="model_version"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "name"], name="model_name_per_project")
+        ]
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,244 @@
+"""Start, stop and follow runs; where models lie and what made them."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from django.utils.text import slugify
+
+from labeling.models import Project
+from labeling.storage import model_folder, storage_path
+from training.datasets import freeze
+from training.ml.config import RECIPES, Recipe, make_recipe, targets
+from training.ml.weights import linear_layers
+from training.models import ModelVersion, Run
+
+HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """The commit of this code, or the installed package's version."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+            cwd=settings.BASE_DIR,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return described.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        try:
+            return metadata.version("prefloop")
+        except metadata.PackageNotFoundError:
+            return "unknown"
+
+
+def named_model(project: Project, name: str) -> str:
+    """What to load for a model's name: a model of this project, or as labeling.storage says."""
+    version = project.models.filter(name=name).first()
+    return version_folder(version) if version else model_folder(name)
+
+
+def known_models(project: Project, kind: str) -> list[str]:
+    """Names that a run could start from: bases (and for DPO policies) of the project, then folders
+    under PREFLOOP_STORAGE/models."""
+    kinds = [ModelVersion.Kind.BASE]
+    if kind == Run.Kind.DPO:
+        kinds.append(ModelVersion.Kind.POLICY)
+    names = list(project.models.filter(kind__in=kinds).values_list("name", flat=True))
+    stored = sorted(path.parent.name for path in storage_path("models").glob("*/config.json"))
+    return names + [name for name in stored if name not in names]
+
+
+def version_folder(version: ModelVersion) -> str:
+    """Where a model's files lie."""
+    path = Path(version.path)
+    if path.is_absolute():
+        return str(path)
+    stored = storage_path(path)
+    return str(stored) if stored.exists() else version.path  # a base may be a hub id
+
+
+def check_base(folder: str, recipe: Recipe) -> None:
+    """Look at the base before a run is queued, without loading it.
+
+    Raises: ValueError that begins with the name of the setting to change.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        if not HUB_ID.match(folder):
+            raise ValueError(f"base_model: there is no model folder {folder}")
+        if os.environ.get("HF_HUB_OFFLINE") == "1" and not _in_hub_cache(folder):
+            raise ValueError(
+                f"base_model: {folder} is neither a folder here nor in the hub's cache, and "
+                "HF_HUB_OFFLINE=1 forbids fetching it"
+            )
+        return
+    adapter = (path / "adapter_config.json").exists()
+    if not adapter and not (path / "config.json").exists():
+        raise ValueError(f"base_model: {folder} holds no model (no config.json)")
+    if adapter and not (path / "adapter_model.safetensors").is_file():
+        raise ValueError(f"base_model: {folder} has no adapter_model.safetensors")
+    if not any(path.glob("*.safetensors")):
+        raise ValueError(f"base_model: {folder} has no weights as safetensors")
+    if adapter:
+        if recipe.method == "qlora":
+            raise ValueError(
+                "method: the base is an adapter; merge it first, or use LoRA instead of QLoRA"
+            )
+        if "reward" in type(recipe).__name__.lower():
+            raise ValueError("base_model: a reward model starts from a base model, not an adapter")
+        return
+    wanted = targets(recipe)
+    if isinstance(wanted, list):
+        known = linear_layers(path)
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise ValueError(
+                f"target_modules: the model has no layer {', '.join(unknown)}; it has "
+                f"{', '.join(known)}"
+            )
+
+
+def _in_hub_cache(name: str) -> bool:
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    return (cache / f"models--{name.replace('/', '--')}").is_dir()
+
+
+def create_run(
+    project: Project,
+    *,
+    kind: str,
+    base_model: str,
+    recipe_settings: Mapping[str, Any] | None = None,
+    labels: str = "mixed",
+    test_share: float = 0.1,
+    created_by: Any = None,
+) -> Run:
+    """Freeze the project's labels and write the run's row, queued but not yet sent to a worker.
+
+    The split has the recipe's seed.
+
+    Raises: ValueError in plain words: unknown setting, missing model, too few pairs.
+    """
+    folder = named_model(project, base_model)
+    recipe = make_recipe(kind, {**(recipe_settings or {}), "base_model": folder})
+    check_base(folder, recipe)
+    dataset = freeze(project, labels=labels, test_share=test_share, seed=recipe.seed)
+    with transaction.atomic():
+        run = Run.objects.create(
+            project=project,
+            kind=kind,
+            base_model=base_model,
+            recipe=asdict(recipe),
+            seed=recipe.seed,
+            dataset=dataset,
+            code_version=code_version(),
+            created_by=created_by,
+        )
+        run.folder = f"runs/{run.pk}"
+        run.save(update_fields=["folder"])
+        run.events.create(text=f"Queued on {dataset}: {dataset.counts['train']} training pairs.")
+    return run
+
+
+def start_run(project: Project, **settings: Any) -> Run:
+    """create_run, and wake a worker once it is committed.
+
+    No transaction around it: freezing many labels takes seconds, and SQLite has one writer.
+    """
+    run = create_run(project, **settings)
+    run.enqueue()  # sends on commit; were the message lost, the sweep would send it again
+    return run
+
+
+def recipe_of(run: Run) -> Recipe:
+    """The run's recipe, its base where it lies now."""
+    known = {field.name for field in fields(RECIPES[run.kind])}
+    recipe = RECIPES[run.kind](**{k: v for k, v in run.recipe.items() if k in known})
+    return replace(recipe, base_model=named_model(run.project, run.base_model))
+
+
+def cancel_run(run: Run, by: str) -> None:
+    """Stop a queued run now and a running one at its next report."""
+    run.request_cancel()
+    run.events.create(text=f"{by} asked to cancel.")
+
+
+def resume_run(run: Run, by: str) -> bool:
+    """Queue a stopped run again, from its last checkpoint on. False if it is not stopped."""
+    with transaction.atomic():
+        resumed = run.resume()
+        if resumed:
+            run.events.create(text=f"{by} resumed the run.")
+    return resumed
+
+
+def keep_model(run: Run) -> ModelVersion:
+    """The model that a finished run left, with its base; made once per run."""
+    kind = {
+        Run.Kind.REWARD: ModelVersion.Kind.REWARD,
+        Run.Kind.DPO: ModelVersion.Kind.POLICY,
+    }[Run.Kind(run.kind)]
+    base = base_version(run.project, run.base_model)  # first: it may take the name we would have
+    version, _created = ModelVersion.objects.get_or_create(
+        run=run,
+        defaults={
+            "project": run.project,
+            "name": _free_name(run.project, f"{run.kind}-{run.pk}"),
+            "kind": kind,
+            "path": f"{run.folder}/model",
+            "base": base,
+        },
+    )
+    return version
+
+
+def base_version(project: Project, name: str) -> ModelVersion:
+    """The row of a base model, made on first use."""
+    known = project.models.filter(name=name).first()
+    if known:
+        return known
+    folder = model_folder(name)
+    same = project.models.filter(kind=ModelVersion.Kind.BASE, path=folder).first()
+    if same:
+        return same
+    short = slugify(name if HUB_ID.match(name) else Path(name).name)[:80] or "base"
+    return project.models.create(
+        name=_free_name(project, short), kind=ModelVersion.Kind.BASE, path=folder
+    )
+
+
+def _free_name(project: Project, wanted: str) -> str:
+    """`wanted`, with a number behind it if a model of the project has that name already."""
+    name, number = wanted, 1
+    while project.models.filter(name=name).exists():
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
+
+
+def seconds_left(run: Run) -> float | None:
+    """Estimate from the steps of this attempt; None before there are two reports of it."""
+    if not run.n_total or run.started_at is None or run.status != Run.Status.RUNNING:
+        return None
+    mine = run.steps.filter(split="train", created_at__gte=run.started_at)
+    first, last = mine.order_by("step").first(), mine.order_by("step").last()
+    if first is None or last is None or last.step == first.step:
+        return None
+    pace = (last.created_at - first.created_at).total_seconds() / (last.step - first.step)
+    since = (timezone.now() - last.created_at).total_seconds()
+    return max(0.0, pace * (run.n_total - last.step) - since)

@@ -1,0 +1,190 @@
+"""Celery: fetch a run, call its recipe, record what it reports."""
+
+import errno
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celery import shared_task
+from django.conf import settings
+from django.db import transaction
+
+from labeling.jobs import JobCancelled, JobTaken, heartbeat
+from labeling.storage import storage_path
+from training.datasets import load_pairs
+from training.models import Checkpoint, ModelVersion, Run, RunStep
+from training.runs import keep_model, recipe_of
+
+if TYPE_CHECKING:
+    from training.ml.steps import StepReport
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 1.0
+"""Steps are written, and a cancel seen, at most this long after they happened."""
+
+
+@shared_task
+def train(run_id: int) -> None:
+    """Carry one run from queued to its end."""
+    carry_out(run_id)
+
+
+def carry_out(run_id: int, show: Callable[["StepReport"], None] | None = None) -> None:
+    """Carry one run from queued to its end. The run's row holds all state.
+
+    Args: show: is told every report as well, for a progress line.
+    """
+    run = Run.objects.claim(run_id)
+    if run is None:  # cancelled while queued, or another worker has it
+        return
+    record = Recorder(run, show)
+    try:
+        with heartbeat(run):
+            record.say(f"Worker {run.worker.rsplit(':', 1)[0]} took the run.")
+            metrics = _call_recipe(run, record)
+            record.flush()
+            model = _end(run, metrics)
+        record.say(f"Finished: model {model.name}.")
+    except JobCancelled:
+        record.say("Cancelled. Resume goes on from the last checkpoint.")
+    except JobTaken:
+        logger.warning("run %s went to another worker", run.pk)
+    except KeyboardInterrupt:
+        run.finish(Run.Status.CANCELLED, error="Interrupted from the keyboard.")
+        record.say("Interrupted. Resume goes on from the last checkpoint.")
+        raise
+    except Exception as error:
+        cause = plain_words(error)
+        logger.exception("run %s failed", run.pk)
+        if run.finish(Run.Status.FAILED, error=cause):
+            record.say(f"Failed: {cause}\n{''.join(traceback.format_exception(error)[-4:])}")
+
+
+def _end(run: Run, metrics: dict) -> ModelVersion:
+    """The run's end and its model, both or neither. Raises: JobTaken."""
+    with transaction.atomic():
+        # First, as the proof that the run is still this worker's; it locks the row until commit.
+        if not run.finish(Run.Status.SUCCEEDED, metrics=metrics):
+            raise JobTaken(f"run {run.pk} went to another worker")
+        return keep_model(run)
+
+
+def _call_recipe(run: Run, record: "Recorder") -> dict:
+    train_pairs, test_pairs = load_pairs(run.dataset)
+    # These import torch: only workers pay for it.
+    from training.ml import dpo, loading, reward_model
+    from training.ml.steps import resume_point
+
+    recipe, folder = recipe_of(run), storage_path(run.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    revision = loading.revision(recipe.base_model)
+    if run.base_revision and run.base_revision != revision:
+        raise ValueError(
+            f"the base model {run.base_model} is no longer what this run began with: its files "
+            "have changed. Start a new run."
+        )
+    run.base_revision = revision
+    run.report(base_revision=revision)
+    last = resume_point(folder)
+    if last:
+        record.say(f"Goes on from {Path(last).name}.")
+    if run.kind == Run.Kind.REWARD:
+        return reward_model.train(recipe, train_pairs, test_pairs, folder, record)
+    return dpo.train(recipe, train_pairs, test_pairs, folder, record)
+
+
+class Recorder:
+    """Writes a run's reports into its rows, about once a second."""
+
+    def __init__(self, run: Run, show: Callable[["StepReport"], None] | None) -> None:
+        self.run, self.show = run, show
+        self.waiting: dict[tuple[int, str], RunStep] = {}
+        self.lines: list[str] = []
+        self.checkpoints: dict[int, Path] = {}
+        self.written_at = 0.0
+        self.total: int | None = None
+
+    def __call__(self, report: "StepReport") -> None:
+        """Take a report. Raises: JobCancelled, JobTaken, to end the recipe."""
+        self.total = report.n_steps
+        if report.values:
+            self.waiting[report.step, report.split] = RunStep(
+                run=self.run, step=report.step, split=report.split, values=report.values
+            )
+        if report.split == "test" and report.values:
+            self.lines.append(
+                f"Step {report.step}: test accuracy {report.values['accuracy']:.3f}, "
+                f"loss {report.values['loss']:.4f}."
+            )
+        if self.show:
+            self.show(report)
+        if report.checkpoint:
+            self.checkpoints[report.step] = report.checkpoint
+        if report.checkpoint or time.monotonic() - self.written_at >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, and the progress. Raises: JobCancelled, JobTaken (nothing written)."""
+        done = [step for step, split in self.waiting if split == "train"]
+        cancelled = None
+        with transaction.atomic():
+            try:
+                # First: it proves that the run is this worker's, and locks the row until commit.
+                self.run.report(n_done=max([self.run.n_done, *done]), n_total=self.total)
+            except JobCancelled as error:  # raised below: here it would undo the cancel itself
+                cancelled = error
+            RunStep.objects.bulk_create(
+                self.waiting.values(),
+                update_conflicts=True,
+                unique_fields=["run", "step", "split"],
+                update_fields=["values"],
+            )
+            for step, path in self.checkpoints.items():
+                self._keep_checkpoint(step, path)
+            for line in self.lines:
+                self.say(line)
+        self.waiting.clear()
+        self.checkpoints.clear()
+        self.lines.clear()
+        self.written_at = time.monotonic()
+        if cancelled:
+            raise cancelled
+
+    def _keep_checkpoint(self, step: int, path: Path) -> None:
+        """Note a new checkpoint, and forget those whose files the trainer has removed."""
+        root = storage_path("")
+        Checkpoint.objects.update_or_create(
+            run=self.run, step=step, defaults={"path": str(path.resolve().relative_to(root))}
+        )
+        gone = [c.pk for c in self.run.checkpoints.all() if not storage_path(c.path).exists()]
+        Checkpoint.objects.filter(pk__in=gone).delete()
+
+    def say(self, text: str) -> None:
+        """One line in the run's log."""
+        self.run.events.create(text=text)
+
+
+def plain_words(error: Exception) -> str:
+    """The cause of a failure and what to change, for people who do not read tracebacks."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return (
+            "The model and its batch did not fit into memory. Lower batch_size (and raise "
+            "gradient_accumulation), lower max_length, turn on gradient_checkpointing, or use "
+            f"QLoRA. ({text.splitlines()[0][:200]})"
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"This worker cannot train: the package {error.name} is not installed. "
+            "Install the extra [train] on the machine of the worker."
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"The disk of {settings.PREFLOOP_STORAGE} is full."
+    if isinstance(error, ValueError | FloatingPointError):
+        first = text.split(" ", 1)[0]  # the name of a model or a setting stays as it is written
+        return text if "/" in first or "_" in first else text[:1].upper() + text[1:]
+    return f"{type(error).__name__}: {text}"

@@ -1,0 +1,200 @@
+"""Pages of training: runs and models, the launch form, a run with its curves, a model's lineage."""
+
+from dataclasses import fields
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from labeling.access import project_for
+from training.datasets import COUNTED
+from training.forms import LaunchForm
+from training.ml.config import RECIPES
+from training.models import Dataset, ModelVersion, Run
+from training.runs import cancel_run, resume_run, seconds_left, start_run
+
+POINTS_SHOWN = 400
+"""Points of one curve at most: more than a screen has room for."""
+LINES_SHOWN = 200
+MODELS_SHOWN = RUNS_SHOWN = DATASETS_SHOWN = 50
+
+
+@login_required
+@require_safe
+def overview(request: HttpRequest, slug: str) -> HttpResponse:
+    """Runs, models and datasets of the project; the runs refresh themselves while one is active."""
+    project = project_for(request.user, slug, to="view")
+    runs = list(project.runs.select_related("dataset", "model_version")[:RUNS_SHOWN])
+    context = {
+        "project": project,
+        "active": "training",
+        "runs": runs,
+        "any_active": any(run.is_active for run in runs),
+        "recipes": Run.Kind.choices,
+    }
+    if request.htmx:
+        return render(request, "training/overview.html#runs", context)
+    context["models"] = project.models.select_related("run", "base")[:MODELS_SHOWN]
+    context["datasets"] = project.datasets.order_by("-pk")[:DATASETS_SHOWN]
+    return render(request, "training/overview.html", context)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
+    """The launch form of a recipe. `check` shows what the dataset would hold and starts nothing."""
+    project = project_for(request.user, slug, to="lead")
+    if kind not in RECIPES:
+        raise Http404("No such recipe.")
+    form = LaunchForm(request.POST or None, project=project, kind=kind, user=request.user)
+    context = {"project": project, "active": "training", "form": form, "kind": Run.Kind(kind)}
+    if request.method == "POST" and request.htmx:
+        return render(request, "training/launch.html#preview", context | _preview(form))
+    if request.method == "POST" and "check" not in request.POST and form.is_valid():
+        try:
+            run = start_run(
+                project,
+                kind=kind,
+                base_model=form.cleaned_data["base_model"],
+                recipe_settings=form.cleaned_data["recipe_settings"],
+                labels=form.cleaned_data["labels"],
+                test_share=form.cleaned_data["test_share"],
+                created_by=request.user,
+            )
+        except ValueError as error:  # the labels or the folder changed since the form was checked
+            form.add_error(None, str(error))
+        else:
+            return redirect("training:run", slug, run.pk)
+    return render(request, "training/launch.html", context | _preview(form))
+
+
+def _preview(form: LaunchForm) -> dict[str, Any]:
+    found = form.preview()
+    rows = [(words, found["counts"][name]) for name, words in COUNTED.items()]
+    return {"preview": found, "preview_rows": [(words, n) for words, n in rows if n]}
+
+
+@login_required
+@require_safe
+def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """A run: progress, curves, log, results. htmx gets the live part alone, until the run ends."""
+    project = project_for(request.user, slug, to="view")
+    found = get_object_or_404(
+        project.runs.select_related("dataset", "model_version", "created_by"), pk=pk
+    )
+    context = {
+        "project": project,
+        "active": "training",
+        "run": found,
+        "model": getattr(found, "model_version", None),
+        "curves": curves(found),
+        "log": list(found.events.order_by("-pk")[:LINES_SHOWN]),
+        "seconds_left": seconds_left(found),
+        "checkpoint": found.checkpoints.last(),
+        "too_long": _too_long(found),
+        "many_too_long": 10 * (_too_long(found) or 0) > found.dataset.counts["pairs"],
+    }
+    context["test_points"] = _test_points(context["curves"]["curves"])
+    if request.htmx:
+        return render(request, "training/run.html#live", context)
+    context["counts"] = _counts(found.dataset)
+    context["settings"] = _settings(found)
+    return render(request, "training/run.html", context)
+
+
+def curves(run: Run) -> dict[str, Any]:
+    """Points for the charts: {"loss": {"train": [[step, value], …], "test": […]}, …}.
+
+    Where there are more training steps than a screen has room for, each point is the mean of
+    several; `steps_per_point` says of how many.
+    """
+    names = ("loss", "accuracy", "margin")
+    found: dict[str, Any] = {name: {"train": [], "test": []} for name in names}
+    points: dict[str, list[tuple[int, dict[str, float]]]] = {"train": [], "test": []}
+    for step, split, values in run.steps.order_by("step").values_list("step", "split", "values"):
+        points[split].append((step, values))
+    each = max(1, -(-len(points["train"]) // POINTS_SHOWN))
+    for start in range(0, len(points["train"]), each):
+        group = points["train"][start : start + each]
+        for name in names:
+            mean = sum(values[name] for _step, values in group) / len(group)
+            found[name]["train"].append([group[-1][0], mean])
+    for step, values in points["test"]:
+        for name in names:
+            found[name]["test"].append([step, values[name]])
+    return {"curves": found, "steps_per_point": each}
+
+
+def _test_points(found: dict[str, Any]) -> list[tuple[float, ...]]:
+    """Rows of (step, loss, accuracy, margin), newest first, for readers without the pictures."""
+    columns = [found[name]["test"] for name in ("loss", "accuracy", "margin")]
+    return [
+        (loss[0], loss[1], accuracy[1], margin[1])
+        for loss, accuracy, margin in reversed(list(zip(*columns, strict=True)))
+    ]
+
+
+def _too_long(run: Run) -> int | None:
+    return run.metrics["too_long_train"] + run.metrics["too_long_test"] if run.metrics else None
+
+
+def _counts(dataset: Dataset) -> list[tuple[str, int]]:
+    return [
+        (words, dataset.counts[name]) for name, words in COUNTED.items() if dataset.counts.get(name)
+    ]
+
+
+def _settings(run: Run) -> list[tuple[str, Any, str]]:
+    """(name, value, help) of every setting of the run's recipe."""
+    return [
+        (setting.name, run.recipe.get(setting.name), setting.metadata["help"])
+        for setting in fields(RECIPES[run.kind])
+        if setting.metadata
+    ]
+
+
+@login_required
+@require_POST
+def cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Ask a run to stop; a running one stops at its next report."""
+    project = project_for(request.user, slug, to="lead")
+    found = get_object_or_404(project.runs, pk=pk)
+    cancel_run(found, by=request.user.get_username())
+    return redirect("training:run", slug, pk)
+
+
+@login_required
+@require_POST
+def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Queue a stopped run again."""
+    project = project_for(request.user, slug, to="lead")
+    found = get_object_or_404(project.runs, pk=pk)
+    if not resume_run(found, by=request.user.get_username()):
+        messages.warning(request, f"{found} is {found.status}: there is nothing to resume.")
+    return redirect("training:run", slug, pk)
+
+
+@login_required
+@require_safe
+def model(request: HttpRequest, slug: str, name: str) -> HttpResponse:
+    """Why does this model exist? Its run, dataset, labels, raters, judges, code and base."""
+    project = project_for(request.user, slug, to="view")
+    found = get_object_or_404(
+        ModelVersion.objects.select_related("base", "run__dataset", "run__created_by"),
+        project=project,
+        name=name,
+    )
+    context = {
+        "project": project,
+        "active": "training",
+        "model": found,
+        "derived": found.derived.select_related("run"),
+    }
+    if found.run:
+        context["counts"] = _counts(found.run.dataset)
+        context["people"] = [r for r in found.run.dataset.raters if r["kind"] == "person"]
+        context["judges"] = [r for r in found.run.dataset.raters if r["kind"] == "judge"]
+    return render(request, "training/model.html", context)

@@ -1,0 +1,65 @@
+"""A lead launches a run in a real browser and watches it end, without loading the page again."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.factories import MembershipFactory, UserFactory
+from tests.training.projects import labeled_project
+from training.models import Run
+from training.tasks import carry_out
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
+
+
+def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
+    page: Page, live_server, storage, monkeypatch
+):
+    from tests.training.tiny import save_tiny_model
+
+    save_tiny_model(storage / "models" / "tiny")
+    woken = []
+    monkeypatch.setattr("training.tasks.train.delay_on_commit", woken.append)
+    project = labeled_project()
+    MembershipFactory(project=project, user=UserFactory(username="lea"), role="lead")
+    page.goto(f"{live_server}/accounts/login/?next=/projects/{project.slug}/training/")
+    page.get_by_label("User name").fill("lea")
+    page.get_by_label("Password").fill("correct horse")
+    page.keyboard.press("Enter")
+
+    page.get_by_role("link", name="New reward model").click()
+    page.get_by_label("Test share").fill("0.3")
+    page.get_by_label("Labels", exact=True).select_option(
+        "ai"
+    )  # the preview follows without a reload
+    expect(page.locator("#preview")).to_contain_text("No pair to train on")
+    page.get_by_label("Labels", exact=True).select_option("human")
+    expect(page.locator("#preview")).not_to_contain_text("No pair to train on")
+    page.get_by_label("Base model").fill("tiny")
+    page.get_by_label("Batch size").fill("4")
+    page.get_by_role("button", name="Freeze the labels and train").click()
+
+    expect(page.locator("#live")).to_contain_text("Waiting for a worker.")
+    run = Run.objects.get()
+    assert woken == [run.pk]
+    carry_out(run.pk)
+
+    expect(page.locator("h1 .badge")).to_have_text("succeeded", timeout=15_000)
+    expect(page.locator("#live")).to_contain_text("Results on test pairs")
+    run.refresh_from_db()
+    expect(page.locator("#live")).to_contain_text(f"n {run.metrics['n']}")
+    assert page.locator(".chart canvas").count() == 3
+    n_points = page.evaluate(
+        """() => {
+          const [r, g, b] = getComputedStyle(document.documentElement)
+            .getPropertyValue("--chart-2").match(/[0-9a-f]{2}/gi).map((x) => parseInt(x, 16));
+          return [...document.querySelectorAll(".chart canvas")].map((canvas) => {
+            const { data } = canvas.getContext("2d")
+              .getImageData(0, 0, canvas.width, canvas.height);
+            let n = 0;
+            for (let i = 0; i < data.length; i += 4)
+              n += data[i] === r && data[i + 1] === g && data[i + 2] === b;
+            return n;
+          });
+        }"""
+    )
+    assert all(n > 50 for n in n_points)  # dots and line of the test pairs, in their colour

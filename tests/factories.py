@@ -1,0 +1,86 @@
+"""Rows for tests: every factory makes a valid one with what it needs."""
+
+import factory
+from django.contrib.auth import get_user_model
+from factory.django import DjangoModelFactory
+
+from labeling import models
+
+
+class UserFactory(DjangoModelFactory):
+    class Meta:
+        model = get_user_model()
+        skip_postgeneration_save = True
+
+    username = factory.Sequence(lambda n: f"person-{n}")
+    password = factory.django.Password("correct horse")
+
+
+class ProjectFactory(DjangoModelFactory):
+    class Meta:
+        model = models.Project
+
+    slug = factory.Sequence(lambda n: f"project-{n}")
+    name = factory.Sequence(lambda n: f"Project {n}")
+
+
+class MembershipFactory(DjangoModelFactory):
+    class Meta:
+        model = models.Membership
+
+    project = factory.SubFactory(ProjectFactory)
+    user = factory.SubFactory(UserFactory)
+    role = models.Membership.Role.LEAD
+
+
+class PromptFactory(DjangoModelFactory):
+    class Meta:
+        model = models.Prompt
+
+    project = factory.SubFactory(ProjectFactory)
+    messages = factory.Sequence(lambda n: [{"role": "user", "content": f"Question {n}?"}])
+    content_hash = factory.LazyAttribute(lambda o: models.content_hash(o.messages))
+
+
+class ResponseFactory(DjangoModelFactory):
+    class Meta:
+        model = models.Response
+
+    prompt = factory.SubFactory(PromptFactory)
+    messages = factory.Sequence(lambda n: [{"role": "assistant", "content": f"Answer {n}."}])
+    content_hash = factory.LazyAttribute(lambda o: models.content_hash(o.messages))
+    n_chars = factory.LazyAttribute(lambda o: len(models.message_text(o.messages)))
+
+
+class ComparisonFactory(DjangoModelFactory):
+    class Meta:
+        model = models.Comparison
+
+    project = factory.SubFactory(ProjectFactory)
+    prompt = factory.SubFactory(PromptFactory, project=factory.SelfAttribute("..project"))
+    response_a = factory.SubFactory(ResponseFactory, prompt=factory.SelfAttribute("..prompt"))
+    response_b = factory.SubFactory(ResponseFactory, prompt=factory.SelfAttribute("..prompt"))
+    content_hash = factory.LazyAttribute(
+        lambda o: models.content_hash(
+            o.prompt.content_hash, o.response_a.content_hash, o.response_b.content_hash
+        )
+    )
+    labels_wanted = 1
+    open_places = factory.SelfAttribute("labels_wanted")
+
+
+class RaterFactory(DjangoModelFactory):
+    class Meta:
+        model = models.Rater
+
+    project = factory.SubFactory(ProjectFactory)
+    name = factory.Sequence(lambda n: f"rater-{n}")
+
+
+class PreferenceFactory(DjangoModelFactory):
+    class Meta:
+        model = models.Preference
+
+    comparison = factory.SubFactory(ComparisonFactory)
+    rater = factory.SubFactory(RaterFactory, project=factory.SelfAttribute("..comparison.project"))
+    choice = models.Choice.A

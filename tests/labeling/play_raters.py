@@ -1,0 +1,56 @@
+"""One process of raters who label until the queue is empty: `python -m tests.labeling.play_raters`.
+
+Run several at once to try assignment under real concurrency. Arguments: a project's slug, the first
+rater's number, how many raters. Prints how many answers were kept and refused.
+"""
+
+import os
+import random
+import sys
+import threading
+
+import django
+
+
+def main(slug: str, first: int, n_raters: int) -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    django.setup()
+    from django.db import connection
+
+    from labeling.assignment import NotYours, next_comparison, record_preference, skip_comparison
+    from labeling.models import Project, Rater
+
+    project = Project.objects.get(slug=slug)
+    counts = {"kept": 0, "refused": 0, "skipped": 0}
+    lock = threading.Lock()
+
+    def play(number: int) -> None:
+        chance = random.Random(number)
+        rater, _ = Rater.objects.get_or_create(project=project, name=f"player-{number}")
+        while (assignment := next_comparison(rater)) is not None:
+            event = "kept"
+            try:
+                if chance.random() < 0.05:
+                    skip_comparison(rater, assignment.comparison)
+                    event = "skipped"
+                else:
+                    record_preference(rater, assignment.comparison, chance.choice(["a", "b"]))
+                    if chance.random() < 0.2:  # a double click
+                        record_preference(rater, assignment.comparison, "tie")
+            except NotYours:
+                with lock:
+                    counts["refused"] += 1
+            with lock:
+                counts[event] += 1
+        connection.close()
+
+    threads = [threading.Thread(target=play, args=(first + n,)) for n in range(n_raters)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(f"{counts['kept']} {counts['refused']} {counts['skipped']}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,316 @@
+"""The agreement page: figures at once for small projects, by a worker for large ones."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from labeling.models import AgreementReport, Membership, Preference, Rater
+from labeling.tasks import run_agreement
+from labeling.templatetags.figures import decimals, percent
+from labeling.views import agreement as page
+from tests.factories import (
+    ComparisonFactory,
+    MembershipFactory,
+    PreferenceFactory,
+    ProjectFactory,
+    RaterFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+URL = "/projects/tea/agreement/"
+
+
+@pytest.fixture
+def lead(client):
+    membership = MembershipFactory(project=ProjectFactory(slug="tea"))
+    client.force_login(membership.user)
+    return membership
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Every project with a vote counts as large."""
+    monkeypatch.setattr(page, "SMALL", 0)
+
+
+def label(project, *answers, raters=("ann", "bob")):
+    """One comparison for each of the answers, a string with a letter for each rater."""
+    found = [Rater.objects.get_or_create(project=project, name=name)[0] for name in raters]
+    words = {"a": "a", "b": "b", "t": "tie"}
+    for choices in answers:
+        comparison = ComparisonFactory(project=project)
+        for rater, letter in zip(found, choices, strict=True):
+            PreferenceFactory(
+                comparison=comparison, rater=rater, choice=words[letter], shown_first="a"
+            )
+
+
+def words_of(response):
+    """The page as a person reads it: tags gone, runs of white space one space."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode()))
+
+
+def test_a_small_project_is_counted_while_one_waits(client, lead):
+    label(lead.project, "aa", "bb", "ab", "tt")
+
+    text = words_of(client.get(URL))
+
+    assert "give the same answer in 75 % of cases" in text
+    assert "By chance it would be 25 %." in text
+    assert "n = 4 comparisons with two votes or more, 4 pairs of votes" in text
+    assert "8 votes of 2 people, 0 % of their places empty" in text
+    assert not AgreementReport.objects.exists()
+    assert "Compute" not in text
+
+
+def test_one_rater_alone_gets_the_reason_instead_of_a_number(client, lead):
+    label(lead.project, "a", "b", raters=("ann",))
+
+    text = words_of(client.get(URL))
+
+    assert "No comparison has votes of two people yet" in text
+    assert "nan" not in text.lower().split()
+
+
+def test_nobody_has_voted_yet(client, lead):
+    text = words_of(client.get(URL))
+
+    assert "Nobody has compared anything here yet" in text
+    assert "Krippendorff" not in text
+
+
+def test_figures_of_another_project_are_not_counted(client, lead):
+    label(lead.project, "aa", "bb")
+    label(ProjectFactory(), "ab", "ba", "ab", raters=("eve", "mallory"))
+
+    response = client.get(URL)
+
+    assert response.context["report"]["n_preferences"] == 4
+    assert "mallory" not in response.content.decode()
+
+
+def test_number_of_queries_does_not_grow_with_the_raters(client, lead, django_assert_num_queries):
+    label(lead.project, "aa")
+    client.get(URL)
+    with django_assert_num_queries(9) as few:
+        client.get(URL)
+    label(lead.project, "aaa", "bbb", raters=("cy", "di", "ed"))
+
+    with django_assert_num_queries(len(few)):
+        client.get(URL)
+
+
+def test_the_matrix_names_each_pair_and_its_figures(client, lead):
+    label(lead.project, *["aa", "bb"] * 6)
+
+    html = client.get(URL).content.decode()
+
+    assert 'title="ann and bob: kappa 1.00; same answer on 100' in html
+    assert html.count('class="heat-10" title=') == 2  # both halves
+
+
+def test_the_matrix_says_when_two_raters_share_too_little(client, lead):
+    label(lead.project, "aa", "bb")
+
+    html = client.get(URL).content.decode()
+
+    assert html.count('class="heat-few"') == 2
+
+
+def test_the_page_counts_verdicts_that_follow_the_place(client, lead):
+    judge = RaterFactory(project=lead.project, name="gpt", kind=Rater.Kind.JUDGE)
+    for second in (0.1, 0.1, 0.9):
+        PreferenceFactory(
+            comparison=ComparisonFactory(project=lead.project),
+            rater=judge,
+            choice="a",
+            prob_a_ab=0.9,
+            prob_a_ba=second,
+        )
+
+    assert "the first place twice: 2, the second: 0 (p = 0.500)" in words_of(client.get(URL))
+
+
+def test_a_judge_and_a_person_of_one_name_are_two_raters(client, lead):
+    label(lead.project, *["aa", "bb"] * 6)
+    judge = RaterFactory(project=lead.project, name="ann", kind=Rater.Kind.JUDGE)
+    for comparison in lead.project.comparisons.all():
+        PreferenceFactory(comparison=comparison, rater=judge, choice="a")
+
+    matrix = client.get(URL).context["matrix"]
+
+    assert [(row["name"], row["is_judge"]) for row in matrix] == [
+        ("ann", True),
+        ("ann", False),
+        ("bob", False),
+    ]
+    assert [cell["pair"]["agreement"] for cell in matrix[0]["cells"][1:]] == [0.5, 0.5]
+    assert matrix[1]["cells"][2]["pair"]["agreement"] == 1.0
+
+
+def test_only_the_busiest_people_are_shown_until_one_asks_for_all(client, lead):
+    names = [f"rater-{n}" for n in range(page.N_SHOWN + 2)]
+    label(lead.project, "a" * len(names), raters=names)
+    label(lead.project, "b" * 3, raters=names[-3:])
+
+    first, everyone = client.get(URL), client.get(URL + "?all")
+
+    assert len(first.context["raters"]) == len(first.context["matrix"]) == page.N_SHOWN
+    assert first.context["raters"][0]["rater"] == names[-3]
+    assert "Show all 17 people" in words_of(first)
+    assert len(everyone.context["matrix"]) == 17
+
+
+def test_a_large_project_waits_for_a_worker(
+    client, lead, large, django_capture_on_commit_callbacks
+):
+    label(lead.project, "aa", "bb")
+    assert "and no figures yet" in words_of(client.get(URL))
+
+    with django_capture_on_commit_callbacks() as messages:
+        response = client.post(URL)
+        client.post(URL)  # a second click starts nothing more
+
+    assert (response.status_code, response.url) == (302, URL)
+    report = AgreementReport.objects.get()
+    assert report.status == "queued"
+    assert len(messages) == 1
+    assert "Waiting for a worker" in words_of(client.get(URL))
+
+
+def test_the_worker_keeps_what_the_page_then_shows(client, lead, large):
+    label(lead.project, "aa", "bb", "ab", "tt")
+    report = AgreementReport.objects.create(project=lead.project)
+
+    run_agreement(report.pk)
+
+    report.refresh_from_db()
+    assert report.status == "succeeded"
+    assert report.result["percent_agreement"]["value"] == 0.75
+    assert report.n_preferences == 8
+    text = words_of(client.get(URL))
+    assert "in 75 % of cases" in text
+    assert "Recompute" in text
+    assert "since these figures were computed" not in text
+
+
+def test_a_second_worker_does_not_take_a_report_that_is_taken(lead):
+    report = AgreementReport.objects.create(project=lead.project, status="running", worker="other")
+
+    run_agreement(report.pk)
+
+    report.refresh_from_db()
+    assert (report.status, report.worker, report.result) == ("running", "other", {})
+
+
+def test_a_failure_is_kept_with_its_error(lead, monkeypatch):
+    def broken(*_args, **_kwargs):
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr("labeling.agreement.agreement_report", broken)
+    report = AgreementReport.objects.create(project=lead.project)
+
+    with pytest.raises(MemoryError):
+        run_agreement(report.pk)
+
+    report.refresh_from_db()
+    assert report.status == "failed"
+    assert "no memory left" in report.error
+
+
+def test_votes_since_the_report_are_announced(client, lead, large):
+    label(lead.project, "aa", "bb")
+    run_agreement(AgreementReport.objects.create(project=lead.project).pk)
+    label(lead.project, "ab")
+    Preference.objects.filter(pk=Preference.objects.earliest("pk").pk).update(
+        superseded_at="2026-01-01T00:00Z"
+    )
+
+    text = words_of(client.get(URL))
+
+    assert "2 new votes and 1 withdrawn or edited since these figures were computed" in text
+
+
+def test_the_status_polls_while_a_worker_counts_and_then_reloads_the_page(client, lead, large):
+    label(lead.project, "aa", "bb")
+    report = AgreementReport.objects.create(project=lead.project)
+
+    waiting = client.get(URL, headers={"HX-Request": "true"})
+    run_agreement(report.pk)
+    done = client.get(URL, headers={"HX-Request": "true"})
+
+    assert 'hx-trigger="every 2s"' in waiting.content.decode()
+    assert "<html" not in waiting.content.decode()
+    assert "HX-Refresh" not in waiting.headers
+    assert done.headers["HX-Refresh"] == "true"
+    assert "hx-trigger" not in done.content.decode()
+
+
+def test_a_viewer_reads_and_does_not_start_workers(client, lead, large):
+    viewer = MembershipFactory(project=lead.project, role=Membership.Role.VIEWER)
+    label(lead.project, "aa")
+    client.force_login(viewer.user)
+
+    assert "A lead of the project can have them computed" in words_of(client.get(URL))
+    assert client.post(URL).status_code == 403
+    assert not AgreementReport.objects.exists()
+
+
+def test_an_alpha_is_read_in_words():
+    readings = [
+        page.alpha_reading({"value": value, "low": value, "high": value})
+        for value in (-0.2, 0.1, 0.5, 0.7, 0.9)
+    ]
+
+    assert [r["level"] for r in readings] == ["bad", "bad", "warn", "ok", "ok"]
+    assert {r["unsure"] for r in readings} == {""}
+    assert page.alpha_reading({"value": None}) is None
+    assert page.alpha_reading({"value": 1.0, "low": None, "high": None})["unsure"] == ""
+
+
+def test_the_page_says_why_a_figure_has_no_interval_and_what_was_resampled(client, lead):
+    label(lead.project, "aa", "bb", "ab")
+    judge = RaterFactory(project=lead.project, name="gpt", kind=Rater.Kind.JUDGE)
+    for comparison in lead.project.comparisons.all()[:2]:
+        PreferenceFactory(comparison=comparison, rater=judge, choice="a")
+    text = words_of(client.get(URL))
+    assert "No interval. Fewer than 10 prompts: too few to resample." in text
+    assert "1 % – 99 %" in text  # exact: the judge is right on 1 of 2
+    assert "resamples of whole comparisons" in text
+
+    ComparisonFactory(project=lead.project, prompt=lead.project.prompts.first())
+    for comparison in lead.project.comparisons.all():
+        PreferenceFactory(
+            comparison=comparison, rater=RaterFactory(project=lead.project), choice="a"
+        )
+
+    assert "resamples of whole prompts" in words_of(client.get(URL))
+
+
+def test_a_wide_interval_is_said_to_be_wide():
+    reading = page.alpha_reading({"value": 0.36, "low": 0.17, "high": 0.53})
+
+    assert reading["name"] == "low"
+    assert reading["unsure"] == "from “low” to “moderate”"
+
+
+def test_figures_are_written_for_reading():
+    assert percent(0.5322) == "53\u00a0%"
+    assert percent(None) == "–"
+    assert decimals(-0.034) == "−0.03"
+    assert decimals(-0.001) == "0.00"
+    assert decimals(None) == "–"
+
+
+def test_the_web_process_starts_without_the_statistics_libraries():
+    program = (
+        "import sys, config.wsgi; from django.urls import reverse; reverse('labeling:home');"
+        "print(sorted({'scipy', 'pandas', 'evalica', 'sklearn', 'statsmodels'} & set(sys.modules)))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.stdout == "[]\n", done.stderr

@@ -1,0 +1,74 @@
+"""Untrusted text on our pages."""
+
+from html.parser import HTMLParser
+
+import pytest
+
+from labeling.rendering import render_markdown
+
+
+class Tags(HTMLParser):
+    """What a browser would see as markup."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.attributes = set(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.names.add(tag)
+        self.attributes += attrs
+
+
+def test_tables_code_and_emphasis_are_rendered():
+    html = render_markdown("**b**\n\n| x | y |\n|---|--:|\n| 1 | 2 |\n\n```python\nimport os\n```")
+    assert "<strong>b</strong>" in html
+    assert '<td class="align-right">2</td>' in html
+    assert '<span class="kn">import</span>' in html
+
+
+def test_a_line_break_of_a_chat_model_is_kept():
+    assert render_markdown("one\ntwo") == "<p>one<br>\ntwo</p>\n"
+
+
+def test_mathematics_becomes_mathml():
+    assert "<msup><mi>x</mi><mn>2</mn></msup>" in render_markdown("so $x^2$ grows")
+
+
+def test_prices_are_not_mathematics():
+    assert render_markdown("between $5 and $10") == "<p>between $5 and $10</p>\n"
+
+
+def test_a_broken_formula_shows_its_source():
+    assert "x^2^3" in render_markdown("see $x^2^3$ here")
+
+
+def test_an_image_contacts_no_host_but_is_told():
+    html = render_markdown("![a cat](https://elsewhere.example/cat.png)")
+    assert "<img" not in html
+    assert "[image: a cat]" in html
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "[click](javascript:alert(1))",
+        "[click](data:text/html;base64,PHNjcmlwdD4=)",
+        "<style>body{display:none}</style>",
+        "<form action=/accounts/logout/><button>A</button></form>",
+        '<a href="/" style="position:fixed">x</a>',
+        '```"><script>alert(1)</script>\nx\n```',
+        "$<script>alert(1)</script>$",
+        "$\\href{javascript:alert(1)}{x}$",
+        "$\\text{<img src=x onerror=alert(1)>}$",
+    ],
+)
+def test_markup_of_a_response_is_shown_and_never_obeyed(attack):
+    tags = Tags()
+    tags.feed(render_markdown(attack))
+    assert not {"script", "img", "style", "form", "button", "iframe"} & tags.names
+    assert not any(name == "style" or name.startswith("on") for name, _value in tags.attributes)
+    assert not any(
+        value.startswith(("javascript:", "data:")) for name, value in tags.attributes if value
+    )

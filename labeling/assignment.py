@@ -126,7 +126,7 @@ def record_preference(
         seconds=seconds,
         shown_first=assignment.shown_first,
         inclusion_probability=assignment.inclusion_probability,
-        audit=assignment.audit,
+        audit=assignment.stream == Assignment.Stream.AUDIT,
     )
 
 

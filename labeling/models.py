@@ -42,7 +42,17 @@ def message_text(messages: Messages) -> str:
     return "\n\n".join(message["content"] for message in messages)
 
 
+def default_tags() -> list[str]:
+    """Reasons that fit most projects; a lead changes them."""
+    return ["accurate", "complete", "clear", "concise", "follows instructions", "safe"]
+
+
 class Project(models.Model):
+    class Scale(models.TextChoices):
+        SEVEN = "seven", "Seven steps: much, clearly or slightly better, or equal"
+        THREE = "three", "Three answers: left, right or equal"
+        TWO = "two", "Two answers: left or right"
+
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=200)
     guidelines = models.TextField(
@@ -54,6 +64,70 @@ class Project(models.Model):
         validators=[MinValueValidator(1), MaxValueValidator(100)],
         help_text="How many people should judge each comparison.",
     )
+
+    # The labeling page
+    scale = models.CharField(
+        max_length=10, choices=Scale, default=Scale.SEVEN, help_text="What a rater chooses from."
+    )
+    tags = models.JSONField(
+        default=default_tags, blank=True, help_text="Reasons that a rater picks with a key."
+    )
+    # [{"name": "honest", "question": "Which response is more honest?"}, …]
+    aspects = models.JSONField(
+        default=list, blank=True, help_text="Questions that are asked besides the main one."
+    )
+    better_answers = models.BooleanField(
+        "Raters may write a better answer",
+        default=False,
+        help_text="Kept as a demonstration for training, and as better than both responses.",
+    )
+    break_after_minutes = models.PositiveSmallIntegerField(
+        "Remind of a break after",
+        default=50,
+        help_text="Minutes of labeling without a pause; 0: never.",
+    )
+
+    # Who is given what
+    audit_share = models.FloatField(
+        "Random audit stream",
+        default=0.1,
+        validators=[MinValueValidator(0), MaxValueValidator(1)],
+        help_text="Share of comparisons that people judge in random order, whatever the priorities "
+        "are. Statistics that need random labels rest on it.",
+    )
+    check_share = models.FloatField(
+        "Gold comparisons mixed in",
+        default=0.05,
+        validators=[MinValueValidator(0), MaxValueValidator(0.5)],
+        help_text="How often a rater is given a comparison whose answer is known, without a hint.",
+    )
+    repeat_share = models.FloatField(
+        "Repeats with sides exchanged",
+        default=0.03,
+        validators=[MinValueValidator(0), MaxValueValidator(0.5)],
+        help_text="How often a rater sees a pair of their own again, to measure consistency.",
+    )
+    qualification_pass = models.FloatField(
+        "Pass mark of the qualification",
+        default=0.8,
+        validators=[MinValueValidator(0), MaxValueValidator(1)],
+        help_text="Share of right answers that a rater needs before real work.",
+    )
+    labels_per_rater = models.PositiveIntegerField(
+        "Most labels of one rater",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Empty: no limit.",
+    )
+    labels_per_day = models.PositiveIntegerField(
+        "Most labels of one rater in a day",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Empty: no limit. Days begin at midnight UTC.",
+    )
+    completed_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -111,6 +185,10 @@ class Response(models.Model):
     messages = models.JSONField()
     content_hash = models.CharField(max_length=64)
     source = models.CharField(max_length=200, blank=True)
+    # The rater who wrote it as a better answer: a demonstration for supervised fine-tuning.
+    author = models.ForeignKey(
+        "Rater", models.SET_NULL, null=True, blank=True, related_name="demonstrations"
+    )
     n_chars = models.PositiveIntegerField()
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -126,41 +204,80 @@ class Response(models.Model):
         return message_text(self.messages)[:80]
 
 
-class ComparisonQuerySet(models.QuerySet):
-    def open_to(self, rater: "Rater") -> Self:
-        """Comparisons of the rater's project with a free place that this rater has not been given.
+class ResponseSet(models.Model):
+    """K responses to one prompt that are ranked at once; its comparisons are all their pairs."""
 
-        An assignment that ran out may come back to the same rater; a skipped one does not.
+    project = models.ForeignKey(Project, models.CASCADE, related_name="response_sets")
+    prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="response_sets")
+    content_hash = models.CharField(max_length=64)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "content_hash"], name="response_set_once_per_project"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"set {self.pk} of responses to {self.prompt}"
+
+
+class ComparisonQuerySet(models.QuerySet):
+    def work(self) -> Self:
+        """What people are asked to judge; qualification, training and check sets left out."""
+        return self.filter(purpose=Comparison.Purpose.WORK)
+
+    def not_given_to(self, rater: "Rater") -> Self:
+        """Comparisons that this rater was never given and has not judged.
+
+        An assignment that ran out or was given back may come to the same rater again; a skipped
+        one does not.
         """
-        seen = Assignment.objects.filter(rater=rater, comparison=models.OuterRef("pk")).exclude(
-            state=Assignment.State.EXPIRED
-        )
+        seen = Assignment.objects.filter(
+            rater=rater, comparison=models.OuterRef("pk"), repeats=None
+        ).exclude(state=Assignment.State.EXPIRED)
         judged = Preference.objects.current().filter(rater=rater, comparison=models.OuterRef("pk"))
-        return self.filter(
-            ~models.Exists(seen),
-            ~models.Exists(judged),
-            project=rater.project_id,
-            open_places__gt=0,
-        )
+        return self.filter(~models.Exists(seen), ~models.Exists(judged))
+
+    def open_to(self, rater: "Rater") -> Self:
+        """Those of the rater's project with a free place, and new to this rater."""
+        return self.not_given_to(rater).filter(project=rater.project_id, open_places__gt=0)
 
     def in_queue_order(self) -> Self:
-        """By priority, then nearest to completion, then the project's random order."""
-        return self.order_by("-priority", "open_places", "random_key")
+        """By priority, then nearest to completion, then the project's random order from its end.
+
+        From the end, because the random audit stream takes the comparisons from its beginning.
+        """
+        return self.order_by("-priority", "open_places", "-random_key")
 
 
 class Comparison(models.Model):
     """A prompt with responses A and B, waiting to be judged. A and B are names, never places."""
 
+    class Purpose(models.TextChoices):
+        WORK = "work", "Work"
+        # The others have a known answer, want no labels, and every rater may be given them.
+        TRAINING = "training", "Training of raters, with feedback"
+        QUALIFICATION = "qualification", "Qualification of raters"
+        CHECK = "check", "Gold, mixed into the work"
+
     project = models.ForeignKey(Project, models.CASCADE, related_name="comparisons")
     prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="comparisons")
     response_a = models.ForeignKey(Response, models.CASCADE, related_name="+")
     response_b = models.ForeignKey(Response, models.CASCADE, related_name="+")
+    response_set = models.ForeignKey(
+        ResponseSet, models.CASCADE, null=True, blank=True, related_name="comparisons"
+    )
     content_hash = models.CharField(max_length=64)
     external_id = models.CharField(max_length=200, blank=True)
     gold = models.CharField(
         max_length=10, blank=True, choices=[c for c in Choice.choices if c[0] != Choice.UNPARSED]
     )
+    purpose = models.CharField(max_length=15, choices=Purpose, default=Purpose.WORK)
     metadata = models.JSONField(default=dict, blank=True)
+    # Names of models and vendors that its texts contain: they could tell a rater who answered.
+    leaks = models.JSONField(default=list, blank=True)
     labels_wanted = models.PositiveSmallIntegerField(default=1)
     # Labels that are still wanted and that nobody holds. Kept beside the rows it follows from (a
     # place that comes back is counted from them, see labeling/assignment.py) because the
@@ -177,16 +294,30 @@ class Comparison(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["project", "content_hash"], name="comparison_once_per_project"
-            )
+            ),
+            models.CheckConstraint(
+                condition=Q(purpose="work") | (~Q(gold="") & Q(open_places=0)),
+                name="sets_have_a_known_answer_and_no_places",
+            ),
         ]
         indexes = [
             models.Index(
                 F("project"),
                 F("priority").desc(),
-                "open_places",
-                "random_key",
+                F("open_places"),
+                F("random_key").desc(),
                 name="comparison_queue",
                 condition=Q(open_places__gt=0),
+            ),
+            models.Index(
+                fields=["project", "random_key"],
+                name="comparison_audit",
+                condition=Q(open_places__gt=0),
+            ),
+            models.Index(
+                fields=["project", "purpose", "random_key"],
+                name="comparison_sets",
+                condition=~Q(purpose="work"),
             ),
             models.Index(fields=["project", "external_id"], name="comparison_external_id"),
         ]
@@ -211,6 +342,14 @@ class Rater(models.Model):
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="raters"
     )
+    # Paused by a lead: gets no work, and what they held is back in the queue.
+    paused_at = models.DateTimeField(null=True, blank=True)
+    # When the rater was let to real work, or failed the qualification; both empty: not yet.
+    qualified_at = models.DateTimeField(null=True, blank=True)
+    disqualified_at = models.DateTimeField(null=True, blank=True)
+    label_limit = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Most labels of this rater; empty: as the project says."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -232,30 +371,55 @@ class Assignment(models.Model):
         LEASED = "leased"
         ANSWERED = "answered"
         SKIPPED = "skipped"
-        EXPIRED = "expired"
+        EXPIRED = "expired"  # ran out, or was given back unread
+
+    class Stream(models.TextChoices):
+        """How the comparison came to the rater."""
+
+        QUEUE = "queue"
+        AUDIT = "audit"  # the random audit stream
+        TRAINING = "training"
+        QUALIFICATION = "qualification"
+        CHECK = "check"
+        REPEAT = "repeat"  # an earlier pair of their own, sides exchanged
 
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="assignments")
     rater = models.ForeignKey(Rater, models.CASCADE, related_name="assignments")
     state = models.CharField(max_length=10, choices=State, default=State.LEASED)
+    stream = models.CharField(max_length=15, choices=Stream, default=Stream.QUEUE)
     shown_first = models.CharField(max_length=1, choices=[("a", "A"), ("b", "B")])
+    # The earlier answer that this one repeats; the repeat's own answer is a RepeatAnswer.
+    repeats = models.ForeignKey(
+        "Preference", models.CASCADE, null=True, blank=True, related_name="repeats"
+    )
     skip_reason = models.CharField(max_length=500, blank=True)
+    # The page's own number of the answer: the same one sent again is the same answer.
+    answer_key = models.CharField(max_length=64, blank=True)
     leased_at = models.DateTimeField(default=timezone.now)
     closed_at = models.DateTimeField(null=True, blank=True)  # answered or skipped
     expires_at = models.DateTimeField()
-    # The probability with which the design gave this comparison to a person, and whether the random
-    # audit stream did; empty where the queue followed no random design.
+    # The probability with which the random design put this comparison into the stream it came
+    # from: see labeling/assignment.py.
     inclusion_probability = models.FloatField(null=True, blank=True)
-    audit = models.BooleanField(default=False)
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["comparison", "rater"], name="assigned_once_per_rater")
+            models.UniqueConstraint(
+                fields=["comparison", "rater"],
+                condition=Q(repeats=None),
+                name="assigned_once_per_rater",
+            ),
+            models.UniqueConstraint(
+                fields=["comparison", "rater"],
+                condition=~Q(repeats=None),
+                name="repeated_once_per_rater",
+            ),
         ]
         indexes = [
             models.Index(
                 fields=["expires_at"], name="assignment_expiry", condition=Q(state="leased")
             ),
-            models.Index(fields=["rater", "state"], name="assignment_of_rater"),
+            models.Index(fields=["rater", "state", "closed_at"], name="assignment_of_rater"),
         ]
 
     def __str__(self) -> str:
@@ -286,6 +450,10 @@ class Preference(models.Model):
     prob_a_ba = models.FloatField(null=True, blank=True)
     rationale = models.TextField(blank=True)
     tags = models.JSONField(default=list, blank=True)
+    aspects = models.JSONField(default=dict, blank=True)  # {"honest": "a" | "b" | "tie", …}
+    ranking = models.ForeignKey(
+        "Ranking", models.SET_NULL, null=True, blank=True, related_name="preferences"
+    )
     seconds = models.FloatField(null=True, blank=True)
     shown_first = models.CharField(max_length=1, blank=True, choices=[("a", "A"), ("b", "B")])
     inclusion_probability = models.FloatField(null=True, blank=True)
@@ -313,6 +481,232 @@ class Preference(models.Model):
 
     def __str__(self) -> str:
         return f"{self.rater}: {self.choice}"
+
+
+class RepeatAnswer(models.Model):
+    """The answer to a repeat. Apart from preferences, so that nobody counts twice."""
+
+    assignment = models.OneToOneField(Assignment, models.CASCADE, related_name="repeat_answer")
+    choice = models.CharField(max_length=10, choices=Choice)
+    strength = models.PositiveSmallIntegerField(null=True, blank=True)
+    seconds = models.FloatField(null=True, blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return f"{self.assignment.rater} again: {self.choice}"
+
+
+class Ranking(models.Model):
+    """One rater's order of a response set, kept beside the preferences that it implies."""
+
+    response_set = models.ForeignKey(ResponseSet, models.CASCADE, related_name="rankings")
+    rater = models.ForeignKey(Rater, models.CASCADE, related_name="rankings")
+    order = models.JSONField()  # [[response id, …], …]: best first; equals share a place
+    rationale = models.TextField(blank=True)
+    seconds = models.FloatField(null=True, blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+    superseded_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["response_set", "rater"],
+                condition=Q(superseded_at=None),
+                name="one_current_ranking_per_rater",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.rater}: {self.order}"
+
+
+class Flag(models.Model):
+    """A rater's remark that something is wrong with a comparison itself."""
+
+    class Kind(models.TextChoices):
+        UNSAFE = "unsafe", "Unsafe content"
+        PRIVATE = "private", "Private data"
+        BROKEN = "broken", "Broken text"
+        LANGUAGE = "language", "Another language"
+
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="flags")
+    rater = models.ForeignKey(Rater, models.CASCADE, related_name="flags")
+    kind = models.CharField(max_length=10, choices=Kind)
+    note = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    resolved_at = models.DateTimeField(null=True, blank=True)
+    resolved_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison", "rater", "kind"], name="flagged_once_per_rater_and_kind"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.comparison}: {self.get_kind_display()}"
+
+
+class Decision(models.Model):
+    """A lead's decision on a comparison: overrides the votes for training, never for agreement."""
+
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="decisions")
+    decided_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+    choice = models.CharField(
+        max_length=10, choices=[c for c in Choice.choices if c[0] != Choice.UNPARSED]
+    )
+    strength = models.PositiveSmallIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(3)]
+    )
+    note = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    superseded_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison"],
+                condition=Q(superseded_at=None),
+                name="one_current_decision_per_comparison",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.comparison}: {self.choice}"
+
+
+class Change(models.Model):
+    """Who changed what in a project, and what it was before. Rows are added, never changed."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="changes")
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+    action = models.CharField(max_length=60)  # "pause rater", "change settings", …
+    subject = models.CharField(max_length=200)  # what it was done to, in words
+    before = models.JSONField(default=dict, blank=True)
+    after = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["project", "-created_at"], name="change_of_project")]
+
+    def __str__(self) -> str:
+        return f"{self.actor}: {self.action} {self.subject}"
+
+
+class Invitation(models.Model):
+    """A link that makes whoever opens it a member. The link itself is shown once, not stored."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="invitations")
+    role = models.CharField(max_length=10, choices=Membership.Role, default=Membership.Role.RATER)
+    token_hash = models.CharField(max_length=64, unique=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    uses_left = models.PositiveIntegerField(default=1)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"invitation to {self.project} as {self.role}"
+
+
+class ApiToken(models.Model):
+    """A program's key. Only its hash is stored; the token is shown once."""
+
+    class Scope(models.TextChoices):
+        READ = "read", "Read what its owner may see"
+        LABEL = "label", "Lease comparisons and answer them"
+        LEAD = "lead", "Change projects"
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=100)
+    prefix = models.CharField(max_length=12)  # its first letters, to recognise it by
+    token_hash = models.CharField(max_length=64, unique=True)
+    scopes = models.JSONField(default=list)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.prefix}… of {self.user}"
+
+
+class IdempotentRequest(models.Model):
+    """What a request with an Idempotency-Key was answered, so that its repetition is too."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    key = models.CharField(max_length=200)
+    request_hash = models.CharField(max_length=64)
+    status = models.PositiveSmallIntegerField(null=True)  # empty while it is being answered
+    body = models.JSONField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "key"], name="idempotency_key_once_per_user")
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Webhook(models.Model):
+    """An address that is told what happens in a project."""
+
+    class Event(models.TextChoices):
+        PREFERENCE_CREATED = "preference.created", "Preference created"
+        COMPARISON_COMPLETED = "comparison.completed", "Comparison completed"
+        PROJECT_COMPLETED = "project.completed", "Project completed"
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="webhooks")
+    url = models.URLField(max_length=500)
+    events = models.JSONField(default=list)
+    secret = models.CharField(max_length=64)  # signs each delivery
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    disabled_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return self.url
+
+
+class Delivery(models.Model):
+    """One message to a webhook: what was sent, and how often it was tried."""
+
+    webhook = models.ForeignKey(Webhook, models.CASCADE, related_name="deliveries")
+    event = models.CharField(max_length=30, choices=Webhook.Event)
+    payload = models.JSONField()
+    created_at = models.DateTimeField(auto_now_add=True)
+    n_tries = models.PositiveSmallIntegerField(default=0)
+    next_try_at = models.DateTimeField(null=True, blank=True, default=timezone.now)
+    status = models.PositiveSmallIntegerField(null=True, blank=True)  # of the last try
+    error = models.CharField(max_length=500, blank=True)
+    delivered_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "deliveries"
+        indexes = [
+            models.Index(
+                fields=["next_try_at"],
+                name="delivery_due",
+                condition=Q(next_try_at__isnull=False),
+            ),
+            models.Index(fields=["webhook", "-created_at"], name="delivery_of_webhook"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event} to {self.webhook}"
 
 
 class ImportJob(Job):

@@ -22,6 +22,10 @@ class ProjectFactory(DjangoModelFactory):
 
     slug = factory.Sequence(lambda n: f"project-{n}")
     name = factory.Sequence(lambda n: f"Project {n}")
+    # Chance stays out of tests that do not ask for it.
+    audit_share = 0.0
+    check_share = 0.0
+    repeat_share = 0.0
 
 
 class MembershipFactory(DjangoModelFactory):

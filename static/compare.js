@@ -501,7 +501,7 @@ document.addEventListener("keydown", (event) => {
   if (key === "enter" && event.target.closest("button, a, summary")) return;
   if (!target || target.disabled) return;
   event.preventDefault();
-  if (target.matches("input")) target.focus();
+  if (target.matches("input:not([type=checkbox])")) target.focus();
   else target.click();
 });
 

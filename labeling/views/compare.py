@@ -265,7 +265,7 @@ def _ways_out() -> dict[str, Any]:
 
 def _page(request: HttpRequest, project: Project, rater: Rater) -> HttpResponse:
     """The whole page with the pair in hand; its script asks for those ahead."""
-    held = work_for(rater, 1)
+    held = work_for(rater, 1)[:1]
     earlier = _earlier_answers(rater, held)
     page = request.session[_page_key(project)] = secrets.token_urlsafe(8)
     context = {

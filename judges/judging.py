@@ -14,10 +14,10 @@ from django.utils import timezone
 from judges.ml.config import JudgeRecipe, recipe_from, recipe_values
 from judges.ml.verdict import read_both_orders
 from judges.models import Judge, JudgeRun, JudgeTrial, JudgeVersion, Verdict
-from labeling.agreement import clopper_pearson
 from labeling.jobs import Job, JobTaken, heartbeat, process_lives
 from labeling.judgements import record_judgement
 from labeling.models import Comparison, Project, Rater, content_hash
+from labeling.shares import clopper_pearson
 from labeling.storage import model_folder, storage_path
 
 WINDOW = 256  # comparisons read from the database at once, and sorted by length into batches

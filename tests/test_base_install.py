@@ -86,14 +86,16 @@ def test_every_page_answers_and_what_is_missing_is_said_in_a_line(base_install):
 
     assert base_install("-c", VISIT).stdout == "agreement 302\n"
 
-    agreement = base_install("manage.py", "agreement", "--project", "sample")
-    assert agreement.returncode == 1
-    assert agreement.stdout == (
-        "CommandError: Agreement figures need statistics libraries, and evalica is not installed "
-        "here: pip install '.[stats]'\n"
-    )
-    demo = base_install("manage.py", "demo")
-    assert demo.returncode == 1
-    assert demo.stdout == (
-        "CommandError: The demo trains models: install them with pip install '.[train]'.\n"
-    )
+    for command, message in {
+        "agreement --project sample": "Agreement figures need statistics libraries, and evalica is "
+        "not installed here: pip install '.[stats]'",
+        "demo": "The demo trains models: install them with pip install '.[train]'.",
+        "judge --project sample --judge second --model some-model": "A judge runs a model, and "
+        "torch is not installed here: pip install '.[train]'",
+        "sample --project sample --model some-model": "Sampling runs a model, and torch is not "
+        "installed here: pip install '.[train]'",
+    }.items():
+        refused = base_install("manage.py", *command.split())
+        assert refused.returncode == 1
+        assert refused.stdout.splitlines()[-1] == f"CommandError: {message}"
+        assert "Traceback" not in refused.stdout

@@ -20,7 +20,7 @@ Decisions, all of them visible in the figures:
 - Every statistic here is a function of sums over comparisons, so a prompt is a row of sums, and a
   resample a sum of rows.
 
-The libraries imported here are the extra `stats`. They take 400 MB and a second to import, so only
+The libraries imported here are the extra `stats`. They take 430 MB and a second to import, so only
 the command and the worker load this module, by `labeling/reports.py`.
 """
 

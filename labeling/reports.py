@@ -36,7 +36,7 @@ def agreement_of(
     Raises: StatisticsMissing.
     """
     try:
-        from labeling.agreement import agreement_report  # 400 MB of libraries, not in every install
+        from labeling.agreement import agreement_report  # libraries of 430 MB
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in LIBRARIES:

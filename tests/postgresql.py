@@ -38,7 +38,10 @@ def running(folder: Path, programs: Path, *, durable: bool = False) -> Iterator[
         port = probe.getsockname()[1]
 
     def run(*command: str) -> None:
-        subprocess.run([*as_user, *command], check=True, capture_output=True, cwd=folder)
+        done = subprocess.run(
+            [*as_user, *command], capture_output=True, text=True, cwd=folder, check=False
+        )
+        assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
 
     run(str(programs / "initdb"), "-D", str(data), "-U", "prefloop", "-A", "trust", "-E", "UTF8")
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"

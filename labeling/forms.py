@@ -13,6 +13,7 @@ from labeling.models import Choice, Flag, Membership, Project, Rater
 from labeling.scales import ANSWERS, answers_on
 from labeling.storage import names_a_path
 
+LARGEST_KEY = 2**63 - 1  # of the database; larger numbers name nothing
 ASPECT_ANSWERS = {str(Choice.A), str(Choice.B), str(Choice.TIE)}
 
 
@@ -90,8 +91,8 @@ class AnswerForm(forms.Form):
     `assignment` may be left out by programs that know the comparison alone.
     """
 
-    comparison = forms.IntegerField()
-    assignment = forms.IntegerField(required=False)
+    comparison = forms.IntegerField(max_value=LARGEST_KEY)
+    assignment = forms.IntegerField(required=False, max_value=LARGEST_KEY)
     answer = forms.CharField()
     rationale = forms.CharField(required=False, max_length=10_000)
     better = forms.CharField(required=False, max_length=100_000)
@@ -125,8 +126,8 @@ class AnswerForm(forms.Form):
 class SkipForm(forms.Form):
     """Pass a comparison on: with a reason of the list or in other words, or with a flag."""
 
-    comparison = forms.IntegerField()
-    assignment = forms.IntegerField(required=False)
+    comparison = forms.IntegerField(max_value=LARGEST_KEY)
+    assignment = forms.IntegerField(required=False, max_value=LARGEST_KEY)
     reason = forms.CharField(required=False, max_length=500)
     other_reason = forms.CharField(required=False, max_length=500)
     flag = forms.ChoiceField(required=False, choices=Flag.Kind)

@@ -2,19 +2,53 @@
 
 A comparison gives out one place per label it wants (`open_places`). Taking a place is one
 conditional UPDATE, so no two raters ever take the last one, on SQLite and PostgreSQL alike.
+
+A rater's work comes in streams. Every comparison has a random key, drawn once: those with a key
+below the project's `audit_share` are its **audit stream**, a random sample of the project (Poisson
+sampling with permanent random numbers, Ohlsson 1995) which people judge in the order of the keys,
+whatever the priorities are. All others are the **queue**. Each time a rater needs work, the stream
+is drawn by the same share, so both move forward together. `inclusion_probability` is the
+probability with which this design put the comparison into the stream it came from: `audit_share`,
+or one minus it. Gold **checks** and **repeats** of the rater's own pairs are mixed in at their
+shares; **training** and **qualification** come before real work.
 """
 
 import random
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
-from labeling.models import Assignment, Choice, Comparison, Preference, Rater
+from labeling.changes import note_change
+from labeling.models import (
+    Assignment,
+    Choice,
+    Comparison,
+    Flag,
+    Messages,
+    Preference,
+    Project,
+    Ranking,
+    Rater,
+    RepeatAnswer,
+    Response,
+    ResponseSet,
+    content_hash,
+    message_text,
+)
+
+State, Stream, Purpose = Assignment.State, Assignment.Stream, Comparison.Purpose
+
+REPEAT_AFTER = 20
+"""A rater's own pair comes again after at least this many others, so that it is not remembered."""
+REPEAT_AMONG = 500
+"""Repeats are drawn among this many answers, the newest that are old enough."""
 
 
 class NotYours(Exception):
@@ -23,67 +57,91 @@ class NotYours(Exception):
 
 @dataclass(frozen=True)
 class EmptyQueue:
-    """Why a rater has nothing to do."""
+    """Why a rater has nothing to do.
 
-    n_comparisons: int
-    n_open: int  # still want a label that nobody holds
-    n_held: int  # want a label that another rater holds now
-    held_until: Any  # the first of those leases to run out, or None
+    `reason` is "paused", "disqualified", "limit", "day_limit", "nothing" (the project has no
+    comparisons), "held" (by others), "seen" (open, but this rater had them) or "done".
+    """
+
+    reason: str
+    n_open: int = 0  # still want a label that nobody holds
+    n_held: int = 0  # want a label that another rater holds now
+    held_until: datetime | None = None  # the first of those leases to run out
 
 
 def next_comparison(rater: Rater) -> Assignment | None:
-    """Give the rater a comparison to judge, or the one they hold; None when nothing is left.
+    """Give the rater a comparison to judge, or the one they hold; None when nothing is left."""
+    return next(iter(work_for(rater, 1)), None)
 
-    The comparison is held until `expires_at`, then its place returns by itself.
+
+@transaction.atomic
+def work_for(rater: Rater, n: int = 1, have: Collection[int] = ()) -> list[Assignment]:
+    """Up to `n` pieces of work that the rater holds, leasing what is missing; to do in this order.
+
+    Each is held until `expires_at`, then its place returns by itself. A piece is one comparison,
+    or a set of responses to rank, of which the first assignment stands for all (`set_assignments`).
+    The texts of those in `have`, which the page shows already, are not read.
     """
-    take_back_expired(rater.project_id)
-    with transaction.atomic():
-        held = (
-            rater.assignments.select_for_update()
-            .filter(state=Assignment.State.LEASED, expires_at__gt=timezone.now())
-            .order_by("-leased_at")
-            .first()
+    # Locked, so that two tabs of one rater do not both lease; read anew, because a lead may have
+    # paused the rater since the request began.
+    locked = Rater.objects.select_for_update(no_key=True, of=("self",)).select_related("project")
+    rater = locked.get(pk=rater.pk)
+    project = rater.project
+    held = list(rater.assignments.filter(state=State.LEASED).order_by("leased_at", "pk"))
+    if rater.paused_at is not None:
+        return []
+    now = timezone.now()
+    # Nobody else has taken a lease that ran out while its state still says leased.
+    if any(a.expires_at < now + _lease() / 2 for a in held):
+        rater.assignments.filter(pk__in=[a.pk for a in held]).update(expires_at=now + _lease())
+        for assignment in held:
+            assignment.expires_at = now + _lease()
+    pieces = _pieces(held)
+    while len(pieces) < n:
+        leased = _lease_next(rater, project, n_held=len(held))
+        if not leased:
+            break
+        held += leased
+        pieces.append(leased[0])
+    _read_texts([a for a in pieces if a.pk not in have])
+    return pieces
+
+
+def set_assignments(assignment: Assignment) -> list[Assignment]:
+    """The rater's leased assignments of a whole response set, by the one that stands for it."""
+    return list(
+        Assignment.objects.filter(
+            rater=assignment.rater_id,
+            state=State.LEASED,
+            comparison__response_set=assignment.comparison.response_set_id,
         )
-        if held is not None:
-            held.expires_at = _lease_end()
-            held.save(update_fields=["expires_at"])
-            return held
-        # Others may be taking the same rows right now. PostgreSQL skips rows that are locked; on
-        # SQLite this transaction already holds the only write lock.
-        queue = Comparison.objects.open_to(rater).in_queue_order()
-        if connection.features.has_select_for_update_skip_locked:
-            queue = queue.select_for_update(skip_locked=True, of=("self",))
-        comparison = queue.first()
-        if comparison is None:
-            return None
-        _take_place(comparison.pk, "The last place has just been taken.")
-        lease = {
-            "state": Assignment.State.LEASED,
-            "leased_at": timezone.now(),
-            "expires_at": _lease_end(),
-        }
-        assignment, _created = Assignment.objects.update_or_create(
-            comparison=comparison,
-            rater=rater,
-            defaults=lease,
-            # Drawn once and kept: a reload, or a second try after a lease ran out, swaps no sides.
-            create_defaults=lease | {"shown_first": random.choice("ab")},  # noqa: S311
-        )
-        return assignment
+        .select_related("comparison__prompt", "comparison__response_a", "comparison__response_b")
+        .order_by("pk")
+    )
 
 
 def why_empty(rater: Rater) -> EmptyQueue:
-    """What the project still holds when `next_comparison` found nothing for this rater."""
+    """What the project still holds when `work_for` found nothing for this rater."""
+    rater.refresh_from_db()
+    if rater.paused_at is not None:
+        return EmptyQueue("paused")
+    if rater.disqualified_at is not None:
+        return EmptyQueue("disqualified")
+    limit = _limit_reached(rater, rater.project, n_held=0)
+    if limit is not None:
+        return EmptyQueue(limit)
     comparisons = Comparison.objects.filter(project=rater.project_id)
     leases = Assignment.objects.filter(
-        comparison__project=rater.project_id, state=Assignment.State.LEASED
+        comparison__project=rater.project_id, state=State.LEASED, repeats=None
     ).exclude(rater=rater)
-    return EmptyQueue(
-        n_comparisons=comparisons.count(),
-        n_open=comparisons.filter(open_places__gt=0).count(),
-        n_held=leases.count(),
-        held_until=leases.order_by("expires_at").values_list("expires_at", flat=True).first(),
-    )
+    n_held = leases.count()
+    n_open = comparisons.filter(open_places__gt=0).count()
+    if n_held:
+        first = leases.order_by("expires_at").values_list("expires_at", flat=True).first()
+        return EmptyQueue("held", n_open, n_held, first)
+    if n_open:
+        return EmptyQueue("seen", n_open)
+    return EmptyQueue("done" if comparisons.exists() else "nothing")
 
 
 @transaction.atomic
@@ -95,114 +153,658 @@ def record_preference(
     strength: int | None = None,
     rationale: str = "",
     tags: list[str] | None = None,
+    aspects: dict[str, str] | None = None,
     seconds: float | None = None,
-) -> Preference:
+    better: str = "",
+    assignment_id: int | None = None,
+    answer_key: str = "",
+) -> Preference | RepeatAnswer:
     """Keep a person's answer to the comparison they hold.
 
-    An answer that comes after the lease ran out is kept too, as long as a place is still free.
+    An answer that comes after the lease ran out is kept too, as long as a place is still free. The
+    same `answer_key` again is the same answer sent again: it returns what was kept. `better` is a
+    better answer of the rater's own: a demonstration, preferred to both responses. The answer to a
+    repeat is a RepeatAnswer.
 
     Raises: NotYours if the rater has answered it or never held it, or if others have taken the
     places meanwhile; nothing changes.
     """
-    given = Assignment.objects.filter(comparison=comparison, rater=rater)
-    answer = {"state": Assignment.State.ANSWERED, "closed_at": timezone.now()}
-    if not given.filter(state=Assignment.State.LEASED).update(**answer):
-        if not given.filter(state=Assignment.State.EXPIRED).update(**answer):
-            raise NotYours(
-                "This comparison is not yours to answer, or you have answered it already."
-            )
-        _take_place(
-            comparison.pk,
-            "You held this comparison for too long: others have answered it meanwhile.",
+    given = _given(rater, comparison, assignment_id)
+    assignment, sent_again = _close(rater, given, State.ANSWERED, answer_key)
+    if sent_again:
+        return _kept(assignment)
+    strength = strength if choice in (Choice.A, Choice.B) else None
+    if assignment.repeats_id is not None:
+        return RepeatAnswer.objects.create(
+            assignment=assignment, choice=choice, strength=strength, seconds=seconds
         )
-    assignment = Assignment.objects.get(comparison=comparison, rater=rater)
+    preference = _keep(
+        assignment,
+        choice,
+        strength=strength,
+        rationale=rationale,
+        tags=tags or [],
+        aspects=aspects or {},
+        seconds=seconds,
+    )
+    if better.strip():
+        _keep_better_answer(rater, comparison, better.strip())
+    return preference
+
+
+@transaction.atomic
+def record_ranking(
+    rater: Rater,
+    response_set: ResponseSet,
+    order: list[list[int]],
+    *,
+    rationale: str = "",
+    seconds: float | None = None,
+    answer_key: str = "",
+) -> Ranking:
+    """Keep a rater's order of a response set and the preferences that it implies.
+
+    `order` holds the ids of the responses, best first; equals share a place.
+
+    Raises: NotYours as in `record_preference`; ValueError if `order` does not name each response
+    of the pairs in hand exactly once.
+    """
+    given = Assignment.objects.filter(
+        rater=rater, comparison__response_set=response_set, repeats=None
+    ).select_related("comparison")
+    assignments = list(given.filter(state__in=[State.LEASED, State.EXPIRED]).order_by("pk"))
+    if not assignments:
+        kept = response_set.rankings.filter(rater=rater, superseded_at=None).first()
+        same = answer_key and given.filter(state=State.ANSWERED, answer_key=answer_key).exists()
+        if kept is not None and same:
+            return kept
+        raise NotYours(_("This ranking is not yours to give, or you have given it already."))
+    places = {pk: place for place, tied in enumerate(order) for pk in tied}
+    comparisons = [a.comparison for a in assignments]
+    wanted = {pk for c in comparisons for pk in (c.response_a_id, c.response_b_id)}
+    if places.keys() != wanted or len(places) != sum(map(len, order)):
+        raise ValueError("A ranking names each response exactly once.")
+    for assignment in assignments:
+        _close(rater, given.filter(pk=assignment.pk), State.ANSWERED, answer_key)
+    response_set.rankings.filter(rater=rater, superseded_at=None).update(
+        superseded_at=timezone.now()
+    )
+    ranking = Ranking.objects.create(
+        response_set=response_set, rater=rater, order=order, rationale=rationale, seconds=seconds
+    )
+    for assignment in assignments:
+        a, b = (
+            places[pk]
+            for pk in (assignment.comparison.response_a_id, assignment.comparison.response_b_id)
+        )
+        choice = Choice.TIE if a == b else Choice.A if a < b else Choice.B
+        _keep(assignment, choice, rationale=rationale, ranking=ranking)
+    return ranking
+
+
+@transaction.atomic
+def skip_comparison(
+    rater: Rater,
+    comparison: Comparison,
+    reason: str = "",
+    *,
+    flag: str = "",
+    note: str = "",
+    assignment_id: int | None = None,
+    answer_key: str = "",
+) -> None:
+    """Give the place back; this rater is not asked again. With `flag`, say what is wrong with it.
+
+    Raises: NotYours if they do not hold it.
+    """
+    given = _given(rater, comparison, assignment_id)
+    _skipped, sent_again = _close(rater, given, State.SKIPPED, answer_key, reason=reason)
+    if sent_again:
+        return
+    if flag:
+        Flag.objects.get_or_create(
+            comparison=comparison, rater=rater, kind=flag, defaults={"note": note}
+        )
+    _count_places(comparison.pk)
+
+
+@transaction.atomic
+def skip_set(rater: Rater, response_set: ResponseSet, reason: str = "", *, flag: str = "") -> None:
+    """Skip a whole response set.
+
+    Raises: NotYours if they do not hold it.
+    """
+    held = rater.assignments.filter(state=State.LEASED, comparison__response_set=response_set)
+    assignments = list(held.select_related("comparison"))
+    if not assignments:
+        raise NotYours(_("This comparison is no longer yours."))
+    for assignment in assignments:
+        skip_comparison(
+            rater, assignment.comparison, reason, flag=flag, assignment_id=assignment.pk
+        )
+
+
+@transaction.atomic
+def undo_last(rater: Rater) -> Assignment | None:
+    """Take back the rater's last answer or skip and give that comparison to them again; None if
+    there is nothing to take back.
+
+    A withdrawn answer is kept as superseded. What the rater holds meanwhile stays with them, and
+    comes after it. Answers that were graded or explained (training, qualification) stay.
+
+    Raises: NotYours if others have taken the place of a skipped comparison; nothing changes.
+    """
+    closed = rater.assignments.filter(state__in=[State.ANSWERED, State.SKIPPED])
+    last = closed.exclude(closed_at=None).order_by("-closed_at", "pk").first()
+    if last is None or last.stream == Stream.TRAINING:
+        return None
+    if last.stream == Stream.QUALIFICATION and (rater.qualified_at or rater.disqualified_at):
+        return None
+    together = [last]
+    set_id = last.comparison.response_set_id
+    if set_id is not None and last.repeats_id is None:
+        together = list(closed.filter(comparison__response_set=set_id, repeats=None))
+        Ranking.objects.filter(response_set=set_id, rater=rater, superseded_at=None).update(
+            superseded_at=timezone.now()
+        )
+    now = timezone.now()
+    for assignment in together:
+        if assignment.repeats_id is not None:
+            RepeatAnswer.objects.filter(assignment=assignment).delete()
+        else:
+            if assignment.state == State.SKIPPED and _takes_places(assignment):
+                _take_place(
+                    assignment.comparison_id, _("Others have the comparison that you skipped.")
+                )
+            if assignment.state == State.SKIPPED:
+                # Said of the comparison with the skip, and taken back with it.
+                rater.flags.filter(
+                    comparison=assignment.comparison_id, created_at__gte=assignment.closed_at
+                ).delete()
+            _supersede(rater, assignment.comparison, now)
+        # `leased_at` stays: what was given out first comes first.
+        assignment.state = State.LEASED
+        assignment.expires_at = now + _lease()
+        assignment.closed_at = None
+        assignment.skip_reason = assignment.answer_key = ""
+        assignment.save(
+            update_fields=["state", "expires_at", "closed_at", "skip_reason", "answer_key"]
+        )
+    return last
+
+
+@transaction.atomic
+def revise_preference(
+    rater: Rater,
+    preference: Preference,
+    choice: str,
+    *,
+    strength: int | None = None,
+    rationale: str = "",
+    tags: list[str] | None = None,
+    aspects: dict[str, str] | None = None,
+) -> Preference:
+    """Change an earlier answer of the rater's own; what it was is kept as superseded.
+
+    Raises: NotYours if it is somebody else's, has been replaced, or was graded or explained.
+    """
+    assignment = Assignment.objects.filter(
+        comparison=preference.comparison_id, rater=rater, repeats=None
+    ).first()
+    if assignment is not None and assignment.stream in (Stream.TRAINING, Stream.QUALIFICATION):
+        raise NotYours(_("Answers of the training and the qualification stay as they are."))
+    replaced = (
+        rater.preferences.current().filter(pk=preference.pk).update(superseded_at=timezone.now())
+    )
+    if not replaced:
+        raise NotYours(_("This answer is not yours, or you have changed it since."))
     return Preference.objects.create(
-        comparison=comparison,
+        comparison_id=preference.comparison_id,
         rater=rater,
         choice=choice,
         strength=strength if choice in (Choice.A, Choice.B) else None,
         rationale=rationale,
         tags=tags or [],
-        seconds=seconds,
-        shown_first=assignment.shown_first,
-        inclusion_probability=assignment.inclusion_probability,
-        audit=assignment.stream == Assignment.Stream.AUDIT,
+        aspects=aspects or {},
+        seconds=preference.seconds,
+        shown_first=preference.shown_first,
+        inclusion_probability=preference.inclusion_probability,
+        audit=preference.audit,
     )
 
 
-@transaction.atomic
-def skip_comparison(rater: Rater, comparison: Comparison, reason: str = "") -> None:
-    """Give the place back; this rater is not asked again.
-
-    Raises: NotYours if they do not hold it.
-    """
-    skipped = Assignment.objects.filter(
-        comparison=comparison, rater=rater, state=Assignment.State.LEASED
-    ).update(state=Assignment.State.SKIPPED, skip_reason=reason, closed_at=timezone.now())
-    if not skipped:
-        raise NotYours("This comparison is no longer yours.")
-    _count_places(comparison.pk)
-
-
-@transaction.atomic
-def undo_last(rater: Rater) -> Assignment | None:
-    """Take back the rater's last answer or skip and show that comparison again; None if there is
-    nothing to take back.
-
-    A withdrawn answer is kept as superseded. What the rater held meanwhile goes back to the queue.
-
-    Raises: NotYours if others have taken the place of a skipped comparison; nothing changes.
-    """
-    last = (
-        rater.assignments.filter(state__in=[Assignment.State.ANSWERED, Assignment.State.SKIPPED])
-        .exclude(closed_at=None)
-        .order_by("-closed_at")
-        .first()
-    )
-    if last is None:
-        return None
-    if last.state == Assignment.State.SKIPPED:
-        _take_place(last.comparison_id, "Others have the comparison that you skipped.")
-    rater.preferences.current().filter(comparison=last.comparison_id).update(
-        superseded_at=timezone.now()
-    )
-    held = rater.assignments.filter(state=Assignment.State.LEASED)
-    let_go = list(held.values_list("comparison_id", flat=True))
-    held.delete()
-    for comparison_id in let_go:
-        _count_places(comparison_id)
-    last.state = Assignment.State.LEASED
-    last.leased_at = timezone.now()
-    last.expires_at = _lease_end()
-    last.closed_at = None
-    last.save(update_fields=["state", "leased_at", "expires_at", "closed_at"])
-    return last
+def release(rater: Rater, assignment_ids: Iterable[int] | None = None) -> int:
+    """Give back what the rater holds, or these of it; how many. They may come to them again."""
+    held = rater.assignments.filter(state=State.LEASED)
+    if assignment_ids is not None:
+        held = held.filter(pk__in=list(assignment_ids))
+    return _give_back(held)
 
 
 def take_back_expired(project_id: int | None = None) -> int:
     """Return the places of leases that ran out to their comparisons; how many."""
-    expired = Assignment.objects.filter(
-        state=Assignment.State.LEASED, expires_at__lte=timezone.now()
-    )
+    expired = Assignment.objects.filter(state=State.LEASED, expires_at__lte=timezone.now())
     if project_id is not None:
         expired = expired.filter(comparison__project=project_id)
+    return _give_back(expired)
+
+
+@transaction.atomic
+def pause_rater(rater: Rater, actor: Any) -> None:
+    """Give the rater no more work, and put what they hold back into the queue."""
+    if Rater.objects.filter(pk=rater.pk, paused_at=None).update(paused_at=timezone.now()):
+        n_returned = release(rater)
+        note_change(rater.project, actor, "pause rater", rater, after={"returned": n_returned})
+    rater.refresh_from_db()
+
+
+@transaction.atomic
+def resume_rater(rater: Rater, actor: Any) -> None:
+    """Let a paused rater work again."""
+    if Rater.objects.filter(pk=rater.pk).exclude(paused_at=None).update(paused_at=None):
+        note_change(rater.project, actor, "resume rater", rater)
+    rater.refresh_from_db()
+
+
+@transaction.atomic
+def requalify(rater: Rater, actor: Any) -> None:
+    """Ask the rater the training and qualification sets again; earlier answers are superseded."""
+    entrance = Purpose.TRAINING, Purpose.QUALIFICATION
+    rater.preferences.current().filter(comparison__purpose__in=entrance).update(
+        superseded_at=timezone.now()
+    )
+    rater.assignments.filter(comparison__purpose__in=entrance).update(state=State.EXPIRED)
+    Rater.objects.filter(pk=rater.pk).update(qualified_at=None, disqualified_at=None)
+    release(rater)
+    rater.refresh_from_db()
+    note_change(rater.project, actor, "ask for qualification again", rater)
+
+
+@transaction.atomic
+def let_in(rater: Rater, actor: Any) -> None:
+    """Give the rater real work, whatever the qualification says."""
+    Rater.objects.filter(pk=rater.pk).update(qualified_at=timezone.now(), disqualified_at=None)
+    rater.refresh_from_db()
+    note_change(rater.project, actor, "let rater in", rater)
+
+
+@transaction.atomic
+def set_purpose(
+    project: Project, comparison_ids: Iterable[int], purpose: str, actor: Any
+) -> tuple[int, int]:
+    """Put comparisons to another purpose: (how many were, how many were not for want of `gold`).
+
+    Comparisons of a set want no labels. A larger training or qualification set is asked of
+    everybody again, as far as they have not answered it.
+    """
+    chosen = project.comparisons.filter(pk__in=list(comparison_ids)).exclude(purpose=purpose)
+    n_without_gold = 0
+    if purpose == Purpose.WORK:
+        pks = list(chosen.values_list("pk", flat=True))
+        chosen.update(purpose=purpose, labels_wanted=project.labels_per_comparison)
+        for pk in pks:
+            _count_places(pk)
+    else:
+        n_without_gold = chosen.filter(gold="").count()
+        with_gold = chosen.exclude(gold="")
+        pks = list(with_gold.values_list("pk", flat=True))
+        with_gold.update(purpose=purpose, labels_wanted=0, open_places=0)
+        if pks and purpose in (Purpose.TRAINING, Purpose.QUALIFICATION):
+            project.raters.filter(kind=Rater.Kind.PERSON).update(qualified_at=None)
+    if pks:
+        note_change(
+            project,
+            actor,
+            "change purpose",
+            f"{len(pks)} comparisons",
+            after={"purpose": purpose, "comparisons": pks[:100]},
+        )
+    return len(pks), n_without_gold
+
+
+def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignment]:
+    """One more piece of work for the rater, leased; [] when there is none."""
+    if rater.qualified_at is None:
+        entrance = _entrance(rater)
+        if entrance is not None:
+            return [_assign(rater, entrance, Stream(entrance.purpose), 1.0)]
+        if rater.qualified_at is None:
+            return []
+    if _limit_reached(rater, project, n_held) is not None:
+        return []
+    draw = random.random()  # noqa: S311 - a sampling design, not a secret
+    if draw < project.check_share:
+        check = _unseen_check(rater)
+        if check is not None:
+            return [_assign(rater, check, Stream.CHECK, 1.0)]
+    elif draw < project.check_share + project.repeat_share:
+        repeat = _repeat(rater)
+        if repeat is not None:
+            return [repeat]
+    streams = [Stream.QUEUE, Stream.AUDIT]
+    if random.random() < project.audit_share:  # noqa: S311
+        streams.reverse()
+    leased = _lease_from(rater, project, streams)
+    # The sweep takes expired leases back too; a rater who would wait does not wait for it.
+    if not leased and take_back_expired(project.pk):
+        leased = _lease_from(rater, project, streams)
+    return leased
+
+
+def _lease_from(rater: Rater, project: Project, streams: list[Stream]) -> list[Assignment]:
+    """The next of the first stream that has one, with the rest of its response set if any."""
+    for stream in streams:
+        is_audit = stream == Stream.AUDIT
+        share = project.audit_share
+        probability = share if is_audit else 1 - share
+        if not probability:
+            continue
+        queue = _locked(Comparison.objects.open_to(rater))
+        if is_audit:
+            queue = queue.filter(random_key__lt=share).order_by("random_key")
+        else:
+            queue = queue.filter(random_key__gte=share).in_queue_order()
+        comparison = queue.first()
+        if comparison is None:
+            continue
+        together = [comparison]
+        if comparison.response_set_id is not None:
+            siblings = Comparison.objects.open_to(rater).filter(
+                response_set=comparison.response_set_id
+            )
+            together = list(_locked(siblings).order_by("pk"))
+        return [_assign(rater, c, stream, probability) for c in together if _place_taken(c.pk)]
+    return []
+
+
+def _locked(queue: Any) -> Any:
+    """Lock what is read, passing over rows that others are just taking.
+
+    On SQLite the transaction already holds the only write lock.
+    """
+    if connection.features.has_select_for_update_skip_locked:
+        return queue.select_for_update(skip_locked=True, of=("self",), no_key=True)
+    return queue
+
+
+def _assign(rater: Rater, comparison: Comparison, stream: str, probability: float) -> Assignment:
+    now = timezone.now()
+    lease = {
+        "state": State.LEASED,
+        "stream": stream,
+        "inclusion_probability": probability,
+        "leased_at": now,
+        "expires_at": now + _lease(),
+        "answer_key": "",
+    }
+    earlier = Assignment.objects.filter(comparison=comparison, rater=rater, repeats=None)
+    # Sides are drawn once and kept: a second try after a lease ran out swaps no sides.
+    if comparison.given_before:
+        earlier.update(**lease)
+        assignment = earlier.get()
+    else:
+        shown_first = random.choice("ab")  # noqa: S311
+        assignment = Assignment.objects.create(
+            comparison=comparison, rater=rater, shown_first=shown_first, **lease
+        )
+    assignment.comparison = comparison
+    return assignment
+
+
+def _entrance(rater: Rater) -> Comparison | None:
+    """The next comparison of the training, then the qualification; grades when none is left."""
+    entrance = Comparison.objects.filter(
+        project=rater.project_id, purpose__in=[Purpose.TRAINING, Purpose.QUALIFICATION]
+    )
+    if rater.disqualified_at is not None:
+        return None
+    comparison = entrance.not_given_to(rater).order_by("-purpose", "random_key").first()
+    if comparison is not None:
+        in_training = rater.assignments.filter(state=State.LEASED, stream=Stream.TRAINING)
+        if comparison.purpose == Purpose.QUALIFICATION and in_training.exists():
+            return None  # the last feedback comes first
+        return comparison
+    if rater.assignments.filter(
+        state=State.LEASED, stream__in=[Stream.TRAINING, Stream.QUALIFICATION]
+    ).exists():
+        return None
+    _grade(rater)
+    return None
+
+
+def _grade(rater: Rater) -> None:
+    """Let the rater to real work, or not; a skipped comparison counts as not right."""
+    asked = rater.assignments.filter(comparison__purpose=Purpose.QUALIFICATION, repeats=None)
+    n_asked = asked.count()
+    n_right = (
+        rater.preferences.current()
+        .filter(comparison__purpose=Purpose.QUALIFICATION, choice=F("comparison__gold"))
+        .count()
+    )
+    if n_right >= rater.project.qualification_pass * n_asked:
+        rater.qualified_at = timezone.now()
+    else:
+        rater.disqualified_at = timezone.now()
+    rater.save(update_fields=["qualified_at", "disqualified_at"])
+
+
+def _unseen_check(rater: Rater) -> Comparison | None:
+    """A gold comparison that is new to the rater, from a random place of the set."""
+    checks = (
+        Comparison.objects.filter(project=rater.project_id, purpose=Purpose.CHECK)
+        .not_given_to(rater)
+        .order_by("random_key")
+    )
+    start = random.random()  # noqa: S311
+    return checks.filter(random_key__gte=start).first() or checks.first()
+
+
+def _repeat(rater: Rater) -> Assignment | None:
+    """An earlier pair of the rater's own with sides exchanged, leased once."""
+    old_enough = list(
+        rater.assignments.filter(
+            state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT], repeats=None
+        )
+        .order_by("-closed_at")
+        .values_list("comparison_id", flat=True)[REPEAT_AFTER : REPEAT_AFTER + REPEAT_AMONG]
+    )
+    eligible = list(
+        rater.preferences.current()
+        .filter(comparison__in=old_enough, comparison__response_set=None)
+        .exclude(comparison__assignments__in=rater.assignments.exclude(repeats=None))
+        .select_related("comparison")
+    )
+    if not eligible:
+        return None
+    preference = random.choice(eligible)  # noqa: S311
+    now = timezone.now()
+    return Assignment.objects.create(
+        comparison=preference.comparison,
+        rater=rater,
+        stream=Stream.REPEAT,
+        repeats=preference,
+        shown_first="b" if preference.shown_first == "a" else "a",
+        inclusion_probability=1 / len(eligible),
+        leased_at=now,
+        expires_at=now + _lease(),
+    )
+
+
+def _limit_reached(rater: Rater, project: Project, n_held: int) -> str | None:
+    """ "limit" or "day_limit" if the rater may not be given more, else None."""
+    answered = rater.assignments.filter(
+        state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT]
+    )
+    limit = rater.label_limit or project.labels_per_rater
+    if limit is not None and answered.count() + n_held >= limit:
+        return "limit"
+    if project.labels_per_day is not None:
+        midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+        if answered.filter(closed_at__gte=midnight).count() + n_held >= project.labels_per_day:
+            return "day_limit"
+    return None
+
+
+def _given(rater: Rater, comparison: Comparison, assignment_id: int | None) -> Any:
+    given = Assignment.objects.filter(comparison=comparison, rater=rater)
+    return given if assignment_id is None else given.filter(pk=assignment_id)
+
+
+def _close(
+    rater: Rater, given: Any, state: str, answer_key: str, *, reason: str = ""
+) -> tuple[Assignment, bool]:
+    """Close the one assignment of `given` that is in hand: (it, whether this was sent before).
+
+    Raises: NotYours.
+    """
+    assignments = {a.state: a for a in given.order_by("pk")}
+    assignment = assignments.get(State.LEASED) or assignments.get(State.EXPIRED)
+    closed = assignments.get(state)
+    if closed is not None and answer_key and closed.answer_key == answer_key:
+        return closed, True
+    if assignment is None:
+        raise NotYours(
+            _("This comparison is not yours to answer, or you have answered it already.")
+        )
+    if rater.paused_at is not None:
+        raise NotYours(_("You are paused in this project; what you held went back to the queue."))
+    # The state decides, not what was read: two requests at once do not both close it.
+    done = given.filter(pk=assignment.pk, state=assignment.state).update(
+        state=state, closed_at=timezone.now(), answer_key=answer_key, skip_reason=reason
+    )
+    if not done:
+        raise NotYours(
+            _("This comparison is not yours to answer, or you have answered it already.")
+        )
+    if assignment.state == State.EXPIRED:
+        if state == State.SKIPPED:
+            raise NotYours(_("This comparison is no longer yours."))
+        if _takes_places(assignment):
+            _take_place(
+                assignment.comparison_id,
+                _("You held this comparison for too long: others have answered it meanwhile."),
+            )
+    return assignment, False
+
+
+def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
+    return Preference.objects.create(
+        comparison_id=assignment.comparison_id,
+        rater_id=assignment.rater_id,
+        choice=choice,
+        shown_first=assignment.shown_first,
+        inclusion_probability=assignment.inclusion_probability,
+        audit=assignment.stream == Stream.AUDIT,
+        **answer,
+    )
+
+
+def _supersede(rater: Rater, comparison: Comparison, now: datetime) -> None:
+    """Withdraw the rater's answer, and what a better answer given with it implied."""
+    implied = Comparison.objects.filter(
+        prompt=comparison.prompt_id,
+        response_a__author=rater,
+        response_b__in=[comparison.response_a_id, comparison.response_b_id],
+    )
+    answers = rater.preferences.current()
+    answers.filter(comparison=comparison).update(superseded_at=now)
+    answers.filter(comparison__in=implied).update(superseded_at=now)
+
+
+def _kept(assignment: Assignment) -> Preference | RepeatAnswer:
+    """What was kept when this assignment was answered."""
+    if assignment.repeats_id is not None:
+        return assignment.repeat_answer
+    return (
+        Preference.objects.filter(comparison=assignment.comparison_id, rater=assignment.rater_id)
+        .order_by("-pk")
+        .first()
+    )
+
+
+def _keep_better_answer(rater: Rater, comparison: Comparison, text: str) -> None:
+    """A response by the rater, and the rater's preference for it over both responses."""
+    messages: Messages = [{"role": "assistant", "content": text}]
+    response, _created = Response.objects.get_or_create(
+        prompt_id=comparison.prompt_id,
+        content_hash=content_hash(messages),
+        source=f"rater {rater.pk}",
+        defaults={
+            "messages": messages,
+            "author": rater,
+            "n_chars": len(message_text(messages)),
+        },
+    )
+    for worse in (comparison.response_a, comparison.response_b):
+        implied, _created = Comparison.objects.get_or_create(
+            project_id=comparison.project_id,
+            content_hash=content_hash(response.pk, worse.pk),
+            defaults={
+                "prompt_id": comparison.prompt_id,
+                "response_a": response,
+                "response_b": worse,
+                "labels_wanted": 0,
+                "open_places": 0,
+            },
+        )
+        if not implied.preferences.current().filter(rater=rater).exists():
+            Preference.objects.create(comparison=implied, rater=rater, choice=Choice.A)
+
+
+def _pieces(held: list[Assignment]) -> list[Assignment]:
+    """One assignment for each comparison or response set."""
+    set_of = (
+        dict(
+            Comparison.objects.filter(pk__in=[a.comparison_id for a in held])
+            .exclude(response_set=None)
+            .values_list("pk", "response_set")
+        )
+        if held
+        else {}
+    )
+    first: dict[object, Assignment] = {}
+    for assignment in held:
+        own = set_of.get(assignment.comparison_id)
+        first.setdefault(("alone", assignment.pk) if own is None else own, assignment)
+    return list(first.values())
+
+
+def _read_texts(assignments: list[Assignment]) -> None:
+    """Put comparison, prompt and responses on the assignments: one query for all."""
+    comparisons = Comparison.objects.select_related("prompt", "response_a", "response_b").in_bulk(
+        [a.comparison_id for a in assignments]
+    )
+    for assignment in assignments:
+        assignment.comparison = comparisons[assignment.comparison_id]
+
+
+def _give_back(leases: Any) -> int:
     n_returned = 0
-    for pk, comparison_id in expired.values_list("pk", "comparison_id"):
+    for pk, comparison_id, repeats in leases.values_list("pk", "comparison_id", "repeats"):
         with transaction.atomic():
             # The rater may have answered between the reading and now: the state decides.
-            if Assignment.objects.filter(
-                pk=pk, state=Assignment.State.LEASED, expires_at__lte=timezone.now()
-            ).update(state=Assignment.State.EXPIRED):
+            if not leases.filter(pk=pk).update(state=State.EXPIRED):
+                continue
+            if repeats is not None:
+                Assignment.objects.filter(pk=pk, state=State.EXPIRED).delete()
+            else:
                 _count_places(comparison_id)
-                n_returned += 1
+            n_returned += 1
     return n_returned
 
 
+def _takes_places(assignment: Assignment) -> bool:
+    return assignment.repeats_id is None and assignment.stream in (Stream.QUEUE, Stream.AUDIT)
+
+
+def _place_taken(comparison_id: int) -> bool:
+    """Take one place by one conditional statement; False if none is left."""
+    places = Comparison.objects.filter(pk=comparison_id, open_places__gt=0)
+    return bool(places.update(open_places=F("open_places") - 1))
+
+
 def _take_place(comparison_id: int, otherwise: str) -> None:
-    taken = Comparison.objects.filter(pk=comparison_id, open_places__gt=0).update(
-        open_places=F("open_places") - 1
-    )
-    if not taken:
+    if not _place_taken(comparison_id):
         raise NotYours(otherwise)
 
 
@@ -212,12 +814,14 @@ def _count_places(comparison_id: int) -> None:
     An imported vote may have filled the place while it was held, and two requests at once may both
     believe that they give it back.
     """
-    comparison = Comparison.objects.select_for_update().get(pk=comparison_id)
+    comparison = Comparison.objects.select_for_update(no_key=True).get(pk=comparison_id)
+    if comparison.purpose != Purpose.WORK:
+        return
     n_answered = comparison.preferences.current().filter(rater__kind=Rater.Kind.PERSON).count()
-    n_held = comparison.assignments.filter(state=Assignment.State.LEASED).count()
+    n_held = comparison.assignments.filter(state=State.LEASED, repeats=None).count()
     comparison.open_places = max(0, comparison.labels_wanted - n_answered - n_held)
     comparison.save(update_fields=["open_places"])
 
 
-def _lease_end() -> Any:
-    return timezone.now() + timedelta(minutes=settings.PREFLOOP_LEASE_MINUTES)
+def _lease() -> timedelta:
+    return timedelta(minutes=settings.PREFLOOP_LEASE_MINUTES)

@@ -231,14 +231,17 @@ class ComparisonQuerySet(models.QuerySet):
     def not_given_to(self, rater: "Rater") -> Self:
         """Comparisons that this rater was never given and has not judged.
 
-        An assignment that ran out or was given back may come to the same rater again; a skipped
-        one does not.
+        An assignment that ran out or was given back may come to the same rater again
+        (`given_before`); a skipped one does not.
         """
-        seen = Assignment.objects.filter(
+        given = Assignment.objects.filter(
             rater=rater, comparison=models.OuterRef("pk"), repeats=None
-        ).exclude(state=Assignment.State.EXPIRED)
+        )
         judged = Preference.objects.current().filter(rater=rater, comparison=models.OuterRef("pk"))
-        return self.filter(~models.Exists(seen), ~models.Exists(judged))
+        seen = given.exclude(state=Assignment.State.EXPIRED)
+        return self.filter(~models.Exists(seen), ~models.Exists(judged)).annotate(
+            given_before=models.Exists(given)
+        )
 
     def open_to(self, rater: "Rater") -> Self:
         """Those of the rater's project with a free place, and new to this rater."""

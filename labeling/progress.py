@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Count, Max, Q, Sum
+from django.core.cache import cache
+from django.db.models import Count, Q, Sum
 from django.utils import timezone
 
 from labeling.models import Preference, Project, Rater
+
+LARGE = 50_000  # comparisons that are counted in about a tenth of a second
+KEEP_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,57 @@ def project_progress(project: Project) -> Progress:
     )
 
 
-def raters_at_work(project: Project) -> list[Rater]:
-    """The project's raters with `n_preferences`, `n_ties` and `last_at`, busiest first."""
-    current = Q(preferences__superseded_at=None)
-    return list(
-        project.raters.annotate(
-            n_preferences=Count("preferences", filter=current),
-            n_ties=Count("preferences", filter=current & Q(preferences__choice="tie")),
-            last_at=Max("preferences__created_at", filter=current),
-        )
-        .filter(n_preferences__gt=0)
-        .order_by("kind", "-n_preferences", "name")
+@dataclass(frozen=True)
+class Counted:
+    """Progress, and when it was counted."""
+
+    progress: Progress
+    at: datetime
+
+
+def kept_progress(project: Project) -> Counted | None:
+    """The project's progress: of now in a small project, else as counted within the last minute;
+    None if a large project's must be counted first (`count_progress`)."""
+    counted = cache.get(_key(project))
+    if counted is None and not _is_large(project):
+        counted = Counted(project_progress(project), timezone.now())
+    return counted
+
+
+def count_progress(project: Project) -> Counted:
+    """Count a project, unless it was counted within the last minute; for large ones, seconds."""
+    counted = kept_progress(project)
+    if counted is None:
+        counted = Counted(project_progress(project), timezone.now())
+        cache.set(_key(project), counted, KEEP_SECONDS)
+    return counted
+
+
+def _is_large(project: Project) -> bool:
+    """Whether counting its comparisons takes longer than a page may."""
+    return project.comparisons.order_by()[LARGE : LARGE + 1].exists()
+
+
+def _key(project: Project) -> str:
+    return f"progress-{project.pk}"
+
+
+@dataclass(frozen=True)
+class OwnProgress:
+    """What a rater may know: their own numbers."""
+
+    n_today: int
+    n_answered: int
+    limit: int | None
+    day_limit: int | None
+
+
+def own_progress(rater: Rater) -> OwnProgress:
+    return OwnProgress(
+        n_today=done_today(rater),
+        n_answered=rater.preferences.current().count(),
+        limit=rater.label_limit or rater.project.labels_per_rater,
+        day_limit=rater.project.labels_per_day,
     )
 
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from itertools import groupby
+from itertools import groupby, pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -24,8 +24,16 @@ from django.db.models import Count, F, Max, Q
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from labeling.models import Assignment, Choice, Comparison, Flag, Preference, Project, Rater
-from labeling.models import RepeatAnswer
+from labeling.models import (
+    Assignment,
+    Choice,
+    Comparison,
+    Flag,
+    Preference,
+    Project,
+    Rater,
+    RepeatAnswer,
+)
 
 Z = 1.959964  # two-sided 95 %
 HUMAN_AGREEMENT = (0.60, 0.77)
@@ -133,9 +141,7 @@ def length_preference(answers: Sequence[Answer]) -> Share:
     return share_of(
         (a.choice == Choice.A) == (a.n_chars_a > a.n_chars_b)
         for a in answers
-        if not a.implied
-        and a.choice in DECIDED
-        and abs(a.n_chars_a - a.n_chars_b) > LENGTHS_DIFFER
+        if not a.implied and a.choice in DECIDED and abs(a.n_chars_a - a.n_chars_b) > LENGTHS_DIFFER
     )
 
 
@@ -163,9 +169,7 @@ class Agreement:
     n_without_majority: int = 0  # the others' top answers tied: left out of `consensus`
 
 
-def agreement_with(
-    answers: Sequence[Answer], others: dict[int, dict[str, int]]
-) -> Agreement:
+def agreement_with(answers: Sequence[Answer], others: dict[int, dict[str, int]]) -> Agreement:
     """How far work is answered as others answer it.
 
     Args:
@@ -310,7 +314,7 @@ def speed_bars(seconds: Sequence[float]) -> list[Bar]:
     counts = Counter(sum(s >= edge for edge in SPEED_EDGES) for s in seconds)
     labels = [
         f"< {SPEED_EDGES[0]}",
-        *(f"{low}–{high}" for low, high in zip(SPEED_EDGES, SPEED_EDGES[1:], strict=False)),
+        *(f"{low}–{high}" for low, high in pairwise(SPEED_EDGES)),
         f"≥ {SPEED_EDGES[-1]}",
     ]
     return _bars([(label, counts[place]) for place, label in enumerate(labels)])
@@ -510,6 +514,10 @@ class Glance:
     both_bad: Share
     same: Share  # repeats that got the same answer
     n_skipped: int
+
+    @property
+    def leans(self) -> bool:
+        return self.position.n >= ENOUGH and self.position.excludes(0.5)
 
 
 def glances(raters: Sequence[Rater]) -> list[Glance]:

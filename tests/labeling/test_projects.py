@@ -45,13 +45,14 @@ def test_a_comparison_is_done_when_its_last_label_is_given():
     assert project_progress(project).n_done == 1
 
 
-def test_a_rater_sees_progress_but_no_other_raters():
+def test_a_rater_sees_their_own_numbers_alone():
     project = ProjectFactory()
     comparison = ComparisonFactory(project=project)
     PreferenceFactory(comparison=comparison, rater=RaterFactory(project=project, name="zoe-9"))
     page = client_of("rater", project).get(f"/projects/{project.slug}/").content.decode()
     assert "zoe-9" not in page
-    assert "labels by people" in page
+    assert "by you today" in page
+    assert "labels by people" not in page
 
 
 @pytest.mark.parametrize("path", ["", "comparisons/"])

@@ -7,7 +7,7 @@ from django.core.cache import cache
 from django.db.models import Count, Q, Sum
 from django.utils import timezone
 
-from labeling.models import Preference, Project, Rater
+from labeling.models import Assignment, Comparison, Preference, Project, Rater
 
 LARGE = 50_000  # comparisons that are counted in about a tenth of a second
 KEEP_SECONDS = 60
@@ -28,20 +28,30 @@ class Progress:
 
 def project_progress(project: Project) -> Progress:
     """Labels given and wanted, over the whole project."""
-    counts = project.comparisons.aggregate(
+    # Sets of known answers want no labels, and neither does what a better answer implies.
+    wanted = project.comparisons.work().filter(labels_wanted__gt=0)
+    counts = wanted.aggregate(
         n=Count("pk"),
         n_wanted=Sum("labels_wanted", default=0),
         n_free=Sum("open_places", default=0),
+        n_full=Count("pk", filter=Q(open_places=0)),
     )
-    held = project.raters.aggregate(n=Count("assignments", filter=Q(assignments__state="leased")))[
-        "n"
-    ]
+    leases = Assignment.objects.filter(
+        state=Assignment.State.LEASED,
+        repeats=None,
+        rater__project=project,
+        comparison__purpose=Comparison.Purpose.WORK,
+        comparison__labels_wanted__gt=0,
+    )
+    held = leases.aggregate(
+        n=Count("pk"),
+        n_full=Count("comparison", filter=Q(comparison__open_places=0), distinct=True),
+    )
     # A held place is neither free nor given.
-    n_given = counts["n_wanted"] - counts["n_free"] - held
-    n_done = project.comparisons.filter(open_places=0).exclude(assignments__state="leased").count()
+    n_given = counts["n_wanted"] - counts["n_free"] - held["n"]
     return Progress(
         n_comparisons=counts["n"],
-        n_done=n_done,
+        n_done=counts["n_full"] - held["n_full"],
         n_wanted=counts["n_wanted"],
         n_given=n_given,
         n_judge_verdicts=Preference.objects.current()

@@ -14,13 +14,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby, pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
 from django.core.cache import cache
-from django.db.models import Count, F, Max, Q
+from django.db.models import Count, DateTimeField, F, Max, OuterRef, Q, Subquery, Value
+from django.db.models.functions import Coalesce
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -45,6 +46,8 @@ CHARS_PER_SECOND = 100
 the word, four times the silent reading of adults (238 words, Brysbaert 2019). Only the two
 responses count, not the prompt, so it errs on the rater's side."""
 NEWEST = 10_000  # answers of one person that their page is computed from
+BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
+NEWEST_IN_LIST = 1_000  # answers of each person that the list is computed from
 PEOPLE_FOR_MEDIANS = 50
 KEEP_MEDIANS = 600  # seconds
 # From what on a figure is worth a sentence.
@@ -306,7 +309,7 @@ class Bar:
 
 SPEED_EDGES = (5, 10, 20, 40, 80, 160, 320)
 """Seconds; each class is twice as wide as the one before."""
-DAYS_SHOWN = 30
+FEWEST_DAYS, MOST_DAYS = 14, 30
 
 
 def speed_bars(seconds: Sequence[float]) -> list[Bar]:
@@ -326,9 +329,8 @@ def day_bars(moments: Sequence[datetime]) -> list[Bar]:
         return []
     days: Counter[date] = Counter(moment.date() for moment in moments)
     last = max(days)
-    first = max(min(days), last - timedelta(days=DAYS_SHOWN - 1))
-    n_days = (last - first).days + 1
-    shown = [first + timedelta(days=i) for i in range(n_days)]
+    n_days = min(max((last - min(days)).days + 1, FEWEST_DAYS), MOST_DAYS)
+    shown = [last - timedelta(days=i) for i in reversed(range(n_days))]
     return _bars([(day.isoformat(), days[day]) for day in shown])
 
 
@@ -472,8 +474,8 @@ def _repeats_of(rater: Rater) -> list[Repeat]:
 def usual_rates(project: Project) -> Rates:
     """How many ties and both-bads are usual here; kept for ten minutes.
 
-    The median of the project's first people, at most fifty: enough for a median, and it costs the
-    same in a project of a thousand people.
+    The median of the project's first people, at most fifty, and of their newest answers: enough for
+    a median, and it costs the same in a project of a thousand people.
     """
     key = f"usual-rates-{project.pk}"
     rates = cache.get(key)
@@ -481,8 +483,8 @@ def usual_rates(project: Project) -> Rates:
         people = project.raters.filter(kind=Rater.Kind.PERSON).order_by("pk")
         counted = _counted(list(people.values_list("pk", flat=True)[:PEOPLE_FOR_MEDIANS]))
         rates = medians(counted.values())
-        if sum(row["n"] for row in counted.values()) > NEWEST:  # else it is quick, and exact
-            cache.set(key, rates, KEEP_MEDIANS)
+        if sum(row["n"] for row in counted.values()) > NEWEST_IN_LIST:
+            cache.set(key, rates, KEEP_MEDIANS)  # below that it is quick, and of now
     return rates
 
 
@@ -506,7 +508,7 @@ class Glance:
     """One person in the list: what aggregates alone can tell."""
 
     rater: Rater
-    n_answers: int
+    n_answers: int  # changed ones count twice where there are more than `NEWEST_IN_LIST`
     last_at: datetime | None
     known: Share
     position: Share
@@ -521,13 +523,22 @@ class Glance:
 
 
 def glances(raters: Sequence[Rater]) -> list[Glance]:
-    """The list's figures for these people: four aggregates, whatever their number."""
+    """The list's figures for these people: five aggregates, whatever their number.
+
+    Habits are those of the newest answers of each, known answers and repeats of all.
+    """
     ids = [rater.pk for rater in raters]
     counted = _counted(ids)
     known = {
         row["rater"]: Share(row["right"], row["n"])
+        # Named like its condition, the small index of the sets leads to their answers.
         for row in Preference.objects.current()
-        .filter(rater__in=ids, comparison__purpose__in=SET_PURPOSES)
+        .filter(
+            ~Q(comparison__purpose=Comparison.Purpose.WORK),
+            comparison__project__in={rater.project_id for rater in raters},
+            comparison__purpose__in=SET_PURPOSES,
+            rater__in=ids,
+        )
         .values("rater")
         .annotate(n=Count("pk"), right=Count("pk", filter=Q(choice=F("comparison__gold"))))
         .order_by()
@@ -549,11 +560,11 @@ def glances(raters: Sequence[Rater]) -> list[Glance]:
     )
     found = []
     for rater in raters:
-        row = counted.get(rater.pk) or {"n": 0, "n_ties": 0, "n_both_bad": 0}
+        row = counted.get(rater.pk) or {"n": 0, "n_rows": 0, "n_ties": 0, "n_both_bad": 0}
         found.append(
             Glance(
                 rater=rater,
-                n_answers=row["n"],
+                n_answers=row["n"] if row["n_rows"] <= NEWEST_IN_LIST else row["n_rows"],
                 last_at=row.get("last_at"),
                 known=known.get(rater.pk, Share()),
                 position=Share(row.get("n_first", 0), row.get("n_sided", 0)),
@@ -567,23 +578,48 @@ def glances(raters: Sequence[Rater]) -> list[Glance]:
 
 
 def _counted(rater_ids: list[int]) -> dict[int, dict[str, Any]]:
-    """For each rater: current answers, ties, both-bads, those with a side, those on the first."""
-    sided = Q(choice__in=DECIDED, shown_first__in=("a", "b"), ranking=None)
+    """For each rater, among their `NEWEST_IN_LIST` answers: current ones, ties, both-bads, those
+    with a side, those on the first; and how many rows there are in all.
+
+    Bounded for each rater, so the list costs the same in a project of a million answers.
+    """
+    # Index-only; and so is finding where the newest of each begin.
+    totals = dict(
+        Preference.objects.filter(rater__in=rater_ids)
+        .values_list("rater")
+        .annotate(n=Count("pk"))
+        .order_by()
+    )
+    newest = Preference.objects.filter(rater=OuterRef("pk")).order_by("-created_at")
+    place = NEWEST_IN_LIST - 1
+    begin = Coalesce(
+        Subquery(newest.values("created_at")[place : place + 1]), Value(BEFORE_ALL, DateTimeField())
+    )
+    sided = Q(
+        preferences__choice__in=DECIDED,
+        preferences__shown_first__in=("a", "b"),
+        preferences__ranking=None,
+    )
     rows = (
-        Preference.objects.current()
-        .filter(rater__in=rater_ids)
-        .values("rater")
+        Rater.objects.filter(
+            pk__in=rater_ids,
+            preferences__superseded_at=None,
+            preferences__created_at__gte=begin,
+        )
+        .values("pk")
         .annotate(
-            n=Count("pk"),
-            n_ties=Count("pk", filter=Q(choice=Choice.TIE)),
-            n_both_bad=Count("pk", filter=Q(choice=Choice.BOTH_BAD)),
-            n_sided=Count("pk", filter=sided),
-            n_first=Count("pk", filter=sided & Q(choice=F("shown_first"))),
-            last_at=Max("created_at"),
+            n=Count("preferences"),
+            n_ties=Count("preferences", filter=Q(preferences__choice=Choice.TIE)),
+            n_both_bad=Count("preferences", filter=Q(preferences__choice=Choice.BOTH_BAD)),
+            n_sided=Count("preferences", filter=sided),
+            n_first=Count(
+                "preferences", filter=sided & Q(preferences__choice=F("preferences__shown_first"))
+            ),
+            last_at=Max("preferences__created_at"),
         )
         .order_by()
     )
-    return {row["rater"]: row for row in rows}
+    return {row["pk"]: row | {"n_rows": totals[row["pk"]]} for row in rows}
 
 
 # In words -----------------------------------------------------------------------------------------

@@ -52,6 +52,12 @@ def in_sets(project: Project) -> QuerySet[Comparison]:
     return project.comparisons.exclude(purpose=Comparison.Purpose.WORK)
 
 
+def has_entrance(project: Project) -> bool:
+    """Whether raters are asked a training or a qualification before real work."""
+    entrance = (Comparison.Purpose.TRAINING, Comparison.Purpose.QUALIFICATION)
+    return in_sets(project).filter(purpose__in=entrance).exists()
+
+
 def items(comparisons: Iterable[Comparison]) -> list[Item]:
     """These comparisons with people's answers: one query, whatever their number."""
     rows = list(comparisons)

@@ -26,7 +26,7 @@ def decimals(value: float | None, places: int = 2) -> str:
     return text.replace("-", "−") if float(text) else f"{0:.{places}f}"
 
 
-BAR_SPACE, BARS_HEIGHT = 32, 90
+BAR_SPACE, BARS_HEIGHT = 40, 90
 
 
 @register.inclusion_tag("labeling/bars.html")

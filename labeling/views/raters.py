@@ -21,6 +21,7 @@ from labeling.models import Assignment, Comparison, Project, Rater
 from labeling.quality import (
     CHARS_PER_SECOND,
     HUMAN_AGREEMENT,
+    NEWEST_IN_LIST,
     findings,
     glances,
     quality_of,
@@ -31,6 +32,7 @@ from labeling.sets import (
     choose_by_id,
     choose_unanimous,
     choose_with_gold,
+    has_entrance,
     in_sets,
     items,
     set_sizes,
@@ -64,7 +66,9 @@ def raters(request: HttpRequest, slug: str) -> HttpResponse:
         "page": page,
         "glances": glances(list(page)),
         "usual": usual_rates(project),
+        "n_newest": NEWEST_IN_LIST,
         "who": who,
+        "has_entrance": has_entrance(project),
         "n_judges": project.raters.filter(kind=Rater.Kind.JUDGE).count(),
     }
     return render(request, "labeling/raters.html", context)
@@ -88,6 +92,7 @@ def rater(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "words_per_minute": CHARS_PER_SECOND * 60 // 6,
         "n_held": person.assignments.filter(state=Assignment.State.LEASED).count(),
         "sizes": set_sizes(project),
+        "has_entrance": has_entrance(project),
         "limit_form": LabelLimitForm(initial={"label_limit": person.label_limit}),
     }
     return render(request, "labeling/rater.html", context)

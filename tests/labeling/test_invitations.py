@@ -148,7 +148,7 @@ def test_a_used_up_link_makes_no_account_and_names_no_project():
 
 @pytest.mark.django_db
 def test_an_expired_and_an_unknown_link_say_so():
-    invitation, token = an_invitation()
+    _invitation, token = an_invitation()
     Invitation.objects.update(expires_at=timezone.now())
     assert "has expired" in Client().get(f"/join/{token}/").content.decode()
     assert "not valid" in Client().get("/join/made-up/").content.decode()

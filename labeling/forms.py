@@ -343,6 +343,7 @@ class AccountForm(BaseUserCreationForm):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.fields["username"].label = _lazy("User name")
         # One line each: a list of rules is read by nobody. What is refused says why.
         self.fields["username"].help_text = _lazy("Others in the project see it.")
         self.fields["password1"].help_text = _lazy("At least 8 characters, no common word.")
@@ -421,10 +422,10 @@ class SetForm(forms.Form):
         cleaned["n"] = cleaned.get("n") or self.fields["n"].initial
         cleaned["at_least"] = cleaned.get("at_least") or self.fields["at_least"].initial
         lines = (line.strip() for line in cleaned.get("ids", "").splitlines())
-        cleaned["ids"] = list(dict.fromkeys(line for line in lines if line))
-        if cleaned.get("source") == self.IDS and not cleaned["ids"]:
+        ids = cleaned["ids"] = list(dict.fromkeys(line for line in lines if line))
+        if cleaned.get("source") == self.IDS and not ids:
             self.add_error("ids", _("Give at least one id."))
-        if len(cleaned["ids"]) > 1_000:
+        if len(ids) > 1_000:
             self.add_error("ids", _("Give at most 1,000 ids at a time."))
         return cleaned
 

@@ -106,12 +106,13 @@ class OwnProgress:
     day_limit: int | None
 
 
-def own_progress(rater: Rater) -> OwnProgress:
+def own_progress(project: Project, rater: Rater | None) -> OwnProgress:
+    """Nobody is a rater before their first work."""
     return OwnProgress(
-        n_today=done_today(rater),
-        n_answered=rater.preferences.current().count(),
-        limit=rater.label_limit or rater.project.labels_per_rater,
-        day_limit=rater.project.labels_per_day,
+        n_today=done_today(rater) if rater else 0,
+        n_answered=rater.preferences.current().count() if rater else 0,
+        limit=(rater and rater.label_limit) or project.labels_per_rater,
+        day_limit=project.labels_per_day,
     )
 
 

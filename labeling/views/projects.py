@@ -11,7 +11,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_http_methods, require_safe
 
-from labeling.access import project_for, projects_of, rater_of
+from labeling.access import project_for, projects_of
+from labeling.changes import note_change
 from labeling.forms import HELPFUL_HONEST_HARMLESS, ProjectForm
 from labeling.models import Membership, Project
 from labeling.progress import count_progress, kept_progress, own_progress
@@ -57,8 +58,8 @@ def overview(request: HttpRequest, slug: str) -> HttpResponse:
     project = project_for(request.user, slug)
     context = {"project": project, "active": "overview"}
     if "label" in project.may:
-        rater = rater_of(request.user, project)
-        context |= {"rater": rater, "own": own_progress(rater)}
+        rater = project.raters.filter(user=request.user).first()
+        context |= {"rater": rater, "own": own_progress(project, rater)}
     if "view" in project.may:
         context["counted"] = kept_progress(project)
     return render(request, "labeling/overview.html", context)
@@ -105,6 +106,14 @@ def _posted(request: HttpRequest) -> object:
 
 def _change_existing(request: HttpRequest, project: Project, form: ProjectForm) -> None:
     old, new = form.labels_before, project.labels_per_comparison
+    note_change(
+        project,
+        request.user,
+        "change wanted labels",
+        f"{form.n_following} comparisons",
+        before={"labels_wanted": old},
+        after={"labels_wanted": new},
+    )
     if form.n_following > CHANGED_AT_ONCE:
         from labeling.tasks import change_existing_comparisons
 

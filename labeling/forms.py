@@ -34,17 +34,14 @@ class PercentField(forms.FloatField):
     """A share, entered and shown as per cent: 0.05 is “5”."""
 
     def __init__(self, *, most: float = 1, **kwargs):
-        super().__init__(min_value=0, max_value=100 * most, step_size=0.1, **kwargs)
+        super().__init__(min_value=0, max_value=100 * most, **kwargs)
 
     def prepare_value(self, value):
-        return f"{100 * value:.4g}" if isinstance(value, float) else value
+        return f"{100 * value:.6g}" if isinstance(value, float) else value
 
     def clean(self, value):
         percent = super().clean(value)
         return None if percent is None else round(percent / 100, 6)
-
-    def has_changed(self, initial, data):
-        return super().has_changed(self.prepare_value(initial), data)
 
 
 class LinesField(forms.CharField):
@@ -73,9 +70,6 @@ class LinesField(forms.CharField):
                     % {"line": line[:30], "n": self.longest}
                 )
         return found
-
-    def has_changed(self, initial, data):
-        return super().has_changed(self.prepare_value(initial), data)
 
 
 class AspectsField(LinesField):

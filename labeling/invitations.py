@@ -137,10 +137,9 @@ def too_many_failures(address: str) -> bool:
 
 
 def note_failure(address: str) -> None:
-    """Count a wrong link or a refused account of this address; forgotten after ten minutes."""
+    """Count a wrong link or a refused account; forgotten ten minutes after the last."""
     key = _failures_key(address)
-    if not cache.add(key, 1, FAILURES_FORGOTTEN):
-        cache.incr(key)
+    cache.set(key, cache.get(key, 0) + 1, FAILURES_FORGOTTEN)
 
 
 def _failures_key(address: str) -> str:

@@ -50,6 +50,7 @@ BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 NEWEST_IN_LIST = 1_000  # answers of each person that the list is computed from
 PEOPLE_FOR_MEDIANS = 50
 KEEP_MEDIANS = 600  # seconds
+MISSED_SHOWN = 10
 # From what on a figure is worth a sentence.
 FAST_SHARE = 0.1
 UNLIKELY_RUN = 0.001
@@ -132,6 +133,12 @@ class Answer(NamedTuple):
 def known_answers(answers: Sequence[Answer]) -> Share:
     """Right answers to the qualification and to hidden gold comparisons."""
     return share_of(a.choice == a.gold for a in answers if a.purpose in SET_PURPOSES)
+
+
+def missed_answers(answers: Sequence[Answer]) -> list[int]:
+    """The comparisons whose known answer was not given, newest first."""
+    missed = (a for a in reversed(answers) if a.purpose in SET_PURPOSES and a.choice != a.gold)
+    return [a.comparison for a in missed]
 
 
 def position_preference(answers: Sequence[Answer]) -> Share:
@@ -358,6 +365,7 @@ class Quality:
     n_answers: int  # all current ones
     n_counted: int  # the newest of them, which the figures rest on
     known: Share
+    missed: list[int]  # the newest comparisons whose known answer they did not give
     agreement: Agreement
     position: Share
     longer: Share
@@ -393,6 +401,7 @@ def quality_of(rater: Rater) -> Quality:
         n_answers=rater.preferences.current().count(),
         n_counted=len(answers),
         known=known_answers(answers),
+        missed=missed_answers(answers)[:MISSED_SHOWN],
         agreement=agreement_with(answers, _answers_of_others(rater)),
         position=position_preference(answers),
         longer=length_preference(answers),

@@ -1,12 +1,15 @@
 """The project pages: progress, who did what, members."""
 
+from datetime import timedelta
+
 import pytest
 from django.core.cache import cache
+from django.db.models import F
 from django.test import Client
 from django.utils import timezone
 
 from labeling.assignment import next_comparison, record_preference, skip_comparison
-from labeling.models import Change, Comparison, Membership, Project
+from labeling.models import Assignment, Change, Comparison, Membership, Project
 from labeling.progress import project_progress
 from labeling.projects import SETTINGS, change_labels_wanted
 from tests.factories import (
@@ -358,11 +361,14 @@ def test_held_and_answered_places_are_counted_when_more_labels_are_wanted():
 
 def give(rater, comparison: Comparison) -> Comparison:
     """Lease this very comparison to the rater."""
-    from labeling.assignment import _assign, _place_taken
-
-    assert _place_taken(comparison.pk)
-    comparison.given_before = False
-    return _assign(rater, comparison, "queue", 1.0).comparison
+    Comparison.objects.filter(pk=comparison.pk).update(open_places=F("open_places") - 1)
+    Assignment.objects.create(
+        comparison=comparison,
+        rater=rater,
+        shown_first="a",
+        expires_at=timezone.now() + timedelta(minutes=5),
+    )
+    return comparison
 
 
 def test_wanting_more_goes_on_batch_by_batch(monkeypatch):

@@ -23,6 +23,7 @@ from labeling.quality import (
     known_answers,
     length_preference,
     medians,
+    missed_answers,
     newest_answers,
     position_preference,
     prob_of_run,
@@ -95,6 +96,7 @@ def test_known_answers_are_those_of_the_qualification_and_of_gold():
         Answer(4, "b", purpose="work", gold="a"),
     ]
     assert known_answers(answers) == Share(1, 2)
+    assert missed_answers(answers) == [2]
 
 
 def test_length_counts_where_lengths_differ():

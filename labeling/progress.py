@@ -107,16 +107,21 @@ class OwnProgress:
 
 
 def own_progress(project: Project, rater: Rater | None) -> OwnProgress:
-    """Nobody is a rater before their first work."""
+    """Answers of every stream count: a number that stood still would give a repeat away."""
+    answered = rater.assignments.filter(state=Assignment.State.ANSWERED) if rater else None
     return OwnProgress(
         n_today=done_today(rater) if rater else 0,
-        n_answered=rater.preferences.current().count() if rater else 0,
+        n_answered=answered.count() if answered is not None else 0,
         limit=(rater and rater.label_limit) or project.labels_per_rater,
         day_limit=project.labels_per_day,
     )
 
 
 def done_today(rater: Rater) -> int:
-    """Answers that the rater gave since midnight UTC."""
+    """Answers that the rater gave since midnight UTC.
+
+    Of every stream: a count that stood still at a repeat would give it away.
+    """
     midnight: datetime = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
-    return rater.preferences.current().filter(created_at__gte=midnight).count()
+    answered = rater.assignments.filter(state=Assignment.State.ANSWERED)
+    return answered.filter(closed_at__gte=midnight).count()

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from labeling.assignment import next_comparison, record_preference, skip_comparison
 from labeling.models import Assignment, Change, Comparison, Membership, Project
-from labeling.progress import project_progress
+from labeling.progress import own_progress, project_progress
 from labeling.projects import SETTINGS, change_labels_wanted
 from tests.factories import (
     ComparisonFactory,
@@ -165,6 +165,20 @@ def test_a_member_is_removed_and_their_answers_stay():
     removed = Client()
     removed.force_login(membership.user)
     assert removed.get(f"/projects/{project.slug}/").status_code == 404
+
+
+def test_a_raters_count_goes_on_at_a_repeat():
+    project = ProjectFactory()
+    ComparisonFactory.create_batch(26, project=project)
+    rater = RaterFactory(project=project)
+    for _ in range(25):
+        record_preference(rater, next_comparison(rater).comparison, "a")
+    Project.objects.update(repeat_share=1)
+    repeat = next_comparison(rater)
+    record_preference(rater, repeat.comparison, "a", assignment_id=repeat.pk)
+    assert rater.preferences.count() == 25
+    own = own_progress(project, rater)
+    assert (own.n_answered, own.n_today) == (26, 26)
 
 
 # Settings -----------------------------------------------------------------------------------------

@@ -552,7 +552,7 @@ def _lease_from(rater: Rater, project: Project, streams: list[Stream]) -> list[A
 # One statement finds the next comparison and takes its place: nobody comes between. It is the
 # query `open_to(rater)` of labeling/models.py with `in_queue_order()`, or in the order of the audit
 # stream, written out because it is run for every single label. OFFSET 0 keeps PostgreSQL from
-# joining all of the rater's answers: looking up one comparison at a time ends at the first that fits.
+# joining all of the answers of the rater: looked up one by one, the search ends at the first fit.
 TAKE_NEXT = """
     UPDATE labeling_comparison SET open_places = open_places - 1
     WHERE open_places > 0 AND id = (

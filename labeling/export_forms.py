@@ -117,7 +117,7 @@ def vote_record(answer: Answer) -> dict[str, Any]:
     record: dict[str, Any] = {"rater": answer.rater, "choice": answer.choice}
     for key in _VOTE_KEYS:
         value = getattr(answer, key)
-        if value not in (None, "", [], {}, False):
+        if value or isinstance(value, float):  # a probability or a time of 0.0 says something
             record[key] = value
     record["created_at"] = as_time(answer.created_at)
     return record

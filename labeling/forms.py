@@ -6,6 +6,7 @@ from typing import Any
 from django import forms
 from django.contrib.auth import get_user_model
 from django.utils.text import slugify
+from django.utils.translation import gettext_lazy as _
 
 from labeling.imports.forms import FORM_NAMES, Labels
 from labeling.models import Choice, Comparison, Membership, Project, Rater
@@ -167,3 +168,41 @@ class ImportForm(forms.Form):
         is_ai = self.cleaned_data["labels"] == "ai"
         kind = Rater.Kind.JUDGE if is_ai else Rater.Kind.PERSON
         return Labels(rater=self.cleaned_data["rater"], kind=kind)
+
+
+class ExportForm(forms.Form):
+    """What goes out of a project. Every field has a start, so that an address may leave it away."""
+
+    START = {"format": "jsonl", "labels": "mixed", "aggregate": ""}
+
+    format = forms.ChoiceField(
+        label=_("Form"),
+        choices=[
+            ("jsonl", _("Everything, to import again (JSON lines)")),
+            ("trl", _("Pairs for training: prompt, chosen, rejected as text (TRL)")),
+            ("trl-chat", _("Pairs for training, as chat messages (TRL)")),
+            ("csv", _("Table (CSV)")),
+            ("parquet", _("Table (Parquet)")),
+            ("label-studio", _("Label Studio tasks")),
+            ("argilla", _("Argilla records")),
+        ],
+    )
+    labels = forms.ChoiceField(
+        label=_("Labels of"),
+        choices=[
+            ("mixed", _("people, and AI judges where nobody answered")),
+            ("human", _("people only")),
+            ("ai", _("AI judges only")),
+        ],
+    )
+    aggregate = forms.ChoiceField(
+        label=_("Several answers to one comparison"),
+        required=False,
+        choices=[
+            ("", _("as is usual for the form")),
+            ("votes", _("stay apart: each answer counts")),
+            ("majority", _("the majority; disputes are left out")),
+            ("dawid-skene", _("weighed by how reliable each rater is (Dawid–Skene)")),
+            ("soft", _("a probability: the share of answers")),
+        ],
+    )

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from labeling.views import agreement, compare, imports, projects
+from labeling.views import agreement, compare, exports, imports, projects
 
 app_name = "labeling"
 urlpatterns = [
@@ -23,4 +23,6 @@ urlpatterns = [
     path("projects/<slug:slug>/import/<int:pk>/cancel/", imports.cancel, name="import_cancel"),
     path("projects/<slug:slug>/import/<int:pk>/resume/", imports.resume, name="import_resume"),
     path("projects/<slug:slug>/import/<int:pk>/rejects/", imports.rejects, name="import_rejects"),
+    path("projects/<slug:slug>/export/", exports.export, name="export"),
+    path("projects/<slug:slug>/export/download/", exports.download, name="export_download"),
 ]

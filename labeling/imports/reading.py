@@ -312,6 +312,7 @@ def _json_array(stream: io.BufferedReader) -> Iterator[Record]:
 
 
 STRUCTURED = ("metadata", "preferences", "verdicts", "tags", "aspects", "decision")
+PLAIN = ("id", "model_a", "model_b", "rater", "rationale")  # text, whatever it looks like
 
 
 def _csv_records(stream: io.BufferedReader) -> Iterator[Record]:
@@ -373,7 +374,7 @@ def _cell(name: str, cell: str) -> Any:
 
     A response that merely is JSON stays the text that a model wrote.
     """
-    if cell[:1] not in ("[", "{"):
+    if cell[:1] not in ("[", "{") or name in PLAIN:
         return cell
     try:
         value = parse_json(cell)

@@ -98,7 +98,9 @@ def refuse_missing_library(form: str) -> None:
     """Raises: ExportProblem for parquet where pyarrow is not installed."""
     if form == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ExportProblem(
-            _("Parquet files need pyarrow: `pip install pyarrow`, or take jsonl or csv.")
+            _(
+                "Parquet files need pyarrow, which is not installed here: pip install '.[parquet]', or take jsonl or csv."
+            )
         )
 
 

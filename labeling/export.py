@@ -99,7 +99,8 @@ def refuse_missing_library(form: str) -> None:
     if form == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ExportProblem(
             _(
-                "Parquet files need pyarrow, which is not installed here: pip install '.[parquet]', or take jsonl or csv."
+                "Parquet files need pyarrow, which is not installed here: "
+                "pip install '.[parquet]', or take jsonl or csv."
             )
         )
 

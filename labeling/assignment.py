@@ -814,13 +814,9 @@ def _count_places(comparison_id: int) -> None:
     An imported vote may have filled the place while it was held, and two requests at once may both
     believe that they give it back.
     """
-    comparison = Comparison.objects.select_for_update(no_key=True).get(pk=comparison_id)
-    if comparison.purpose != Purpose.WORK:
-        return
-    n_answered = comparison.preferences.current().filter(rater__kind=Rater.Kind.PERSON).count()
-    n_held = comparison.assignments.filter(state=State.LEASED, repeats=None).count()
-    comparison.open_places = max(0, comparison.labels_wanted - n_answered - n_held)
-    comparison.save(update_fields=["open_places"])
+    comparison = Comparison.objects.filter(pk=comparison_id)
+    comparison.select_for_update(no_key=True).get()
+    comparison.count_places()
 
 
 def _lease() -> timedelta:

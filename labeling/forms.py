@@ -2,13 +2,15 @@
 
 from itertools import count
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib.auth import get_user_model
 from django.utils.text import slugify
+from django.utils.translation import gettext_lazy as _
 
 from labeling.imports.forms import FORM_NAMES, Labels
-from labeling.models import Choice, Comparison, Membership, Project, Rater
+from labeling.models import Choice, Comparison, Flag, Membership, Project, Rater
 from labeling.storage import names_a_path
 
 
@@ -167,3 +169,176 @@ class ImportForm(forms.Form):
         is_ai = self.cleaned_data["labels"] == "ai"
         kind = Rater.Kind.JUDGE if is_ai else Rater.Kind.PERSON
         return Labels(rater=self.cleaned_data["rater"], kind=kind)
+
+
+class FilterForm(forms.Form):
+    """Which comparisons a lead looks at; lives in the address. Every field may be empty."""
+
+    text = forms.CharField(required=False, max_length=200, label=_("Words"))
+    state = forms.ChoiceField(
+        required=False,
+        label=_("State"),
+        choices=[
+            ("", _("Any")),
+            ("open", _("Open")),
+            ("held", _("Held now")),
+            ("done", _("Done")),
+            ("skipped", _("Skipped by somebody")),
+        ],
+    )
+    disagreement = forms.ChoiceField(
+        required=False,
+        label=_("Disagreement"),
+        choices=[("", _("Any")), ("people", _("People differ")), ("all", _("Raters differ"))],
+    )
+    decision = forms.ChoiceField(
+        required=False,
+        label=_("Decision"),
+        choices=[("", _("Any")), ("no", _("None yet")), ("yes", _("Decided"))],
+    )
+    flag = forms.ChoiceField(
+        required=False,
+        label=_("Flag"),
+        choices=[
+            ("", _("Any or none")),
+            ("unresolved", _("Unresolved")),
+            *((kind, _("Unresolved: %s") % label) for kind, label in Flag.Kind.choices),
+            ("resolved", _("Resolved")),
+            ("any", _("Flagged at all")),
+        ],
+    )
+    judge = forms.ChoiceField(
+        required=False,
+        label=_("Judge and people"),
+        choices=[
+            ("", _("Any")),
+            ("differs", _("A judge differs")),
+            ("agrees", _("Judges agree")),
+        ],
+    )
+    purpose = forms.ChoiceField(
+        required=False,
+        label=_("Purpose"),
+        choices=[
+            ("", _("Any")),
+            ("work", _("Work")),
+            ("training", _("Training")),
+            ("qualification", _("Qualification")),
+            ("check", _("Check")),
+            ("gold", _("With a known answer")),
+        ],
+    )
+    leak = forms.ChoiceField(
+        required=False,
+        label=_("Model named in text"),
+        choices=[("", _("Any")), ("yes", _("Yes")), ("no", _("No"))],
+    )
+    rater = forms.ModelChoiceField(
+        Rater.objects.none(), required=False, label=_("Judged by"), empty_label=_("Anybody")
+    )
+    tag = forms.CharField(
+        required=False,
+        max_length=100,
+        label=_("Tag"),
+        widget=forms.TextInput(attrs={"list": "tags"}),
+    )
+    length_min = forms.FloatField(
+        required=False, min_value=0, max_value=100, label=_("Lengths differ by at least, %")
+    )
+    length_max = forms.FloatField(
+        required=False, min_value=0, max_value=100, label=_("Lengths differ by at most, %")
+    )
+
+    def __init__(self, *args, project: Project, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["rater"].queryset = project.raters.order_by("kind", "name")
+
+    @property
+    def query(self) -> str:
+        """The filters that are set, for a link."""
+        return urlencode(
+            {
+                name: value.pk if isinstance(value, Rater) else value
+                for name, value in self.cleaned_data.items()
+                if value not in ("", None)
+            }
+        )
+
+
+class BulkForm(forms.Form):
+    """A change to the comparisons that are ticked, or to all that the filter lets through."""
+
+    ACTIONS = ("priority", "labels_wanted", "purpose", "gold", "take_out", "put_back")
+    NO_GOLD = "none"
+
+    action = forms.ChoiceField(choices=[(name, name) for name in ACTIONS])
+    scope = forms.ChoiceField(
+        label=_("Change"),
+        choices=[("ticked", _("the ticked")), ("filter", _("all in this filter"))],
+        initial="ticked",
+    )
+    priority = forms.IntegerField(
+        required=False, min_value=-1000, max_value=1000, label=_("Priority")
+    )
+    labels_wanted = forms.IntegerField(
+        required=False, min_value=1, max_value=100, label=_("Labels wanted")
+    )
+    purpose = forms.ChoiceField(
+        required=False, choices=[("", "–"), *Comparison.Purpose.choices], label=_("Purpose")
+    )
+    gold = forms.ChoiceField(required=False, label=_("Known answer"))
+    note = forms.CharField(required=False, max_length=500, label=_("Note"))
+    comparisons = forms.TypedMultipleChoiceField(coerce=int, required=False)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["gold"].choices = [
+            ("", "–"),
+            *(choice for choice in Choice.choices if choice[0] != Choice.UNPARSED),
+            (self.NO_GOLD, _("Not known")),
+        ]
+        ticked = self.data.getlist("comparisons") if self.is_bound else []
+        self.fields["comparisons"].choices = [
+            (pk, pk) for pk in ticked if pk.isdecimal() and len(pk) < 19
+        ]
+
+    def clean(self):
+        cleaned = super().clean()
+        action = cleaned.get("action")
+        if action in ("priority", "labels_wanted", "purpose", "gold") and action not in self.errors:
+            value = cleaned.get(action)
+            if value in ("", None):
+                self.add_error(action, _("Say which value to set."))
+        if cleaned.get("scope") == "ticked" and not cleaned.get("comparisons"):
+            self.add_error("comparisons", _("Tick comparisons first."))
+        return cleaned
+
+
+class DecisionForm(forms.Form):
+    """A lead's decision: the same answers that raters have."""
+
+    answer = forms.ChoiceField(choices=[(value, value) for value in ANSWERS])
+    note = forms.CharField(required=False, max_length=2_000)
+
+    def clean(self):
+        cleaned = super().clean()
+        if "answer" in cleaned:
+            cleaned["choice"], cleaned["strength"] = ANSWERS[cleaned["answer"]]
+        return cleaned
+
+
+class HistoryForm(forms.Form):
+    """Whose changes, and those before which one."""
+
+    by = forms.ModelChoiceField(
+        get_user_model().objects.none(),
+        required=False,
+        label=_("Person"),
+        empty_label=_("Anybody"),
+        to_field_name="username",
+    )
+    before = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
+
+    def __init__(self, *args, people: Any, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["by"].queryset = people

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from labeling.views import agreement, compare, imports, projects
+from labeling.views import agreement, compare, history, imports, projects, queue
 
 app_name = "labeling"
 urlpatterns = [
@@ -11,8 +11,15 @@ urlpatterns = [
     path("projects/<slug:slug>/", projects.overview, name="project"),
     path("projects/<slug:slug>/edit/", projects.edit, name="edit"),
     path("projects/<slug:slug>/members/", projects.set_member, name="set_member"),
-    path("projects/<slug:slug>/comparisons/", projects.comparisons, name="comparisons"),
-    path("projects/<slug:slug>/comparisons/<int:pk>/", projects.comparison, name="comparison"),
+    path("projects/<slug:slug>/comparisons/", queue.comparisons, name="comparisons"),
+    path("projects/<slug:slug>/comparisons/change/", queue.change, name="change_comparisons"),
+    path("projects/<slug:slug>/comparisons/disputed/", queue.disputed, name="disputed"),
+    path("projects/<slug:slug>/comparisons/<int:pk>/", queue.comparison, name="comparison"),
+    path("projects/<slug:slug>/comparisons/<int:pk>/decide/", queue.decide, name="decide"),
+    path("projects/<slug:slug>/comparisons/<int:pk>/withdraw/", queue.withdraw, name="withdraw"),
+    path("projects/<slug:slug>/comparisons/<int:pk>/place/", queue.place, name="place"),
+    path("projects/<slug:slug>/flags/<int:pk>/", queue.flag, name="flag"),
+    path("projects/<slug:slug>/history/", history.history, name="history"),
     path("projects/<slug:slug>/agreement/", agreement.agreement, name="agreement"),
     path("projects/<slug:slug>/compare/", compare.compare, name="compare"),
     path("projects/<slug:slug>/compare/skip/", compare.skip, name="skip"),

@@ -50,23 +50,28 @@ class Difference:
     after: str
 
 
-def differences(change: Change) -> list[Difference]:
-    """The change in words, without the comparisons that it is about (see `comparisons_of`)."""
-    names = [name for name in {**change.before, **change.after} if name != "comparisons"]
-    return [
-        Difference(
-            name.replace("_", " "),
-            _in_words(change.before.get(name)),
-            _in_words(change.after.get(name)),
-        )
-        for name in names
-    ]
+def differences(change: Change, of: int | None = None) -> list[Difference]:
+    """The change in words, without the comparisons that it is about (see `comparisons_of`); `of`
+    one of them alone, if its key is given."""
+    found = []
+    for name in {**change.before, **change.after}:
+        before, after = change.before.get(name), change.after.get(name)
+        if of is not None and _is_by_key(before):
+            before = before.get(str(of))
+        if name != "comparisons":
+            found.append(Difference(name.replace("_", " "), _in_words(before), _in_words(after)))
+    return found
 
 
 def comparisons_of(change: Change) -> list[int]:
     """The keys of the comparisons that a change is about."""
     keys = change.after.get("comparisons") or change.before.get("comparisons") or []
     return keys if isinstance(keys, list) else []
+
+
+def _is_by_key(value: Any) -> bool:
+    """Whether these are the values of many comparisons by their keys."""
+    return isinstance(value, dict) and bool(value) and all(key.isdecimal() for key in value)
 
 
 def _in_words(value: Any) -> str:
@@ -77,8 +82,7 @@ def _in_words(value: Any) -> str:
     if isinstance(value, list):
         words = ", ".join(_in_words(part) for part in value[:LISTED])
         return f"{words} … ({len(value)})" if len(value) > LISTED else words
-    if isinstance(value, dict) and value and all(key.isdecimal() for key in value):
-        # The values of many comparisons by their keys: how often each.
+    if _is_by_key(value):  # how often each
         counted = Counter(_in_words(part) or "–" for part in value.values())
         return ", ".join(f"{part} ({n})" for part, n in counted.most_common(LISTED))
     if isinstance(value, dict):

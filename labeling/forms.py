@@ -250,7 +250,7 @@ class FilterForm(forms.Form):
     )
 
     def __init__(self, *args, project: Project, **kwargs):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, label_suffix="", **kwargs)
         self.fields["rater"].queryset = project.raters.order_by("kind", "name")
 
     @property
@@ -340,5 +340,5 @@ class HistoryForm(forms.Form):
     before = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
 
     def __init__(self, *args, people: Any, **kwargs):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, label_suffix="", **kwargs)
         self.fields["by"].queryset = people

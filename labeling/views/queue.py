@@ -100,7 +100,7 @@ def comparison(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     decisions = list(row.decisions.select_related("decided_by").order_by("-pk"))
     changes = list(domain.changes_of(row).select_related("actor")[:CHANGES_SHOWN])
     for change in changes:
-        change.differences = differences(change)
+        change.differences = differences(change, of=pk)
     filters = FilterForm(request.GET, project=project)
     query = filters.query if filters.is_valid() else ""
     context = {

@@ -79,6 +79,8 @@ def test_a_change_to_many_counts_what_they_had_before():
     queue.set_priority(project, [c.pk for c in comparisons], 9, UserFactory())
     (difference,) = differences(project.changes.get())
     assert (difference.before, difference.after) == ("0 (3), 4 (1)", "9")
+    (of_one,) = differences(project.changes.get(), of=comparisons[3].pk)
+    assert (of_one.before, of_one.after) == ("4", "9")
     page = viewer_of(project).get(f"/projects/{project.slug}/history/").content.decode()
     assert "4 comparisons" in page
     assert all(f"/comparisons/{c.pk}/" in page for c in comparisons)

@@ -21,7 +21,8 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import Count, F, OuterRef, Subquery
+from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -87,7 +88,11 @@ def work_for(rater: Rater, n: int = 1, have: Collection[int] = ()) -> list[Assig
     locked = Rater.objects.select_for_update(no_key=True, of=("self",)).select_related("project")
     rater = locked.get(pk=rater.pk)
     project = rater.project
-    held = list(rater.assignments.filter(state=State.LEASED).order_by("leased_at", "pk"))
+    held = list(
+        rater.assignments.filter(state=State.LEASED)
+        .annotate(set_id=F("comparison__response_set"))
+        .order_by("leased_at", "pk")
+    )
     if rater.paused_at is not None:
         return []
     now = timezone.now()
@@ -265,7 +270,7 @@ def skip_comparison(
         Flag.objects.get_or_create(
             comparison=comparison, rater=rater, kind=flag, defaults={"note": note}
         )
-    _count_places(comparison.pk)
+    count_places([comparison.pk])
 
 
 @transaction.atomic
@@ -381,6 +386,27 @@ def release(rater: Rater, assignment_ids: Iterable[int] | None = None) -> int:
     return _give_back(held)
 
 
+@transaction.atomic
+def count_places(comparison_ids: Iterable[int]) -> None:
+    """Count the open places of these comparisons from the rows, after something else changed them.
+
+    Counting instead of adding, because an imported vote may have filled a place while it was held,
+    and two requests at once may both believe that they give it back.
+    """
+    work = Comparison.objects.filter(pk__in=list(comparison_ids), purpose=Purpose.WORK)
+    # Locked first, and in one order: who takes a place now waits until it is counted. Then one
+    # statement, hence one moment: an answer that arrives meanwhile is either still a lease or
+    # already a preference, never neither.
+    pks = list(work.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True))
+    answered = Preference.objects.current().filter(
+        comparison=OuterRef("pk"), rater__kind=Rater.Kind.PERSON
+    )
+    held = Assignment.objects.filter(comparison=OuterRef("pk"), state=State.LEASED, repeats=None)
+    Comparison.objects.filter(pk__in=pks).update(
+        open_places=Greatest(F("labels_wanted") - _n_rows(answered) - _n_rows(held), 0)
+    )
+
+
 def take_back_expired(project_id: int | None = None) -> int:
     """Return the places of leases that ran out to their comparisons; how many."""
     expired = Assignment.objects.filter(state=State.LEASED, expires_at__lte=timezone.now())
@@ -429,6 +455,17 @@ def let_in(rater: Rater, actor: Any) -> None:
 
 
 @transaction.atomic
+def delete_rater(rater: Rater) -> None:
+    """Delete a rater with all their answers; the places of those are open again."""
+    concerned = Comparison.objects.filter(assignments__rater=rater) | Comparison.objects.filter(
+        preferences__rater=rater
+    )
+    pks = list(concerned.values_list("pk", flat=True).distinct())
+    rater.delete()
+    count_places(pks)
+
+
+@transaction.atomic
 def set_purpose(
     project: Project, comparison_ids: Iterable[int], purpose: str, actor: Any
 ) -> tuple[int, int]:
@@ -442,8 +479,7 @@ def set_purpose(
     if purpose == Purpose.WORK:
         pks = list(chosen.values_list("pk", flat=True))
         chosen.update(purpose=purpose, labels_wanted=project.labels_per_comparison)
-        for pk in pks:
-            _count_places(pk)
+        count_places(pks)
     else:
         n_without_gold = chosen.filter(gold="").count()
         with_gold = chosen.exclude(gold="")
@@ -473,14 +509,15 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
     if _limit_reached(rater, project, n_held) is not None:
         return []
     draw = random.random()  # noqa: S311 - a sampling design, not a secret
-    if draw < project.check_share:
-        check = _unseen_check(rater)
-        if check is not None:
-            return [_assign(rater, check, Stream.CHECK, 1.0)]
-    elif draw < project.check_share + project.repeat_share:
-        repeat = _repeat(rater)
-        if repeat is not None:
-            return [repeat]
+    is_extra = draw < project.check_share + project.repeat_share
+    if is_extra and Comparison.objects.open_to(rater).exists():  # extras alone are no work
+        if draw < project.check_share:
+            check = _unseen_check(rater)
+            extra = check and _assign(rater, check, Stream.CHECK, 1.0)
+        else:
+            extra = _repeat(rater)
+        if extra is not None:
+            return [extra]
     streams = [Stream.QUEUE, Stream.AUDIT]
     if random.random() < project.audit_share:  # noqa: S311
         streams.reverse()
@@ -752,20 +789,11 @@ def _keep_better_answer(rater: Rater, comparison: Comparison, text: str) -> None
 
 
 def _pieces(held: list[Assignment]) -> list[Assignment]:
-    """One assignment for each comparison or response set."""
-    set_of = (
-        dict(
-            Comparison.objects.filter(pk__in=[a.comparison_id for a in held])
-            .exclude(response_set=None)
-            .values_list("pk", "response_set")
-        )
-        if held
-        else {}
-    )
+    """One assignment for each comparison or response set (`set_id`)."""
     first: dict[object, Assignment] = {}
     for assignment in held:
-        own = set_of.get(assignment.comparison_id)
-        first.setdefault(("alone", assignment.pk) if own is None else own, assignment)
+        is_alone = assignment.set_id is None or assignment.repeats_id is not None
+        first.setdefault(("alone", assignment.pk) if is_alone else assignment.set_id, assignment)
     return list(first.values())
 
 
@@ -788,13 +816,13 @@ def _give_back(leases: Any) -> int:
             if repeats is not None:
                 Assignment.objects.filter(pk=pk, state=State.EXPIRED).delete()
             else:
-                _count_places(comparison_id)
+                count_places([comparison_id])
             n_returned += 1
     return n_returned
 
 
 def _takes_places(assignment: Assignment) -> bool:
-    return assignment.repeats_id is None and assignment.stream in (Stream.QUEUE, Stream.AUDIT)
+    return assignment.repeats_id is None and assignment.comparison.purpose == Purpose.WORK
 
 
 def _place_taken(comparison_id: int) -> bool:
@@ -803,20 +831,15 @@ def _place_taken(comparison_id: int) -> bool:
     return bool(places.update(open_places=F("open_places") - 1))
 
 
+def _n_rows(rows: Any) -> Coalesce:
+    """The number of rows of a correlated queryset, as an expression."""
+    of_one = rows.order_by().values("comparison").annotate(n=Count("pk")).values("n")
+    return Coalesce(Subquery(of_one), 0)
+
+
 def _take_place(comparison_id: int, otherwise: str) -> None:
     if not _place_taken(comparison_id):
         raise NotYours(otherwise)
-
-
-def _count_places(comparison_id: int) -> None:
-    """After a place came back: count the free ones from the rows, instead of adding one.
-
-    An imported vote may have filled the place while it was held, and two requests at once may both
-    believe that they give it back.
-    """
-    comparison = Comparison.objects.filter(pk=comparison_id)
-    comparison.select_for_update(no_key=True).get()
-    comparison.count_places()
 
 
 def _lease() -> timedelta:

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
-from django.db.models.functions import Coalesce, Greatest, Now
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from labeling.jobs import Job
@@ -247,31 +247,12 @@ class ComparisonQuerySet(models.QuerySet):
         """Those of the rater's project with a free place, and new to this rater."""
         return self.not_given_to(rater).filter(project=rater.project_id, open_places__gt=0)
 
-    def count_places(self) -> int:
-        """Set `open_places` from the rows it follows from; how many were set.
-
-        The caller holds the rows' locks, so that no place is taken between counting and writing.
-        """
-        given = Preference.objects.current().filter(rater__kind=Rater.Kind.PERSON)
-        held = Assignment.objects.filter(state=Assignment.State.LEASED, repeats=None)
-        free = F("labels_wanted") - _how_many(given) - _how_many(held)
-        return self.work().update(
-            open_places=Greatest(models.Value(0), free, output_field=models.IntegerField())
-        )
-
     def in_queue_order(self) -> Self:
         """By priority, then nearest to completion, then the project's random order from its end.
 
         From the end, because the random audit stream takes the comparisons from its beginning.
         """
         return self.order_by("-priority", "open_places", "-random_key")
-
-
-def _how_many(rows: models.QuerySet) -> Any:
-    """How many of these rows belong to a comparison, as part of a query over comparisons."""
-    n = rows.filter(comparison=models.OuterRef("pk")).order_by().values("comparison")
-    n = models.Subquery(n.annotate(n=models.Count("pk")).values("n"))
-    return Coalesce(n, 0, output_field=models.IntegerField())
 
 
 class Comparison(models.Model):

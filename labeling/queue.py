@@ -26,6 +26,7 @@ from django.db.models import (
 )
 from django.db.models.functions import Abs, Cast, Coalesce, Greatest
 
+from labeling.assignment import count_places
 from labeling.changes import note_change
 from labeling.models import (
     Assignment,
@@ -276,7 +277,7 @@ def set_labels_wanted(
     chosen = _chosen(project, pks)
     work = [c.pk for c in chosen if c.purpose == Comparison.Purpose.WORK]
     n = _set(project, work, "labels_wanted", wanted, actor, "set labels wanted")
-    _count_places(project, work)
+    count_places(work)
     return n, len(chosen) - len(work)
 
 
@@ -316,7 +317,7 @@ def put_back(project: Project, pks: Iterable[int], actor: Any) -> int:
             before[comparison.pk] = comparison.labels_wanted
             project.comparisons.filter(pk=comparison.pk).update(labels_wanted=wanted)
     if before:
-        _count_places(project, list(before))
+        count_places(before)
         _note(project, actor, PUT_BACK, "labels_wanted", before, {})
     return len(before)
 
@@ -454,12 +455,6 @@ def _set(
     if before:
         _note(project, actor, action, name, before, {name: value})
     return len(before)
-
-
-def _count_places(project: Project, pks: list[int]) -> None:
-    """Count the free places again; `_chosen` holds the locks."""
-    for chunk in _chunks(pks):
-        project.comparisons.filter(pk__in=chunk).count_places()
 
 
 def _note(

@@ -7,7 +7,7 @@ time, until the page is full or the time is up. Then it says how far it looked.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -74,7 +74,7 @@ class Page:
     counted_to: int | None = None  # the key at which the time to count was up
     before: int | None = None  # the page before this one ends before this key
     after: int | None = None  # the next page begins after this key
-    looked_to: int | None = field(default=None)  # time was up here: the page may not be full
+    time_was_up: bool = False  # the page is not full, because looking took too long
 
 
 def filtered(
@@ -156,7 +156,7 @@ def find(
     n: int,
     *,
     after: int = 0,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
 ) -> Found:
     """Up to `n` keys of `rows` above `after`, in order, as far as the time allows."""
     return _find(project, rows, n, after, seconds, backwards=False)
@@ -168,7 +168,7 @@ def find_before(
     n: int,
     *,
     before: int,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
 ) -> Found:
     """Up to `n` keys of `rows` below `before`, the nearest first."""
     return _find(project, rows, n, before, seconds, backwards=True)
@@ -182,21 +182,22 @@ def page_of(
     if before is not None:
         found = find_before(project, rows, PAGE + 1, before=before)
         pks = found.pks[:PAGE][::-1]
-        has_before, has_after, looked_to = len(found.pks) > PAGE, True, None
+        to_before = pks[0] if len(found.pks) > PAGE else found.looked_to
+        to_after = pks[-1] if pks else before - 1
     else:
         # What was counted begins with the first page.
         found = counted if not after else find(project, rows, PAGE + 1, after=after)
         pks = found.pks[:PAGE]
-        has_before, has_after = after > 0, len(found.pks) > PAGE
-        looked_to = None if has_after else found.looked_to
+        to_before = (pks[0] if pks else after + 1) if after else None
+        to_after = pks[-1] if len(found.pks) > PAGE else found.looked_to
     return Page(
         rows=with_marks(project.comparisons.filter(pk__in=pks)),
         n=min(len(counted.pks), COUNTED),
         more_than_counted=len(counted.pks) > COUNTED,
         counted_to=counted.looked_to,
-        before=pks[0] if pks and has_before else None,
-        after=pks[-1] if pks and has_after else None,
-        looked_to=looked_to,
+        before=to_before,
+        after=to_after,
+        time_was_up=found.looked_to is not None and len(pks) < PAGE,
     )
 
 
@@ -346,10 +347,11 @@ def _find(
     rows: ComparisonQuerySet,
     n: int,
     start: int,
-    seconds: float,
+    seconds: float | None,
     *,
     backwards: bool,
 ) -> Found:
+    seconds = SECONDS if seconds is None else seconds
     until = monotonic() + seconds
     here, stretch, pks = start, FIRST_STRETCH, []
     while True:

@@ -2,6 +2,7 @@
 // Without this file the pages are ordinary forms and links, and work all the same.
 const GUARD_MS = 250; // after a comparison appears, so that a double press decides no unread one
 const shownAt = performance.now();
+document.documentElement.classList.add("js");
 
 document.addEventListener("change", (event) => {
   if (!event.target.matches("[data-tick-all]")) return;

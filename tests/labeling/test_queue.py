@@ -223,6 +223,17 @@ def test_a_search_that_runs_out_of_time_says_where_it_stopped_and_goes_on(monkey
     assert find(project, rows, 1, after=stopped.looked_to).pks == [comparisons[4].pk]
     assert find_before(project, rows, 1, before=comparisons[4].pk).pks == []
 
+    monkeypatch.setattr(queue, "SECONDS", -1)
+    pages = page_of(project, rows), page_of(project, rows, before=comparisons[4].pk)
+    forward, backward = ((page.rows, page.time_was_up) for page in pages)
+    assert forward == backward == ([], True)
+    assert (pages[0].after, pages[1].before) == (comparisons[1].pk, comparisons[2].pk)
+    assert pages[0].counted_to == comparisons[1].pk
+    address = f"/projects/{project.slug}/comparisons/?leak=yes"
+    html = client_of("viewer", project).get(address).content.decode()
+    assert f'leak=yes&amp;after={comparisons[1].pk}"' in html
+    assert "there is more to look at" in html
+
 
 def test_the_list_asks_as_much_of_the_database_for_three_comparisons_as_for_one():
     project = ProjectFactory()

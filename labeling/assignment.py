@@ -503,7 +503,7 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
     if rater.qualified_at is None:
         entrance = _entrance(rater)
         if entrance is not None:
-            return [_assign(rater, entrance, Stream(entrance.purpose), 1.0)]
+            return [_assign_known(rater, entrance, Stream(entrance.purpose))]
         if rater.qualified_at is None:
             return []
     if _limit_reached(rater, project, n_held) is not None:
@@ -513,7 +513,7 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
     if is_extra and Comparison.objects.open_to(rater).exists():  # extras alone are no work
         if draw < project.check_share:
             check = _unseen_check(rater)
-            extra = check and _assign(rater, check, Stream.CHECK, 1.0)
+            extra = check and _assign_known(rater, check, Stream.CHECK)
         else:
             extra = _repeat(rater)
         if extra is not None:
@@ -531,40 +531,69 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
 def _lease_from(rater: Rater, project: Project, streams: list[Stream]) -> list[Assignment]:
     """The next of the first stream that has one, with the rest of its response set if any."""
     for stream in streams:
-        is_audit = stream == Stream.AUDIT
         share = project.audit_share
-        probability = share if is_audit else 1 - share
-        if not probability:
+        probability = share if stream == Stream.AUDIT else 1 - share
+        taken = _take_next(rater, share, stream) if probability else None
+        if taken is None:
             continue
-        queue = _locked(Comparison.objects.open_to(rater))
-        if is_audit:
-            queue = queue.filter(random_key__lt=share).order_by("random_key")
-        else:
-            queue = queue.filter(random_key__gte=share).in_queue_order()
-        comparison = queue.first()
-        if comparison is None:
-            continue
-        together = [comparison]
-        if comparison.response_set_id is not None:
-            siblings = Comparison.objects.open_to(rater).filter(
-                response_set=comparison.response_set_id
-            )
-            together = list(_locked(siblings).order_by("pk"))
-        return [_assign(rater, c, stream, probability) for c in together if _place_taken(c.pk)]
+        comparison_id, response_set_id, given_before = taken
+        leased = [_assign(rater, comparison_id, stream, probability, given_before=given_before)]
+        if response_set_id is not None:
+            siblings = Comparison.objects.open_to(rater).filter(response_set=response_set_id)
+            leased += [
+                _assign(rater, c.pk, stream, probability, given_before=c.given_before)
+                for c in siblings.order_by("pk")
+                if _place_taken(c.pk)
+            ]
+        return leased
     return []
 
 
-def _locked(queue: Any) -> Any:
-    """Lock what is read, passing over rows that others are just taking.
+# One statement finds the next comparison and takes its place: nobody comes between. It is the
+# query `open_to(rater)` of labeling/models.py with `in_queue_order()`, or in the order of the audit
+# stream, written out because it is run for every single label.
+TAKE_NEXT = """
+    UPDATE labeling_comparison SET open_places = open_places - 1
+    WHERE open_places > 0 AND id = (
+        SELECT c.id FROM labeling_comparison AS c
+        WHERE c.project_id = %(project)s AND c.open_places > 0 AND c.random_key {side} %(share)s
+            AND NOT EXISTS (
+                SELECT 1 FROM labeling_assignment AS given
+                WHERE given.comparison_id = c.id AND given.rater_id = %(rater)s
+                    AND given.repeats_id IS NULL AND given.state <> 'expired')
+            AND NOT EXISTS (
+                SELECT 1 FROM labeling_preference AS judged
+                WHERE judged.comparison_id = c.id AND judged.rater_id = %(rater)s
+                    AND judged.superseded_at IS NULL)
+        ORDER BY {order} LIMIT 1 {lock})
+    RETURNING id, response_set_id, EXISTS (
+        SELECT 1 FROM labeling_assignment AS given
+        WHERE given.comparison_id = labeling_comparison.id AND given.rater_id = %(rater)s
+            AND given.repeats_id IS NULL)
+"""
 
-    On SQLite the transaction already holds the only write lock.
-    """
-    if connection.features.has_select_for_update_skip_locked:
-        return queue.select_for_update(skip_locked=True, of=("self",), no_key=True)
-    return queue
+
+def _take_next(rater: Rater, share: float, stream: str) -> tuple[int, int | None, bool] | None:
+    """Take a place of the stream's next comparison: (its id, its response set, whether the rater
+    had it before and gave it back), or None."""
+    is_audit = stream == Stream.AUDIT
+    # Others may be taking the same rows right now. PostgreSQL skips rows that are locked; on
+    # SQLite this transaction already holds the only write lock.
+    may_skip = connection.features.has_select_for_update_skip_locked
+    sql = TAKE_NEXT.format(
+        side="<" if is_audit else ">=",
+        order="c.random_key" if is_audit else "c.priority DESC, c.open_places, c.random_key DESC",
+        lock="FOR NO KEY UPDATE SKIP LOCKED" if may_skip else "",
+    )
+    values = {"project": rater.project_id, "rater": rater.pk, "share": share}
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        return cursor.fetchone()
 
 
-def _assign(rater: Rater, comparison: Comparison, stream: str, probability: float) -> Assignment:
+def _assign(
+    rater: Rater, comparison_id: int, stream: str, probability: float, *, given_before: bool
+) -> Assignment:
     now = timezone.now()
     lease = {
         "state": State.LEASED,
@@ -574,18 +603,15 @@ def _assign(rater: Rater, comparison: Comparison, stream: str, probability: floa
         "expires_at": now + _lease(),
         "answer_key": "",
     }
-    earlier = Assignment.objects.filter(comparison=comparison, rater=rater, repeats=None)
     # Sides are drawn once and kept: a second try after a lease ran out swaps no sides.
-    if comparison.given_before:
+    if given_before:
+        earlier = Assignment.objects.filter(comparison=comparison_id, rater=rater, repeats=None)
         earlier.update(**lease)
-        assignment = earlier.get()
-    else:
-        shown_first = random.choice("ab")  # noqa: S311
-        assignment = Assignment.objects.create(
-            comparison=comparison, rater=rater, shown_first=shown_first, **lease
-        )
-    assignment.comparison = comparison
-    return assignment
+        return earlier.get()
+    shown_first = random.choice("ab")  # noqa: S311
+    return Assignment.objects.create(
+        comparison_id=comparison_id, rater=rater, shown_first=shown_first, **lease
+    )
 
 
 def _entrance(rater: Rater) -> Comparison | None:
@@ -625,6 +651,11 @@ def _grade(rater: Rater) -> None:
     rater.save(update_fields=["qualified_at", "disqualified_at"])
 
 
+def _assign_known(rater: Rater, comparison: Comparison, stream: str) -> Assignment:
+    """Give one of a set with known answers: it takes no place, and every rater gets it."""
+    return _assign(rater, comparison.pk, stream, 1.0, given_before=comparison.given_before)
+
+
 def _unseen_check(rater: Rater) -> Comparison | None:
     """A gold comparison that is new to the rater, from a random place of the set."""
     checks = (
@@ -638,29 +669,30 @@ def _unseen_check(rater: Rater) -> Comparison | None:
 
 def _repeat(rater: Rater) -> Assignment | None:
     """An earlier pair of the rater's own with sides exchanged, leased once."""
-    old_enough = list(
-        rater.assignments.filter(
-            state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT], repeats=None
-        )
-        .order_by("-closed_at")
-        .values_list("comparison_id", flat=True)[REPEAT_AFTER : REPEAT_AFTER + REPEAT_AMONG]
+    answered = rater.assignments.filter(
+        state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT], repeats=None
     )
+    old_enough = set(
+        answered.order_by("-closed_at").values_list("comparison", flat=True)[
+            REPEAT_AFTER : REPEAT_AFTER + REPEAT_AMONG
+        ]
+    )
+    repeated = rater.assignments.exclude(repeats=None).values_list("comparison", flat=True)
     eligible = list(
         rater.preferences.current()
-        .filter(comparison__in=old_enough, comparison__response_set=None)
-        .exclude(comparison__assignments__in=rater.assignments.exclude(repeats=None))
-        .select_related("comparison")
+        .filter(comparison__in=old_enough.difference(repeated), comparison__response_set=None)
+        .values_list("pk", "comparison", "shown_first")
     )
     if not eligible:
         return None
-    preference = random.choice(eligible)  # noqa: S311
+    preference_id, comparison_id, shown_first = random.choice(eligible)  # noqa: S311
     now = timezone.now()
     return Assignment.objects.create(
-        comparison=preference.comparison,
+        comparison_id=comparison_id,
         rater=rater,
         stream=Stream.REPEAT,
-        repeats=preference,
-        shown_first="b" if preference.shown_first == "a" else "a",
+        repeats_id=preference_id,
+        shown_first="b" if shown_first == "a" else "a",
         inclusion_probability=1 / len(eligible),
         leased_at=now,
         expires_at=now + _lease(),
@@ -710,6 +742,9 @@ def _close(
         state=state, closed_at=timezone.now(), answer_key=answer_key, skip_reason=reason
     )
     if not done:
+        twin = given.filter(pk=assignment.pk, state=state).first()
+        if twin is not None and answer_key and twin.answer_key == answer_key:
+            return twin, True  # the same request, sent twice at once
         raise NotYours(
             _("This comparison is not yours to answer, or you have answered it already.")
         )

@@ -174,7 +174,12 @@ class ImportForm(forms.Form):
 class FilterForm(forms.Form):
     """Which comparisons a lead looks at; lives in the address. Every field may be empty."""
 
-    text = forms.CharField(required=False, max_length=200, label=_("Words"))
+    text = forms.CharField(
+        required=False,
+        max_length=200,
+        label=_("Words"),
+        widget=forms.TextInput(attrs={"placeholder": _("of prompt, responses or id")}),
+    )
     state = forms.ChoiceField(
         required=False,
         label=_("State"),

@@ -27,7 +27,7 @@ from django.db.models import (
 from django.db.models.functions import Abs, Cast, Coalesce, Greatest
 
 from labeling.assignment import count_places
-from labeling.changes import note_change
+from labeling.changes import comparisons_of, note_change
 from labeling.models import (
     Assignment,
     Change,
@@ -311,12 +311,11 @@ def take_out(project: Project, pks: Iterable[int], actor: Any, note: str = "") -
 @transaction.atomic
 def put_back(project: Project, pks: Iterable[int], actor: Any) -> int:
     """Want as many labels again as before `take_out`; how many comparisons were put back."""
-    before = {}
-    for comparison in _chosen(project, pks):
-        wanted = wanted_before_taken_out(comparison)
-        if wanted is not None:
-            before[comparison.pk] = comparison.labels_wanted
-            project.comparisons.filter(pk=comparison.pk).update(labels_wanted=wanted)
+    work = [c for c in _chosen(project, pks) if c.purpose == Comparison.Purpose.WORK]
+    wanted = wanted_before_taken_out(project, [c.pk for c in work])
+    before = {c.pk: c.labels_wanted for c in work if c.pk in wanted}
+    for pk in before:
+        project.comparisons.filter(pk=pk).update(labels_wanted=wanted[pk])
     if before:
         count_places(before)
         _note(project, actor, PUT_BACK, "labels_wanted", before, {})
@@ -327,13 +326,19 @@ TAKE_OUT, PUT_BACK = "take out of the queue", "put back into the queue"
 WANTED_CHANGES = (TAKE_OUT, PUT_BACK, "set labels wanted", "change purpose")
 
 
-def wanted_before_taken_out(comparison: Comparison) -> int | None:
-    """How many labels a comparison wanted that was taken out of the queue; None if it was not."""
-    last = changes_of(comparison).filter(action__in=WANTED_CHANGES).first()
-    if last is None or last.action != TAKE_OUT:
-        return None
-    before = last.before["labels_wanted"]
-    return before[str(comparison.pk)] if isinstance(before, dict) else before
+def wanted_before_taken_out(project: Project, pks: Iterable[int]) -> dict[int, int]:
+    """How many labels each wanted that was taken out of the queue and did not come back since."""
+    wanted, unknown = {}, set(pks)
+    changes = project.changes.filter(action__in=WANTED_CHANGES).order_by("-pk")
+    for change in changes.iterator(chunk_size=100):
+        about = unknown.intersection(comparisons_of(change))
+        unknown -= about
+        if change.action == TAKE_OUT:
+            before = change.before["labels_wanted"]
+            wanted |= {pk: before[str(pk)] if isinstance(before, dict) else before for pk in about}
+        if not unknown:
+            break
+    return wanted
 
 
 def changes_of(comparison: Comparison) -> Any:

@@ -117,7 +117,7 @@ def comparison(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "decision": next((d for d in decisions if d.superseded_at is None), None),
         "scale": [(n, value, *ANSWERS[value]) for n, value in enumerate(SCALE, start=1)],
         "changes": changes,
-        "wanted_before": domain.wanted_before_taken_out(row),
+        "wanted_before": domain.wanted_before_taken_out(project, [pk]).get(pk),
         "query": query,
     }
     if query:

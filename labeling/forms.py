@@ -7,7 +7,8 @@ from urllib.parse import urlencode
 from django import forms
 from django.contrib.auth import get_user_model
 from django.utils.text import slugify
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.imports.forms import FORM_NAMES, Labels
 from labeling.models import Choice, Comparison, Flag, Membership, Project, Rater
@@ -177,81 +178,85 @@ class FilterForm(forms.Form):
     text = forms.CharField(
         required=False,
         max_length=200,
-        label=_("Words"),
-        widget=forms.TextInput(attrs={"placeholder": _("of prompt, responses or id")}),
+        label=_lazy("Words"),
+        widget=forms.TextInput(attrs={"placeholder": _lazy("of prompt, responses or id")}),
     )
     state = forms.ChoiceField(
         required=False,
-        label=_("State"),
+        label=_lazy("State"),
         choices=[
-            ("", _("Any")),
-            ("open", _("Open")),
-            ("held", _("Held now")),
-            ("done", _("Done")),
-            ("skipped", _("Skipped by somebody")),
+            ("", _lazy("Any")),
+            ("open", _lazy("Open")),
+            ("held", _lazy("Held now")),
+            ("done", _lazy("Done")),
+            ("skipped", _lazy("Skipped by somebody")),
         ],
     )
     disagreement = forms.ChoiceField(
         required=False,
-        label=_("Disagreement"),
-        choices=[("", _("Any")), ("people", _("People differ")), ("all", _("Raters differ"))],
+        label=_lazy("Disagreement"),
+        choices=[
+            ("", _lazy("Any")),
+            ("people", _lazy("People differ")),
+            ("all", _lazy("Raters differ")),
+        ],
     )
     decision = forms.ChoiceField(
         required=False,
-        label=_("Decision"),
-        choices=[("", _("Any")), ("no", _("None yet")), ("yes", _("Decided"))],
+        label=_lazy("Decision"),
+        choices=[("", _lazy("Any")), ("no", _lazy("None yet")), ("yes", _lazy("Decided"))],
     )
     flag = forms.ChoiceField(
         required=False,
-        label=_("Flag"),
+        label=_lazy("Flag"),
         choices=[
-            ("", _("Any or none")),
-            ("unresolved", _("Unresolved")),
-            *((kind, _("Unresolved: %s") % label) for kind, label in Flag.Kind.choices),
-            ("resolved", _("Resolved")),
-            ("any", _("Flagged at all")),
+            ("", _lazy("Any or none")),
+            ("unresolved", _lazy("Unresolved")),
+            *((kind, _lazy("Unresolved: %s") % label) for kind, label in Flag.Kind.choices),
+            ("resolved", _lazy("Resolved")),
+            ("any", _lazy("Flagged at all")),
         ],
     )
     judge = forms.ChoiceField(
         required=False,
-        label=_("Judge and people"),
+        label=_lazy("Judge and people"),
         choices=[
-            ("", _("Any")),
-            ("differs", _("A judge differs")),
-            ("agrees", _("Judges agree")),
+            ("", _lazy("Any")),
+            ("differs", _lazy("A judge differs")),
+            ("agrees", _lazy("Judges agree")),
         ],
     )
     purpose = forms.ChoiceField(
         required=False,
-        label=_("Purpose"),
+        label=_lazy("Purpose"),
         choices=[
-            ("", _("Any")),
-            ("work", _("Work")),
-            ("training", _("Training")),
-            ("qualification", _("Qualification")),
-            ("check", _("Check")),
-            ("gold", _("With a known answer")),
+            ("", _lazy("Any")),
+            ("work", _lazy("Work")),
+            ("training", _lazy("Training")),
+            ("qualification", _lazy("Qualification")),
+            ("check", _lazy("Check")),
+            ("gold", _lazy("With a known answer")),
         ],
     )
     leak = forms.ChoiceField(
         required=False,
-        label=_("Model named in text"),
-        choices=[("", _("Any")), ("yes", _("Yes")), ("no", _("No"))],
+        label=_lazy("Model named in text"),
+        choices=[("", _lazy("Any")), ("yes", _lazy("Yes")), ("no", _lazy("No"))],
     )
     rater = forms.ModelChoiceField(
-        Rater.objects.none(), required=False, label=_("Judged by"), empty_label=_("Anybody")
+        Rater.objects.none(), required=False, label=_lazy("Judged by"), empty_label=_lazy("Anybody")
     )
     tag = forms.CharField(
         required=False,
         max_length=100,
-        label=_("Tag"),
+        label=_lazy("Tag"),
         widget=forms.TextInput(attrs={"list": "tags"}),
     )
     length_min = forms.FloatField(
-        required=False, min_value=0, max_value=100, label=_("Lengths differ by at least, %")
+        required=False, min_value=0, max_value=100, label=_lazy("Lengths differ by at least, %")
     )
     length_max = forms.FloatField(
-        required=False, min_value=0, max_value=100, label=_("Lengths differ by at most, %")
+        required=False, min_value=0, max_value=100, label=_lazy("Lengths differ by at most, %")
     )
 
     def __init__(self, *args, project: Project, **kwargs):
@@ -278,21 +283,21 @@ class BulkForm(forms.Form):
 
     action = forms.ChoiceField(choices=[(name, name) for name in ACTIONS])
     scope = forms.ChoiceField(
-        label=_("Change"),
-        choices=[("ticked", _("the ticked")), ("filter", _("all in this filter"))],
+        label=_lazy("Change"),
+        choices=[("ticked", _lazy("the ticked")), ("filter", _lazy("all in this filter"))],
         initial="ticked",
     )
     priority = forms.IntegerField(
-        required=False, min_value=-1000, max_value=1000, label=_("Priority")
+        required=False, min_value=-1000, max_value=1000, label=_lazy("Priority")
     )
     labels_wanted = forms.IntegerField(
-        required=False, min_value=1, max_value=100, label=_("Labels wanted")
+        required=False, min_value=1, max_value=100, label=_lazy("Labels wanted")
     )
     purpose = forms.ChoiceField(
-        required=False, choices=[("", "–"), *Comparison.Purpose.choices], label=_("Purpose")
+        required=False, choices=[("", "–"), *Comparison.Purpose.choices], label=_lazy("Purpose")
     )
-    gold = forms.ChoiceField(required=False, label=_("Known answer"))
-    note = forms.CharField(required=False, max_length=500, label=_("Note"))
+    gold = forms.ChoiceField(required=False, label=_lazy("Known answer"))
+    note = forms.CharField(required=False, max_length=500, label=_lazy("Note"))
     comparisons = forms.TypedMultipleChoiceField(coerce=int, required=False)
 
     def __init__(self, *args, **kwargs):
@@ -338,8 +343,8 @@ class HistoryForm(forms.Form):
     by = forms.ModelChoiceField(
         get_user_model().objects.none(),
         required=False,
-        label=_("Person"),
-        empty_label=_("Anybody"),
+        label=_lazy("Person"),
+        empty_label=_lazy("Anybody"),
         to_field_name="username",
     )
     before = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)

@@ -2,7 +2,17 @@
 
 from django.urls import path
 
-from labeling.views import agreement, compare, history, imports, projects, queue
+from labeling.views import (
+    agreement,
+    compare,
+    exports,
+    history,
+    imports,
+    members,
+    projects,
+    queue,
+    raters,
+)
 
 app_name = "labeling"
 urlpatterns = [
@@ -10,7 +20,24 @@ urlpatterns = [
     path("projects/new/", projects.create, name="create"),
     path("projects/<slug:slug>/", projects.overview, name="project"),
     path("projects/<slug:slug>/edit/", projects.edit, name="edit"),
-    path("projects/<slug:slug>/members/", projects.set_member, name="set_member"),
+    path("projects/<slug:slug>/progress/", projects.progress, name="progress"),
+    path("projects/<slug:slug>/members/", members.members, name="members"),
+    path("projects/<slug:slug>/members/invite/", members.make_invitation, name="invite"),
+    path(
+        "projects/<slug:slug>/members/invitations/<int:pk>/revoke/",
+        members.revoke_invitation,
+        name="revoke_invitation",
+    ),
+    path("join/<str:token>/", members.join, name="join"),
+    path("projects/<slug:slug>/raters/", raters.raters, name="raters"),
+    path("projects/<slug:slug>/raters/<int:pk>/", raters.rater, name="rater"),
+    path("projects/<slug:slug>/raters/<int:pk>/pause/", raters.pause, name="pause"),
+    path("projects/<slug:slug>/raters/<int:pk>/resume/", raters.resume, name="resume"),
+    path("projects/<slug:slug>/raters/<int:pk>/requalify/", raters.ask_again, name="requalify"),
+    path("projects/<slug:slug>/raters/<int:pk>/admit/", raters.admit, name="admit"),
+    path("projects/<slug:slug>/raters/<int:pk>/limit/", raters.set_limit, name="set_limit"),
+    path("projects/<slug:slug>/sets/", raters.sets, name="sets"),
+    path("projects/<slug:slug>/sets/<int:pk>/out/", raters.take_out, name="take_out"),
     path("projects/<slug:slug>/comparisons/", queue.comparisons, name="comparisons"),
     path("projects/<slug:slug>/comparisons/change/", queue.change, name="change_comparisons"),
     path("projects/<slug:slug>/comparisons/disputed/", queue.disputed, name="disputed"),
@@ -30,4 +57,6 @@ urlpatterns = [
     path("projects/<slug:slug>/import/<int:pk>/cancel/", imports.cancel, name="import_cancel"),
     path("projects/<slug:slug>/import/<int:pk>/resume/", imports.resume, name="import_resume"),
     path("projects/<slug:slug>/import/<int:pk>/rejects/", imports.rejects, name="import_rejects"),
+    path("projects/<slug:slug>/export/", exports.export, name="export"),
+    path("projects/<slug:slug>/export/download/", exports.download, name="export_download"),
 ]

@@ -15,7 +15,8 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from labeling.adjudication import current_decisions
-from labeling.models import Choice, Comparison, Preference, Project, Rater
+from labeling.aggregation import Outcome, decide
+from labeling.models import Choice, Comparison, Preference, Project
 from labeling.storage import storage_path
 from training.ml.data import Pair
 from training.models import Dataset
@@ -45,48 +46,6 @@ COUNTED = {
 }
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What the labels say of one comparison."""
-
-    outcome: str
-    """a, b, or the reason why it is no pair."""
-    source: str
-    """human or ai; empty without a label."""
-    votes: dict[str, int]
-    raters: tuple[int, ...]
-    decided: bool = False
-    """Whether a lead's decision stands in place of the votes."""
-
-
-def majority(votes: Counter[str]) -> str:
-    """The choice with the most votes; "disputed" where several share the first place."""
-    most = max(votes.values())
-    winners = [choice for choice, n in votes.items() if n == most]
-    if len(winners) > 1:
-        return "disputed"
-    return {Choice.TIE: "ties"}.get(winners[0], winners[0])
-
-
-def decide(answers: list[tuple[str, str, int]], labels: str) -> Decision:
-    """Turn the current answers to one comparison into a decision.
-
-    Args: answers: (kind of rater, choice, rater's id); labels: human, ai, or mixed, where people
-        decide alone wherever one of them answered.
-    """
-    for kind, source in ((Rater.Kind.PERSON, "human"), (Rater.Kind.JUDGE, "ai")):
-        if labels not in ("mixed", source):
-            continue
-        mine = [(choice, rater) for who, choice, rater in answers if who == kind]
-        votes = Counter(choice for choice, _rater in mine if choice != Choice.UNPARSED)
-        if votes:
-            raters = tuple(rater for choice, rater in mine if choice != Choice.UNPARSED)
-            return Decision(majority(votes), source, dict(sorted(votes.items())), raters)
-        if mine:
-            return Decision("unparsed", source, {}, ())
-    return Decision("unlabeled", "", {}, ())
-
-
 def side_of(prompt_hash: str, test_share: float, seed: int) -> str:
     """Which side a prompt belongs to: a fixed draw, so it stays there as labels keep coming in."""
     digest = hashlib.sha256(f"{seed}:{prompt_hash}".encode()).digest()
@@ -113,7 +72,7 @@ def split_prompts(fixed: dict[str, set[str]], test_share: float, seed: int) -> d
     return sides
 
 
-def decisions(project: Project, labels: str) -> dict[int, Decision]:
+def decisions(project: Project, labels: str) -> dict[int, Outcome]:
     """What the current preferences say, by comparison; comparisons without any are left out.
 
     A lead's decision stands in place of the votes, except where AI judges alone are asked for.
@@ -134,7 +93,7 @@ def decisions(project: Project, labels: str) -> dict[int, Decision]:
     for comparison, decision in current_decisions(project.comparisons.all()).items():
         outcome = "ties" if decision.choice == Choice.TIE else decision.choice
         votes = found[comparison].votes if comparison in found else {}
-        found[comparison] = Decision(outcome, "human", votes, (), decided=True)
+        found[comparison] = Outcome(outcome, "human", votes, (), decided=True)
     return found
 
 
@@ -143,7 +102,7 @@ class Plan:
     """A dataset before it is written."""
 
     sides: dict[str, str]
-    decisions: dict[int, Decision]
+    decisions: dict[int, Outcome]
     counts: dict[str, int]
     raters: list[dict[str, Any]]
 
@@ -158,7 +117,7 @@ def plan(
     fixed: dict[str, set[str]] = {}
     rows: list[tuple[str, str, str | None]] = []
     votes: Counter[int] = Counter()
-    nothing = Decision("unlabeled", "", {}, ())
+    nothing = Outcome("unlabeled", "", {}, ())
     comparisons = project.comparisons.values_list(
         "pk",
         "prompt__content_hash",
@@ -174,14 +133,14 @@ def plan(
         if gold:  # and so every set: the database holds no set without a known answer
             reason = "gold" if purpose == Comparison.Purpose.WORK else "sets"
             counts[reason] += 1
-            found[pk] = Decision(reason, decision.source, decision.votes, decision.raters)
+            found[pk] = Outcome(reason, decision.source, decision.votes, decision.raters)
             continue
         if decision.outcome not in ("a", "b"):
             counts[decision.outcome] += 1
             continue
         if text_a == text_b:
             counts["same_text"] += 1
-            found[pk] = Decision("same_text", decision.source, decision.votes, decision.raters)
+            found[pk] = Outcome("same_text", decision.source, decision.votes, decision.raters)
             continue
         counts["pairs"] += 1
         counts[decision.source] += 1

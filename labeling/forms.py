@@ -6,6 +6,7 @@ from typing import Any
 from django import forms
 from django.contrib.auth import get_user_model
 from django.utils.text import slugify
+from django.utils.translation import gettext_lazy as _
 
 from labeling.imports.forms import FORM_NAMES, Labels
 from labeling.models import Choice, Comparison, Membership, Project, Rater
@@ -147,6 +148,16 @@ class ImportForm(forms.Form):
         label="Labels wanted per comparison",
         help_text="Of people; those that come with the file count.",
     )
+    known_answers = forms.ChoiceField(
+        choices=[
+            (Comparison.Purpose.WORK, _("ordinary work")),
+            (Comparison.Purpose.CHECK, _("checks, mixed into the work")),
+            (Comparison.Purpose.QUALIFICATION, _("the qualification of raters")),
+            (Comparison.Purpose.TRAINING, _("the training of raters")),
+        ],
+        label=_("Rows with a known answer become"),
+        help_text=_("Those whose `gold` is given; a row that names its own purpose keeps it."),
+    )
 
     def __init__(self, *args, project: Project, **kwargs):
         super().__init__(*args, **kwargs)
@@ -159,6 +170,7 @@ class ImportForm(forms.Form):
             "labels": "human",
             "rater": Labels().rater,
             "labels_per_comparison": project.labels_per_comparison,
+            "known_answers": Comparison.Purpose.WORK,
         }
 
     @property

@@ -8,11 +8,13 @@ from typing import Any
 from django.utils.dateparse import parse_datetime
 
 from labeling.judgements import choice_of
-from labeling.models import Choice, Messages, Rater, message_text
+from labeling.models import Choice, Comparison, Messages, Rater, message_text
 
 MAX_DEPTH = 64
 MAX_MESSAGES = 1000
 MAX_VOTES = 10_000
+MAX_LABELS = 100
+MAX_PRIORITY = 32_767
 HUMAN_CHOICES = (Choice.A, Choice.B, Choice.TIE, Choice.BOTH_BAD)
 
 ROLES = {
@@ -33,6 +35,26 @@ class BadRow(ValueError):
     """Why a record cannot become a row, in words for the person who wrote the file."""
 
 
+@dataclass(slots=True, eq=False)
+class ResponseList:
+    """K responses to one prompt that are ranked at once; the rows of its pairs share it."""
+
+    responses: list[tuple[Messages, str]]  # each with the name of its model
+
+
+@dataclass(slots=True, eq=False)
+class GivenRanking:
+    """One rater's order of such a list as it stands in a file; the votes it implies share it."""
+
+    of: ResponseList
+    rater: str
+    kind: str
+    order: list[list[int]]  # numbers of the responses from 0, best first; equals share a place
+    rationale: str = ""
+    seconds: float | None = None
+    created_at: datetime | None = None
+
+
 @dataclass(slots=True)
 class Vote:
     """One rater's preference as it stands in a file."""
@@ -49,6 +71,7 @@ class Vote:
     seconds: float | None = None
     shown_first: str = ""
     created_at: datetime | None = None
+    ranking: GivenRanking | None = None  # that implies it
 
 
 @dataclass(slots=True)
@@ -63,7 +86,11 @@ class Row:
     model_b: str = ""
     external_id: str = ""
     gold: str = ""
+    purpose: str = ""  # empty: as the import says
+    labels_wanted: int | None = None  # None: as the import says
+    priority: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
+    response_list: ResponseList | None = None
     votes: list[Vote] = field(default_factory=list)
     bad_votes: list[str] = field(default_factory=list)  # reasons, one per vote left out
 
@@ -85,6 +112,9 @@ def parse_row(record: dict[str, Any]) -> Row:
         model_b=short_text(record, "model_b"),
         external_id=short_text(record, "id"),
         gold=_gold(record.get("gold")),
+        purpose=_purpose(record.get("purpose")),
+        labels_wanted=_whole_number(record, "labels_wanted", 0, MAX_LABELS),
+        priority=_whole_number(record, "priority", -MAX_PRIORITY, MAX_PRIORITY) or 0,
         metadata=_metadata(record.get("metadata")),
     )
     if not message_text(row.prompt).strip():
@@ -92,6 +122,8 @@ def parse_row(record: dict[str, Any]) -> Row:
     # An empty response is an answer that a model gave; two equal ones of one source are no pair.
     if row.response_a == row.response_b and row.model_a == row.model_b:
         raise BadRow("both responses are the same: nothing to compare")
+    if row.purpose not in ("", Comparison.Purpose.WORK) and not row.gold:
+        raise BadRow(f"`purpose` is {row.purpose!r} and `gold` is missing: what is the answer?")
     add_votes(row, record)
     return row
 
@@ -224,6 +256,24 @@ def _gold(value: Any) -> str:
     raise BadRow(f"`gold` is {_shown(value)}: it may be {', '.join(HUMAN_CHOICES)}")
 
 
+def _purpose(value: Any) -> str:
+    if value in (None, ""):
+        return ""
+    if isinstance(value, str) and value.strip().lower() in Comparison.Purpose.values:
+        return value.strip().lower()
+    words = ", ".join(Comparison.Purpose.values)
+    raise BadRow(f"`purpose` is {_shown(value)}: it may be {words}")
+
+
+def _whole_number(record: dict[str, Any], key: str, low: int, high: int) -> int | None:
+    number = _number(record, key)
+    if number is None:
+        return None
+    if number != int(number) or not low <= number <= high:
+        raise BadRow(f"`{key}` is {_shown(record[key])}: a whole number from {low} to {high}")
+    return int(number)
+
+
 def _metadata(value: Any) -> dict[str, Any]:
     if value in (None, ""):
         return {}
@@ -233,7 +283,7 @@ def _metadata(value: Any) -> dict[str, Any]:
 
 
 def _preference(entry: Any) -> Vote:
-    vote = _vote(entry, Rater.Kind.PERSON)
+    vote = vote_of(entry, Rater.Kind.PERSON)
     choice = entry.get("choice")
     choice = choice.strip().lower() if isinstance(choice, str) else choice
     if choice not in HUMAN_CHOICES:
@@ -245,7 +295,7 @@ def _preference(entry: Any) -> Vote:
 def _verdict(entry: Any) -> Vote:
     """A judge's verdict. Its probability decides (exactly 0.5 is a tie), then its words; a verdict
     with neither was unreadable, which is counted and not dropped."""
-    vote = _vote(entry, Rater.Kind.JUDGE)
+    vote = vote_of(entry, Rater.Kind.JUDGE)
     for key in ("prob_a", "prob_a_ab", "prob_a_ba"):
         number = _number(entry, key)
         if number is not None and not 0 <= number <= 1:
@@ -263,7 +313,8 @@ def _verdict(entry: Any) -> Vote:
     return vote
 
 
-def _vote(entry: Any, kind: str) -> Vote:
+def vote_of(entry: Any, kind: str) -> Vote:
+    """What every kind of vote has: who, why, how long, when. Raises: BadRow."""
     if not isinstance(entry, dict):
         raise BadRow(f"a {_kind(entry)} where an object should be")
     rater = short_text(entry, "rater")

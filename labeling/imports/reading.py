@@ -311,7 +311,7 @@ def _json_array(stream: io.BufferedReader) -> Iterator[Record]:
         yield Record(number, shortened(element.decode(errors="backslashreplace")), problem=problem)
 
 
-STRUCTURED = ("metadata", "preferences", "verdicts", "tags")
+STRUCTURED = ("metadata", "preferences", "verdicts", "tags", "responses", "rankings", "pairs")
 
 
 def _csv_records(stream: io.BufferedReader) -> Iterator[Record]:

@@ -58,7 +58,13 @@ def start(client: Client, data: bytes, name: str = "mine.jsonl", **fields) -> Im
     preview = send(client, data, name).url
     response = client.post(
         preview,
-        {"format": "auto", "labels": "human", "rater": "imported", "labels_per_comparison": 2}
+        {
+            "format": "auto",
+            "labels": "human",
+            "rater": "imported",
+            "labels_per_comparison": 2,
+            "known_answers": "work",
+        }
         | fields,
     )
     job = ImportJob.objects.latest("pk")
@@ -229,7 +235,14 @@ def test_labels_of_nobody_are_kept_under_the_name_that_was_given(client):
 def test_a_wrong_number_of_labels_is_refused_with_a_reason(client):
     address = send(client, lines(pair())).url
     response = client.post(
-        address, {"format": "auto", "labels": "human", "rater": "x", "labels_per_comparison": 0}
+        address,
+        {
+            "format": "auto",
+            "labels": "human",
+            "rater": "x",
+            "labels_per_comparison": 0,
+            "known_answers": "work",
+        },
     )
     assert response.status_code == 422
     assert "greater than or equal to 1" in response.content.decode()

@@ -87,7 +87,11 @@ def work_for(rater: Rater, n: int = 1, have: Collection[int] = ()) -> list[Assig
     locked = Rater.objects.select_for_update(no_key=True, of=("self",)).select_related("project")
     rater = locked.get(pk=rater.pk)
     project = rater.project
-    held = list(rater.assignments.filter(state=State.LEASED).order_by("leased_at", "pk"))
+    held = list(
+        rater.assignments.filter(state=State.LEASED)
+        .annotate(set_id=F("comparison__response_set"))
+        .order_by("leased_at", "pk")
+    )
     if rater.paused_at is not None:
         return []
     now = timezone.now()
@@ -429,6 +433,18 @@ def let_in(rater: Rater, actor: Any) -> None:
 
 
 @transaction.atomic
+def delete_rater(rater: Rater) -> None:
+    """Delete a rater with all their answers; the places of those are open again."""
+    concerned = Comparison.objects.filter(assignments__rater=rater) | Comparison.objects.filter(
+        preferences__rater=rater
+    )
+    pks = list(concerned.values_list("pk", flat=True).distinct())
+    rater.delete()
+    for pk in pks:
+        _count_places(pk)
+
+
+@transaction.atomic
 def set_purpose(
     project: Project, comparison_ids: Iterable[int], purpose: str, actor: Any
 ) -> tuple[int, int]:
@@ -473,14 +489,15 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
     if _limit_reached(rater, project, n_held) is not None:
         return []
     draw = random.random()  # noqa: S311 - a sampling design, not a secret
-    if draw < project.check_share:
-        check = _unseen_check(rater)
-        if check is not None:
-            return [_assign(rater, check, Stream.CHECK, 1.0)]
-    elif draw < project.check_share + project.repeat_share:
-        repeat = _repeat(rater)
-        if repeat is not None:
-            return [repeat]
+    is_extra = draw < project.check_share + project.repeat_share
+    if is_extra and Comparison.objects.open_to(rater).exists():  # extras alone are no work
+        if draw < project.check_share:
+            check = _unseen_check(rater)
+            extra = check and _assign(rater, check, Stream.CHECK, 1.0)
+        else:
+            extra = _repeat(rater)
+        if extra is not None:
+            return [extra]
     streams = [Stream.QUEUE, Stream.AUDIT]
     if random.random() < project.audit_share:  # noqa: S311
         streams.reverse()
@@ -752,20 +769,11 @@ def _keep_better_answer(rater: Rater, comparison: Comparison, text: str) -> None
 
 
 def _pieces(held: list[Assignment]) -> list[Assignment]:
-    """One assignment for each comparison or response set."""
-    set_of = (
-        dict(
-            Comparison.objects.filter(pk__in=[a.comparison_id for a in held])
-            .exclude(response_set=None)
-            .values_list("pk", "response_set")
-        )
-        if held
-        else {}
-    )
+    """One assignment for each comparison or response set (`set_id`)."""
     first: dict[object, Assignment] = {}
     for assignment in held:
-        own = set_of.get(assignment.comparison_id)
-        first.setdefault(("alone", assignment.pk) if own is None else own, assignment)
+        is_alone = assignment.set_id is None or assignment.repeats_id is not None
+        first.setdefault(("alone", assignment.pk) if is_alone else assignment.set_id, assignment)
     return list(first.values())
 
 
@@ -794,7 +802,7 @@ def _give_back(leases: Any) -> int:
 
 
 def _takes_places(assignment: Assignment) -> bool:
-    return assignment.repeats_id is None and assignment.stream in (Stream.QUEUE, Stream.AUDIT)
+    return assignment.repeats_id is None and assignment.comparison.purpose == Purpose.WORK
 
 
 def _place_taken(comparison_id: int) -> bool:

@@ -9,8 +9,11 @@ from django.utils.text import slugify
 from django.utils.translation import gettext_lazy as _
 
 from labeling.imports.forms import FORM_NAMES, Labels
-from labeling.models import Choice, Comparison, Membership, Project, Rater
+from labeling.models import Choice, Comparison, Flag, Membership, Project, Rater
+from labeling.scales import ANSWERS, answers_on
 from labeling.storage import names_a_path
+
+ASPECT_ANSWERS = {str(Choice.A), str(Choice.B), str(Choice.TIE)}
 
 
 def check_model_name(name: str, user: Any) -> None:
@@ -81,45 +84,54 @@ class MemberForm(forms.Form):
         return user.get_username()
 
 
-STRENGTHS = {1: "slightly", 2: "clearly", 3: "much"}
-# What a button may send: the choice, and how much better.
-ANSWERS: dict[str, tuple[str, int | None]] = {
-    **{f"{letter}-{n}": (letter, n) for letter in "ab" for n in STRENGTHS},
-    Choice.TIE: (Choice.TIE, None),
-    Choice.BOTH_BAD: (Choice.BOTH_BAD, None),
-}
-
-
 class AnswerForm(forms.Form):
-    """One answer to one comparison.
+    """One answer to one comparison that the rater was given.
 
-    `answer` names the response, never the side it was shown on: "a-2" is "response A is clearly
-    better"; "tie" and "both_bad" stand alone.
+    `assignment` may be left out by programs that know the comparison alone.
     """
 
-    comparison = forms.ModelChoiceField(Comparison.objects.none())
-    answer = forms.ChoiceField(choices=[(value, value) for value in ANSWERS])
+    comparison = forms.IntegerField()
+    assignment = forms.IntegerField(required=False)
+    answer = forms.CharField()
     rationale = forms.CharField(required=False, max_length=10_000)
+    better = forms.CharField(required=False, max_length=100_000)
     seconds = forms.FloatField(required=False, min_value=0, max_value=86_400)
+    answer_key = forms.CharField(required=False, max_length=64)
 
     def __init__(self, *args, project: Project, **kwargs):
         super().__init__(*args, **kwargs)
-        self.fields["comparison"].queryset = Comparison.objects.filter(project=project)
+        self.project = project
+
+    def clean_answer(self):
+        if self.cleaned_data["answer"] not in answers_on(self.project.scale):
+            raise forms.ValidationError(_("This project does not know this answer."))
+        return self.cleaned_data["answer"]
+
+    def clean_better(self):
+        return self.cleaned_data["better"] if self.project.better_answers else ""
 
     def clean(self):
         cleaned = super().clean()
         if "answer" in cleaned:
             cleaned["choice"], cleaned["strength"] = ANSWERS[cleaned["answer"]]
+        chosen = set(self.data.getlist("tags"))
+        # In the project's order, so that the same choice is always kept as the same list.
+        cleaned["tags"] = [tag for tag in self.project.tags if tag in chosen]
+        said = {a["name"]: self.data.get(f"aspect-{a['name']}") for a in self.project.aspects}
+        cleaned["aspects"] = {name: side for name, side in said.items() if side in ASPECT_ANSWERS}
         return cleaned
 
 
 class SkipForm(forms.Form):
-    comparison = forms.ModelChoiceField(Comparison.objects.none())
-    rationale = forms.CharField(required=False, max_length=500)
+    """Pass a comparison on: with a reason of the list or in other words, or with a flag."""
 
-    def __init__(self, *args, project: Project, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.fields["comparison"].queryset = Comparison.objects.filter(project=project)
+    comparison = forms.IntegerField()
+    assignment = forms.IntegerField(required=False)
+    reason = forms.CharField(required=False, max_length=500)
+    other_reason = forms.CharField(required=False, max_length=500)
+    flag = forms.ChoiceField(required=False, choices=Flag.Kind)
+    note = forms.CharField(required=False, max_length=500)
+    answer_key = forms.CharField(required=False, max_length=64)
 
 
 class UploadForm(forms.Form):

@@ -13,6 +13,7 @@ or one minus it. Gold **checks** and **repeats** of the rater's own pairs are mi
 shares; **training** and **qualification** come before real work.
 """
 
+import hashlib
 import random
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -121,6 +122,18 @@ def set_assignments(assignment: Assignment) -> list[Assignment]:
         )
         .select_related("comparison__prompt", "comparison__response_a", "comparison__response_b")
         .order_by("pk")
+    )
+
+
+def ranking_places(rater_id: int, responses: Collection[int]) -> list[int]:
+    """The ids of responses to rank in the order in which this rater sees them.
+
+    A hash of rater and response deals the places: by chance from rater to rater, and the same for
+    one rater whenever and in whatever company a response comes. Each assignment of a set
+    therefore says truly in `shown_first` which of its two stood first.
+    """
+    return sorted(
+        responses, key=lambda pk: hashlib.sha256(f"{rater_id} ranks {pk}".encode()).digest()
     )
 
 
@@ -273,18 +286,33 @@ def skip_comparison(
 
 
 @transaction.atomic
-def skip_set(rater: Rater, response_set: ResponseSet, reason: str = "", *, flag: str = "") -> None:
+def skip_set(
+    rater: Rater,
+    response_set: ResponseSet,
+    reason: str = "",
+    *,
+    flag: str = "",
+    note: str = "",
+    answer_key: str = "",
+) -> None:
     """Skip a whole response set.
 
     Raises: NotYours if they do not hold it.
     """
-    held = rater.assignments.filter(state=State.LEASED, comparison__response_set=response_set)
-    assignments = list(held.select_related("comparison"))
-    if not assignments:
+    given = rater.assignments.filter(comparison__response_set=response_set, repeats=None)
+    assignments = list(given.filter(state=State.LEASED).select_related("comparison"))
+    sent_again = answer_key and given.filter(state=State.SKIPPED, answer_key=answer_key).exists()
+    if not assignments and not sent_again:
         raise NotYours(_("This comparison is no longer yours."))
     for assignment in assignments:
         skip_comparison(
-            rater, assignment.comparison, reason, flag=flag, assignment_id=assignment.pk
+            rater,
+            assignment.comparison,
+            reason,
+            flag=flag,
+            note=note,
+            assignment_id=assignment.pk,
+            answer_key=answer_key,
         )
 
 
@@ -307,7 +335,9 @@ def undo_last(rater: Rater) -> Assignment | None:
     together = [last]
     set_id = last.comparison.response_set_id
     if set_id is not None and last.repeats_id is None:
-        together = list(closed.filter(comparison__response_set=set_id, repeats=None))
+        together = list(
+            closed.filter(comparison__response_set=set_id, repeats=None).order_by("leased_at", "pk")
+        )
         Ranking.objects.filter(response_set=set_id, rater=rater, superseded_at=None).update(
             superseded_at=timezone.now()
         )
@@ -334,7 +364,7 @@ def undo_last(rater: Rater) -> Assignment | None:
         assignment.save(
             update_fields=["state", "expires_at", "closed_at", "skip_reason", "answer_key"]
         )
-    return last
+    return together[0]
 
 
 @transaction.atomic
@@ -561,6 +591,9 @@ def _assign(rater: Rater, comparison: Comparison, stream: str, probability: floa
         assignment = earlier.get()
     else:
         shown_first = random.choice("ab")  # noqa: S311
+        if comparison.response_set_id is not None:
+            pair = comparison.response_a_id, comparison.response_b_id
+            shown_first = "a" if ranking_places(rater.pk, pair)[0] == pair[0] else "b"
         assignment = Assignment.objects.create(
             comparison=comparison, rater=rater, shown_first=shown_first, **lease
         )

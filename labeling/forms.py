@@ -1,5 +1,6 @@
 """What a person may send us."""
 
+from collections.abc import Collection
 from itertools import count
 from typing import Any
 
@@ -132,6 +133,31 @@ class SkipForm(forms.Form):
     flag = forms.ChoiceField(required=False, choices=Flag.Kind)
     note = forms.CharField(required=False, max_length=500)
     answer_key = forms.CharField(required=False, max_length=64)
+
+
+class RankingForm(forms.Form):
+    """The places that a rater gives to the responses of a set; equal numbers share one."""
+
+    rationale = forms.CharField(required=False, max_length=10_000)
+    seconds = forms.FloatField(required=False, min_value=0, max_value=86_400)
+    answer_key = forms.CharField(required=False, max_length=64)
+
+    def __init__(self, *args, responses: Collection[int], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.responses = responses
+        for pk in responses:
+            self.fields[f"place-{pk}"] = forms.IntegerField(min_value=1, max_value=len(responses))
+
+    def clean(self):
+        cleaned = super().clean()
+        places = {pk: cleaned.get(f"place-{pk}") for pk in self.responses}
+        if None in places.values():
+            raise forms.ValidationError(_("Give each response a place."))
+        cleaned["order"] = [
+            [pk for pk in self.responses if places[pk] == place]
+            for place in sorted(set(places.values()))
+        ]
+        return cleaned
 
 
 class UploadForm(forms.Form):

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from labeling.views import agreement, answers, compare, imports, projects
+from labeling.views import agreement, answers, compare, imports, projects, rank
 
 app_name = "labeling"
 urlpatterns = [
@@ -17,6 +17,8 @@ urlpatterns = [
     path("projects/<slug:slug>/compare/", compare.compare, name="compare"),
     path("projects/<slug:slug>/compare/skip/", compare.skip, name="skip"),
     path("projects/<slug:slug>/compare/undo/", compare.undo, name="undo"),
+    path("projects/<slug:slug>/compare/rank/", rank.rank, name="rank"),
+    path("projects/<slug:slug>/compare/rank/skip/", rank.skip, name="rank_skip"),
     path("projects/<slug:slug>/compare/release/", compare.release_ahead, name="release"),
     path(
         "projects/<slug:slug>/compare/<int:pk>/difference/", compare.difference, name="difference"

@@ -13,7 +13,14 @@ from tests.factories import MembershipFactory, ProjectFactory, UserFactory
 pytestmark = pytest.mark.django_db
 
 # What a rater may open in a project; every other project page is for viewers and leads.
-OPEN_TO_RATERS = {"labeling:project", "labeling:compare", "labeling:skip", "labeling:undo"}
+OPEN_TO_RATERS = {
+    "labeling:project",
+    "labeling:compare",
+    "labeling:skip",
+    "labeling:undo",
+    "labeling:rank",
+    "labeling:rank_skip",
+}
 # Routes without a project: they decide by themselves what to show.
 WITHOUT_PROJECT = {"labeling:home", "labeling:create"}
 SAMPLE_ARGUMENTS = {"slug": "secret", "pk": 1, "version": 1, "name": "x", "sha256": "0" * 64}

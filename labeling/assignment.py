@@ -22,7 +22,8 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import Count, F, OuterRef, Subquery
+from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -282,7 +283,7 @@ def skip_comparison(
         Flag.objects.get_or_create(
             comparison=comparison, rater=rater, kind=flag, defaults={"note": note}
         )
-    _count_places(comparison.pk)
+    count_places([comparison.pk])
 
 
 @transaction.atomic
@@ -415,6 +416,27 @@ def release(rater: Rater, assignment_ids: Iterable[int] | None = None) -> int:
     return _give_back(held)
 
 
+@transaction.atomic
+def count_places(comparison_ids: Iterable[int]) -> None:
+    """Count the open places of these comparisons from the rows, after something else changed them.
+
+    Counting instead of adding, because an imported vote may have filled a place while it was held,
+    and two requests at once may both believe that they give it back.
+    """
+    work = Comparison.objects.filter(pk__in=list(comparison_ids), purpose=Purpose.WORK)
+    # Locked first, and in one order: who takes a place now waits until it is counted. Then one
+    # statement, hence one moment: an answer that arrives meanwhile is either still a lease or
+    # already a preference, never neither.
+    pks = list(work.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True))
+    answered = Preference.objects.current().filter(
+        comparison=OuterRef("pk"), rater__kind=Rater.Kind.PERSON
+    )
+    held = Assignment.objects.filter(comparison=OuterRef("pk"), state=State.LEASED, repeats=None)
+    Comparison.objects.filter(pk__in=pks).update(
+        open_places=Greatest(F("labels_wanted") - _n_rows(answered) - _n_rows(held), 0)
+    )
+
+
 def take_back_expired(project_id: int | None = None) -> int:
     """Return the places of leases that ran out to their comparisons; how many."""
     expired = Assignment.objects.filter(state=State.LEASED, expires_at__lte=timezone.now())
@@ -470,8 +492,7 @@ def delete_rater(rater: Rater) -> None:
     )
     pks = list(concerned.values_list("pk", flat=True).distinct())
     rater.delete()
-    for pk in pks:
-        _count_places(pk)
+    count_places(pks)
 
 
 @transaction.atomic
@@ -488,8 +509,7 @@ def set_purpose(
     if purpose == Purpose.WORK:
         pks = list(chosen.values_list("pk", flat=True))
         chosen.update(purpose=purpose, labels_wanted=project.labels_per_comparison)
-        for pk in pks:
-            _count_places(pk)
+        count_places(pks)
     else:
         n_without_gold = chosen.filter(gold="").count()
         with_gold = chosen.exclude(gold="")
@@ -829,7 +849,7 @@ def _give_back(leases: Any) -> int:
             if repeats is not None:
                 Assignment.objects.filter(pk=pk, state=State.EXPIRED).delete()
             else:
-                _count_places(comparison_id)
+                count_places([comparison_id])
             n_returned += 1
     return n_returned
 
@@ -844,24 +864,15 @@ def _place_taken(comparison_id: int) -> bool:
     return bool(places.update(open_places=F("open_places") - 1))
 
 
+def _n_rows(rows: Any) -> Coalesce:
+    """The number of rows of a correlated queryset, as an expression."""
+    of_one = rows.order_by().values("comparison").annotate(n=Count("pk")).values("n")
+    return Coalesce(Subquery(of_one), 0)
+
+
 def _take_place(comparison_id: int, otherwise: str) -> None:
     if not _place_taken(comparison_id):
         raise NotYours(otherwise)
-
-
-def _count_places(comparison_id: int) -> None:
-    """After a place came back: count the free ones from the rows, instead of adding one.
-
-    An imported vote may have filled the place while it was held, and two requests at once may both
-    believe that they give it back.
-    """
-    comparison = Comparison.objects.select_for_update(no_key=True).get(pk=comparison_id)
-    if comparison.purpose != Purpose.WORK:
-        return
-    n_answered = comparison.preferences.current().filter(rater__kind=Rater.Kind.PERSON).count()
-    n_held = comparison.assignments.filter(state=State.LEASED, repeats=None).count()
-    comparison.open_places = max(0, comparison.labels_wanted - n_answered - n_held)
-    comparison.save(update_fields=["open_places"])
 
 
 def _lease() -> timedelta:

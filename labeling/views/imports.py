@@ -122,15 +122,17 @@ def _missing(given: Any, project: Project) -> dict[str, Any]:
 def _shown_row(line: int, row: Row) -> dict[str, Any]:
     sides = [("A", row.response_a, row.model_a), ("B", row.response_b, row.model_b)]
     votes = [(vote.rater, vote.choice, vote.prob_a) for vote in row.votes]
+    identity = row.external_id
     if row.response_list is not None:
         responses = row.response_list.responses
         sides = [(str(n), turns, model) for n, (turns, model) in enumerate(responses, 1)]
         votes = [
             (vote.rater, _in_order(vote.ranking.order), None) for vote in row.votes if vote.ranking
         ]
+        identity = identity.rpartition("#")[0]  # of the list, not of its first pair
     return {
         "line": line,
-        "id": row.external_id,
+        "id": identity,
         "prompt": row.prompt,
         "responses": [
             {"letter": letter, "messages": turns, "model": model}

@@ -22,7 +22,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, F, OuterRef, Subquery
+from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -301,7 +301,8 @@ def skip_set(
     Raises: NotYours if they do not hold it.
     """
     given = rater.assignments.filter(comparison__response_set=response_set, repeats=None)
-    assignments = list(given.filter(state=State.LEASED).select_related("comparison"))
+    held = given.filter(state=State.LEASED).select_related("comparison")
+    assignments = list(held.order_by("comparison"))
     sent_again = answer_key and given.filter(state=State.SKIPPED, answer_key=answer_key).exists()
     if not assignments and not sent_again:
         raise NotYours(_("This comparison is no longer yours."))
@@ -412,7 +413,11 @@ def release(rater: Rater, assignment_ids: Iterable[int] | None = None) -> int:
     """Give back what the rater holds, or these of it; how many. They may come to them again."""
     held = rater.assignments.filter(state=State.LEASED)
     if assignment_ids is not None:
-        held = held.filter(pk__in=list(assignment_ids))
+        named = Q(pk__in=list(assignment_ids))
+        # One assignment stands for its whole response set.
+        sets = held.filter(named).values_list("comparison__response_set", flat=True)
+        of_sets = Q(comparison__response_set__in=[pk for pk in sets if pk is not None])
+        held = held.filter(named | of_sets)
     return _give_back(held)
 
 
@@ -533,7 +538,7 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
     if rater.qualified_at is None:
         entrance = _entrance(rater)
         if entrance is not None:
-            return [_assign(rater, entrance, Stream(entrance.purpose), 1.0)]
+            return [_assign_known(rater, entrance, Stream(entrance.purpose))]
         if rater.qualified_at is None:
             return []
     if _limit_reached(rater, project, n_held) is not None:
@@ -543,7 +548,7 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
     if is_extra and Comparison.objects.open_to(rater).exists():  # extras alone are no work
         if draw < project.check_share:
             check = _unseen_check(rater)
-            extra = check and _assign(rater, check, Stream.CHECK, 1.0)
+            extra = check and _assign_known(rater, check, Stream.CHECK)
         else:
             extra = _repeat(rater)
         if extra is not None:
@@ -561,41 +566,99 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
 def _lease_from(rater: Rater, project: Project, streams: list[Stream]) -> list[Assignment]:
     """The next of the first stream that has one, with the rest of its response set if any."""
     for stream in streams:
-        is_audit = stream == Stream.AUDIT
         share = project.audit_share
-        probability = share if is_audit else 1 - share
-        if not probability:
+        probability = share if stream == Stream.AUDIT else 1 - share
+        taken = _take_next(rater, share, stream) if probability else None
+        if taken is None:
             continue
-        queue = _locked(Comparison.objects.open_to(rater))
-        if is_audit:
-            queue = queue.filter(random_key__lt=share).order_by("random_key")
-        else:
-            queue = queue.filter(random_key__gte=share).in_queue_order()
-        comparison = queue.first()
-        if comparison is None:
-            continue
-        together = [comparison]
-        if comparison.response_set_id is not None:
-            siblings = Comparison.objects.open_to(rater).filter(
-                response_set=comparison.response_set_id
-            )
-            together = list(_locked(siblings).order_by("pk"))
-        return [_assign(rater, c, stream, probability) for c in together if _place_taken(c.pk)]
+        comparison_id, set_id, given_before = taken
+        if set_id is not None:
+            return _lease_set(rater, set_id, {comparison_id: given_before}, stream, probability)
+        return [_assign(rater, comparison_id, stream, probability, given_before=given_before)]
     return []
 
 
-def _locked(queue: Any) -> Any:
-    """Lock what is read, passing over rows that others are just taking.
+# One statement finds the next comparison and takes its place: nobody comes between. It is the
+# query `open_to(rater)` of labeling/models.py with `in_queue_order()`, or in the order of the audit
+# stream, written out because it is run for every single label. Of a response set it takes the first
+# that is open: raters who came to a set by different pairs would each get a part of it.
+TAKE_NEXT = """
+    UPDATE labeling_comparison SET open_places = open_places - 1
+    WHERE open_places > 0 AND id = (
+        SELECT c.id FROM labeling_comparison AS c
+        WHERE c.project_id = %(project)s AND c.open_places > 0 AND c.random_key {side} %(share)s
+            AND NOT EXISTS (
+                SELECT 1 FROM labeling_assignment AS given
+                WHERE given.comparison_id = c.id AND given.rater_id = %(rater)s
+                    AND given.repeats_id IS NULL AND given.state <> 'expired')
+            AND NOT EXISTS (
+                SELECT 1 FROM labeling_preference AS judged
+                WHERE judged.comparison_id = c.id AND judged.rater_id = %(rater)s
+                    AND judged.superseded_at IS NULL)
+            AND (c.response_set_id IS NULL OR c.id = (
+                SELECT MIN(first.id) FROM labeling_comparison AS first
+                WHERE first.response_set_id = c.response_set_id AND first.open_places > 0))
+        ORDER BY {order} LIMIT 1 {lock})
+    RETURNING id, response_set_id, EXISTS (
+        SELECT 1 FROM labeling_assignment AS given
+        WHERE given.comparison_id = labeling_comparison.id AND given.rater_id = %(rater)s
+            AND given.repeats_id IS NULL)
+"""
 
-    On SQLite the transaction already holds the only write lock.
-    """
-    if connection.features.has_select_for_update_skip_locked:
-        return queue.select_for_update(skip_locked=True, of=("self",), no_key=True)
-    return queue
+
+def _take_next(rater: Rater, share: float, stream: str) -> tuple[int, int | None, bool] | None:
+    """Take a place of the stream's next comparison: (its id, its response set, whether the rater
+    had it before and gave it back), or None."""
+    is_audit = stream == Stream.AUDIT
+    # Others may be taking the same rows right now. PostgreSQL skips rows that are locked; on
+    # SQLite this transaction already holds the only write lock.
+    may_skip = connection.features.has_select_for_update_skip_locked
+    sql = TAKE_NEXT.format(
+        side="<" if is_audit else ">=",
+        order="c.random_key" if is_audit else "c.priority DESC, c.open_places, c.random_key DESC",
+        lock="FOR NO KEY UPDATE SKIP LOCKED" if may_skip else "",
+    )
+    values = {"project": rater.project_id, "rater": rater.pk, "share": share}
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        return cursor.fetchone()
 
 
-def _assign(rater: Rater, comparison: Comparison, stream: str, probability: float) -> Assignment:
-    now = timezone.now()
+def _lease_set(
+    rater: Rater, set_id: int, taken: dict[int, bool], stream: str, probability: float
+) -> list[Assignment]:
+    """The comparison that was taken ({its id: whether the rater had it before}) together with the
+    others of its response set that are open to the rater."""
+    siblings = Comparison.objects.open_to(rater).filter(response_set=set_id).exclude(pk__in=taken)
+    taken |= {c.pk: c.given_before for c in siblings.order_by("pk") if _place_taken(c.pk)}
+    pairs = Comparison.objects.filter(pk__in=taken).values_list("pk", "response_a", "response_b")
+    now = timezone.now()  # one for all: they run out together
+    leased = [
+        _assign(
+            rater,
+            pk,
+            stream,
+            probability,
+            given_before=taken[pk],
+            shown_first="a" if ranking_places(rater.pk, (a, b))[0] == a else "b",
+            now=now,
+        )
+        for pk, a, b in pairs
+    ]
+    return sorted(leased, key=lambda assignment: assignment.pk)
+
+
+def _assign(
+    rater: Rater,
+    comparison_id: int,
+    stream: str,
+    probability: float,
+    *,
+    given_before: bool,
+    shown_first: str = "",
+    now: datetime | None = None,
+) -> Assignment:
+    now = now or timezone.now()
     lease = {
         "state": State.LEASED,
         "stream": stream,
@@ -604,21 +667,15 @@ def _assign(rater: Rater, comparison: Comparison, stream: str, probability: floa
         "expires_at": now + _lease(),
         "answer_key": "",
     }
-    earlier = Assignment.objects.filter(comparison=comparison, rater=rater, repeats=None)
     # Sides are drawn once and kept: a second try after a lease ran out swaps no sides.
-    if comparison.given_before:
+    if given_before:
+        earlier = Assignment.objects.filter(comparison=comparison_id, rater=rater, repeats=None)
         earlier.update(**lease)
-        assignment = earlier.get()
-    else:
-        shown_first = random.choice("ab")  # noqa: S311
-        if comparison.response_set_id is not None:
-            pair = comparison.response_a_id, comparison.response_b_id
-            shown_first = "a" if ranking_places(rater.pk, pair)[0] == pair[0] else "b"
-        assignment = Assignment.objects.create(
-            comparison=comparison, rater=rater, shown_first=shown_first, **lease
-        )
-    assignment.comparison = comparison
-    return assignment
+        return earlier.get()
+    shown_first = shown_first or random.choice("ab")  # noqa: S311
+    return Assignment.objects.create(
+        comparison_id=comparison_id, rater=rater, shown_first=shown_first, **lease
+    )
 
 
 def _entrance(rater: Rater) -> Comparison | None:
@@ -658,6 +715,11 @@ def _grade(rater: Rater) -> None:
     rater.save(update_fields=["qualified_at", "disqualified_at"])
 
 
+def _assign_known(rater: Rater, comparison: Comparison, stream: str) -> Assignment:
+    """Give one of a set with known answers: it takes no place, and every rater gets it."""
+    return _assign(rater, comparison.pk, stream, 1.0, given_before=comparison.given_before)
+
+
 def _unseen_check(rater: Rater) -> Comparison | None:
     """A gold comparison that is new to the rater, from a random place of the set."""
     checks = (
@@ -671,29 +733,30 @@ def _unseen_check(rater: Rater) -> Comparison | None:
 
 def _repeat(rater: Rater) -> Assignment | None:
     """An earlier pair of the rater's own with sides exchanged, leased once."""
-    old_enough = list(
-        rater.assignments.filter(
-            state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT], repeats=None
-        )
-        .order_by("-closed_at")
-        .values_list("comparison_id", flat=True)[REPEAT_AFTER : REPEAT_AFTER + REPEAT_AMONG]
+    answered = rater.assignments.filter(
+        state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT], repeats=None
     )
+    old_enough = set(
+        answered.order_by("-closed_at").values_list("comparison", flat=True)[
+            REPEAT_AFTER : REPEAT_AFTER + REPEAT_AMONG
+        ]
+    )
+    repeated = rater.assignments.exclude(repeats=None).values_list("comparison", flat=True)
     eligible = list(
         rater.preferences.current()
-        .filter(comparison__in=old_enough, comparison__response_set=None)
-        .exclude(comparison__assignments__in=rater.assignments.exclude(repeats=None))
-        .select_related("comparison")
+        .filter(comparison__in=old_enough.difference(repeated), comparison__response_set=None)
+        .values_list("pk", "comparison", "shown_first")
     )
     if not eligible:
         return None
-    preference = random.choice(eligible)  # noqa: S311
+    preference_id, comparison_id, shown_first = random.choice(eligible)  # noqa: S311
     now = timezone.now()
     return Assignment.objects.create(
-        comparison=preference.comparison,
+        comparison_id=comparison_id,
         rater=rater,
         stream=Stream.REPEAT,
-        repeats=preference,
-        shown_first="b" if preference.shown_first == "a" else "a",
+        repeats_id=preference_id,
+        shown_first="b" if shown_first == "a" else "a",
         inclusion_probability=1 / len(eligible),
         leased_at=now,
         expires_at=now + _lease(),
@@ -841,16 +904,28 @@ def _read_texts(assignments: list[Assignment]) -> None:
 
 def _give_back(leases: Any) -> int:
     n_returned = 0
-    for pk, comparison_id, repeats in leases.values_list("pk", "comparison_id", "repeats"):
+    # What a rater holds of a response set goes back in one step, or somebody gets a part of it.
+    together: dict[tuple[int, object], list[tuple[int, int, bool]]] = {}
+    rows = leases.order_by("pk").values_list(
+        "pk", "comparison", "repeats", "rater", "comparison__response_set"
+    )
+    for pk, comparison_id, repeats, rater_id, set_id in rows:
+        whole = ("alone", pk) if set_id is None or repeats is not None else set_id
+        together.setdefault((rater_id, whole), []).append((pk, comparison_id, repeats is not None))
+    for held in together.values():
         with transaction.atomic():
-            # The rater may have answered between the reading and now: the state decides.
-            if not leases.filter(pk=pk).update(state=State.EXPIRED):
-                continue
-            if repeats is not None:
-                Assignment.objects.filter(pk=pk, state=State.EXPIRED).delete()
-            else:
-                count_places([comparison_id])
-            n_returned += 1
+            freed = []
+            for pk, comparison_id, is_repeat in held:
+                # The rater may have answered between the reading and now: the state decides.
+                if not leases.filter(pk=pk).update(state=State.EXPIRED):
+                    continue
+                if is_repeat:
+                    Assignment.objects.filter(pk=pk, state=State.EXPIRED).delete()
+                else:
+                    freed.append(comparison_id)
+                n_returned += 1
+            if freed:
+                count_places(freed)
     return n_returned
 
 

@@ -18,6 +18,7 @@ from django.core.management import call_command, get_commands
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from config.processes import KeepsDying, ProcessTree
+from labeling.reports import libraries_missing
 
 START_SECONDS = 90
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -74,6 +75,11 @@ class Command(BaseCommand):
                     self.say(
                         "torch is not installed here: judges and training wait for a worker that "
                         "has it. Install it with: pip install '.[train]'"
+                    )
+                if missing := libraries_missing():
+                    self.say(
+                        f"{', '.join(missing)} not installed here: agreement figures cannot be "
+                        "computed. Install with: pip install '.[stats]'"
                     )
                 wait_until_served(tree, address)
                 if not tree.stop_requested.is_set():

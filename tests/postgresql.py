@@ -28,9 +28,6 @@ def running(folder: Path, programs: Path, *, durable: bool = False) -> Iterator[
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         owner = pwd.getpwnam("postgres")
         os.chown(folder, owner.pw_uid, owner.pw_gid)
-        for parent in folder.parents:  # pytest's folders are closed to others
-            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
         as_user = ["runuser", "-u", "postgres", "--"]
     data = folder / "data"
     with socket.socket() as probe:
@@ -38,7 +35,10 @@ def running(folder: Path, programs: Path, *, durable: bool = False) -> Iterator[
         port = probe.getsockname()[1]
 
     def run(*command: str) -> None:
-        subprocess.run([*as_user, *command], check=True, capture_output=True, cwd=folder)
+        done = subprocess.run(
+            [*as_user, *command], capture_output=True, text=True, cwd=folder, check=False
+        )
+        assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
 
     run(str(programs / "initdb"), "-D", str(data), "-U", "prefloop", "-A", "trust", "-E", "UTF8")
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"

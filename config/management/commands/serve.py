@@ -193,7 +193,9 @@ def web_command(host: str, port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "gunicorn", "config.wsgi:application"),
         *("--bind", f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
-        *("--worker-class", "gthread", "--workers", "1", "--threads", "8"),
+        # Two, where there are two processors; loaded once, and what they share stays shared.
+        *("--worker-class", "gthread", "--workers", str(min(2, os.cpu_count() or 1))),
+        *("--threads", "8", "--preload"),
         *("--timeout", "120", "--graceful-timeout", "2", "--log-level", "warning"),
         "--no-control-socket",
     ]

@@ -6,7 +6,7 @@ from datetime import datetime
 from django.db.models import Count, Max, Q, Sum
 from django.utils import timezone
 
-from labeling.models import Preference, Project, Rater
+from labeling.models import Assignment, Preference, Project, Rater
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ def raters_at_work(project: Project) -> list[Rater]:
 
 
 def done_today(rater: Rater) -> int:
-    """Answers that the rater gave since midnight UTC."""
+    """Answers that the rater gave since midnight UTC.
+
+    Of every stream: a count that stood still at a repeat would give it away.
+    """
     midnight: datetime = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
-    return rater.preferences.current().filter(created_at__gte=midnight).count()
+    answered = rater.assignments.filter(state=Assignment.State.ANSWERED)
+    return answered.filter(closed_at__gte=midnight).count()

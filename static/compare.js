@@ -148,6 +148,7 @@ function notice(name, kind, text, more) {
   line.className = `note ${kind}`;
   line.textContent = text;
   if (more) line.append(" ", more);
+  if (name === "unsent") return; // goes by itself, when everything is sent
   const close = document.createElement("button");
   close.type = "button";
   close.className = "dismiss";
@@ -227,7 +228,8 @@ async function send() {
     signedOut();
   } else if (status === 0 || status === 429 || status >= 500) {
     entry.tries += 1;
-    notice("unsent", "warn", status && status !== 429 ? `${say.sayTrouble} (${status}). ${say.sayOffline}` : say.sayOffline);
+    const trouble = status && status !== 429 ? `${say.sayTrouble} (${status}). ` : "";
+    notice("unsent", "warn", trouble + say.sayOffline, sendNow());
     retryTimer = setTimeout(send, Math.min(30, 2 ** Math.min(entry.tries - 1, 5)) * 1000);
   } else {
     outbox.shift();
@@ -242,6 +244,15 @@ async function send() {
   store();
   sayHowMany();
   show();
+}
+
+function sendNow() {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "button small";
+  button.textContent = say.saySend;
+  button.addEventListener("click", send);
+  return button;
 }
 
 function signedOut() {
@@ -501,7 +512,7 @@ document.addEventListener("keydown", (event) => {
   if (key === "enter" && event.target.closest("button, a, summary")) return;
   if (!target || target.disabled) return;
   event.preventDefault();
-  if (target.matches("input")) target.focus();
+  if (target.matches("input:not([type=checkbox])")) target.focus();
   else target.click();
 });
 

@@ -34,7 +34,8 @@ def answers(request: HttpRequest, slug: str) -> HttpResponse:
     project = project_for(request.user, slug, to="label")
     rater = rater_of(request.user, project)
     rows = _own(rater).current().select_related("comparison__prompt")
-    last = _own(rater).filter(pk=_number(request.GET.get("before", ""))).first()
+    before = request.GET.get("before", "")
+    last = _own(rater).filter(pk=before).first() if _is_number(before) else None
     if last is not None:
         # `created_at` alone first: it is what the index is ordered by.
         rows = rows.filter(created_at__lte=last.created_at).filter(
@@ -52,7 +53,7 @@ def answers(request: HttpRequest, slug: str) -> HttpResponse:
     }
     if last is None:
         context |= {
-            "n_all": _own(rater).current().count(),
+            "n_all": rater.assignments.filter(state=Assignment.State.ANSWERED).count(),
             "n_today": done_today(rater),
             "median": _median_seconds(rater),
             "skipped": rater.assignments.filter(state=Assignment.State.SKIPPED)
@@ -143,5 +144,5 @@ def _median_seconds(rater: Rater) -> float | None:
     return median(seconds) if seconds else None
 
 
-def _number(text: str) -> int | None:
-    return int(text) if text.isdecimal() and len(text) < 19 else None
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 19

@@ -27,7 +27,16 @@ from labeling.assignment import (
 )
 from labeling.differences import TooLong, word_difference
 from labeling.forms import AnswerForm, SkipForm
-from labeling.models import Assignment, Flag, Preference, Project, Rater, Response, message_text
+from labeling.models import (
+    Assignment,
+    Flag,
+    Preference,
+    Project,
+    Rater,
+    RepeatAnswer,
+    Response,
+    message_text,
+)
 from labeling.progress import done_today
 from labeling.scales import Button, answer_value, buttons, has_both_bad, in_words
 
@@ -142,6 +151,7 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
     """
     project = project_for(request.user, slug, to="label")
     rater = rater_of(request.user, project)
+    repeat = RepeatAnswer.objects.filter(assignment__rater=rater).order_by("-pk").first()
     try:
         back = _taken_back_before(rater, request.POST.get("assignment", "")) or undo_last(rater)
     except NotYours as error:
@@ -149,9 +159,13 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
     if back is None:
         why = _("There is no answer of yours that can be taken back.")
         return refuse(request, project, rater, why)
-    if request.htmx:
-        return _cards(request, project, rater, back=back)
-    return redirect("labeling:compare", project.slug)
+    if not request.htmx:
+        return redirect("labeling:compare", project.slug)
+    earlier = _earlier_answers(rater, [back])
+    if repeat is not None and repeat.assignment_id == back.pk:
+        # Gone from the database, but a pair without its "you took back" would be known as a repeat.
+        earlier = {back.pk: _as_shown(repeat.choice, repeat.strength, back.shown_first)}
+    return _cards(request, project, rater, back=back, earlier=earlier)
 
 
 @login_required
@@ -265,7 +279,7 @@ def _ways_out() -> dict[str, Any]:
 
 def _page(request: HttpRequest, project: Project, rater: Rater) -> HttpResponse:
     """The whole page with the pair in hand; its script asks for those ahead."""
-    held = work_for(rater, 1)
+    held = work_for(rater, 1)[:1]
     earlier = _earlier_answers(rater, held)
     page = request.session[_page_key(project)] = secrets.token_urlsafe(8)
     context = {
@@ -289,6 +303,7 @@ def _cards(
     *,
     after: Assignment | None = None,
     back: Assignment | None = None,
+    earlier: dict[int, dict[str, Any]] | None = None,
     feedback: Feedback | None = None,
     refused: str = "",
     status: int = 200,
@@ -297,7 +312,7 @@ def _cards(
     have = set(_numbers(request.POST.get("have") or request.GET.get("have", "")))
     held = work_for(rater, 1 + AHEAD, have)
     missing = [a for a in held if a.pk not in have]
-    earlier = _earlier_answers(rater, [a for a in missing if back and a.pk == back.pk])
+    earlier = earlier or {}
     context = {
         "project": project,
         "held": held,
@@ -318,8 +333,6 @@ def _earlier_answers(rater: Rater, assignments: list[Assignment]) -> dict[int, d
 
     Of repeats nothing: what was once answered to the pair itself would give them away.
     """
-    if not assignments:
-        return {}
     of = {a.comparison_id: a for a in assignments if a.repeats_id is None}
     withdrawn = rater.preferences.filter(comparison__in=of).exclude(superseded_at=None)
     return {
@@ -332,12 +345,18 @@ def _earlier_answers(rater: Rater, assignments: list[Assignment]) -> dict[int, d
 
 def earlier_answer(preference: Preference, left: str) -> dict[str, Any]:
     """A kept answer as the vote form shows it; `left` is the letter of the response there."""
+    shown = _as_shown(preference.choice, preference.strength, left)
+    said = {"rationale": preference.rationale, "tags": preference.tags}
+    return shown | said | {"aspects": preference.aspects}
+
+
+def _as_shown(choice: str, strength: int | None, left: str) -> dict[str, Any]:
     return {
-        "value": answer_value(preference.choice, preference.strength),
-        "words": in_words(preference.choice, preference.strength, left),
-        "rationale": preference.rationale,
-        "tags": preference.tags,
-        "aspects": preference.aspects,
+        "value": answer_value(choice, strength),
+        "words": in_words(choice, strength, left),
+        "rationale": "",
+        "tags": [],
+        "aspects": {},
     }
 
 

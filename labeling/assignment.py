@@ -580,8 +580,10 @@ def _lease_from(rater: Rater, project: Project, streams: list[Stream]) -> list[A
 
 # One statement finds the next comparison and takes its place: nobody comes between. It is the
 # query `open_to(rater)` of labeling/models.py with `in_queue_order()`, or in the order of the audit
-# stream, written out because it is run for every single label. Of a response set it takes the first
-# that is open: raters who came to a set by different pairs would each get a part of it.
+# stream, written out because it is run for every single label. OFFSET 0 keeps PostgreSQL from
+# joining all of the answers of the rater: looked up one by one, the search ends at the first fit.
+# Of a response set it takes the first that is open: raters who came to a set by different pairs
+# would each get a part of it.
 TAKE_NEXT = """
     UPDATE labeling_comparison SET open_places = open_places - 1
     WHERE open_places > 0 AND id = (
@@ -590,11 +592,13 @@ TAKE_NEXT = """
             AND NOT EXISTS (
                 SELECT 1 FROM labeling_assignment AS given
                 WHERE given.comparison_id = c.id AND given.rater_id = %(rater)s
-                    AND given.repeats_id IS NULL AND given.state <> 'expired')
+                    AND given.repeats_id IS NULL AND given.state <> 'expired'
+                LIMIT 1 OFFSET 0)
             AND NOT EXISTS (
                 SELECT 1 FROM labeling_preference AS judged
                 WHERE judged.comparison_id = c.id AND judged.rater_id = %(rater)s
-                    AND judged.superseded_at IS NULL)
+                    AND judged.superseded_at IS NULL
+                LIMIT 1 OFFSET 0)
             AND (c.response_set_id IS NULL OR c.id = (
                 SELECT MIN(first.id) FROM labeling_comparison AS first
                 WHERE first.response_set_id = c.response_set_id AND first.open_places > 0))

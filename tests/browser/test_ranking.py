@@ -162,6 +162,22 @@ def test_an_order_that_leaves_one_out_is_not_sent(page: Page, live_server, proje
     assert Ranking.objects.count() == 0
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_a_card_to_rank(
+    page: Page, live_server, project, axe_findings, scheme
+):
+    page.emulate_media(color_scheme=scheme)
+    sign_in(page, live_server.url)
+    page.goto(f"{live_server.url}/projects/browser/compare/")
+    found = {"nothing placed": axe_findings(page)}
+    for key in "213":
+        page.keyboard.press(key)
+    found["three placed"] = axe_findings(page)
+    page.keyboard.press("s")
+    found["menu"] = axe_findings(page)
+    assert {name: findings for name, findings in found.items() if findings} == {}
+
+
 def test_responses_are_ranked_without_javascript(browser, live_server, project):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

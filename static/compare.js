@@ -24,6 +24,7 @@ let sending = false;
 let retryTimer = null;
 let nextLook = null;
 let hiddenAt = 0;
+let activeAt = performance.now();
 
 // ---- What is in sight ----
 
@@ -82,7 +83,7 @@ function foldPrompt(folded) {
     prompt.classList.toggle("cut", !button.disabled);
     // Of a conversation the end is what was asked.
     if (prompt.querySelector(".conversation")) prompt.scrollTop = prompt.scrollHeight;
-  }
+  } else prompt.scrollTop = 0;
 }
 
 async function showDifference(on) {
@@ -517,6 +518,14 @@ document.addEventListener("keydown", (event) => {
 });
 
 // ---- Coming and going ----
+
+// Whoever reads for long keeps what they read: asking for work renews the leases in hand.
+for (const type of ["keydown", "pointermove", "wheel", "touchstart"]) {
+  document.addEventListener(type, () => { activeAt = performance.now(); }, { passive: true });
+}
+setInterval(() => {
+  if (!document.hidden && performance.now() - activeAt < LONG_AWAY_MS) look();
+}, LONG_AWAY_MS);
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {

@@ -21,6 +21,7 @@ let outbox = JSON.parse(sessionStorage.getItem(STORE) || "[]");
 let lastCard = null; // the card of the newest answer, for an undo before it was ever sent
 const answered = []; // assignments answered in this page, the newest last
 let sending = false;
+let nSent = 0;
 let retryTimer = null;
 let nextLook = null;
 let hiddenAt = 0;
@@ -174,7 +175,7 @@ function sayHowMany(kept) {
 let nLost = 0;
 function notKept(entry, why) {
   nLost += 1;
-  const text = `${say.sayNotKept} ${entry.words}${entry.about ? ` ${say.sayOn} “${entry.about}”` : ""}. ${why}`;
+  const text = !entry.words ? why : `${say.sayNotKept} ${entry.words}${entry.about ? ` ${say.sayOn} “${entry.about}”` : ""}. ${why}`;
   notice(`lost-${nLost}`, "bad", text);
 }
 
@@ -203,6 +204,7 @@ async function send() {
   if (sending || !outbox.length) return;
   clearTimeout(retryTimer);
   sending = true;
+  nSent += 1;
   const entry = outbox[0];
   const body = new URLSearchParams(entry.body);
   body.set("have", have());
@@ -237,7 +239,11 @@ async function send() {
     store();
     noNotice("unsent");
     if (status === 200 || status === 409) take(text, entry);
-    else notKept(entry, `${say.sayTrouble} (${status}).`);
+    else {
+      notKept(entry, `${say.sayTrouble} (${status}).`);
+      if (entry.waits) shown.remove();
+      show();
+    }
     sayHowMany(status === 200);
     send();
     return;
@@ -320,10 +326,11 @@ function giveFeedback(feedback) {
 async function look() {
   if (sending || outbox.length) return;
   const was = shown?.dataset.pair;
+  const before = nSent;
   try {
     const reply = await fetch(`${say.url}?have=${have()}`, { headers: { "HX-Request": "true" } });
-    if (!reply.ok || sending || outbox.length) return;
     const html = await reply.text();
+    if (!reply.ok || nSent !== before) return; // an answer's own response is newer
     const held = fragment(html).querySelector("[data-state]")?.dataset.held.split(",");
     // Somebody else has it now, or will: nothing is lost by not answering it.
     if (held && was && was === shown?.dataset.pair && !held.includes(was) && !shown.querySelector("[data-feedback]")) {
@@ -387,7 +394,7 @@ function undo() {
   // Named, so that a request sent twice takes back one answer.
   const body = new URLSearchParams({ assignment: answered.pop() || "" }).toString();
   lastCard = null;
-  put({ pair: "", url: desk.querySelector("[data-undo]").action, body, words: say.sayUndo, about: "" });
+  put({ pair: "", url: desk.querySelector("[data-undo]").action, body, words: "", about: "" });
 }
 
 // Once in a while: a calm line after long work without a pause.

@@ -26,8 +26,17 @@ OPEN_TO_RATERS = {
 # Pages of a rater's own rows: those of others do not exist for them.
 OWN_ROWS = {"labeling:difference", "labeling:answer"}
 # Routes without a project: they decide by themselves what to show.
-WITHOUT_PROJECT = {"labeling:home", "labeling:create"}
-SAMPLE_ARGUMENTS = {"slug": "secret", "pk": 1, "version": 1, "name": "x", "sha256": "0" * 64}
+WITHOUT_PROJECT = {"labeling:home", "labeling:create", "labeling:join"}
+# For people without an account: the link itself is what opens it.
+OPEN_TO_NOBODY = {"labeling:join"}
+SAMPLE_ARGUMENTS = {
+    "slug": "secret",
+    "pk": 1,
+    "version": 1,
+    "name": "x",
+    "sha256": "0" * 64,
+    "token": "wrong",
+}
 
 
 def routes() -> list[tuple[str, str]]:
@@ -80,6 +89,9 @@ def test_every_app_has_routes():
 @pytest.mark.parametrize(("name", "path"), ROUTES)
 def test_nobody_is_sent_to_the_sign_in_page(name, path):
     ProjectFactory(slug="secret")
+    if name in OPEN_TO_NOBODY:
+        assert set(both_methods(Client(), path)) == {410}
+        return
     for response in (Client().get(path), Client().post(path)):
         if response.status_code != 405:
             assert response.status_code == 302

@@ -410,6 +410,17 @@ def test_a_second_answer_gets_409_and_changes_nothing(client):
     assert list(Preference.objects.values_list("choice", "strength")) == [("a", 1)]
 
 
+def test_numbers_that_no_row_can_have_are_refused(client):
+    client.get("/projects/tea/compare/")
+    for number in ("9" * 30, "-1", "x", ""):
+        named = {"comparison": number, "assignment": number, "answer": "a-1", "have": number}
+        for path in ("", "skip/"):
+            response = client.post(f"/projects/tea/compare/{path}", named, **HTMX)
+            assert response.status_code == 409
+        assert client.get("/projects/tea/answers/", {"before": number}).status_code == 200
+    assert Preference.objects.count() == 0
+
+
 @pytest.mark.parametrize("answer", ["", "c", "a-9", "left", "unparsed", "a-2; drop"])
 def test_an_unknown_answer_keeps_nothing(client, answer):
     client.get("/projects/tea/compare/")

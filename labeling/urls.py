@@ -2,7 +2,17 @@
 
 from django.urls import path
 
-from labeling.views import agreement, answers, compare, imports, members, projects, rank, raters
+from labeling.views import (
+    agreement,
+    answers,
+    compare,
+    exports,
+    imports,
+    members,
+    projects,
+    rank,
+    raters,
+)
 
 app_name = "labeling"
 urlpatterns = [
@@ -48,4 +58,6 @@ urlpatterns = [
     path("projects/<slug:slug>/import/<int:pk>/cancel/", imports.cancel, name="import_cancel"),
     path("projects/<slug:slug>/import/<int:pk>/resume/", imports.resume, name="import_resume"),
     path("projects/<slug:slug>/import/<int:pk>/rejects/", imports.rejects, name="import_rejects"),
+    path("projects/<slug:slug>/export/", exports.export, name="export"),
+    path("projects/<slug:slug>/export/download/", exports.download, name="export_download"),
 ]

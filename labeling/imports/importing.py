@@ -34,6 +34,7 @@ SUMMED = (
     "preferences",
     "verdicts",
     "unparsed",
+    "decisions",
     "sets",
     "split_sets",
     "rankings",
@@ -60,6 +61,7 @@ class ImportReport:
     split_sets: int = 0  # lists kept as single pairs, since one of these was there already
     rankings: int = 0  # new rankings of such lists
     leaks: int = 0  # new comparisons in which a response names a model or its maker
+    decisions: int = 0  # new decisions of leads
     known_votes: int = 0  # preferences and verdicts that were there already
     rejected_votes: int = 0  # votes (or a purpose) left out of rows that stayed
     reasons: dict[str, int] = field(default_factory=dict)

@@ -12,11 +12,12 @@ from django.db.models import F
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from labeling.imports.interchange import GivenRanking, ResponseList, Row, Vote
+from labeling.imports.interchange import GivenRanking, LeadsWord, ResponseList, Row, Vote
 from labeling.leaks import leaks_of
 from labeling.models import (
     Choice,
     Comparison,
+    Decision,
     Messages,
     Preference,
     Project,
@@ -47,6 +48,7 @@ class Stored:
     split_sets: int = 0
     rankings: int = 0
     leaks: int = 0
+    decisions: int = 0
     bad_votes: list[tuple[int, str]] = field(default_factory=list)
     rejected: list[tuple[int, str]] = field(default_factory=list)
 
@@ -115,6 +117,7 @@ class _Group:
     hash_b: str = ""
     pk: int | None = None
     votes: list[tuple[int, Vote]] = field(default_factory=list)  # (index of the row, vote)
+    decisions: list[tuple[int, LeadsWord]] = field(default_factory=list)  # likewise
     n_people: int = 0
 
 
@@ -144,13 +147,23 @@ class RowStore:
             groups += self._groups_by_id(
                 [(i, row) for i, row in enumerate(rows) if not row.prompt], stored
             )
-            self.raters.learn({(vote.kind, vote.rater) for g in groups for _i, vote in g.votes})
+            self.raters.learn(
+                {(vote.kind, vote.rater) for g in groups for _i, vote in g.votes}
+                | {
+                    (Rater.Kind.PERSON, author)
+                    for g in groups
+                    if g.pk is None
+                    for author in (g.row.author_a, g.row.author_b)
+                    if author
+                }
+            )
             answers = self._new_preferences(groups, stored)
             self._create([group for group in groups if group.pk is None], stored)
             for group, _vote, preference in answers:
                 preference.comparison_id = group.pk
             self._keep_rankings(answers, sets, stored)
             Preference.objects.bulk_create([preference for _g, _v, preference in answers])
+            self._decide(groups, stored)
         return stored
 
     def _grouped(
@@ -194,6 +207,10 @@ class RowStore:
             first = first_of_known.get(key, (group.hash_a, group.row.model_a))
             is_turned = first != (content_hash(row.response_a), row.model_a)
             group.votes += [(index, turned(v) if is_turned else v) for v in row.votes]
+            if row.decision is not None:
+                word = row.decision
+                choice = _OTHER.get(word.choice, word.choice) if is_turned else word.choice
+                group.decisions.append((index, replace(word, choice=choice)))
         pairs = [(row, groups[key]) for (_index, row), key in zip(rows, keys, strict=True)]
         return list(groups.values()), self._join(pairs, stored)
 
@@ -350,16 +367,50 @@ class RowStore:
                 preference.ranking = ranking
         stored.rankings += len(rankings)
 
+    def _decide(self, groups: list[_Group], stored: Stored) -> None:
+        """Keep decisions of leads that the file brings. One that was made here stands."""
+        groups = [group for group in groups if group.decisions]
+        standing = dict(
+            Decision.objects.filter(
+                comparison__in=[group.pk for group in groups], superseded_at=None
+            ).values_list("comparison", "choice")
+        )
+        new = []
+        for group in groups:
+            for index, word in group.decisions:
+                kept = standing.get(group.pk)
+                if kept is None:
+                    standing[group.pk] = word.choice
+                    new.append(
+                        Decision(
+                            comparison_id=group.pk,
+                            choice=word.choice,
+                            strength=word.strength,
+                            note=word.note,
+                        )
+                    )
+                elif kept != word.choice:
+                    reason = f"a lead has decided {kept}, and here {word.choice}"
+                    stored.bad_votes.append((index, reason))
+        Decision.objects.bulk_create(new)
+        stored.decisions += len(new)
+
     def _create(self, groups: list[_Group], stored: Stored) -> None:
         if not groups:
             return
         prompts, known = self._prompts({group.prompt_hash: group.row.prompt for group in groups})
         wanted: dict[tuple[int, str, str], Messages] = {}
+        authors: dict[tuple[int, str, str], int] = {}
         for group in groups:
-            prompt = prompts[group.prompt_hash]
-            wanted[prompt, group.hash_a, group.row.model_a] = group.row.response_a
-            wanted[prompt, group.hash_b, group.row.model_b] = group.row.response_b
-        responses = self._responses(wanted, known)
+            prompt, row = prompts[group.prompt_hash], group.row
+            for key, messages, author in (
+                ((prompt, group.hash_a, row.model_a), row.response_a, row.author_a),
+                ((prompt, group.hash_b, row.model_b), row.response_b, row.author_b),
+            ):
+                wanted[key] = messages
+                if author:
+                    authors[key] = self.raters.ids[Rater.Kind.PERSON, author]
+        responses = self._responses(wanted, known, authors)
         self._create_sets(groups, prompts)
         comparisons = []
         for group in groups:
@@ -434,7 +485,10 @@ class RowStore:
         return found, known
 
     def _responses(
-        self, wanted: dict[tuple[int, str, str], Messages], known_prompts: set[int]
+        self,
+        wanted: dict[tuple[int, str, str], Messages],
+        known_prompts: set[int],
+        authors: dict[tuple[int, str, str], int],
     ) -> dict[tuple[int, str, str], int]:
         """Ids of the responses by prompt, content hash and source. New prompts have none yet."""
 
@@ -456,6 +510,7 @@ class RowStore:
                 messages=messages,
                 content_hash=key,
                 source=source,
+                author_id=authors.get((prompt, key, source)),
                 n_chars=len(message_text(messages)),
             )
             for (prompt, key, source), messages in wanted.items()
@@ -482,6 +537,7 @@ def turned(vote: Vote) -> Vote:
     return replace(
         vote,
         choice=_OTHER.get(vote.choice, vote.choice),
+        aspects={name: _OTHER.get(answer, answer) for name, answer in vote.aspects.items()},
         shown_first=_OTHER.get(vote.shown_first, ""),
         prob_a=None if vote.prob_a is None else 1 - vote.prob_a,
         # "ab" means that A was shown first: with the names, the orders change too
@@ -503,7 +559,10 @@ def _preference(vote: Vote, rater: int, now: object) -> Preference:
         prob_a_ba=vote.prob_a_ba,
         rationale=vote.rationale,
         tags=vote.tags,
+        aspects=vote.aspects,
         seconds=vote.seconds,
         shown_first=vote.shown_first,
+        inclusion_probability=vote.inclusion_probability,
+        audit=vote.audit,
         created_at=vote.created_at or now,
     )

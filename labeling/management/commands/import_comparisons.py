@@ -26,6 +26,7 @@ COUNTS = (
     "split_sets",
     "rankings",
     "leaks",
+    "decisions",
     "known_votes",
     "rejected_votes",
 )

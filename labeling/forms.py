@@ -1,5 +1,6 @@
 """What a person may send us."""
 
+from collections.abc import Collection
 from itertools import count
 from typing import Any
 from urllib.parse import urlencode
@@ -479,6 +480,31 @@ class SkipForm(forms.Form):
     answer_key = forms.CharField(required=False, max_length=64)
 
 
+class RankingForm(forms.Form):
+    """The places that a rater gives to the responses of a set; equal numbers share one."""
+
+    rationale = forms.CharField(required=False, max_length=10_000)
+    seconds = forms.FloatField(required=False, min_value=0, max_value=86_400)
+    answer_key = forms.CharField(required=False, max_length=64)
+
+    def __init__(self, *args, responses: Collection[int], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.responses = responses
+        for pk in responses:
+            self.fields[f"place-{pk}"] = forms.IntegerField(min_value=1, max_value=len(responses))
+
+    def clean(self):
+        cleaned = super().clean()
+        places = {pk: cleaned.get(f"place-{pk}") for pk in self.responses}
+        if None in places.values():
+            raise forms.ValidationError(_("Give each response a place."))
+        cleaned["order"] = [
+            [pk for pk in self.responses if places[pk] == place]
+            for place in sorted(set(places.values()))
+        ]
+        return cleaned
+
+
 class UploadForm(forms.Form):
     file = forms.FileField(
         label="File",
@@ -505,6 +531,16 @@ class ImportForm(forms.Form):
         label="Labels wanted per comparison",
         help_text="Of people; those that come with the file count.",
     )
+    known_answers = forms.ChoiceField(
+        choices=[
+            (Comparison.Purpose.WORK, _lazy("ordinary work")),
+            (Comparison.Purpose.CHECK, _lazy("checks, mixed into the work")),
+            (Comparison.Purpose.QUALIFICATION, _lazy("the qualification of raters")),
+            (Comparison.Purpose.TRAINING, _lazy("the training of raters")),
+        ],
+        label=_lazy("Rows with a known answer become"),
+        help_text=_lazy("Those whose `gold` is given; a row that names its own purpose keeps it."),
+    )
 
     def __init__(self, *args, project: Project, **kwargs):
         super().__init__(*args, **kwargs)
@@ -517,6 +553,7 @@ class ImportForm(forms.Form):
             "labels": "human",
             "rater": Labels().rater,
             "labels_per_comparison": project.labels_per_comparison,
+            "known_answers": Comparison.Purpose.WORK,
         }
 
     @property

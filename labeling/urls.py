@@ -12,6 +12,7 @@ from labeling.views import (
     members,
     projects,
     queue,
+    rank,
     raters,
 )
 
@@ -52,6 +53,8 @@ urlpatterns = [
     path("projects/<slug:slug>/compare/", compare.compare, name="compare"),
     path("projects/<slug:slug>/compare/skip/", compare.skip, name="skip"),
     path("projects/<slug:slug>/compare/undo/", compare.undo, name="undo"),
+    path("projects/<slug:slug>/compare/rank/", rank.rank, name="rank"),
+    path("projects/<slug:slug>/compare/rank/skip/", rank.skip, name="rank_skip"),
     path("projects/<slug:slug>/compare/release/", compare.release_ahead, name="release"),
     path(
         "projects/<slug:slug>/compare/<int:pk>/difference/", compare.difference, name="difference"

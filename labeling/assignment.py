@@ -26,6 +26,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling.changes import note_change
+from labeling.events import answered
 from labeling.models import (
     Assignment,
     Choice,
@@ -462,6 +463,14 @@ def set_purpose(
     return len(pks), n_without_gold
 
 
+@transaction.atomic
+def want_labels(comparison: Comparison, n_labels: int) -> None:
+    """Let so many people judge this comparison; it is not of a set, which wants no labels."""
+    work = Comparison.objects.work().filter(pk=comparison.pk)
+    work.update(labels_wanted=n_labels)
+    _count_places(comparison.pk)
+
+
 def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignment]:
     """One more piece of work for the rater, leased; [] when there is none."""
     if rater.qualified_at is None:
@@ -688,7 +697,7 @@ def _close(
 
 
 def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
-    return Preference.objects.create(
+    preference = Preference.objects.create(
         comparison_id=assignment.comparison_id,
         rater_id=assignment.rater_id,
         choice=choice,
@@ -697,6 +706,8 @@ def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
         audit=assignment.stream == Stream.AUDIT,
         **answer,
     )
+    answered(preference)
+    return preference
 
 
 def _supersede(rater: Rater, comparison: Comparison, now: datetime) -> None:

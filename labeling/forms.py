@@ -6,10 +6,12 @@ from typing import Any
 from django import forms
 from django.contrib.auth import get_user_model
 from django.utils.text import slugify
+from django.utils.translation import gettext_lazy as _
 
 from labeling.imports.forms import FORM_NAMES, Labels
-from labeling.models import Choice, Comparison, Membership, Project, Rater
+from labeling.models import ApiToken, Choice, Comparison, Membership, Project, Rater, Webhook
 from labeling.storage import names_a_path
+from labeling.webhooks import check_address
 
 
 def check_model_name(name: str, user: Any) -> None:
@@ -167,3 +169,42 @@ class ImportForm(forms.Form):
         is_ai = self.cleaned_data["labels"] == "ai"
         kind = Rater.Kind.JUDGE if is_ai else Rater.Kind.PERSON
         return Labels(rater=self.cleaned_data["rater"], kind=kind)
+
+
+class TokenForm(forms.Form):
+    """A key for a program of one's own."""
+
+    name = forms.CharField(
+        max_length=100, label=_("Name"), help_text=_("What it is for, so that you know it again.")
+    )
+    scopes = forms.MultipleChoiceField(
+        choices=ApiToken.Scope.choices,
+        widget=forms.CheckboxSelectMultiple,
+        label=_("It may"),
+        help_text=_("Never more than you may yourself in a project."),
+    )
+    days = forms.ChoiceField(
+        choices=[(7, _("a week")), (90, _("three months")), (365, _("a year"))],
+        initial=90,
+        label=_("Valid for"),
+    )
+
+
+class WebhookForm(forms.Form):
+    """An address that is told what happens in a project."""
+
+    url = forms.CharField(
+        max_length=500,
+        label=_("Address"),
+        widget=forms.URLInput(attrs={"placeholder": "https://example.org/hook"}),
+        help_text=_("Messages are sent there as signed JSON, by POST."),
+    )
+    events = forms.MultipleChoiceField(
+        choices=Webhook.Event.choices,
+        widget=forms.CheckboxSelectMultiple,
+        label=_("It is told of"),
+    )
+
+    def clean_url(self):
+        check_address(self.cleaned_data["url"])
+        return self.cleaned_data["url"]

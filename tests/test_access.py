@@ -15,8 +15,20 @@ pytestmark = pytest.mark.django_db
 # What a rater may open in a project; every other project page is for viewers and leads.
 OPEN_TO_RATERS = {"labeling:project", "labeling:compare", "labeling:skip", "labeling:undo"}
 # Routes without a project: they decide by themselves what to show.
-WITHOUT_PROJECT = {"labeling:home", "labeling:create"}
-SAMPLE_ARGUMENTS = {"slug": "secret", "pk": 1, "version": 1, "name": "x", "sha256": "0" * 64}
+WITHOUT_PROJECT = {
+    "labeling:home",
+    "labeling:create",
+    "labeling:tokens",
+    "labeling:revoke_token",
+}
+SAMPLE_ARGUMENTS = {
+    "slug": "secret",
+    "pk": 1,
+    "version": 1,
+    "name": "x",
+    "sha256": "0" * 64,
+    "delivery": 1,
+}
 
 
 def routes() -> list[tuple[str, str]]:

@@ -122,6 +122,9 @@ class RowStore:
             for group, preference in preferences:
                 preference.comparison_id = group.pk
             Preference.objects.bulk_create([preference for _group, preference in preferences])
+            if stored.created:  # there is more to do
+                done = Project.objects.filter(pk=self.project.pk).exclude(completed_at=None)
+                done.update(completed_at=None)
         return stored
 
     def _grouped(self, rows: list[tuple[int, Row]], stored: Stored) -> list[_Group]:

@@ -1,0 +1,121 @@
+"""A project's settings: copying them to another project, changing them, and who is told."""
+
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce, Greatest
+from django.forms.models import model_to_dict
+
+from labeling.changes import note_change
+from labeling.models import Assignment, Comparison, Membership, Preference, Project, Rater
+
+SETTINGS = (
+    "guidelines",
+    "labels_per_comparison",
+    "scale",
+    "tags",
+    "aspects",
+    "better_answers",
+    "break_after_minutes",
+    "audit_share",
+    "check_share",
+    "repeat_share",
+    "qualification_pass",
+    "labels_per_rater",
+    "labels_per_day",
+)
+"""What a copy of a project takes over, beside its members where that is wished."""
+BATCH = 2_000  # comparisons that are locked at once: some tens of milliseconds
+
+
+def settings_of(project: Project) -> dict[str, Any]:
+    return model_to_dict(project, fields=SETTINGS)
+
+
+@transaction.atomic
+def make_project(project: Project, owner: Any, members_of: Project | None = None) -> Project:
+    """Save a new project with its owner, and with the members of another one in their roles.
+
+    The other project's owners become leads: a project's owner is whoever made it.
+    """
+    project.save()
+    project.memberships.create(user=owner, role=Membership.Role.OWNER)
+    if members_of is not None:
+        Membership.objects.bulk_create(
+            Membership(
+                project=project,
+                user_id=user_id,
+                role=Membership.Role.LEAD if role == Membership.Role.OWNER else role,
+            )
+            for user_id, role in members_of.memberships.exclude(user=owner).values_list(
+                "user", "role"
+            )
+        )
+    after = {"from": members_of.slug} if members_of is not None else {}
+    note_change(project, owner, "make project", project, after=after)
+    return project
+
+
+@transaction.atomic
+def keep_settings(project: Project, before: dict[str, Any], actor: Any) -> None:
+    """Save changed settings and note what they were; `before` comes from `settings_of`."""
+    project.save()
+    after = settings_of(project) | {"name": project.name}
+    note_change(project, actor, "change settings", project, before=before, after=after)
+
+
+def wanting(project: Project, n_labels: int) -> QuerySet[Comparison]:
+    """Comparisons to be judged by so many people."""
+    return project.comparisons.work().filter(labels_wanted=n_labels)
+
+
+def change_labels_wanted(project: Project, old: int, new: int) -> int:
+    """Let the comparisons that want `old` labels want `new`; how many.
+
+    Batch by batch, each kept when it is done, so raters never wait long. What is changed wants
+    `old` no more: broken off, it is simply called again.
+    """
+    n_changed, last = 0, 0
+    while True:
+        batch = wanting(project, old).filter(pk__gt=last).order_by("pk")
+        pks = list(batch.values_list("pk", flat=True)[:BATCH])
+        if not pks:
+            break
+        n_changed += _change_batch(pks, old, new)
+        last = pks[-1]
+    if new > old and n_changed:
+        Project.objects.filter(pk=project.pk).update(completed_at=None)
+    return n_changed
+
+
+@transaction.atomic
+def _change_batch(pks: list[int], old: int, new: int) -> int:
+    """Places are counted from the rows, by one statement over one snapshot.
+
+    Whoever takes a place changes the comparison's row first and adds the assignment in the same
+    transaction. So with the rows locked here, every place that was taken has its assignment in
+    sight of the next statement; on PostgreSQL a single UPDATE without the lock would read the
+    counts as they were before it waited. An answer turns a held place into a given one, and one
+    statement never sees it as both or neither.
+    """
+    rows = Comparison.objects.filter(pk__in=pks, labels_wanted=old)
+    list(rows.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True))
+    given = Preference.objects.current().filter(rater__kind=Rater.Kind.PERSON)
+    held = Assignment.objects.filter(state=Assignment.State.LEASED, repeats=None)
+    return rows.update(
+        labels_wanted=new,
+        open_places=Greatest(0, new - _number_of(given) - _number_of(held)),
+    )
+
+
+def _number_of(rows: QuerySet[Any]) -> Any:
+    """How many of these rows the comparison of the outer query has."""
+    counted = (
+        rows.filter(comparison=OuterRef("pk"))
+        .order_by()
+        .values("comparison")
+        .annotate(n=Count("pk"))
+        .values("n")
+    )
+    return Coalesce(Subquery(counted), 0)

@@ -68,6 +68,13 @@ class AspectSerializer(serializers.Serializer):
     name = serializers.CharField(max_length=60)
     question = serializers.CharField(max_length=300)
 
+    def validate(self, aspect: dict[str, str]) -> dict[str, str]:
+        # A PATCH leaves out fields of the project, not of what it brings.
+        missing = {"name", "question"} - aspect.keys()
+        if missing:
+            raise serializers.ValidationError(dict.fromkeys(missing, "This field is required."))
+        return aspect
+
 
 class ProjectSerializer(serializers.ModelSerializer):
     """A project with all its settings, for those who see or lead it."""

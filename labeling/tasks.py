@@ -33,7 +33,7 @@ def sweep_jobs() -> None:
     notice_completed_projects()
     if is_due():
         deliver_webhooks.apply_async(expires=10)
-    if cache.add("old rows were forgotten", True, timeout=3600):
+    if cache.add("old-rows-forgotten", True, timeout=3600):
         forget_old_rows()
 
 

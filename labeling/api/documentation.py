@@ -119,7 +119,9 @@ def groups(document: dict[str, Any]) -> list[dict[str, Any]]:
 def _operation(
     document: dict[str, Any], path: str, method: str, operation: dict[str, Any]
 ) -> dict[str, Any]:
-    summary, _, more = operation.get("description", "").partition("\n\n")
+    # Backticks mark code in the docstrings that these words are; here they would only disturb.
+    words = operation.get("description", "").replace("`", "")
+    summary, _, more = words.partition("\n\n")
     bodies = operation.get("requestBody", {}).get("content", {})
     kind, body = next(iter(bodies.items()), ("", {}))
     answers = [

@@ -1,5 +1,7 @@
-# Two images from one file: `web` has no torch; `trainer` adds it for judges and training.
+# Three images from one file: `web` is the base install, which serves pages; `worker` adds what
+# agreement figures and Parquet files need; `trainer` adds torch for judges and training.
 #   docker build --target web -t prefloop-web .
+#   docker build --target worker -t prefloop-worker .
 #   docker build --target trainer -t prefloop-trainer .       pip's torch, which runs on CUDA
 # With --build-arg TORCH_INDEX=URL, torch comes from there: PyTorch's index of CPU wheels makes a
 # much smaller image for machines without a GPU.
@@ -11,7 +13,10 @@ WORKDIR /src
 COPY pyproject.toml README.md ./
 RUN pip install ".[team]"
 
-FROM build AS build-trainer
+FROM build AS build-worker
+RUN pip install ".[team,stats,parquet]"
+
+FROM build-worker AS build-trainer
 ARG TORCH_INDEX=
 RUN pip install --no-deps ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} \
         "$(sed -n 's/^ *"\(torch==[0-9.]*\)",*$/\1/p' pyproject.toml)" \
@@ -29,6 +34,10 @@ FROM application AS trainer
 COPY --from=build-trainer /venv /venv
 CMD ["celery", "-A", "config", "worker", "--queues", "gpu", "--concurrency", "1", \
      "--max-tasks-per-child", "1"]
+
+FROM application AS worker
+COPY --from=build-worker /venv /venv
+CMD ["celery", "-A", "config", "worker", "--queues", "web", "--concurrency", "2"]
 
 FROM application AS web
 COPY --from=build /venv /venv

@@ -1,7 +1,7 @@
 # make demo    the whole loop on a small made-up world, then the application that shows it
 # make run     the application with its workers and a sample project
 # make test    every test            make test PYTEST_ARGS="-k agreement"
-# make check   format, lint, types, migrations, and that the web process stays free of torch
+# make check   format, lint, types, migrations, and that the web process stays light
 # make setup   the set-up alone; the others include it, and it takes no time when nothing changed
 #
 # Settings: PORT=8000   PYTHON=python3.12
@@ -47,7 +47,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python -c "import sys, config.wsgi, config.urls; \
-		heavy = {'torch', 'transformers', 'datasets', 'trl'} & set(sys.modules); \
+		heavy = {'torch', 'numpy', 'scipy', 'pandas', 'pyarrow'} & set(sys.modules); \
 		sys.exit(f'The web process imports {heavy}.' if heavy else 0)"
 
 clean:

@@ -29,12 +29,12 @@ from judges.ml.config import JudgeRecipe
 from judges.ml.questions import question_text, verdict_text
 from judges.models import JudgeRun, JudgeVersion, Verdict
 from labeling import microworld
-from labeling.agreement import CHOICES, agreement_report, krippendorff_alpha
+from labeling.agreement import CHOICES, krippendorff_alpha
 from labeling.imports.importing import import_file
 from labeling.jobs import Job
-from labeling.models import Messages, Project
+from labeling.models import AgreementReport, Messages, Project
 from labeling.storage import storage_path
-from labeling.votes import votes_of
+from labeling.tasks import run_agreement
 from training.datasets import load_pairs
 from training.ml.config import make_recipe
 from training.ml.data import Pair
@@ -158,7 +158,7 @@ def run_demo(
     with clock("judge"):
         version = judged(settings, project, judge, progress)
     with clock("agreement"):
-        report = agreement_report(votes_of(project))
+        report = agreement_figures(project)
         rows = [*people_rows(settings, project, report), *judge_rows(version, report)]
     with clock("reward model"):
         reward_run = trained(settings, project, "reward", base, progress)
@@ -411,6 +411,20 @@ def judged(
     if figures_of(claimed).n_parsed == 0:
         raise DemoError("none of the judge's verdicts could be read")
     return version
+
+
+def agreement_figures(project: Project) -> dict[str, Any]:
+    """The figures of now, stored as a worker does it: the agreement page then shows the same.
+
+    Raises: DemoError.
+    """
+    report = AgreementReport.objects.create(project=project)
+    run_agreement(report.pk)
+    report.refresh_from_db()
+    if report.status != Job.Status.SUCCEEDED:
+        raise DemoError(f"no agreement figures: {report.error or report.status}")
+    result: dict[str, Any] = report.result
+    return result
 
 
 def trained(

@@ -1,4 +1,4 @@
-"""WSGI entry point of the web process. It must never import torch."""
+"""WSGI entry point of the web process. It never imports torch, numpy or what needs them."""
 
 import os
 

@@ -11,13 +11,13 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from judges.ml.config import JudgeRecipe, recipe_from, recipe_values
+from judges.ml.config import JudgeRecipe, ModelUnusable, recipe_from, recipe_values
 from judges.ml.verdict import read_both_orders
 from judges.models import Judge, JudgeRun, JudgeTrial, JudgeVersion, Verdict
-from labeling.agreement import clopper_pearson
 from labeling.jobs import Job, JobTaken, heartbeat, process_lives
 from labeling.judgements import record_judgement
 from labeling.models import Comparison, Project, Rater, content_hash
+from labeling.shares import clopper_pearson
 from labeling.storage import model_folder, storage_path
 
 WINDOW = 256  # comparisons read from the database at once, and sorted by length into batches
@@ -162,8 +162,7 @@ def carry_out(
 
     Raises: JobCancelled, JobTaken; ModelUnusable when the model cannot be loaded.
     """
-    from judges.ml import engine as engines  # torch: only the process that judges pays for it
-
+    engines = _engines()
     version = JudgeVersion.objects.select_related("judge", "rater").get(pk=run.version_id)
     recipe = recipe_from(version.recipe)
     n_done = run.verdicts.count()
@@ -187,6 +186,20 @@ def carry_out(
                     if on_batch is not None:
                         on_batch(run)
     run.finish(Job.Status.SUCCEEDED, result=figures_of(run).as_json())
+
+
+def _engines() -> Any:
+    """The module that runs models. It imports torch: only the process that judges pays for it.
+
+    Raises: ModelUnusable where the libraries are not installed.
+    """
+    try:
+        from judges.ml import engine
+    except ModuleNotFoundError as error:
+        raise ModelUnusable(
+            f"A judge runs a model, and {error.name} is not installed here: pip install '.[train]'"
+        ) from error
+    return engine
 
 
 def _sample(comparison: Comparison) -> Any:
@@ -279,8 +292,7 @@ def carry_out_trial(trial: JudgeTrial, *, device: str = "") -> None:
     "parsed", "orders": [{"shown", "text", "rationale", "prob_first", "prob_second", "mass"}, …]}`.
     Raises: JobCancelled, JobTaken; ModelUnusable when the model cannot be loaded.
     """
-    from judges.ml import engine as engines
-
+    engines = _engines()
     version = trial.version
     recipe = recipe_from(version.recipe)
     with heartbeat(trial):

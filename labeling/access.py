@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
+from django.db.models import F
 from django.http import Http404
 
 from labeling.models import Membership, Project, Rater
@@ -48,6 +49,26 @@ def projects_of(user: Any) -> Any:
     if user.is_superuser:
         return Project.objects.all()
     return Project.objects.filter(memberships__user=user.pk)
+
+
+def labeler(user: Any, slug: str) -> tuple[Project, Rater]:
+    """The project and the person's rater in it, if they may label there: what `project_for` and
+    `rater_of` give, in one query for those who have labeled before, because every label asks.
+
+    Raises: as `project_for`.
+    """
+    rater = (
+        Rater.objects.select_related("project")
+        .annotate(role=F("project__memberships__role"))
+        .filter(user=user.pk, project__slug=slug, project__memberships__user=user.pk)
+        .first()
+    )
+    may = PERMISSIONS[rater.role] if rater else frozenset()
+    if rater is None or "label" not in may:
+        project = project_for(user, slug, to="label")
+        return project, rater_of(user, project)
+    rater.project.may = may
+    return rater.project, rater
 
 
 def rater_of(user: Any, project: Project) -> Rater:

@@ -2,6 +2,7 @@
 
 from django.contrib import admin
 
+from labeling.assignment import delete_rater
 from labeling.models import (
     Assignment,
     Comparison,
@@ -32,6 +33,26 @@ class RaterAdmin(admin.ModelAdmin):
     raw_id_fields = ["user"]
     search_fields = ["name"]
 
+    def delete_model(self, request, obj):
+        delete_rater(obj)
+
+    def delete_queryset(self, request, queryset):
+        for rater in queryset:
+            delete_rater(rater)
+
+
+class LookOnly(admin.ModelAdmin):
+    """Rows that `labeling/assignment.py` keeps in step with each other: to look at."""
+
+    def has_add_permission(self, request):
+        return False
+
+    def has_change_permission(self, request, obj=None):
+        return False
+
+    def has_delete_permission(self, request, obj=None):
+        return False
+
 
 @admin.register(Comparison)
 class ComparisonAdmin(admin.ModelAdmin):
@@ -40,18 +61,18 @@ class ComparisonAdmin(admin.ModelAdmin):
     raw_id_fields = ["prompt", "response_a", "response_b"]
     search_fields = ["external_id"]
     # Kept in step with the assignments by labeling/assignment.py alone.
-    readonly_fields = ["open_places", "content_hash"]
+    readonly_fields = ["labels_wanted", "open_places", "purpose", "content_hash"]
 
 
 @admin.register(Preference)
-class PreferenceAdmin(admin.ModelAdmin):
+class PreferenceAdmin(LookOnly):
     list_display = ["comparison", "rater", "choice", "strength", "created_at", "superseded_at"]
     raw_id_fields = ["comparison", "rater"]
     list_select_related = ["comparison", "rater"]
 
 
 @admin.register(Assignment)
-class AssignmentAdmin(admin.ModelAdmin):
+class AssignmentAdmin(LookOnly):
     list_display = ["comparison", "rater", "state", "leased_at", "expires_at"]
     list_filter = ["state"]
     raw_id_fields = ["comparison", "rater"]

@@ -14,14 +14,14 @@ Decisions, all of them visible in the figures:
   comparison.
 - Where each prompt has one vote (the shares of a single rater) that bootstrap only imitates the
   binomial distribution, so the exact Clopper-Pearson interval stands.
-- A bootstrap knows nothing of what it has not seen. Of fewer than `MIN_SHARED` prompts, or where no
-  resample differs from another, there is no interval, and "why_no_interval" says so; a share of 0
-  or 1 gets the exact interval that it has with one trial a prompt, which is never too narrow.
+- A bootstrap knows nothing of what it has not seen. Of fewer than `MIN_PROMPTS` prompts, or where
+  no resample differs from another, there is no interval, and "why_no_interval" says so; a share of
+  0 or 1 gets the exact interval that it has with one trial a prompt, which is never too narrow.
 - Every statistic here is a function of sums over comparisons, so a prompt is a row of sums, and a
   resample a sum of rows.
 
-scipy, pandas, evalica, scikit-learn and statsmodels together take a second to import, and the web
-process imports this module at its start: so the functions that need them import them.
+The libraries imported here are the extra `stats`. They take 430 MB and a second to import, so only
+the command and the worker load this module, by `labeling/reports.py`.
 """
 
 from collections.abc import Callable
@@ -29,19 +29,24 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
+import evalica
 import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score
+from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
+
+from labeling.shares import CONFIDENCE, clopper_pearson
 
 CHOICES = ("a", "b", "tie", "both_bad", "unparsed")
 """What the codes of `Votes.choice` mean."""
 A, B, TIE, BOTH_BAD, UNPARSED = range(len(CHOICES))
 RESAMPLES = 1_000
-CONFIDENCE = 0.95
 SEED = 20_260_131
 LENGTHS_DIFFER = 30  # characters; AlpacaEval's definition of "longer"
-MIN_SHARED = 10  # prompts below which nothing is resampled, shared comparisons of a readable kappa
+MIN_PROMPTS = 10  # prompts below which nothing is resampled
 FEW = 64  # prompts up to which the resamples are kept, for the thousands of pairs of raters
 MANY_PAIRS = 5_000  # pairs of raters whose kappa gets an interval, those that share most
-MANY_RATERS = 150  # raters whose pairs a stored report keeps
 
 Figure = dict[str, Any]
 
@@ -83,13 +88,19 @@ class Votes:
         return Votes(**{name: getattr(self, name) for name in whole}, **columns)
 
 
-def agreement_report(votes: Votes, most_raters: int | None = None) -> dict[str, Any]:
+def agreement_report(
+    votes: Votes,
+    most_raters: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """Every figure of a project, ready for JSON.
 
     Args:
         most_raters: keep only pairs among the judges and this many people, those with the most
             votes (a stored report stays small); None keeps every pair. "pairs_left_out" counts the
             pairs of people that are not kept.
+        on_progress: told (rows done, rows in all) after each pair, judge and person, which are
+            what takes long.
     """
     by_judge = votes.is_judge[votes.rater]
     people = votes.where(~by_judge)
@@ -100,11 +111,19 @@ def agreement_report(votes: Votes, most_raters: int | None = None) -> dict[str, 
         busy = np.argsort(-sizes, kind="stable")[:most_raters]
         paired = votes.where(by_judge | np.isin(votes.rater, busy))
         n_left_out = _n_pairs(people) - _n_pairs(people.where(np.isin(people.rater, busy)))
-    pairs = kappa_of_pairs(paired)
+    n_judges, n_people = len(np.unique(votes.rater[by_judge])), int(np.count_nonzero(sizes))
+    n_rows, n_done = _n_pairs(paired) + n_judges + n_people, 0
+
+    def on_row() -> None:
+        nonlocal n_done
+        n_done += 1
+        on_progress(n_done, n_rows)
+
+    pairs = kappa_of_pairs(paired, on_row)
     return {
         "n_comparisons": votes.n_comparisons,
-        "n_people": int(np.count_nonzero(sizes)),
-        "n_judges": len(np.unique(votes.rater[by_judge])),
+        "n_people": n_people,
+        "n_judges": n_judges,
         "n_preferences": len(people),
         "n_verdicts": int(by_judge.sum()),
         "votes_per_comparison": _histogram(counts.sum(axis=1)),
@@ -118,8 +137,8 @@ def agreement_report(votes: Votes, most_raters: int | None = None) -> dict[str, 
         "cohen_kappa": [pair for pair in pairs if not (pair["judge_1"] or pair["judge_2"])],
         "judge_pairs": [pair for pair in pairs if pair["judge_1"] or pair["judge_2"]],
         "pairs_left_out": n_left_out,
-        "judges": judges_against_people(votes),
-        "raters": people_in_figures(people),
+        "judges": judges_against_people(votes, on_row),
+        "raters": people_in_figures(people, on_row),
         "interval": {
             "confidence": CONFIDENCE,
             "resamples": RESAMPLES,
@@ -167,9 +186,6 @@ def krippendorff_alpha(
     Source: evalica.alpha; Krippendorff 2018, ch. 12. Interval by prompt, see `_alphas`: not
         evalica's own bootstrap, which holds the expected disagreement fixed.
     """
-    import evalica
-    import pandas as pd
-
     counts, prompt = _with_votes(counts, prompt, counts.sum(axis=1) >= 2)
     if why := _why_no_agreement(counts):
         return _refused(why, n=len(counts))
@@ -211,8 +227,6 @@ def fleiss_kappa(counts: np.ndarray, prompt: np.ndarray | None = None) -> Figure
 
     Source: statsmodels.stats.inter_rater.fleiss_kappa, method "fleiss".
     """
-    from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
-
     votes = counts.sum(axis=1)
     if why := _why_no_agreement(counts[votes >= 2]):
         return _refused(why, n=0)
@@ -302,7 +316,7 @@ def _fleiss_kappas(sums: np.ndarray) -> np.ndarray:
 # Pairs of raters ----------------------------------------------------------------------------------
 
 
-def kappa_of_pairs(votes: Votes) -> list[dict[str, Any]]:
+def kappa_of_pairs(votes: Votes, on_row: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
     """Cohen's kappa and plain agreement of every two raters that share a comparison.
 
     Returns: dicts, most shared first: "rater_1", "rater_2", "judge_1", "judge_2" (is it an AI
@@ -340,6 +354,7 @@ def kappa_of_pairs(votes: Votes) -> list[dict[str, Any]]:
                 own = by_pair[ends[i] - shared[i] : ends[i]]
                 row |= _kappa_interval(choice_1[own], choice_2[own], prompt[own])
         found.append(row)
+        on_row()
     return found
 
 
@@ -409,7 +424,9 @@ def _untied_top(counts: np.ndarray) -> np.ndarray:
     return np.where(untied, counts.argmax(axis=1), -1)
 
 
-def judges_against_people(votes: Votes) -> list[dict[str, Any]]:
+def judges_against_people(
+    votes: Votes, on_row: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
     """Each judge against the majority of people, where that majority is untied.
 
     "with_ties" holds every such comparison, and a verdict that could not be read disagrees;
@@ -442,6 +459,7 @@ def judges_against_people(votes: Votes) -> list[dict[str, Any]]:
                 "length": length,
             }
         )
+        on_row()
     return rows
 
 
@@ -478,8 +496,6 @@ def _against_reference(judge: Votes, reference: np.ndarray, kept: np.ndarray) ->
         reference: (verdicts,) the people's answer to each, as in `CHOICES`.
         kept: (verdicts,) bool: which of them count.
     """
-    from sklearn.metrics import cohen_kappa_score
-
     reference, verdict, prompt = reference[kept], judge.choice[kept], judge.prompt[kept]
     if not len(reference):
         return {
@@ -590,7 +606,9 @@ def length_preference(votes: Votes) -> Figure:
     return _tested(figure, int(longer.sum()), figure["n"])
 
 
-def people_in_figures(votes: Votes) -> list[dict[str, Any]]:
+def people_in_figures(
+    votes: Votes, on_row: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
     """A row for each rater that voted: counts, and leanings to a place and to length."""
     sizes = _votes_of_raters(votes)
     by_rater = np.argsort(votes.rater, kind="stable")
@@ -612,12 +630,11 @@ def people_in_figures(votes: Votes) -> list[dict[str, Any]]:
                 "length": length,
             }
         )
+        on_row()
     return rows
 
 
 def _tested(figure: Figure, n_successes: int, n: int) -> Figure:
-    from scipy.stats import binomtest
-
     return figure | {"p_value": float(binomtest(n_successes, n).pvalue) if n else 1.0}
 
 
@@ -643,17 +660,6 @@ def _share(prompt: np.ndarray, successes: np.ndarray, trials: np.ndarray | None 
     return {"value": n_successes / n, **interval, "n": n}
 
 
-def clopper_pearson(n_successes: int, n: int) -> tuple[float, float]:
-    """The exact interval of a share, at `CONFIDENCE`. Source: Clopper and Pearson 1934."""
-    # scipy's special functions alone: statsmodels would cost a page of judges a second.
-    from scipy.special import betaincinv
-
-    tail = (1 - CONFIDENCE) / 2
-    low = betaincinv(n_successes, n - n_successes + 1, tail) if n_successes > 0 else 0.0
-    high = betaincinv(n_successes + 1, n - n_successes, 1 - tail) if n_successes < n else 1.0
-    return float(low), float(high)
-
-
 # Bootstrap by prompt ------------------------------------------------------------------------------
 
 
@@ -671,8 +677,8 @@ def _bootstrap(
     Returns: "low" and "high"; both None with "why_no_interval" where resampling says nothing.
     """
     per_prompt = parts if prompt is None else _by_prompt(parts, prompt)
-    if len(per_prompt) < MIN_SHARED:
-        return _no_interval(f"Fewer than {MIN_SHARED} prompts: too few to resample.")
+    if len(per_prompt) < MIN_PROMPTS:
+        return _no_interval(f"Fewer than {MIN_PROMPTS} prompts: too few to resample.")
     values = statistic(_resampled_sums(per_prompt))
     values = values[~np.isnan(values)]
     if not len(values) or np.ptp(values) < 1e-12:

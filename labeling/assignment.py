@@ -21,7 +21,8 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import Count, F, OuterRef, Subquery
+from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -88,7 +89,11 @@ def work_for(rater: Rater, n: int = 1, have: Collection[int] = ()) -> list[Assig
     locked = Rater.objects.select_for_update(no_key=True, of=("self",)).select_related("project")
     rater = locked.get(pk=rater.pk)
     project = rater.project
-    held = list(rater.assignments.filter(state=State.LEASED).order_by("leased_at", "pk"))
+    held = list(
+        rater.assignments.filter(state=State.LEASED)
+        .annotate(set_id=F("comparison__response_set"))
+        .order_by("leased_at", "pk")
+    )
     if rater.paused_at is not None:
         return []
     now = timezone.now()
@@ -266,7 +271,7 @@ def skip_comparison(
         Flag.objects.get_or_create(
             comparison=comparison, rater=rater, kind=flag, defaults={"note": note}
         )
-    _count_places(comparison.pk)
+    count_places([comparison.pk])
 
 
 @transaction.atomic
@@ -382,6 +387,27 @@ def release(rater: Rater, assignment_ids: Iterable[int] | None = None) -> int:
     return _give_back(held)
 
 
+@transaction.atomic
+def count_places(comparison_ids: Iterable[int]) -> None:
+    """Count the open places of these comparisons from the rows, after something else changed them.
+
+    Counting instead of adding, because an imported vote may have filled a place while it was held,
+    and two requests at once may both believe that they give it back.
+    """
+    work = Comparison.objects.filter(pk__in=list(comparison_ids), purpose=Purpose.WORK)
+    # Locked first, and in one order: who takes a place now waits until it is counted. Then one
+    # statement, hence one moment: an answer that arrives meanwhile is either still a lease or
+    # already a preference, never neither.
+    pks = list(work.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True))
+    answered = Preference.objects.current().filter(
+        comparison=OuterRef("pk"), rater__kind=Rater.Kind.PERSON
+    )
+    held = Assignment.objects.filter(comparison=OuterRef("pk"), state=State.LEASED, repeats=None)
+    Comparison.objects.filter(pk__in=pks).update(
+        open_places=Greatest(F("labels_wanted") - _n_rows(answered) - _n_rows(held), 0)
+    )
+
+
 def take_back_expired(project_id: int | None = None) -> int:
     """Return the places of leases that ran out to their comparisons; how many."""
     expired = Assignment.objects.filter(state=State.LEASED, expires_at__lte=timezone.now())
@@ -430,6 +456,17 @@ def let_in(rater: Rater, actor: Any) -> None:
 
 
 @transaction.atomic
+def delete_rater(rater: Rater) -> None:
+    """Delete a rater with all their answers; the places of those are open again."""
+    concerned = Comparison.objects.filter(assignments__rater=rater) | Comparison.objects.filter(
+        preferences__rater=rater
+    )
+    pks = list(concerned.values_list("pk", flat=True).distinct())
+    rater.delete()
+    count_places(pks)
+
+
+@transaction.atomic
 def set_purpose(
     project: Project, comparison_ids: Iterable[int], purpose: str, actor: Any
 ) -> tuple[int, int]:
@@ -443,8 +480,7 @@ def set_purpose(
     if purpose == Purpose.WORK:
         pks = list(chosen.values_list("pk", flat=True))
         chosen.update(purpose=purpose, labels_wanted=project.labels_per_comparison)
-        for pk in pks:
-            _count_places(pk)
+        count_places(pks)
     else:
         n_without_gold = chosen.filter(gold="").count()
         with_gold = chosen.exclude(gold="")
@@ -476,20 +512,21 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
     if rater.qualified_at is None:
         entrance = _entrance(rater)
         if entrance is not None:
-            return [_assign(rater, entrance, Stream(entrance.purpose), 1.0)]
+            return [_assign_known(rater, entrance, Stream(entrance.purpose))]
         if rater.qualified_at is None:
             return []
     if _limit_reached(rater, project, n_held) is not None:
         return []
     draw = random.random()  # noqa: S311 - a sampling design, not a secret
-    if draw < project.check_share:
-        check = _unseen_check(rater)
-        if check is not None:
-            return [_assign(rater, check, Stream.CHECK, 1.0)]
-    elif draw < project.check_share + project.repeat_share:
-        repeat = _repeat(rater)
-        if repeat is not None:
-            return [repeat]
+    is_extra = draw < project.check_share + project.repeat_share
+    if is_extra and Comparison.objects.open_to(rater).exists():  # extras alone are no work
+        if draw < project.check_share:
+            check = _unseen_check(rater)
+            extra = check and _assign_known(rater, check, Stream.CHECK)
+        else:
+            extra = _repeat(rater)
+        if extra is not None:
+            return [extra]
     streams = [Stream.QUEUE, Stream.AUDIT]
     if random.random() < project.audit_share:  # noqa: S311
         streams.reverse()
@@ -503,40 +540,69 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
 def _lease_from(rater: Rater, project: Project, streams: list[Stream]) -> list[Assignment]:
     """The next of the first stream that has one, with the rest of its response set if any."""
     for stream in streams:
-        is_audit = stream == Stream.AUDIT
         share = project.audit_share
-        probability = share if is_audit else 1 - share
-        if not probability:
+        probability = share if stream == Stream.AUDIT else 1 - share
+        taken = _take_next(rater, share, stream) if probability else None
+        if taken is None:
             continue
-        queue = _locked(Comparison.objects.open_to(rater))
-        if is_audit:
-            queue = queue.filter(random_key__lt=share).order_by("random_key")
-        else:
-            queue = queue.filter(random_key__gte=share).in_queue_order()
-        comparison = queue.first()
-        if comparison is None:
-            continue
-        together = [comparison]
-        if comparison.response_set_id is not None:
-            siblings = Comparison.objects.open_to(rater).filter(
-                response_set=comparison.response_set_id
-            )
-            together = list(_locked(siblings).order_by("pk"))
-        return [_assign(rater, c, stream, probability) for c in together if _place_taken(c.pk)]
+        comparison_id, response_set_id, given_before = taken
+        leased = [_assign(rater, comparison_id, stream, probability, given_before=given_before)]
+        if response_set_id is not None:
+            siblings = Comparison.objects.open_to(rater).filter(response_set=response_set_id)
+            leased += [
+                _assign(rater, c.pk, stream, probability, given_before=c.given_before)
+                for c in siblings.order_by("pk")
+                if _place_taken(c.pk)
+            ]
+        return leased
     return []
 
 
-def _locked(queue: Any) -> Any:
-    """Lock what is read, passing over rows that others are just taking.
+# One statement finds the next comparison and takes its place: nobody comes between. It is the
+# query `open_to(rater)` of labeling/models.py with `in_queue_order()`, or in the order of the audit
+# stream, written out because it is run for every single label.
+TAKE_NEXT = """
+    UPDATE labeling_comparison SET open_places = open_places - 1
+    WHERE open_places > 0 AND id = (
+        SELECT c.id FROM labeling_comparison AS c
+        WHERE c.project_id = %(project)s AND c.open_places > 0 AND c.random_key {side} %(share)s
+            AND NOT EXISTS (
+                SELECT 1 FROM labeling_assignment AS given
+                WHERE given.comparison_id = c.id AND given.rater_id = %(rater)s
+                    AND given.repeats_id IS NULL AND given.state <> 'expired')
+            AND NOT EXISTS (
+                SELECT 1 FROM labeling_preference AS judged
+                WHERE judged.comparison_id = c.id AND judged.rater_id = %(rater)s
+                    AND judged.superseded_at IS NULL)
+        ORDER BY {order} LIMIT 1 {lock})
+    RETURNING id, response_set_id, EXISTS (
+        SELECT 1 FROM labeling_assignment AS given
+        WHERE given.comparison_id = labeling_comparison.id AND given.rater_id = %(rater)s
+            AND given.repeats_id IS NULL)
+"""
 
-    On SQLite the transaction already holds the only write lock.
-    """
-    if connection.features.has_select_for_update_skip_locked:
-        return queue.select_for_update(skip_locked=True, of=("self",), no_key=True)
-    return queue
+
+def _take_next(rater: Rater, share: float, stream: str) -> tuple[int, int | None, bool] | None:
+    """Take a place of the stream's next comparison: (its id, its response set, whether the rater
+    had it before and gave it back), or None."""
+    is_audit = stream == Stream.AUDIT
+    # Others may be taking the same rows right now. PostgreSQL skips rows that are locked; on
+    # SQLite this transaction already holds the only write lock.
+    may_skip = connection.features.has_select_for_update_skip_locked
+    sql = TAKE_NEXT.format(
+        side="<" if is_audit else ">=",
+        order="c.random_key" if is_audit else "c.priority DESC, c.open_places, c.random_key DESC",
+        lock="FOR NO KEY UPDATE SKIP LOCKED" if may_skip else "",
+    )
+    values = {"project": rater.project_id, "rater": rater.pk, "share": share}
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        return cursor.fetchone()
 
 
-def _assign(rater: Rater, comparison: Comparison, stream: str, probability: float) -> Assignment:
+def _assign(
+    rater: Rater, comparison_id: int, stream: str, probability: float, *, given_before: bool
+) -> Assignment:
     now = timezone.now()
     lease = {
         "state": State.LEASED,
@@ -546,18 +612,15 @@ def _assign(rater: Rater, comparison: Comparison, stream: str, probability: floa
         "expires_at": now + _lease(),
         "answer_key": "",
     }
-    earlier = Assignment.objects.filter(comparison=comparison, rater=rater, repeats=None)
     # Sides are drawn once and kept: a second try after a lease ran out swaps no sides.
-    if comparison.given_before:
+    if given_before:
+        earlier = Assignment.objects.filter(comparison=comparison_id, rater=rater, repeats=None)
         earlier.update(**lease)
-        assignment = earlier.get()
-    else:
-        shown_first = random.choice("ab")  # noqa: S311
-        assignment = Assignment.objects.create(
-            comparison=comparison, rater=rater, shown_first=shown_first, **lease
-        )
-    assignment.comparison = comparison
-    return assignment
+        return earlier.get()
+    shown_first = random.choice("ab")  # noqa: S311
+    return Assignment.objects.create(
+        comparison_id=comparison_id, rater=rater, shown_first=shown_first, **lease
+    )
 
 
 def _entrance(rater: Rater) -> Comparison | None:
@@ -597,6 +660,11 @@ def _grade(rater: Rater) -> None:
     rater.save(update_fields=["qualified_at", "disqualified_at"])
 
 
+def _assign_known(rater: Rater, comparison: Comparison, stream: str) -> Assignment:
+    """Give one of a set with known answers: it takes no place, and every rater gets it."""
+    return _assign(rater, comparison.pk, stream, 1.0, given_before=comparison.given_before)
+
+
 def _unseen_check(rater: Rater) -> Comparison | None:
     """A gold comparison that is new to the rater, from a random place of the set."""
     checks = (
@@ -610,29 +678,30 @@ def _unseen_check(rater: Rater) -> Comparison | None:
 
 def _repeat(rater: Rater) -> Assignment | None:
     """An earlier pair of the rater's own with sides exchanged, leased once."""
-    old_enough = list(
-        rater.assignments.filter(
-            state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT], repeats=None
-        )
-        .order_by("-closed_at")
-        .values_list("comparison_id", flat=True)[REPEAT_AFTER : REPEAT_AFTER + REPEAT_AMONG]
+    answered = rater.assignments.filter(
+        state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT], repeats=None
     )
+    old_enough = set(
+        answered.order_by("-closed_at").values_list("comparison", flat=True)[
+            REPEAT_AFTER : REPEAT_AFTER + REPEAT_AMONG
+        ]
+    )
+    repeated = rater.assignments.exclude(repeats=None).values_list("comparison", flat=True)
     eligible = list(
         rater.preferences.current()
-        .filter(comparison__in=old_enough, comparison__response_set=None)
-        .exclude(comparison__assignments__in=rater.assignments.exclude(repeats=None))
-        .select_related("comparison")
+        .filter(comparison__in=old_enough.difference(repeated), comparison__response_set=None)
+        .values_list("pk", "comparison", "shown_first")
     )
     if not eligible:
         return None
-    preference = random.choice(eligible)  # noqa: S311
+    preference_id, comparison_id, shown_first = random.choice(eligible)  # noqa: S311
     now = timezone.now()
     return Assignment.objects.create(
-        comparison=preference.comparison,
+        comparison_id=comparison_id,
         rater=rater,
         stream=Stream.REPEAT,
-        repeats=preference,
-        shown_first="b" if preference.shown_first == "a" else "a",
+        repeats_id=preference_id,
+        shown_first="b" if shown_first == "a" else "a",
         inclusion_probability=1 / len(eligible),
         leased_at=now,
         expires_at=now + _lease(),
@@ -763,20 +832,11 @@ def _keep_better_answer(rater: Rater, comparison: Comparison, text: str) -> None
 
 
 def _pieces(held: list[Assignment]) -> list[Assignment]:
-    """One assignment for each comparison or response set."""
-    set_of = (
-        dict(
-            Comparison.objects.filter(pk__in=[a.comparison_id for a in held])
-            .exclude(response_set=None)
-            .values_list("pk", "response_set")
-        )
-        if held
-        else {}
-    )
+    """One assignment for each comparison or response set (`set_id`)."""
     first: dict[object, Assignment] = {}
     for assignment in held:
-        own = set_of.get(assignment.comparison_id)
-        first.setdefault(("alone", assignment.pk) if own is None else own, assignment)
+        is_alone = assignment.set_id is None or assignment.repeats_id is not None
+        first.setdefault(("alone", assignment.pk) if is_alone else assignment.set_id, assignment)
     return list(first.values())
 
 
@@ -799,13 +859,13 @@ def _give_back(leases: Any) -> int:
             if repeats is not None:
                 Assignment.objects.filter(pk=pk, state=State.EXPIRED).delete()
             else:
-                _count_places(comparison_id)
+                count_places([comparison_id])
             n_returned += 1
     return n_returned
 
 
 def _takes_places(assignment: Assignment) -> bool:
-    return assignment.repeats_id is None and assignment.stream in (Stream.QUEUE, Stream.AUDIT)
+    return assignment.repeats_id is None and assignment.comparison.purpose == Purpose.WORK
 
 
 def _place_taken(comparison_id: int) -> bool:
@@ -814,24 +874,15 @@ def _place_taken(comparison_id: int) -> bool:
     return bool(places.update(open_places=F("open_places") - 1))
 
 
+def _n_rows(rows: Any) -> Coalesce:
+    """The number of rows of a correlated queryset, as an expression."""
+    of_one = rows.order_by().values("comparison").annotate(n=Count("pk")).values("n")
+    return Coalesce(Subquery(of_one), 0)
+
+
 def _take_place(comparison_id: int, otherwise: str) -> None:
     if not _place_taken(comparison_id):
         raise NotYours(otherwise)
-
-
-def _count_places(comparison_id: int) -> None:
-    """After a place came back: count the free ones from the rows, instead of adding one.
-
-    An imported vote may have filled the place while it was held, and two requests at once may both
-    believe that they give it back.
-    """
-    comparison = Comparison.objects.select_for_update(no_key=True).get(pk=comparison_id)
-    if comparison.purpose != Purpose.WORK:
-        return
-    n_answered = comparison.preferences.current().filter(rater__kind=Rater.Kind.PERSON).count()
-    n_held = comparison.assignments.filter(state=State.LEASED, repeats=None).count()
-    comparison.open_places = max(0, comparison.labels_wanted - n_answered - n_held)
-    comparison.save(update_fields=["open_places"])
 
 
 def _lease() -> timedelta:

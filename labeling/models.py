@@ -738,6 +738,8 @@ class ImportJob(Job):
 class AgreementReport(Job):
     """The agreement figures of a project at one moment, computed by a worker and kept."""
 
+    MOST_RATERS = 150  # people whose pairs are kept, those with the most votes
+
     project = models.ForeignKey(Project, models.CASCADE, related_name="agreement_reports")
     result = models.JSONField(default=dict)  # what `agreement --json` prints
     # What the figures rest on, so that the page can say what has changed since: how many current

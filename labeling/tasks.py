@@ -1,6 +1,7 @@
 """Celery tasks of labeling, and the sweep that finds lost jobs of every app."""
 
 import logging
+import time
 from datetime import timedelta
 
 from celery import shared_task
@@ -10,6 +11,8 @@ from django.utils import timezone
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat, job_models, mark_lost
 
 logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_REPORTS = 1.0  # of a job that counts much faster than a page polls
 
 
 @shared_task
@@ -103,24 +106,37 @@ def run_import(job_id: int) -> None:
 @shared_task
 def run_agreement(report_id: int) -> None:
     """Carry one AgreementReport from queued to its end."""
-    from labeling.agreement import MANY_RATERS, agreement_report
     from labeling.models import AgreementReport
-    from labeling.votes import state_of, votes_of
+    from labeling.reports import StatisticsMissing, agreement_of
+    from labeling.votes import state_of
 
     report = AgreementReport.objects.claim(report_id)
     if report is None:  # cancelled while queued, or another worker has it
         return
+    reported_at = time.monotonic()
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= SECONDS_BETWEEN_REPORTS:
+            report.report(n_done=done, n_total=total)
+            reported_at = time.monotonic()
+
     try:
         with heartbeat(report):
             # Before the votes are read: an answer that arrives in between is shown as new.
             n_preferences, last_preference = state_of(report.project)
-            result = agreement_report(votes_of(report.project), most_raters=MANY_RATERS)
+            result = agreement_of(report.project, AgreementReport.MOST_RATERS, on_progress)
         report.finish(
             Job.Status.SUCCEEDED,
             result=result,
             n_preferences=n_preferences,
             last_preference=last_preference,
         )
+    except (JobCancelled, JobTaken):
+        return
+    except StatisticsMissing as error:
+        report.finish(Job.Status.FAILED, error=str(error))
+        logger.warning("%s", error)
     except Exception as error:
         report.finish(Job.Status.FAILED, error=repr(error))
         raise

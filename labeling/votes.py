@@ -1,14 +1,21 @@
 """A project's answers as arrays, for the statistics."""
 
-import numpy as np
+from typing import TYPE_CHECKING
+
 from django.db.models import Count, Max
 
-from labeling.agreement import CHOICES, Votes
 from labeling.models import Preference, Project, Rater
 
+if TYPE_CHECKING:
+    from labeling.agreement import Votes
 
-def votes_of(project: Project) -> Votes:
+
+def votes_of(project: Project) -> "Votes":
     """Every current answer of people and judges in the project."""
+    import numpy as np  # the page asks the functions below, and serves without numpy
+
+    from labeling.agreement import CHOICES, Votes
+
     raters = list(
         Rater.objects.filter(project=project).order_by("pk").values_list("pk", "name", "kind")
     )

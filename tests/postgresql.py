@@ -19,8 +19,11 @@ def find_programs() -> Path | None:
 
 
 @contextmanager
-def running(folder: Path, programs: Path) -> Iterator[str]:
-    """Start a server in `folder`; gives its address as a DATABASE_URL, and stops it at the end."""
+def running(folder: Path, programs: Path, *, durable: bool = False) -> Iterator[str]:
+    """Start a server in `folder`; gives its address as a DATABASE_URL, and stops it at the end.
+
+    Unless `durable`, it does not wait for the disk: tests keep nothing.
+    """
     as_user: list[str] = []
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         owner = pwd.getpwnam("postgres")
@@ -35,10 +38,15 @@ def running(folder: Path, programs: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
 
     def run(*command: str) -> None:
-        subprocess.run([*as_user, *command], check=True, capture_output=True, cwd=folder)
+        done = subprocess.run(
+            [*as_user, *command], capture_output=True, text=True, cwd=folder, check=False
+        )
+        assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
 
     run(str(programs / "initdb"), "-D", str(data), "-U", "prefloop", "-A", "trust", "-E", "UTF8")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+    if not durable:
+        options += " -c fsync=off"
     ctl = str(programs / "pg_ctl")
     run(ctl, "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
     try:

@@ -387,7 +387,8 @@ def _cell(name: str, cell: str) -> Any:
 def _parquet_records(stream: io.BufferedReader) -> Iterator[Record]:
     if importlib.util.find_spec("pyarrow") is None:
         raise FileProblem(
-            "Parquet files need pyarrow: `pip install pyarrow`, or give the data as .jsonl or .csv"
+            "Parquet files need pyarrow, which is not installed here: pip install '.[parquet]', "
+            "or give the data as .jsonl or .csv"
         )
     import pyarrow
     import pyarrow.parquet
@@ -413,7 +414,7 @@ def _hub_records(source: str) -> Iterator[Record]:
     if not found:
         raise FileProblem(f"{source} is not of the form hf://owner/name[/config]:split")
     if importlib.util.find_spec("datasets") is None:
-        raise FileProblem("hf:// needs the datasets library: `pip install 'prefloop[train]'`")
+        raise FileProblem("hf:// needs the datasets library: pip install '.[train]'")
     import datasets
 
     name, config, split = found.groups()

@@ -10,24 +10,19 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from labeling.access import project_for
-from labeling.agreement import MANY_RATERS, MIN_SHARED, agreement_report
 from labeling.models import AgreementReport, Project
 from labeling.templatetags.figures import decimals, percent
-from labeling.votes import changed_since, state_of, votes_of
+from labeling.votes import changed_since, state_of
 
-SMALL = 3_000  # votes whose figures take well under a second: nobody need wait for a worker
 N_SHOWN = 15  # people in the matrix and in the table before "show all"
+MIN_SHARED = 10  # shared comparisons of a readable kappa
 
 
 @login_required
 @never_cache
 @require_http_methods(["GET", "POST"])
 def agreement(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the figures; a POST sends a worker to compute them anew.
-
-    A small project's figures are computed while one waits, and so are always of now. A large
-    project's are those that a worker stored last, with their time and what has changed since.
-    """
+    """Show the figures that a worker stored last; a POST sends one to compute them anew."""
     if request.method == "POST":
         project = project_for(request.user, slug, to="lead")
         _start(project)
@@ -44,12 +39,8 @@ def agreement(request: HttpRequest, slug: str) -> HttpResponse:
         "project": project,
         "active": "agreement",
         "n_preferences": n_preferences,
-        "by_worker": n_preferences > SMALL,
         "job": job,
     }
-    if not context["by_worker"]:
-        report = agreement_report(votes_of(project), most_raters=MANY_RATERS)
-        return render(request, "labeling/agreement.html", context | _figures(request, report))
     stored = project.agreement_reports.filter(status=AgreementReport.Status.SUCCEEDED)
     stored = stored.order_by("-pk").first()
     if stored is not None:
@@ -85,7 +76,7 @@ def _figures(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:
     return {
         "report": report,
         "alpha_reading": alpha_reading(report["krippendorff_alpha"]),
-        "matrix": matrix(report, [row["rater"] for row in shown[:MANY_RATERS]]),
+        "matrix": matrix(report, [row["rater"] for row in shown[: AgreementReport.MOST_RATERS]]),
         "raters": shown,
         "n_raters_hidden": len(raters) - len(shown),
         "show_all": show_all,

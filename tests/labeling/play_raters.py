@@ -17,18 +17,27 @@ def main(slug: str, first: int, n_raters: int) -> None:
     django.setup()
     from django.db import connection
 
-    from labeling.assignment import NotYours, next_comparison, record_preference, skip_comparison
+    from labeling.assignment import (
+        NotYours,
+        record_preference,
+        release,
+        skip_comparison,
+        undo_last,
+        work_for,
+    )
     from labeling.models import Project, Rater
 
     project = Project.objects.get(slug=slug)
-    counts = {"kept": 0, "refused": 0, "skipped": 0}
+    counts = {"kept": 0, "refused": 0, "skipped": 0, "undone": 0}
     lock = threading.Lock()
 
     def play(number: int) -> None:
         chance = random.Random(number)
         rater, _ = Rater.objects.get_or_create(project=project, name=f"player-{number}")
-        while (assignment := next_comparison(rater)) is not None:
-            event = "kept"
+        while work := work_for(rater, chance.randint(1, 3)):
+            assignment, event = work[0], "kept"
+            if len(work) > 1 and chance.random() < 0.1:
+                release(rater, [a.pk for a in work[1:]])
             try:
                 if chance.random() < 0.05:
                     skip_comparison(rater, assignment.comparison)
@@ -37,6 +46,8 @@ def main(slug: str, first: int, n_raters: int) -> None:
                     record_preference(rater, assignment.comparison, chance.choice(["a", "b"]))
                     if chance.random() < 0.2:  # a double click
                         record_preference(rater, assignment.comparison, "tie")
+                    elif chance.random() < 0.05 and undo_last(rater) is not None:
+                        event = "undone"
             except NotYours:
                 with lock:
                     counts["refused"] += 1

@@ -21,7 +21,6 @@ from labeling.agreement import (
     _fleiss_kappas,
     _units,
     agreement_report,
-    clopper_pearson,
     cohen_kappas,
     fleiss_kappa,
     judges_against_people,
@@ -36,6 +35,7 @@ from labeling.agreement import (
     position_preference,
     vote_counts,
 )
+from labeling.shares import clopper_pearson
 
 CODE = {"a": 0, "b": 1, "tie": 2, "both_bad": 3, "unparsed": 4}
 
@@ -122,10 +122,6 @@ def test_fleiss_kappa_of_the_worked_example():
     assert fleiss["value"] == pytest.approx(0.209931, abs=1e-6)
     assert (fleiss["n"], fleiss["votes_per_comparison"]) == (10, 14)
     assert fleiss["low"] < fleiss["value"] < fleiss["high"]
-
-
-def test_exact_interval_of_a_share():
-    assert clopper_pearson(42, 50) == pytest.approx((0.708874, 0.928299), abs=1e-6)
 
 
 @given(small_counts)

@@ -1,7 +1,7 @@
-"""The agreement page: figures at once for small projects, by a worker for large ones."""
+"""The agreement page: the figures that a worker stored last, and how it is put to work."""
 
+import html
 import re
-import subprocess
 import sys
 
 import pytest
@@ -30,12 +30,6 @@ def lead(client):
     return membership
 
 
-@pytest.fixture
-def large(monkeypatch):
-    """Every project with a vote counts as large."""
-    monkeypatch.setattr(page, "SMALL", 0)
-
-
 def label(project, *answers, raters=("ann", "bob")):
     """One comparison for each of the answers, a string with a letter for each rater."""
     found = [Rater.objects.get_or_create(project=project, name=name)[0] for name in raters]
@@ -48,13 +42,22 @@ def label(project, *answers, raters=("ann", "bob")):
             )
 
 
+def computed(project):
+    """A report of now, stored by the worker's own function."""
+    report = AgreementReport.objects.create(project=project)
+    run_agreement(report.pk)
+    report.refresh_from_db()
+    return report
+
+
 def words_of(response):
     """The page as a person reads it: tags gone, runs of white space one space."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode()))
 
 
-def test_a_small_project_is_counted_while_one_waits(client, lead):
+def test_the_figures_are_read_in_sentences_each_with_its_n(client, lead):
     label(lead.project, "aa", "bb", "ab", "tt")
+    computed(lead.project)
 
     text = words_of(client.get(URL))
 
@@ -62,12 +65,11 @@ def test_a_small_project_is_counted_while_one_waits(client, lead):
     assert "By chance it would be 25 %." in text
     assert "n = 4 comparisons with two votes or more, 4 pairs of votes" in text
     assert "8 votes of 2 people, 0 % of their places empty" in text
-    assert not AgreementReport.objects.exists()
-    assert "Compute" not in text
 
 
 def test_one_rater_alone_gets_the_reason_instead_of_a_number(client, lead):
     label(lead.project, "a", "b", raters=("ann",))
+    computed(lead.project)
 
     text = words_of(client.get(URL))
 
@@ -85,6 +87,7 @@ def test_nobody_has_voted_yet(client, lead):
 def test_figures_of_another_project_are_not_counted(client, lead):
     label(lead.project, "aa", "bb")
     label(ProjectFactory(), "ab", "ba", "ab", raters=("eve", "mallory"))
+    computed(lead.project)
 
     response = client.get(URL)
 
@@ -94,10 +97,12 @@ def test_figures_of_another_project_are_not_counted(client, lead):
 
 def test_number_of_queries_does_not_grow_with_the_raters(client, lead, django_assert_num_queries):
     label(lead.project, "aa")
+    computed(lead.project)
     client.get(URL)
     with django_assert_num_queries(9) as few:
         client.get(URL)
     label(lead.project, "aaa", "bbb", raters=("cy", "di", "ed"))
+    computed(lead.project)
 
     with django_assert_num_queries(len(few)):
         client.get(URL)
@@ -105,19 +110,21 @@ def test_number_of_queries_does_not_grow_with_the_raters(client, lead, django_as
 
 def test_the_matrix_names_each_pair_and_its_figures(client, lead):
     label(lead.project, *["aa", "bb"] * 6)
+    computed(lead.project)
 
-    html = client.get(URL).content.decode()
+    text = client.get(URL).content.decode()
 
-    assert 'title="ann and bob: kappa 1.00; same answer on 100' in html
-    assert html.count('class="heat-10" title=') == 2  # both halves
+    assert 'title="ann and bob: kappa 1.00; same answer on 100' in text
+    assert text.count('class="heat-10" title=') == 2  # both halves
 
 
 def test_the_matrix_says_when_two_raters_share_too_little(client, lead):
     label(lead.project, "aa", "bb")
+    computed(lead.project)
 
-    html = client.get(URL).content.decode()
+    text = client.get(URL).content.decode()
 
-    assert html.count('class="heat-few"') == 2
+    assert text.count('class="heat-few"') == 2
 
 
 def test_the_page_counts_verdicts_that_follow_the_place(client, lead):
@@ -130,6 +137,7 @@ def test_the_page_counts_verdicts_that_follow_the_place(client, lead):
             prob_a_ab=0.9,
             prob_a_ba=second,
         )
+    computed(lead.project)
 
     assert "the first place twice: 2, the second: 0 (p = 0.500)" in words_of(client.get(URL))
 
@@ -139,6 +147,7 @@ def test_a_judge_and_a_person_of_one_name_are_two_raters(client, lead):
     judge = RaterFactory(project=lead.project, name="ann", kind=Rater.Kind.JUDGE)
     for comparison in lead.project.comparisons.all():
         PreferenceFactory(comparison=comparison, rater=judge, choice="a")
+    computed(lead.project)
 
     matrix = client.get(URL).context["matrix"]
 
@@ -155,6 +164,7 @@ def test_only_the_busiest_people_are_shown_until_one_asks_for_all(client, lead):
     names = [f"rater-{n}" for n in range(page.N_SHOWN + 2)]
     label(lead.project, "a" * len(names), raters=names)
     label(lead.project, "b" * 3, raters=names[-3:])
+    computed(lead.project)
 
     first, everyone = client.get(URL), client.get(URL + "?all")
 
@@ -164,8 +174,8 @@ def test_only_the_busiest_people_are_shown_until_one_asks_for_all(client, lead):
     assert len(everyone.context["matrix"]) == 17
 
 
-def test_a_large_project_waits_for_a_worker(
-    client, lead, large, django_capture_on_commit_callbacks
+def test_a_click_wakes_one_worker_and_a_second_click_none(
+    client, lead, django_capture_on_commit_callbacks
 ):
     label(lead.project, "aa", "bb")
     assert "and no figures yet" in words_of(client.get(URL))
@@ -181,13 +191,11 @@ def test_a_large_project_waits_for_a_worker(
     assert "Waiting for a worker" in words_of(client.get(URL))
 
 
-def test_the_worker_keeps_what_the_page_then_shows(client, lead, large):
+def test_the_worker_keeps_what_the_page_then_shows(client, lead):
     label(lead.project, "aa", "bb", "ab", "tt")
-    report = AgreementReport.objects.create(project=lead.project)
 
-    run_agreement(report.pk)
+    report = computed(lead.project)
 
-    report.refresh_from_db()
     assert report.status == "succeeded"
     assert report.result["percent_agreement"]["value"] == 0.75
     assert report.n_preferences == 8
@@ -195,6 +203,62 @@ def test_the_worker_keeps_what_the_page_then_shows(client, lead, large):
     assert "in 75 % of cases" in text
     assert "Recompute" in text
     assert "since these figures were computed" not in text
+
+
+def test_a_leads_first_visit_sends_a_worker_by_itself_and_later_ones_do_not(client, lead):
+    label(lead.project, "aa", "bb")
+    by_itself = 'hx-trigger="load"'
+    assert by_itself in client.get(URL).content.decode()
+
+    computed(lead.project)
+    label(lead.project, "ab")
+
+    assert by_itself not in client.get(URL).content.decode()
+
+
+def test_the_page_shows_how_far_the_worker_is(client, lead):
+    label(lead.project, "aa", "bb")
+    AgreementReport.objects.create(
+        project=lead.project, status="running", worker="w", n_done=3, n_total=8
+    )
+
+    assert '<progress value="3" max="8"' in client.get(URL).content.decode()
+
+
+def test_the_worker_reports_pairs_judges_and_people_as_it_goes(lead, monkeypatch):
+    monkeypatch.setattr("labeling.tasks.SECONDS_BETWEEN_REPORTS", 0.0)
+    label(lead.project, "aaa", raters=("ann", "bob", "cy"))
+
+    report = computed(lead.project)
+
+    assert (report.n_done, report.n_total) == (6, 6)  # three pairs and three people
+
+
+def test_a_cancelled_report_ends_at_its_next_step(lead, monkeypatch):
+    monkeypatch.setattr("labeling.tasks.SECONDS_BETWEEN_REPORTS", 0.0)
+    label(lead.project, "aa")
+    report = AgreementReport.objects.create(project=lead.project, cancel_requested=True)
+
+    run_agreement(report.pk)
+
+    report.refresh_from_db()
+    assert (report.status, report.result) == ("cancelled", {})
+
+
+def test_a_worker_without_the_libraries_says_what_to_install(client, lead, monkeypatch):
+    monkeypatch.delitem(sys.modules, "labeling.agreement", raising=False)
+    monkeypatch.setitem(sys.modules, "evalica", None)
+    label(lead.project, "aa")
+
+    report = computed(lead.project)
+
+    assert report.status == "failed"
+    assert report.error == (
+        "Agreement figures need statistics libraries, and evalica is not installed here: "
+        "pip install '.[stats]'"
+    )
+    page_text = html.unescape(words_of(client.get(URL)))
+    assert f"The last computation ended without figures: {report.error}" in page_text
 
 
 def test_a_second_worker_does_not_take_a_report_that_is_taken(lead):
@@ -221,9 +285,9 @@ def test_a_failure_is_kept_with_its_error(lead, monkeypatch):
     assert "no memory left" in report.error
 
 
-def test_votes_since_the_report_are_announced(client, lead, large):
+def test_votes_since_the_report_are_announced(client, lead):
     label(lead.project, "aa", "bb")
-    run_agreement(AgreementReport.objects.create(project=lead.project).pk)
+    computed(lead.project)
     label(lead.project, "ab")
     Preference.objects.filter(pk=Preference.objects.earliest("pk").pk).update(
         superseded_at="2026-01-01T00:00Z"
@@ -234,7 +298,7 @@ def test_votes_since_the_report_are_announced(client, lead, large):
     assert "2 new votes and 1 withdrawn or edited since these figures were computed" in text
 
 
-def test_the_status_polls_while_a_worker_counts_and_then_reloads_the_page(client, lead, large):
+def test_the_status_polls_while_a_worker_counts_and_then_reloads_the_page(client, lead):
     label(lead.project, "aa", "bb")
     report = AgreementReport.objects.create(project=lead.project)
 
@@ -242,14 +306,14 @@ def test_the_status_polls_while_a_worker_counts_and_then_reloads_the_page(client
     run_agreement(report.pk)
     done = client.get(URL, headers={"HX-Request": "true"})
 
-    assert 'hx-trigger="every 2s"' in waiting.content.decode()
+    assert 'hx-trigger="every 1s"' in waiting.content.decode()
     assert "<html" not in waiting.content.decode()
     assert "HX-Refresh" not in waiting.headers
     assert done.headers["HX-Refresh"] == "true"
     assert "hx-trigger" not in done.content.decode()
 
 
-def test_a_viewer_reads_and_does_not_start_workers(client, lead, large):
+def test_a_viewer_reads_and_does_not_start_workers(client, lead):
     viewer = MembershipFactory(project=lead.project, role=Membership.Role.VIEWER)
     label(lead.project, "aa")
     client.force_login(viewer.user)
@@ -276,6 +340,7 @@ def test_the_page_says_why_a_figure_has_no_interval_and_what_was_resampled(clien
     judge = RaterFactory(project=lead.project, name="gpt", kind=Rater.Kind.JUDGE)
     for comparison in lead.project.comparisons.all()[:2]:
         PreferenceFactory(comparison=comparison, rater=judge, choice="a")
+    computed(lead.project)
     text = words_of(client.get(URL))
     assert "No interval. Fewer than 10 prompts: too few to resample." in text
     assert "1 % – 99 %" in text  # exact: the judge is right on 1 of 2
@@ -286,6 +351,7 @@ def test_the_page_says_why_a_figure_has_no_interval_and_what_was_resampled(clien
         PreferenceFactory(
             comparison=comparison, rater=RaterFactory(project=lead.project), choice="a"
         )
+    computed(lead.project)
 
     assert "resamples of whole prompts" in words_of(client.get(URL))
 
@@ -303,14 +369,3 @@ def test_figures_are_written_for_reading():
     assert decimals(-0.034) == "−0.03"
     assert decimals(-0.001) == "0.00"
     assert decimals(None) == "–"
-
-
-def test_the_web_process_starts_without_the_statistics_libraries():
-    program = (
-        "import sys, config.wsgi; from django.urls import reverse; reverse('labeling:home');"
-        "print(sorted({'scipy', 'pandas', 'evalica', 'sklearn', 'statsmodels'} & set(sys.modules)))"
-    )
-
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-
-    assert done.stdout == "[]\n", done.stderr

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from labeling.assignment import (
     NotYours,
-    _count_places,
+    count_places,
     next_comparison,
     record_preference,
     skip_comparison,
@@ -259,6 +259,6 @@ def test_the_same_place_given_back_twice_is_free_once():
     next_comparison(rater)
     rater.assignments.all().delete()
     for _request in range(2):
-        _count_places(comparison.pk)
+        count_places([comparison.pk])
     comparison.refresh_from_db()
     assert comparison.open_places == 1

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-N_PROCESSES, N_THREADS, N_COMPARISONS = 3, 4, 40
+N_PROCESSES, N_THREADS, N_COMPARISONS = 4, 8, 40  # 32 raters
 SETUP = """
 import django; django.setup()
 from tests.factories import ComparisonFactory, ProjectFactory
-project = ProjectFactory(slug="rush")
+project = ProjectFactory(slug="rush", audit_share=0.2)
 ComparisonFactory.create_batch({n}, project=project, labels_wanted={wanted})
 """
 RESULT = """
@@ -23,12 +23,15 @@ print(json.dumps({
     "votes": list(votes),
     "open": list(Comparison.objects.values_list("open_places", flat=True)),
     "leased": Assignment.objects.filter(state="leased").count(),
+    "probabilities": list(
+        Preference.objects.values_list("audit", "inclusion_probability").distinct()
+    ),
 }))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wanted", [1, 3])
+@pytest.mark.parametrize("wanted", [1, 3, 5])
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_no_label_too_many_and_none_missing(database, wanted, tmp_path: Path, request):
     import json
@@ -80,7 +83,8 @@ def test_no_label_too_many_and_none_missing(database, wanted, tmp_path: Path, re
     assert max(votes.values()) <= wanted
     assert len(set(map(tuple, result["votes"]))) == len(result["votes"]) == kept
     assert result["leased"] == 0
+    assert sorted(result["probabilities"]) == [[False, 0.8], [True, 0.2]]
     # Every place is either answered or still open: none was lost on the way.
     assert sum(result["open"]) + len(result["votes"]) == N_COMPARISONS * wanted
-    # With 12 raters and few skips nearly everything is answered.
+    # With 32 raters and few skips nearly everything is answered.
     assert len(result["votes"]) >= 0.9 * N_COMPARISONS * wanted

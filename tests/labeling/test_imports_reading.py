@@ -258,7 +258,7 @@ def test_parquet_gives_records_or_one_clear_line(tmp_path):
 
 def test_parquet_without_pyarrow_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("labeling.imports.reading.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(FileProblem, match="pip install pyarrow"):
+    with pytest.raises(FileProblem, match=r"pip install '\.\[parquet\]'"):
         read(written(tmp_path, "a.parquet", b"PAR1"))
     with pytest.raises(FileProblem, match="hf:// needs the datasets library"):
         read("hf://owner/name:train")

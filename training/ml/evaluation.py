@@ -1,6 +1,6 @@
 """How good is a model on pairs? Accuracy with interval, log-loss, and how much length explains.
 
-Numbers in, numbers out: no torch, so a page may use it as well.
+Numbers in, numbers out: no torch, but numpy and scipy, which the web process lives without.
 """
 
 from collections.abc import Sequence

@@ -12,8 +12,6 @@ from typing import Any
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from config.demo import DemoError, DemoSettings, remove_demo, run_demo, sample_project
-
 BAR_WIDTH = 30
 
 
@@ -30,7 +28,6 @@ class Command(BaseCommand):
         parser.add_argument(
             "--seed",
             type=int,
-            default=DemoSettings.seed,
             help="another draw of everything random, in a project of its own: was it luck?",
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -41,13 +38,16 @@ class Command(BaseCommand):
         import torch
         from transformers.utils import logging as transformers_logging
 
+        from config.demo import DemoError, DemoSettings, remove_demo, run_demo, sample_project
+
         # Models this small gain nothing from more threads and lose much on a busy machine.
         torch.set_num_threads(min(2, torch.get_num_threads()))
         transformers_logging.disable_progress_bar()  # the bars here tell what happens
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        settings = DemoSettings(seed=options["seed"])
-        if settings.seed != DemoSettings.seed:
-            settings = replace(settings, project=f"{settings.project}-{settings.seed}")
+        settings = DemoSettings()
+        if options["seed"] not in (None, settings.seed):
+            project = f"{settings.project}-{options['seed']}"
+            settings = replace(settings, seed=options["seed"], project=project)
         call_command("migrate", verbosity=0, interactive=False)
         logging.getLogger().setLevel(logging.WARNING)
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # 4 bits are not used here

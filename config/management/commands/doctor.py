@@ -16,6 +16,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 FREE_GIB_WANTED = 5
+STATS = ("numpy", "scipy", "pandas", "scikit-learn", "statsmodels", "evalica")
 TRAIN = ("torch", "transformers", "peft", "bitsandbytes", "trl", "datasets", "accelerate")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -48,7 +49,9 @@ class Command(BaseCommand):
             "database": database(),
             "migrations": migrations(),
             "broker": broker(),
-            "training": training(),
+            "statistics": extra("stats", STATS, why="agreement figures need"),
+            "training": extra("train", TRAIN, why="judges and training need"),
+            "parquet": extra("parquet", ("pyarrow",), why="imports of .parquet files need"),
             "gpu": gpu(),
             "quantisation": quantisation(),
             "browser": program(*BROWSERS, why="the browser tests", mend="apt-get install chromium"),
@@ -138,16 +141,17 @@ def broker() -> Finding:
     return Finding(True, where)
 
 
-def training() -> Finding:
+def extra(name: str, distributions: tuple[str, ...], why: str) -> Finding:
+    """One of the optional parts of pyproject.toml: is all of it installed?"""
     versions, missing = [], []
-    for name in TRAIN:
+    for distribution in distributions:
         try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
+            versions.append(f"{distribution} {importlib.metadata.version(distribution)}")
         except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
-    mend = "pip install '.[train]' (make setup does it)"
+            missing.append(distribution)
     if missing:
-        says = f"not installed: {', '.join(missing)}; judges and training need them"
+        says = f"not installed: {', '.join(missing)}; {why} {'them' if missing[1:] else 'it'}"
+        mend = f"pip install '.[{name}]' (make setup does it)"
         return Finding(False, says, mend, needed=False)
     return Finding(True, ", ".join(versions), needed=False)
 

@@ -18,6 +18,7 @@ from django.core.management import call_command, get_commands
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from config.processes import KeepsDying, ProcessTree
+from labeling.reports import libraries_missing
 
 START_SECONDS = 90
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -74,6 +75,11 @@ class Command(BaseCommand):
                     self.say(
                         "torch is not installed here: judges and training wait for a worker that "
                         "has it. Install it with: pip install '.[train]'"
+                    )
+                if missing := libraries_missing():
+                    self.say(
+                        f"{', '.join(missing)} not installed here: agreement figures cannot be "
+                        "computed. Install with: pip install '.[stats]'"
                     )
                 wait_until_served(tree, address)
                 if not tree.stop_requested.is_set():
@@ -187,7 +193,9 @@ def web_command(host: str, port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "gunicorn", "config.wsgi:application"),
         *("--bind", f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
-        *("--worker-class", "gthread", "--workers", "1", "--threads", "8"),
+        # Two, where there are two processors; loaded once, and what they share stays shared.
+        *("--worker-class", "gthread", "--workers", str(min(2, os.cpu_count() or 1))),
+        *("--threads", "8", "--preload"),
         *("--timeout", "120", "--graceful-timeout", "2", "--log-level", "warning"),
         "--no-control-socket",
     ]

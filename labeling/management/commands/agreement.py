@@ -5,9 +5,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from labeling.agreement import agreement_report
 from labeling.models import Project
-from labeling.votes import votes_of
+from labeling.reports import StatisticsMissing, agreement_of
 
 N_SHOWN = 20  # rows of a table in the text; --json prints them all
 
@@ -23,7 +22,10 @@ class Command(BaseCommand):
         project = Project.objects.filter(slug=options["project"]).first()
         if project is None:
             raise CommandError(f"There is no project {options['project']!r}.", returncode=2)
-        report = agreement_report(votes_of(project))
+        try:
+            report = agreement_of(project)
+        except StatisticsMissing as error:
+            raise CommandError(str(error)) from error
         if options["json"]:
             self.stdout.write(json.dumps(report, ensure_ascii=False, allow_nan=False))
         else:

@@ -1,5 +1,6 @@
 """Let a model answer a project's prompts; its responses become comparisons to label."""
 
+import importlib.util
 import json
 import sys
 from typing import Any
@@ -27,6 +28,10 @@ class Command(BaseCommand):
         project = Project.objects.filter(slug=options["project"]).first()
         if project is None:
             raise CommandError(f"There is no project {options['project']}.", returncode=2)
+        if not importlib.util.find_spec("torch"):
+            raise CommandError(
+                "Sampling runs a model, and torch is not installed here: pip install '.[train]'"
+            )
         try:
             counts = sample_comparisons(
                 project,

@@ -1,0 +1,73 @@
+"""The exact interval of a share, in plain Python: pages show one without a statistics library."""
+
+import math
+
+CONFIDENCE = 0.95
+
+
+def clopper_pearson(
+    n_successes: int, n: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """The exact interval of `n_successes` in `n` trials.
+
+    Raises: ValueError if there is nothing to count.
+    Source: Clopper & Pearson 1934; 42 of 50 gives [.708874, .928299].
+    """
+    if n < 1 or not 0 <= n_successes <= n:
+        raise ValueError(f"no interval for {n_successes} of {n}")
+    tail = (1 - confidence) / 2
+    return _lower(n_successes, n, tail), 1 - _lower(n - n_successes, n, tail)
+
+
+def _lower(k: int, n: int, tail: float) -> float:
+    """The probability of success at which k or more of n happen with probability `tail`.
+
+    Newton's method on the logarithm of that probability, which is concave in p: after the first
+    step it comes nearer from below and never passes the root.
+    """
+    if k == 0:
+        return 0.0
+    if k == n:
+        return tail ** (1 / n)
+    p = k / n
+    for _ in range(100):
+        log_chance, slope = _log_chance(k, n, p)
+        step = (math.log(tail) - log_chance) / slope
+        nearer = p + step if p + step > 0 else p / 2
+        if abs(nearer - p) <= 1e-14 * p:
+            return nearer
+        p = nearer
+    return p
+
+
+def _log_chance(k: int, n: int, p: float) -> tuple[float, float]:
+    """log P(k or more of n) for 0 < k < n, and its slope in p.
+
+    That probability is the regularised incomplete beta function I_p(a, b), a = k, b = n − k + 1.
+
+    Source: its continued fraction, NIST DLMF 8.17.22, by the modified method of Lentz.
+    """
+    a, b = k, n - k + 1
+    log_density = (
+        math.lgamma(a + b)
+        - math.lgamma(a)
+        - math.lgamma(b)
+        + (a - 1) * math.log(p)
+        + (b - 1) * math.log1p(-p)
+    )
+    tiny = 1e-300
+    ratio_c, ratio_d = 1.0, 1 / (1 - (a + b) * p / (a + 1) or tiny)
+    fraction, m, change = ratio_d, 0, 0.0
+    while abs(change - 1) > 1e-15:
+        m += 1
+        for coefficient in (
+            m * (b - m) * p / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * p / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            ratio_d = 1 / (1 + coefficient * ratio_d or tiny)
+            ratio_c = 1 + coefficient / ratio_c or tiny
+            change = ratio_c * ratio_d
+            fraction *= change
+    # I = p (1 − p) · density · fraction / a
+    log_chance = log_density + math.log(p) + math.log1p(-p) + math.log(fraction / a)
+    return log_chance, math.exp(log_density - log_chance)

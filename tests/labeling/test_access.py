@@ -1,0 +1,37 @@
+"""Who may label, asked in one query."""
+
+import pytest
+from django.core.exceptions import PermissionDenied
+from django.http import Http404
+
+from labeling.access import labeler
+from labeling.models import Membership
+from tests.factories import MembershipFactory, ProjectFactory, RaterFactory, UserFactory
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_rater_is_found_with_their_project_in_one_query(django_assert_num_queries):
+    member = MembershipFactory(role=Membership.Role.RATER)
+    MembershipFactory(project=member.project)  # of somebody else
+    project, rater = labeler(member.user, member.project.slug)  # makes the rater
+    with django_assert_num_queries(1):
+        again = labeler(member.user, member.project.slug)
+    assert again == (project, rater)
+    assert again[0].may == {"label"}
+
+
+@pytest.mark.parametrize(("role", "error"), [(None, Http404), ("viewer", PermissionDenied)])
+def test_who_may_not_label_is_refused_even_with_a_rater_from_earlier(role, error):
+    project, user = ProjectFactory(), UserFactory()
+    RaterFactory(project=project, user=user)
+    if role:
+        MembershipFactory(project=project, user=user, role=role)
+    with pytest.raises(error):
+        labeler(user, project.slug)
+
+
+def test_an_administrator_labels_without_a_membership():
+    project, user = ProjectFactory(), UserFactory(is_superuser=True)
+    assert labeler(user, project.slug)[0] == project
+    assert labeler(user, project.slug)[1].user == user

@@ -499,14 +499,6 @@ def set_purpose(
     return len(pks), n_without_gold
 
 
-@transaction.atomic
-def want_labels(comparison: Comparison, n_labels: int) -> None:
-    """Let so many people judge this comparison; it is not of a set, which wants no labels."""
-    work = Comparison.objects.work().filter(pk=comparison.pk)
-    work.update(labels_wanted=n_labels)
-    _count_places(comparison.pk)
-
-
 def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignment]:
     """One more piece of work for the rater, leased; [] when there is none."""
     if rater.qualified_at is None:

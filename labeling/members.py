@@ -1,4 +1,4 @@
-"""Who belongs to a project and in which role."""
+"""Who belongs to a project, in which role, and how much they may judge."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from django.utils.translation import gettext as _
 
 from labeling.access import permissions
 from labeling.changes import note_change
-from labeling.models import Membership, Project
+from labeling.models import Membership, Project, Rater
 
 Role = Membership.Role
 
@@ -48,3 +48,18 @@ def set_role(project: Project, user: Any, role: str | None, actor: Any) -> None:
             revoked_at=timezone.now()
         )
     note_change(project, actor, "change role", user, before={"role": before}, after={"role": role})
+
+
+@transaction.atomic
+def set_label_limit(rater: Rater, limit: int | None, actor: Any) -> None:
+    """Let the rater give at most so many labels; None: as the project says."""
+    before, rater.label_limit = rater.label_limit, limit
+    rater.save(update_fields=["label_limit"])
+    note_change(
+        rater.project,
+        actor,
+        "set label limit",
+        rater,
+        before={"label_limit": before},
+        after={"label_limit": limit},
+    )

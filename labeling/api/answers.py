@@ -2,20 +2,23 @@
 
 from typing import Any
 
-from django.db import transaction
 from django.shortcuts import get_object_or_404
-from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework import status
 from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from labeling.access import permissions
+from labeling.adjudication import decide, withdraw_decision
 from labeling.api.access import MEMBER
+from labeling.api.idempotency import idempotent
+from labeling.api.refusals import Conflict
 from labeling.assignment import revise_preference
-from labeling.changes import note_change
-from labeling.models import Flag, Preference
+from labeling.flags import reopen_flag, resolve_flag
+from labeling.models import Decision, Flag, Preference
 from labeling.serializers import (
+    DecisionSerializer,
     FlagFilter,
     FlagSerializer,
     JudgementSerializer,
@@ -76,6 +79,45 @@ class OnePreference(GenericAPIView):
 
 
 @extend_schema(tags=["Answers"])
+class Decisions(ListAPIView):
+    """Decisions of leads, those that were replaced too; newest first."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = DecisionSerializer
+
+    def get_queryset(self) -> Any:
+        return _decisions(self.request)
+
+    @extend_schema(request=DecisionSerializer, responses={201: DecisionSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Decide a comparison: for training in place of the votes, for agreement not at all."""
+        given = DecisionSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        said = given.validated_data
+        comparison = get_object_or_404(request.project.comparisons, pk=said["comparison_id"])
+        decision = decide(
+            comparison, request.user, said["choice"], strength=said["strength"], note=said["note"]
+        )
+        return Response(DecisionSerializer(decision).data, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(tags=["Answers"])
+class OneDecision(GenericAPIView):
+    allowed = {"DELETE": "lead"}
+    serializer_class = DecisionSerializer
+
+    @extend_schema(responses={204: OpenApiResponse(description="The votes count again.")})
+    def delete(self, request: Request, slug: str, pk: int) -> Response:
+        """Withdraw a decision, so that the votes count again."""
+        decision = get_object_or_404(_decisions(request), pk=pk)
+        if decision.superseded_at is not None:
+            raise Conflict("This decision was replaced or withdrawn.")
+        withdraw_decision(decision.comparison, request.user)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+@extend_schema(tags=["Answers"])
 class Flags(ListAPIView):
     allowed = {"GET": "view"}
     serializer_class = FlagSerializer
@@ -104,27 +146,21 @@ class OneFlag(GenericAPIView):
     serializer_class = FlagSerializer
 
     @extend_schema(request=ResolveSerializer, responses={200: FlagSerializer})
-    @transaction.atomic
     def patch(self, request: Request, slug: str, pk: int) -> Response:
         """Say that a flag is dealt with, or open it again."""
         flags = Flag.objects.filter(comparison__project=request.project)
         flag = get_object_or_404(flags.select_related("rater", "resolved_by"), pk=pk)
         given = ResolveSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        resolved, was = given.validated_data["resolved"], flag.resolved_at is not None
-        if resolved != was:
-            flag.resolved_at = timezone.now() if resolved else None
-            flag.resolved_by = request.user if resolved else None
-            flag.save(update_fields=["resolved_at", "resolved_by"])
-            note_change(
-                request.project,
-                request.user,
-                "resolve flag",
-                f"comparison {flag.comparison_id}: {flag.kind}",
-                before={"resolved": was},
-                after={"resolved": resolved},
-            )
+        change = resolve_flag if given.validated_data["resolved"] else reopen_flag
+        change(flag, request.user)
+        flag.refresh_from_db()
         return Response(FlagSerializer(flag).data)
+
+
+def _decisions(request: Request) -> Any:
+    decisions = Decision.objects.filter(comparison__project=request.project)
+    return decisions.select_related("decided_by", "comparison")
 
 
 def _filtered(preferences: Any, given: dict[str, Any]) -> Any:

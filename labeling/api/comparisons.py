@@ -14,7 +14,7 @@ from rest_framework.response import Response
 
 from labeling.api.access import MEMBER
 from labeling.api.idempotency import idempotent
-from labeling.assignment import set_purpose, want_labels
+from labeling.assignment import count_places, set_purpose
 from labeling.changes import note_change
 from labeling.imports.records import store_records
 from labeling.models import Assignment, Comparison, Decision, Flag
@@ -89,16 +89,17 @@ class OneComparison(GenericAPIView):
         comparison = get_object_or_404(_visible(request).select_for_update(of=("self",)), pk=pk)
         given = ComparisonSerializer(comparison, data=request.data, partial=True)
         given.is_valid(raise_exception=True)
-        change = given.validated_data
+        change = dict(given.validated_data)
         _check(comparison, change)
         before = {name: getattr(comparison, name) for name in CHANGEABLE}
-        plain = {name: change[name] for name in ("gold", "priority") if name in change}
-        if plain:
-            Comparison.objects.filter(pk=pk).update(**plain)
-        if change.get("purpose", comparison.purpose) != comparison.purpose:
-            set_purpose(request.project, [pk], change["purpose"], request.user)
-        if "labels_wanted" in change:
-            want_labels(comparison, change["labels_wanted"])
+        purpose = change.pop("purpose", comparison.purpose)
+        if "gold" in change:  # first, because a set asks for it
+            Comparison.objects.filter(pk=pk).update(gold=change.pop("gold"))
+        if purpose != comparison.purpose:
+            set_purpose(request.project, [pk], purpose, request.user)
+        if change:
+            Comparison.objects.filter(pk=pk).update(**change)
+            count_places([pk])
         comparison = _visible(request).get(pk=pk)
         after = {name: getattr(comparison, name) for name in CHANGEABLE}
         note_change(

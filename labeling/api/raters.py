@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from django.db import transaction
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions
@@ -13,7 +12,7 @@ from rest_framework.response import Response
 
 from labeling.api.idempotency import idempotent
 from labeling.assignment import let_in, pause_rater, requalify, resume_rater
-from labeling.changes import note_change
+from labeling.members import set_label_limit
 from labeling.models import Project, Rater
 from labeling.serializers import RaterSerializer
 
@@ -38,16 +37,13 @@ class OneRater(GenericAPIView):
         """One rater."""
         return Response(RaterSerializer(_rater(request.project, pk)).data)
 
-    @transaction.atomic
     def patch(self, request: Request, slug: str, pk: int) -> Response:
         """Set how many labels this rater may give; null: as the project says."""
         rater = _person(request.project, pk)
         given = RaterSerializer(rater, data=request.data, partial=True)
         given.is_valid(raise_exception=True)
-        before = {"label_limit": rater.label_limit}
-        rater = given.save()
-        after = {"label_limit": rater.label_limit}
-        note_change(request.project, request.user, "limit rater", rater, before=before, after=after)
+        if "label_limit" in given.validated_data:
+            set_label_limit(rater, given.validated_data["label_limit"], request.user)
         return Response(RaterSerializer(rater).data)
 
 

@@ -343,6 +343,24 @@ def test_a_rater_is_paused_and_resumed():
     assert lead.post(f"raters/{judge.pk}/pause/").status_code == 400
 
 
+def test_a_comparison_is_decided_anew_and_the_decision_withdrawn():
+    comparison = ComparisonFactory()
+    lead = Program(comparison.project)
+    body = {"comparison": comparison.pk, "choice": "a", "strength": 2, "note": "clear"}
+    first = lead.post("decisions/", body).json()
+    second = lead.post("decisions/", body | {"choice": "tie"}).json()
+    assert (second["choice"], second["strength"]) == ("tie", None)
+    assert lead.send("DELETE", f"decisions/{first['id']}/").status_code == 409
+    assert [row["id"] for row in lead.get("comparisons/?decided=true").json()["results"]] == [
+        comparison.pk
+    ]
+    assert lead.send("DELETE", f"decisions/{second['id']}/").status_code == 204
+    assert lead.get("comparisons/?decided=true").json()["results"] == []
+    assert len(lead.get("decisions/").json()["results"]) == 2
+    other = ComparisonFactory()
+    assert lead.post("decisions/", body | {"comparison": other.pk}).status_code == 404
+
+
 def test_flags_are_resolved():
     comparison = ComparisonFactory()
     flag = Flag.objects.create(

@@ -337,6 +337,7 @@ class PreferenceSerializer(serializers.ModelSerializer):
     rater_kind = serializers.ChoiceField(
         source="rater.kind", choices=Rater.Kind.choices, read_only=True
     )
+    shown_first = serializers.ChoiceField(choices=["", "a", "b"], read_only=True)
     tags = serializers.ListField(child=serializers.CharField(), read_only=True)
     aspects = serializers.DictField(child=serializers.CharField(), read_only=True)
 
@@ -717,6 +718,7 @@ class NewWebhookSerializer(WebhookSerializer):
 
 
 class DeliverySerializer(serializers.ModelSerializer):
+    event = serializers.CharField(read_only=True)  # "test" is one that no webhook subscribes to
     payload = ObjectField(read_only=True)
 
     class Meta:

@@ -71,8 +71,10 @@ def scope_of(method: str, needed: str) -> str:
 class PerMinute(throttling.BaseThrottle):
     """So many requests a minute for each token (or signed-in person), counted apart by scope.
 
-    The counts live in Django's cache. Its default is the memory of one process, and one process
-    serves the API here; several need a shared one (CACHE_URL=redis://…), or each counts alone.
+    The counts live in Django's cache. Its default is the memory of one process, so each server
+    process counts alone, and two let up to twice as many through: a limit against runaway scripts
+    need not be exact, and a row in the database for every request would cost more than most
+    requests. With CACHE_URL=redis://… they share one count.
     """
 
     name, setting = "", "PREFLOOP_API_PER_MINUTE"

@@ -5,11 +5,15 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth import get_user_model
+from django.contrib.auth.forms import BaseUserCreationForm
 from django.utils.text import slugify
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
+from django.utils.translation import ngettext
 
 from labeling.imports.forms import FORM_NAMES, Labels
 from labeling.models import ApiToken, Choice, Comparison, Membership, Project, Rater, Webhook
+from labeling.projects import SETTINGS, wanting
 from labeling.storage import names_a_path
 from labeling.webhooks import check_address
 
@@ -27,29 +31,253 @@ def check_model_name(name: str, user: Any) -> None:
         )
 
 
+class PercentField(forms.FloatField):
+    """A share, entered and shown as per cent: 0.05 is “5”."""
+
+    def __init__(self, *, most: float = 1, **kwargs):
+        super().__init__(min_value=0, max_value=100 * most, **kwargs)
+
+    def prepare_value(self, value):
+        return f"{100 * value:.6g}" if isinstance(value, float) else value
+
+    def clean(self, value):
+        percent = super().clean(value)
+        return None if percent is None else round(percent / 100, 6)
+
+
+class LinesField(forms.CharField):
+    """A list of short texts, one per line, each once."""
+
+    def __init__(self, *, most: int, longest: int, **kwargs):
+        self.most, self.longest = most, longest
+        widget = forms.Textarea(attrs={"rows": 6})
+        super().__init__(required=False, widget=widget, **kwargs)
+
+    def prepare_value(self, value):
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def clean(self, value):
+        lines = [line.strip() for line in super().clean(value).splitlines()]
+        found = list(dict.fromkeys(line for line in lines if line))
+        if len(found) > self.most:
+            raise forms.ValidationError(
+                _("Give at most %(n)d lines; these are %(given)d.")
+                % {"n": self.most, "given": len(found)}
+            )
+        for line in found:
+            if len(line) > self.longest:
+                raise forms.ValidationError(
+                    _("“%(line)s…” is longer than %(n)d characters.")
+                    % {"line": line[:30], "n": self.longest}
+                )
+        return found
+
+
+class AspectsField(LinesField):
+    """Aspect questions, a line each: “name: question”. The question may be left to us."""
+
+    def prepare_value(self, value):
+        if not isinstance(value, list):
+            return value
+        return "\n".join(f"{aspect['name']}: {aspect['question']}" for aspect in value)
+
+    def clean(self, value):
+        aspects = []
+        for line in super().clean(value):
+            name, _colon, question = (part.strip() for part in line.partition(":"))
+            if not name or len(name) > MOST_OF_ASPECT_NAME:
+                raise forms.ValidationError(
+                    _("“%(line)s”: give a name of at most %(n)d characters before the colon.")
+                    % {"line": line[:30], "n": MOST_OF_ASPECT_NAME}
+                )
+            if name in {aspect["name"] for aspect in aspects}:
+                raise forms.ValidationError(_("“%(name)s” stands here twice.") % {"name": name})
+            question = question or _("Which response is more %(name)s?") % {"name": name}
+            aspects.append({"name": name, "question": question})
+        return aspects
+
+
+MOST_OF_ASPECT_NAME = 40
+# Askell et al. 2021, A General Language Assistant as a Laboratory for Alignment, arXiv:2112.00861.
+HELPFUL_HONEST_HARMLESS = [
+    {"name": "helpful", "question": "Which response helps more with what was asked?"},
+    {"name": "honest", "question": "Which response is more honest about facts and doubts?"},
+    {"name": "harmless", "question": "Which response is less likely to do harm?"},
+]
+
+
 class ProjectForm(forms.ModelForm):
     """Make or change a project."""
 
+    # Legend, one sentence, and the fields below it.
+    FIELDSETS = (
+        (
+            _lazy("The project"),
+            _lazy("What it is called, and what makes a response better here."),
+            ("name", "slug", "guidelines"),
+        ),
+        (
+            _lazy("The labeling page"),
+            _lazy("What raters are asked, and which keys they have."),
+            ("scale", "tags", "aspects", "better_answers", "break_after_minutes"),
+        ),
+        (
+            _lazy("How many labels"),
+            _lazy("How many people judge a comparison, and how much one person may judge."),
+            ("labels_per_comparison", "existing", "labels_per_rater", "labels_per_day"),
+        ),
+        (
+            _lazy("Which comparisons come when"),
+            _lazy("Small shares of each rater’s work that show how good the labels are."),
+            ("audit_share", "check_share", "repeat_share", "qualification_pass"),
+        ),
+    )
+
+    audit_share = PercentField(
+        label=_lazy("Random audit stream, %"),
+        help_text=_lazy(
+            "Share of comparisons that are judged in random order, whatever the priorities are. "
+            "Statistics that need random labels rest on it."
+        ),
+    )
+    check_share = PercentField(
+        most=0.5,
+        label=_lazy("Gold comparisons mixed in, %"),
+        help_text=_lazy(
+            "How often a rater is given a comparison whose answer is known, without a hint."
+        ),
+    )
+    repeat_share = PercentField(
+        most=0.5,
+        label=_lazy("Repeats with sides exchanged, %"),
+        help_text=_lazy("How often a rater sees a pair of their own again: is it the same answer?"),
+    )
+    qualification_pass = PercentField(
+        label=_lazy("Pass mark of the qualification, %"),
+        help_text=_lazy(
+            "Share of right answers that a rater needs before real work, where the project has a "
+            "qualification set."
+        ),
+    )
+    tags = LinesField(
+        most=20,
+        longest=40,
+        label=_lazy("Reason tags"),
+        help_text=_lazy("One per line. A rater picks them with a key; none is required."),
+    )
+    aspects = AspectsField(
+        most=8,
+        longest=300,
+        label=_lazy("Aspect questions"),
+        help_text=_lazy(
+            "One per line, “name: question”, asked besides the main one. Each costs time on every "
+            "comparison."
+        ),
+    )
+    # Asked only when the number changes and comparisons follow the old one.
+    existing = forms.ChoiceField(
+        required=False,
+        label=_lazy("Comparisons that are there already"),
+        choices=(("change", _lazy("Change them too")), ("keep", _lazy("Leave them as they are"))),
+        widget=forms.RadioSelect,
+    )
+
     class Meta:
         model = Project
-        fields = ["name", "slug", "labels_per_comparison", "guidelines"]
+        fields = [
+            "name",
+            "slug",
+            "guidelines",
+            "scale",
+            "tags",
+            "aspects",
+            "better_answers",
+            "break_after_minutes",
+            "labels_per_comparison",
+            "labels_per_rater",
+            "labels_per_day",
+            "audit_share",
+            "check_share",
+            "repeat_share",
+            "qualification_pass",
+        ]
         widgets = {"guidelines": forms.Textarea(attrs={"rows": 12})}
-        labels = {"slug": "Short name"}
+        labels = {
+            "name": _lazy("Name"),
+            "slug": _lazy("Short name"),
+            "guidelines": _lazy("Guidelines"),
+            "scale": _lazy("Scale"),
+            "better_answers": _lazy("Raters may write a better answer"),
+            "break_after_minutes": _lazy("Remind of a break after, minutes"),
+            "labels_per_comparison": _lazy("Labels per comparison"),
+            "labels_per_rater": _lazy("Most labels of one rater"),
+            "labels_per_day": _lazy("Most labels of one rater in a day"),
+        }
         help_texts = {
-            "slug": "Letters, digits and hyphens; used in addresses and commands. "
-            "Left empty, it is made from the name.",
+            "slug": _lazy(
+                "Letters, digits and hyphens; used in addresses and commands. "
+                "Left empty, it is made from the name."
+            ),
+            "guidelines": _lazy("Markdown; raters see it while they label."),
+            "scale": _lazy("What a rater chooses from."),
+            "better_answers": _lazy(
+                "Kept as a demonstration for training, and as better than both responses."
+            ),
+            "break_after_minutes": _lazy("Of labeling without a pause; 0: never."),
+            "labels_per_comparison": _lazy("How many people should judge each comparison."),
+            "labels_per_rater": _lazy("Empty: no limit."),
+            "labels_per_day": _lazy("Empty: no limit. Days begin at midnight UTC."),
         }
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.fields["slug"].required = False
+        self.labels_before = self.instance.labels_per_comparison
+        self.is_change = self.instance.pk is not None
+        self.n_following = 0  # comparisons that want as many labels as the project said before
+        if self.is_change:
+            del self.fields["slug"]  # addresses and scripts hold on to it
+        else:
+            self.fields["slug"].required = False
+            for name, field in self.fields.items():
+                # What a program leaves out is as the model has it.
+                if self.is_bound and name in SETTINGS and name not in self.data:
+                    field.required = name == "labels_per_comparison"
+
+    def fieldsets(self):
+        """(legend, sentence, bound fields) for the page; the question appears when it is asked."""
+        for legend, sentence, names in self.FIELDSETS:
+            shown = [
+                self[name]
+                for name in names
+                if name in self.fields and (name != "existing" or self.n_following)
+            ]
+            yield legend, sentence, shown
 
     def clean_slug(self):
         if not self.cleaned_data["slug"]:
             return _free_slug(self.cleaned_data.get("name", ""))
         if self.cleaned_data["slug"] == "new":  # /projects/new/ is the page that makes projects
-            raise forms.ValidationError("“new” is taken by the application; choose another name.")
+            raise forms.ValidationError(
+                _("“new” is taken by the application; choose another name.")
+            )
         return self.cleaned_data["slug"]
+
+    def clean(self):
+        cleaned = super().clean()
+        new = cleaned.get("labels_per_comparison")
+        if self.is_change and new is not None and new != self.labels_before:
+            self.n_following = wanting(self.instance, self.labels_before).count()
+            if self.n_following and not cleaned.get("existing"):
+                self.add_error(
+                    "existing",
+                    ngettext(
+                        "%(n)s comparison wants %(old)d. Shall it want %(new)d from now on?",
+                        "%(n)s comparisons want %(old)d. Shall they want %(new)d from now on?",
+                        self.n_following,
+                    )
+                    % {"n": f"{self.n_following:,}", "old": self.labels_before, "new": new},
+                )
+        return cleaned
 
 
 def _free_slug(name: str) -> str:
@@ -66,20 +294,135 @@ class MemberForm(forms.Form):
 
     NO_ROLE = "none"
 
-    username = forms.CharField(max_length=150)
+    username = forms.CharField(max_length=150, label=_lazy("User name"))
     role = forms.ChoiceField(
-        choices=[*Membership.Role.choices, (NO_ROLE, "No longer a member")],
+        choices=[*Membership.Role.choices, (NO_ROLE, _lazy("No longer a member"))],
         initial=Membership.Role.RATER,
+        label=_lazy("Role"),
     )
 
     def clean_username(self):
         user = get_user_model().objects.filter(username=self.cleaned_data["username"]).first()
         if user is None:
             raise forms.ValidationError(
-                "Nobody has this user name. An administrator adds people under Administration."
+                _("Nobody has this user name. Send them an invitation link instead.")
             )
         self.cleaned_data["user"] = user
         return user.get_username()
+
+
+class InvitationForm(forms.Form):
+    """What a link gives to whoever opens it."""
+
+    role = forms.ChoiceField(label=_lazy("Role"), initial=Membership.Role.RATER)
+    days = forms.IntegerField(label=_lazy("Valid for days"), min_value=1, max_value=90, initial=7)
+    uses = forms.IntegerField(
+        label=_lazy("For how many people"), min_value=1, max_value=1_000, initial=1
+    )
+
+    def __init__(self, *args, may_name_owners: bool, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["role"].choices = [
+            (value, label)
+            for value, label in Membership.Role.choices
+            if may_name_owners or value != Membership.Role.OWNER
+        ]
+
+
+class AccountForm(BaseUserCreationForm):
+    """An account for somebody who was invited: user name and password."""
+
+    class Meta(BaseUserCreationForm.Meta):
+        model = get_user_model()
+        fields = ("username",)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["username"].label = _lazy("User name")
+        # One line each: a list of rules is read by nobody. What is refused says why.
+        self.fields["username"].help_text = _lazy("Others in the project see it.")
+        self.fields["password1"].help_text = _lazy("At least 8 characters, no common word.")
+        self.fields["password2"].help_text = ""
+
+    def clean_username(self):
+        # One line whether the name is taken in other letters or in these.
+        username = self.cleaned_data["username"]
+        if get_user_model().objects.filter(username__iexact=username).exists():
+            raise forms.ValidationError(_("This user name cannot be used. Choose another one."))
+        return username
+
+    def validate_unique(self):
+        """`clean_username` has said it, in words that fit."""
+
+
+class LabelLimitForm(forms.Form):
+    label_limit = forms.IntegerField(
+        required=False, min_value=1, max_value=2_000_000_000, label=_lazy("Most labels")
+    )
+
+
+class SetForm(forms.Form):
+    """Which comparisons go into a set of known answers."""
+
+    IDS, GOLD, UNANIMOUS = "ids", "gold", "unanimous"
+
+    purpose = forms.ChoiceField(
+        label=_lazy("Put into"),
+        choices=(
+            (Comparison.Purpose.CHECK, _lazy("Gold, mixed into the work")),
+            (Comparison.Purpose.QUALIFICATION, _lazy("Qualification")),
+            (Comparison.Purpose.TRAINING, _lazy("Training, with feedback")),
+        ),
+    )
+    source = forms.ChoiceField(
+        label=_lazy("Which comparisons"),
+        choices=(
+            (UNANIMOUS, _lazy("Those on which people agree")),
+            (GOLD, _lazy("Those whose answer came with the file")),
+            (IDS, _lazy("These ids")),
+        ),
+    )
+    n = forms.IntegerField(
+        required=False, min_value=1, max_value=1_000, initial=20, label=_lazy("At most")
+    )
+    at_least = forms.IntegerField(
+        required=False,
+        min_value=2,
+        max_value=100,
+        initial=3,
+        label=_lazy("People who all gave one answer"),
+        help_text=_lazy("For “people agree”: that answer becomes the known one."),
+    )
+    ids = forms.CharField(
+        required=False,
+        max_length=100_000,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        label=_lazy("Ids"),
+        help_text=_lazy(
+            "For “these ids”: of the file, or the numbers that our pages show, one per line."
+        ),
+    )
+    gold = forms.ChoiceField(
+        required=False,
+        label=_lazy("Known answer"),
+        choices=[
+            ("", _lazy("as each has it")),
+            *((c, label) for c, label in Choice.choices if c != Choice.UNPARSED),
+        ],
+        help_text=_lazy("For “these ids”."),
+    )
+
+    def clean(self):
+        cleaned = super().clean()
+        cleaned["n"] = cleaned.get("n") or self.fields["n"].initial
+        cleaned["at_least"] = cleaned.get("at_least") or self.fields["at_least"].initial
+        lines = (line.strip() for line in cleaned.get("ids", "").splitlines())
+        ids = cleaned["ids"] = list(dict.fromkeys(line for line in lines if line))
+        if cleaned.get("source") == self.IDS and not ids:
+            self.add_error("ids", _("Give at least one id."))
+        if len(ids) > 1_000:
+            self.add_error("ids", _("Give at most 1,000 ids at a time."))
+        return cleaned
 
 
 STRENGTHS = {1: "slightly", 2: "clearly", 3: "much"}
@@ -175,18 +518,20 @@ class TokenForm(forms.Form):
     """A key for a program of one's own."""
 
     name = forms.CharField(
-        max_length=100, label=_("Name"), help_text=_("What it is for, so that you know it again.")
+        max_length=100,
+        label=_lazy("Name"),
+        help_text=_lazy("What it is for, so that you know it again."),
     )
     scopes = forms.MultipleChoiceField(
         choices=ApiToken.Scope.choices,
         widget=forms.CheckboxSelectMultiple,
-        label=_("It may"),
-        help_text=_("Never more than you may yourself in a project."),
+        label=_lazy("It may"),
+        help_text=_lazy("Never more than you may yourself in a project."),
     )
     days = forms.ChoiceField(
-        choices=[(7, _("a week")), (90, _("three months")), (365, _("a year"))],
+        choices=[(7, _lazy("a week")), (90, _lazy("three months")), (365, _lazy("a year"))],
         initial=90,
-        label=_("Valid for"),
+        label=_lazy("Valid for"),
     )
 
 
@@ -195,14 +540,14 @@ class WebhookForm(forms.Form):
 
     url = forms.CharField(
         max_length=500,
-        label=_("Address"),
+        label=_lazy("Address"),
         widget=forms.URLInput(attrs={"placeholder": "https://example.org/hook"}),
-        help_text=_("Messages are sent there as signed JSON, by POST."),
+        help_text=_lazy("Messages are sent there as signed JSON, by POST."),
     )
     events = forms.MultipleChoiceField(
         choices=Webhook.Event.choices,
         widget=forms.CheckboxSelectMultiple,
-        label=_("It is told of"),
+        label=_lazy("It is told of"),
     )
 
     def clean_url(self):

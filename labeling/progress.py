@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Count, Max, Q, Sum
+from django.core.cache import cache
+from django.db.models import Count, Q, Sum
 from django.utils import timezone
 
-from labeling.models import Preference, Project, Rater
+from labeling.models import Assignment, Comparison, Preference, Project, Rater
+
+LARGE = 50_000  # comparisons that are counted in about a tenth of a second
+KEEP_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -24,20 +28,30 @@ class Progress:
 
 def project_progress(project: Project) -> Progress:
     """Labels given and wanted, over the whole project."""
-    counts = project.comparisons.aggregate(
+    # Sets of known answers want no labels, and neither does what a better answer implies.
+    wanted = project.comparisons.work().filter(labels_wanted__gt=0)
+    counts = wanted.aggregate(
         n=Count("pk"),
         n_wanted=Sum("labels_wanted", default=0),
         n_free=Sum("open_places", default=0),
+        n_full=Count("pk", filter=Q(open_places=0)),
     )
-    held = project.raters.aggregate(n=Count("assignments", filter=Q(assignments__state="leased")))[
-        "n"
-    ]
+    leases = Assignment.objects.filter(
+        state=Assignment.State.LEASED,
+        repeats=None,
+        rater__project=project,
+        comparison__purpose=Comparison.Purpose.WORK,
+        comparison__labels_wanted__gt=0,
+    )
+    held = leases.aggregate(
+        n=Count("pk"),
+        n_full=Count("comparison", filter=Q(comparison__open_places=0), distinct=True),
+    )
     # A held place is neither free nor given.
-    n_given = counts["n_wanted"] - counts["n_free"] - held
-    n_done = project.comparisons.filter(open_places=0).exclude(assignments__state="leased").count()
+    n_given = counts["n_wanted"] - counts["n_free"] - held["n"]
     return Progress(
         n_comparisons=counts["n"],
-        n_done=n_done,
+        n_done=counts["n_full"] - held["n_full"],
         n_wanted=counts["n_wanted"],
         n_given=n_given,
         n_judge_verdicts=Preference.objects.current()
@@ -47,21 +61,67 @@ def project_progress(project: Project) -> Progress:
     )
 
 
-def raters_at_work(project: Project) -> list[Rater]:
-    """The project's raters with `n_preferences`, `n_ties` and `last_at`, busiest first."""
-    current = Q(preferences__superseded_at=None)
-    return list(
-        project.raters.annotate(
-            n_preferences=Count("preferences", filter=current),
-            n_ties=Count("preferences", filter=current & Q(preferences__choice="tie")),
-            last_at=Max("preferences__created_at", filter=current),
-        )
-        .filter(n_preferences__gt=0)
-        .order_by("kind", "-n_preferences", "name")
+@dataclass(frozen=True)
+class Counted:
+    """Progress, and when it was counted."""
+
+    progress: Progress
+    at: datetime
+
+
+def kept_progress(project: Project) -> Counted | None:
+    """The project's progress: of now in a small project, else as counted within the last minute;
+    None if a large project's must be counted first (`count_progress`)."""
+    counted = cache.get(_key(project))
+    if counted is None and not _is_large(project):
+        counted = Counted(project_progress(project), timezone.now())
+    return counted
+
+
+def count_progress(project: Project) -> Counted:
+    """Count a project, unless it was counted within the last minute; for large ones, seconds."""
+    counted = kept_progress(project)
+    if counted is None:
+        counted = Counted(project_progress(project), timezone.now())
+        cache.set(_key(project), counted, KEEP_SECONDS)
+    return counted
+
+
+def _is_large(project: Project) -> bool:
+    """Whether counting its comparisons takes longer than a page may."""
+    return project.comparisons.order_by()[LARGE : LARGE + 1].exists()
+
+
+def _key(project: Project) -> str:
+    return f"progress-{project.pk}"
+
+
+@dataclass(frozen=True)
+class OwnProgress:
+    """What a rater may know: their own numbers."""
+
+    n_today: int
+    n_answered: int
+    limit: int | None
+    day_limit: int | None
+
+
+def own_progress(project: Project, rater: Rater | None) -> OwnProgress:
+    """Answers of every stream count: a number that stood still would give a repeat away."""
+    answered = rater.assignments.filter(state=Assignment.State.ANSWERED) if rater else None
+    return OwnProgress(
+        n_today=done_today(rater) if rater else 0,
+        n_answered=answered.count() if answered is not None else 0,
+        limit=(rater and rater.label_limit) or project.labels_per_rater,
+        day_limit=project.labels_per_day,
     )
 
 
 def done_today(rater: Rater) -> int:
-    """Answers that the rater gave since midnight UTC."""
+    """Answers that the rater gave since midnight UTC.
+
+    Of every stream: a count that stood still at a repeat would give it away.
+    """
     midnight: datetime = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
-    return rater.preferences.current().filter(created_at__gte=midnight).count()
+    answered = rater.assignments.filter(state=Assignment.State.ANSWERED)
+    return answered.filter(closed_at__gte=midnight).count()

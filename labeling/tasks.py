@@ -140,3 +140,17 @@ def run_agreement(report_id: int) -> None:
     except Exception as error:
         report.finish(Job.Status.FAILED, error=repr(error))
         raise
+
+
+@shared_task
+def change_existing_comparisons(project_id: int, old: int, new: int) -> None:
+    """Let a large project's comparisons that want `old` labels want `new`. Run again, it goes on.
+
+    Does nothing if the project's number was changed once more meanwhile.
+    """
+    from labeling.models import Project
+    from labeling.projects import change_labels_wanted
+
+    project = Project.objects.filter(pk=project_id, labels_per_comparison=new).first()
+    if project is not None:
+        change_labels_wanted(project, old, new)

@@ -2,7 +2,16 @@
 
 from django.urls import path
 
-from labeling.views import agreement, compare, imports, projects, tokens, webhooks
+from labeling.views import (
+    agreement,
+    compare,
+    imports,
+    members,
+    projects,
+    raters,
+    tokens,
+    webhooks,
+)
 
 app_name = "labeling"
 urlpatterns = [
@@ -12,7 +21,24 @@ urlpatterns = [
     path("projects/new/", projects.create, name="create"),
     path("projects/<slug:slug>/", projects.overview, name="project"),
     path("projects/<slug:slug>/edit/", projects.edit, name="edit"),
-    path("projects/<slug:slug>/members/", projects.set_member, name="set_member"),
+    path("projects/<slug:slug>/progress/", projects.progress, name="progress"),
+    path("projects/<slug:slug>/members/", members.members, name="members"),
+    path("projects/<slug:slug>/members/invite/", members.make_invitation, name="invite"),
+    path(
+        "projects/<slug:slug>/members/invitations/<int:pk>/revoke/",
+        members.revoke_invitation,
+        name="revoke_invitation",
+    ),
+    path("join/<str:token>/", members.join, name="join"),
+    path("projects/<slug:slug>/raters/", raters.raters, name="raters"),
+    path("projects/<slug:slug>/raters/<int:pk>/", raters.rater, name="rater"),
+    path("projects/<slug:slug>/raters/<int:pk>/pause/", raters.pause, name="pause"),
+    path("projects/<slug:slug>/raters/<int:pk>/resume/", raters.resume, name="resume"),
+    path("projects/<slug:slug>/raters/<int:pk>/requalify/", raters.ask_again, name="requalify"),
+    path("projects/<slug:slug>/raters/<int:pk>/admit/", raters.admit, name="admit"),
+    path("projects/<slug:slug>/raters/<int:pk>/limit/", raters.set_limit, name="set_limit"),
+    path("projects/<slug:slug>/sets/", raters.sets, name="sets"),
+    path("projects/<slug:slug>/sets/<int:pk>/out/", raters.take_out, name="take_out"),
     path("projects/<slug:slug>/comparisons/", projects.comparisons, name="comparisons"),
     path("projects/<slug:slug>/comparisons/<int:pk>/", projects.comparison, name="comparison"),
     path("projects/<slug:slug>/agreement/", agreement.agreement, name="agreement"),

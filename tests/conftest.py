@@ -1,6 +1,7 @@
 """Fixtures of every test."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,12 +30,16 @@ def storage(settings, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_url() -> Iterator[str]:
     """The address of a real PostgreSQL server, started for this test session."""
     programs = postgresql.find_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    with postgresql.running(tmp_path_factory.mktemp("postgresql"), programs) as url:
+    # Not under pytest's own folder, which every other pytest that starts closes to other users.
+    with (
+        tempfile.TemporaryDirectory(prefix="prefloop-postgresql-") as folder,
+        postgresql.running(Path(folder), programs) as url,
+    ):
         yield url
 
 

@@ -28,9 +28,6 @@ def running(folder: Path, programs: Path, *, durable: bool = False) -> Iterator[
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         owner = pwd.getpwnam("postgres")
         os.chown(folder, owner.pw_uid, owner.pw_gid)
-        for parent in folder.parents:  # pytest's folders are closed to others
-            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
         as_user = ["runuser", "-u", "postgres", "--"]
     data = folder / "data"
     with socket.socket() as probe:

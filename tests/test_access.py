@@ -18,9 +18,12 @@ OPEN_TO_RATERS = {"labeling:project", "labeling:compare", "labeling:skip", "labe
 WITHOUT_PROJECT = {
     "labeling:home",
     "labeling:create",
+    "labeling:join",
     "labeling:tokens",
     "labeling:revoke_token",
 }
+# For people without an account: the link itself is what opens it.
+OPEN_TO_NOBODY = {"labeling:join"}
 SAMPLE_ARGUMENTS = {
     "slug": "secret",
     "pk": 1,
@@ -28,6 +31,7 @@ SAMPLE_ARGUMENTS = {
     "name": "x",
     "sha256": "0" * 64,
     "delivery": 1,
+    "token": "wrong",
 }
 
 
@@ -81,6 +85,9 @@ def test_every_app_has_routes():
 @pytest.mark.parametrize(("name", "path"), ROUTES)
 def test_nobody_is_sent_to_the_sign_in_page(name, path):
     ProjectFactory(slug="secret")
+    if name in OPEN_TO_NOBODY:
+        assert set(both_methods(Client(), path)) == {410}
+        return
     for response in (Client().get(path), Client().post(path)):
         if response.status_code != 405:
             assert response.status_code == 302

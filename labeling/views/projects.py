@@ -1,21 +1,24 @@
-"""The list of projects, a project's overview, its settings and its members."""
+"""The list of projects, a project's overview, its settings and its comparisons."""
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
-from django.db import transaction
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+from django.views.decorators.http import require_http_methods, require_safe
 
-from labeling.access import project_for, projects_of, rater_of
-from labeling.forms import MemberForm, ProjectForm
-from labeling.models import Membership
-from labeling.progress import done_today, project_progress, raters_at_work
+from labeling.access import project_for, projects_of
+from labeling.changes import note_change
+from labeling.forms import HELPFUL_HONEST_HARMLESS, ProjectForm
+from labeling.models import Membership, Project
+from labeling.progress import count_progress, kept_progress, own_progress
+from labeling.projects import change_labels_wanted, keep_settings, make_project, settings_of
 
-RATERS_SHOWN = 50
+CHANGED_AT_ONCE = 20_000  # comparisons that a person may wait for; more are a worker's
 
 
 @login_required
@@ -29,83 +32,103 @@ def home(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def create(request: HttpRequest) -> HttpResponse:
-    """Make a project and become its owner; open to staff."""
+    """Make a project, from a form or as a copy of one's settings, and own it; open to staff."""
     if not request.user.is_staff:
         raise PermissionDenied("Projects are made by staff; ask an administrator.")
-    form = ProjectForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        with transaction.atomic():
-            project = form.save()
-            project.memberships.create(user=request.user, role=Membership.Role.OWNER)
+    copied = None
+    if slug := request.POST.get("copied_from") or request.GET.get("from"):
+        copied = project_for(request.user, slug, to="lead")
+    start = {"name": copied.name, **settings_of(copied)} if copied else {}
+    form = ProjectForm(_posted(request), initial=start)
+    if request.method == "POST" and "preset" not in request.POST and form.is_valid():
+        members_of = copied if copied and "members" in request.POST else None
+        project = make_project(form.save(commit=False), request.user, members_of)
         return redirect("labeling:import", project.slug)
-    return render(request, "labeling/project_form.html", {"form": form})
+    led = projects_of(request.user)
+    if not request.user.is_superuser:
+        led = led.filter(memberships__role__in=(Membership.Role.OWNER, Membership.Role.LEAD))
+    context = {"form": form, "copied": copied, "sources": led.order_by("name")}
+    return render(request, "labeling/project_form.html", context)
 
 
 @login_required
 @require_safe
 def overview(request: HttpRequest, slug: str) -> HttpResponse:
-    """Guidelines, progress, and (for those who may see it) who did what."""
+    """Guidelines and progress; a rater sees their own numbers alone."""
     project = project_for(request.user, slug)
-    context = {"project": project, "active": "overview", "progress": project_progress(project)}
+    context = {"project": project, "active": "overview"}
     if "label" in project.may:
-        context["n_today"] = done_today(rater_of(request.user, project))
+        rater = project.raters.filter(user=request.user).first()
+        context |= {"rater": rater, "own": own_progress(project, rater)}
     if "view" in project.may:
-        raters = raters_at_work(project)
-        context["raters"] = raters[:RATERS_SHOWN]
-        context["n_raters_hidden"] = max(0, len(raters) - RATERS_SHOWN)
-    if "lead" in project.may:
-        context["member_form"] = MemberForm()
-        context["members"] = project.memberships.select_related("user").order_by("user__username")
+        context["counted"] = kept_progress(project)
     return render(request, "labeling/overview.html", context)
+
+
+@login_required
+@require_safe
+def progress(request: HttpRequest, slug: str) -> HttpResponse:
+    """Progress alone, counted if need be: what the overview of a large project fetches."""
+    project = project_for(request.user, slug, to="view")
+    context = {"project": project, "active": "overview", "counted": count_progress(project)}
+    template = "labeling/overview.html#progress" if request.htmx else "labeling/overview.html"
+    return render(request, template, context)
 
 
 @login_required
 @require_http_methods(["GET", "POST"])
 def edit(request: HttpRequest, slug: str) -> HttpResponse:
-    """Change a project's name, guidelines and wanted labels."""
+    """Change a project's settings."""
     project = project_for(request.user, slug, to="lead")
-    form = ProjectForm(request.POST or None, instance=project)
-    # Addresses and scripts hold on to it; and the labels wanted were written on every comparison.
-    del form.fields["slug"]
-    form.fields["labels_per_comparison"].help_text += " Holds for comparisons imported from now on."
-    if request.method == "POST" and form.is_valid():
-        form.save()
-        messages.success(request, "Kept.")
+    before = settings_of(project) | {"name": project.name}
+    form = ProjectForm(_posted(request), instance=project)
+    if request.method == "POST" and "preset" not in request.POST and form.is_valid():
+        keep_settings(form.save(commit=False), before, request.user)
+        messages.success(request, _("Kept."))
+        if form.n_following and form.cleaned_data["existing"] == "change":
+            _change_existing(request, project, form)
         return redirect("labeling:project", project.slug)
-    return render(request, "labeling/project_form.html", {"form": form, "project": project})
+    # A form that does not hold has changed the row in memory: the page's head shows the real one.
+    context = {"form": form, "project": project_for(request.user, slug, to="lead")}
+    return render(request, "labeling/project_form.html", context | {"active": "overview"})
 
 
-@login_required
-@require_POST
-def set_member(request: HttpRequest, slug: str) -> HttpResponse:
-    """Give a person a role, or take it; their answers stay. Only an owner changes owners."""
-    project = project_for(request.user, slug, to="lead")
-    form = MemberForm(request.POST)
-    if not form.is_valid():
-        for error in form.errors.values():
-            messages.error(request, error[0])
-        return redirect("labeling:project", slug)
-    user, role = form.cleaned_data["user"], form.cleaned_data["role"]
-    owners = project.memberships.filter(role=Membership.Role.OWNER)
-    was_owner = owners.filter(user=user).exists()
-    is_owner = request.user.is_superuser or owners.filter(user=request.user).exists()
-    if (was_owner or role == Membership.Role.OWNER) and not is_owner:
-        raise PermissionDenied("Only an owner makes or changes owners.")
-    is_last_owner = was_owner and not owners.exclude(user=user).exists()
-    if is_last_owner and role != Membership.Role.OWNER:
-        messages.error(request, "A project keeps at least one owner.")
-        return redirect("labeling:project", slug)
-    if role == MemberForm.NO_ROLE:
-        project.memberships.filter(user=user).delete()
-        messages.success(request, f"{user} is no longer a member. Their answers stay.")
-        return (
-            redirect("labeling:home")
-            if user == request.user
-            else redirect("labeling:project", slug)
+def _posted(request: HttpRequest) -> object:
+    """What was sent, with the usual three questions put in where the button asked for them."""
+    if request.method != "POST":
+        return None
+    posted = request.POST.copy()
+    if "preset" in posted:
+        lines = [f"{aspect['name']}: {aspect['question']}" for aspect in HELPFUL_HONEST_HARMLESS]
+        posted["aspects"] = "\n".join(lines)
+    return posted
+
+
+def _change_existing(request: HttpRequest, project: Project, form: ProjectForm) -> None:
+    old, new = form.labels_before, project.labels_per_comparison
+    note_change(
+        project,
+        request.user,
+        "change wanted labels",
+        f"{form.n_following} comparisons",
+        before={"labels_wanted": old},
+        after={"labels_wanted": new},
+    )
+    if form.n_following > CHANGED_AT_ONCE:
+        from labeling.tasks import change_existing_comparisons
+
+        change_existing_comparisons.delay_on_commit(project.pk, old, new)
+        messages.info(
+            request,
+            _("A worker changes %(n)s comparisons now.") % {"n": f"{form.n_following:,}"},
         )
-    project.memberships.update_or_create(user=user, defaults={"role": role})
-    messages.success(request, f"{user} is now {role} of this project.")
-    return redirect("labeling:project", slug)
+        return
+    n = change_labels_wanted(project, old, new)
+    messages.success(
+        request,
+        ngettext("%(n)s comparison wants %(new)d now.", "%(n)s comparisons want %(new)d now.", n)
+        % {"n": f"{n:,}", "new": new},
+    )
 
 
 @login_required

@@ -28,6 +28,7 @@ from django.utils.translation import gettext as _
 
 from labeling.changes import note_change
 from labeling.events import answered
+from labeling.imports.rows import comparison_hash
 from labeling.models import (
     Assignment,
     Choice,
@@ -816,7 +817,12 @@ def _keep_better_answer(rater: Rater, comparison: Comparison, text: str) -> None
     for worse in (comparison.response_a, comparison.response_b):
         implied, _created = Comparison.objects.get_or_create(
             project_id=comparison.project_id,
-            content_hash=content_hash(response.pk, worse.pk),
+            # as an import would make it, so that an export which comes back finds it
+            content_hash=comparison_hash(
+                comparison.prompt.content_hash,
+                (response.content_hash, response.source),
+                (worse.content_hash, worse.source),
+            ),
             defaults={
                 "prompt_id": comparison.prompt_id,
                 "response_a": response,

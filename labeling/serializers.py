@@ -7,6 +7,7 @@ from django.core.exceptions import ValidationError as NotAnAddress
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from labeling.export import AGGREGATES, FORMATS, LABELS
 from labeling.imports.forms import FORM_NAMES
 from labeling.imports.interchange import BadRow, check_storable
 from labeling.models import (
@@ -681,6 +682,18 @@ class ReportSerializer(serializers.ModelSerializer):
         model = AgreementReport
         fields = [*JOB_FIELDS, "n_preferences", "result"]
         read_only_fields = fields
+
+
+class ExportSerializer(serializers.Serializer):
+    # Not `format`, which asks the framework for another rendering.
+    form = serializers.ChoiceField(choices=list(FORMATS), default="jsonl")
+    labels = serializers.ChoiceField(choices=list(LABELS), default="mixed")
+    aggregate = serializers.ChoiceField(
+        choices=["", *AGGREGATES],
+        default="",
+        allow_blank=True,
+        help_text="Empty: as is usual for the form.",
+    )
 
 
 # --- webhooks --------------------------------------------------------------------------------

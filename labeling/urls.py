@@ -5,6 +5,7 @@ from django.urls import path
 from labeling.views import (
     agreement,
     compare,
+    exports,
     imports,
     members,
     projects,
@@ -60,4 +61,6 @@ urlpatterns = [
         webhooks.again,
         name="webhook_again",
     ),
+    path("projects/<slug:slug>/export/", exports.export, name="export"),
+    path("projects/<slug:slug>/export/download/", exports.download, name="export_download"),
 ]

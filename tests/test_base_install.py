@@ -39,8 +39,8 @@ Verdict.objects.create(
 )
 browser = Client(headers={"host": "localhost"})
 browser.force_login(get_user_model().objects.get())
-for page in ("", "compare/", "comparisons/", "import/", "agreement/", "judges/", "judges/new/",
-             f"judges/{version.judge_id}/", f"judges/runs/{run.pk}/", "training/",
+for page in ("", "compare/", "comparisons/", "import/", "export/", "agreement/", "judges/",
+             "judges/new/", f"judges/{version.judge_id}/", f"judges/runs/{run.pk}/", "training/",
              "training/new/reward/", "training/new/dpo/"):
     status = browser.get(f"/projects/sample/{page}").status_code
     if status != 200:

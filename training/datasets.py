@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from labeling.models import Choice, Comparison, Preference, Project, Rater
+from labeling.aggregation import Outcome, decide
+from labeling.models import Comparison, Preference, Project
 from labeling.storage import storage_path
 from training.ml.data import Pair
 from training.models import Dataset
@@ -40,46 +41,6 @@ COUNTED = {
     "gold": "kept out of training: control questions with a known answer",
     "moved_to_test": "fixed to training, but their prompt is fixed to the test side",
 }
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the labels say of one comparison."""
-
-    outcome: str
-    """a, b, or the reason why it is no pair."""
-    source: str
-    """human or ai; empty without a label."""
-    votes: dict[str, int]
-    raters: tuple[int, ...]
-
-
-def majority(votes: Counter[str]) -> str:
-    """The choice with the most votes; "disputed" where several share the first place."""
-    most = max(votes.values())
-    winners = [choice for choice, n in votes.items() if n == most]
-    if len(winners) > 1:
-        return "disputed"
-    return {Choice.TIE: "ties"}.get(winners[0], winners[0])
-
-
-def decide(answers: list[tuple[str, str, int]], labels: str) -> Decision:
-    """Turn the current answers to one comparison into a decision.
-
-    Args: answers: (kind of rater, choice, rater's id); labels: human, ai, or mixed, where people
-        decide alone wherever one of them answered.
-    """
-    for kind, source in ((Rater.Kind.PERSON, "human"), (Rater.Kind.JUDGE, "ai")):
-        if labels not in ("mixed", source):
-            continue
-        mine = [(choice, rater) for who, choice, rater in answers if who == kind]
-        votes = Counter(choice for choice, _rater in mine if choice != Choice.UNPARSED)
-        if votes:
-            raters = tuple(rater for choice, rater in mine if choice != Choice.UNPARSED)
-            return Decision(majority(votes), source, dict(sorted(votes.items())), raters)
-        if mine:
-            return Decision("unparsed", source, {}, ())
-    return Decision("unlabeled", "", {}, ())
 
 
 def side_of(prompt_hash: str, test_share: float, seed: int) -> str:
@@ -108,7 +69,7 @@ def split_prompts(fixed: dict[str, set[str]], test_share: float, seed: int) -> d
     return sides
 
 
-def decisions(project: Project, labels: str) -> dict[int, Decision]:
+def decisions(project: Project, labels: str) -> dict[int, Outcome]:
     """What the current preferences say, by comparison; comparisons without any are left out."""
     answers = (
         Preference.objects.current()
@@ -128,7 +89,7 @@ class Plan:
     """A dataset before it is written."""
 
     sides: dict[str, str]
-    decisions: dict[int, Decision]
+    decisions: dict[int, Outcome]
     counts: dict[str, int]
     raters: list[dict[str, Any]]
 
@@ -143,7 +104,7 @@ def plan(
     fixed: dict[str, set[str]] = {}
     rows: list[tuple[str, str, str | None]] = []
     votes: Counter[int] = Counter()
-    nothing = Decision("unlabeled", "", {}, ())
+    nothing = Outcome("unlabeled", "", {}, ())
     comparisons = project.comparisons.values_list(
         "pk",
         "prompt__content_hash",
@@ -157,14 +118,14 @@ def plan(
         decision = found.get(pk, nothing)
         if gold:
             counts["gold"] += 1
-            found[pk] = Decision("gold", decision.source, decision.votes, decision.raters)
+            found[pk] = Outcome("gold", decision.source, decision.votes, decision.raters)
             continue
         if decision.outcome not in ("a", "b"):
             counts[decision.outcome] += 1
             continue
         if text_a == text_b:
             counts["same_text"] += 1
-            found[pk] = Decision("same_text", decision.source, decision.votes, decision.raters)
+            found[pk] = Outcome("same_text", decision.source, decision.votes, decision.raters)
             continue
         counts["pairs"] += 1
         counts[decision.source] += 1

@@ -91,6 +91,23 @@ def rows_of(value: Any, form: str, labels: Labels) -> tuple[list[Row], list[str]
     return rows, problems
 
 
+# --- our own ---------------------------------------------------------------------------------
+
+
+def _from_interchange(record: dict[str, Any], _labels: Labels) -> list[dict[str, Any]]:
+    """As it is; a table has one vote a row, in columns of its own."""
+    has_lists = record.get("preferences") or record.get("verdicts")
+    if has_lists or record.get("rater") in (None, "") or record.get("choice") in (None, ""):
+        return [record]
+    key = "verdicts" if record.get("kind") == Rater.Kind.JUDGE else "preferences"
+    return [record | {key: [{name: record.get(name) for name in _VOTE_COLUMNS}]}]
+
+
+_VOTE_COLUMNS = ("rater", "choice", "strength", "prob_a", "prob_a_ab", "prob_a_ba", "seconds")
+_VOTE_COLUMNS += ("shown_first", "rationale", "tags", "aspects", "audit", "inclusion_probability")
+_VOTE_COLUMNS += ("created_at",)
+
+
 # --- chosen and rejected ---------------------------------------------------------------------
 
 
@@ -147,7 +164,7 @@ def dialogue(text: Any) -> Messages:
     """
     if not isinstance(text, str):
         raise BadRow("a dialogue is not text")
-    parts = _TURN.split(text)
+    parts = TRANSCRIPT_TURN.split(text)
     if len(parts) < 3 or parts[0].strip() or parts[1] != "Human":
         raise BadRow('a dialogue does not begin with "Human:"')
     turns: Messages = []
@@ -160,7 +177,7 @@ def dialogue(text: Any) -> Messages:
     return turns
 
 
-_TURN = re.compile(r"(?:\A|\n\n)\s*(?:## )?(Human|Assistant):")
+TRANSCRIPT_TURN = re.compile(r"(?:\A|\n\n)\s*(?:## )?(Human|Assistant):")
 
 
 def split_dialogues(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages]:
@@ -182,7 +199,7 @@ def split_dialogues(first: Messages, second: Messages) -> tuple[Messages, Messag
 
 def _split_texts(chosen: str, rejected: str) -> tuple[Any, Any, Any]:
     """TRL's implicit prompt: what two texts begin with, cut between words."""
-    if _TURN.match(chosen):
+    if TRANSCRIPT_TURN.match(chosen):
         return split_dialogues(dialogue(chosen), dialogue(rejected))
     n = 0
     while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
@@ -594,7 +611,9 @@ def _from_label_studio(record: dict[str, Any], labels: Labels) -> list[dict[str,
             "response_b": data[second],
             "model_a": data.get("model_a"),
             "model_b": data.get("model_b"),
-            "metadata": _rest(data, used),
+            "metadata": data["metadata"]
+            if isinstance(data.get("metadata"), dict)
+            else _rest(data, used),
             "preferences": preferences,
             "verdicts": verdicts,
         }
@@ -633,7 +652,9 @@ def _from_label_studio_min(record: dict[str, Any], labels: Labels) -> list[dict[
 def _annotator(who: Any) -> str:
     """Label Studio names people by number, by e-mail, or by an object of both."""
     if isinstance(who, dict):
-        who = who.get("email") or who.get("id")
+        if isinstance(who.get("email"), str) and who["email"].strip():
+            return who["email"].strip()
+        who = who.get("id")
     if isinstance(who, bool) or not isinstance(who, (str, int)):
         return ""
     return f"annotator {who}" if str(who).isdigit() else str(who).strip()
@@ -774,7 +795,7 @@ def _prompt(record: dict[str, Any]) -> Any:
     if key is None:
         return None
     prompt = record[key]
-    if isinstance(prompt, str) and _TURN.match(prompt):
+    if isinstance(prompt, str) and TRANSCRIPT_TURN.match(prompt):
         prompt = dialogue(_OPEN_ANSWER.sub("", prompt))
     more = record.get("input")
     if key in ("instruction", "question") and isinstance(prompt, str) and isinstance(more, str):
@@ -812,9 +833,9 @@ def _are_turns(value: Any) -> bool:
 
 def _fits_hh(record: dict[str, Any]) -> bool:
     texts = record.get("chosen"), record.get("rejected")
-    return all(isinstance(text, str) and _TURN.match(text) for text in texts) and not record.get(
-        "prompt"
-    )
+    return all(
+        isinstance(text, str) and TRANSCRIPT_TURN.match(text) for text in texts
+    ) and not record.get("prompt")
 
 
 def _fits_argilla(record: dict[str, Any]) -> bool:
@@ -858,7 +879,7 @@ FORMS = (
     Form(
         "interchange",
         lambda r: {"prompt", "response_a", "response_b"} <= r.keys(),
-        lambda r, _labels: [r],
+        _from_interchange,
     ),
     Form(
         "alpaca-eval",

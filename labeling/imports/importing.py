@@ -44,6 +44,7 @@ class ImportReport:
     preferences: int = 0  # new answers of people
     verdicts: int = 0  # new verdicts of AI judges
     unparsed: int = 0  # of these, the unreadable ones
+    decisions: int = 0  # new decisions of leads
     known_votes: int = 0  # preferences and verdicts that were there already
     rejected_votes: int = 0  # votes left out of rows that stayed
     reasons: dict[str, int] = field(default_factory=dict)
@@ -84,7 +85,7 @@ def import_file(
         stored = store.store([row for _record, row in batch])
         # The development server keeps every query; of a million rows that would be the memory.
         reset_queries()
-        for name in ("created", "duplicates", "preferences", "verdicts", "unparsed"):
+        for name in ("created", "duplicates", "preferences", "verdicts", "unparsed", "decisions"):
             setattr(report, name, getattr(report, name) + getattr(stored, name))
         report.known_votes += stored.known_votes
         for index, reason in stored.bad_votes:

@@ -46,9 +46,21 @@ class Vote:
     prob_a_ba: float | None = None
     rationale: str = ""
     tags: list[str] = field(default_factory=list)
+    aspects: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
     shown_first: str = ""
+    inclusion_probability: float | None = None
+    audit: bool = False
     created_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class LeadsWord:
+    """A lead's decision on the comparison as it stands in a file."""
+
+    choice: str
+    strength: int | None = None
+    note: str = ""
 
 
 @dataclass(slots=True)
@@ -61,9 +73,12 @@ class Row:
     response_b: Messages
     model_a: str = ""
     model_b: str = ""
+    author_a: str = ""  # the rater who wrote it as a better answer
+    author_b: str = ""
     external_id: str = ""
     gold: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    decision: LeadsWord | None = None
     votes: list[Vote] = field(default_factory=list)
     bad_votes: list[str] = field(default_factory=list)  # reasons, one per vote left out
 
@@ -83,6 +98,8 @@ def parse_row(record: dict[str, Any]) -> Row:
         response_b=messages_of(record["response_b"], "assistant", "response_b"),
         model_a=short_text(record, "model_a"),
         model_b=short_text(record, "model_b"),
+        author_a=short_text(record, "author_a"),
+        author_b=short_text(record, "author_b"),
         external_id=short_text(record, "id"),
         gold=_gold(record.get("gold")),
         metadata=_metadata(record.get("metadata")),
@@ -93,6 +110,10 @@ def parse_row(record: dict[str, Any]) -> Row:
     if row.response_a == row.response_b and row.model_a == row.model_b:
         raise BadRow("both responses are the same: nothing to compare")
     add_votes(row, record)
+    try:
+        row.decision = _decision(record.get("decision"))
+    except BadRow as problem:
+        row.bad_votes.append(f"decision: {problem}")
     return row
 
 
@@ -242,15 +263,27 @@ def _preference(entry: Any) -> Vote:
     return vote
 
 
+def _decision(entry: Any) -> LeadsWord | None:
+    """A lead's decision. Who decided is not read: no file speaks for a person with an account."""
+    if entry in (None, ""):
+        return None
+    if not isinstance(entry, dict):
+        raise BadRow(f"a {_kind(entry)} where an object should be")
+    if entry.get("choice") not in HUMAN_CHOICES:
+        given = _shown(entry.get("choice"))
+        raise BadRow(f"`choice` is {given}: it may be {', '.join(HUMAN_CHOICES)}")
+    note = entry.get("note")
+    if note is not None and not isinstance(note, str):
+        raise BadRow(f"`note` is a {_kind(note)}, not a text")
+    return LeadsWord(entry["choice"], _strength(entry), note or "")
+
+
 def _verdict(entry: Any) -> Vote:
     """A judge's verdict. Its probability decides (exactly 0.5 is a tie), then its words; a verdict
     with neither was unreadable, which is counted and not dropped."""
     vote = _vote(entry, Rater.Kind.JUDGE)
     for key in ("prob_a", "prob_a_ab", "prob_a_ba"):
-        number = _number(entry, key)
-        if number is not None and not 0 <= number <= 1:
-            raise BadRow(f"`{key}` is {number}, outside of 0 to 1")
-        setattr(vote, key, number)
+        setattr(vote, key, _probability(entry, key))
     choice = entry.get("choice")
     if choice not in (None, "") and choice not in Choice.values:
         raise BadRow(f"`choice` is {_shown(choice)}: it may be {', '.join(Choice.values)}")
@@ -269,9 +302,6 @@ def _vote(entry: Any, kind: str) -> Vote:
     rater = short_text(entry, "rater")
     if not rater:
         raise BadRow("`rater` is missing")
-    strength = _number(entry, "strength")
-    if strength is not None and strength not in (1, 2, 3):
-        raise BadRow(f"`strength` is {strength:g}: it may be 1, 2 or 3")
     seconds = _number(entry, "seconds")
     if seconds is not None and seconds < 0:
         raise BadRow("`seconds` is negative")
@@ -288,13 +318,53 @@ def _vote(entry: Any, kind: str) -> Vote:
         rater=rater,
         kind=kind,
         choice="",
-        strength=int(strength) if strength is not None else None,
+        strength=_strength(entry),
         seconds=seconds,
         shown_first=shown_first or "",
         rationale=rationale or "",
         tags=tags,
+        aspects=_aspects(entry.get("aspects")),
+        inclusion_probability=_probability(entry, "inclusion_probability"),
+        audit=_flag(entry, "audit"),
         created_at=_time(entry.get("created_at")),
     )
+
+
+def _strength(entry: dict[str, Any]) -> int | None:
+    strength = _number(entry, "strength")
+    if strength is not None and strength not in (1, 2, 3):
+        raise BadRow(f"`strength` is {strength:g}: it may be 1, 2 or 3")
+    return None if strength is None else int(strength)
+
+
+def _aspects(value: Any) -> dict[str, str]:
+    """Answers to the questions beside the main one: {"honest": "a", …}."""
+    if value in (None, ""):
+        return {}
+    if not isinstance(value, dict):
+        raise BadRow(f"`aspects` is a {_kind(value)}, not an object")
+    for answer in value.values():
+        if answer not in HUMAN_CHOICES:
+            raise BadRow(f"in `aspects` stands {_shown(answer)}: a, b, tie or both_bad is wanted")
+    return value
+
+
+def _flag(entry: dict[str, Any], key: str) -> bool:
+    """An optional truth value; CSV files bring it as text."""
+    value = entry.get(key)
+    found = {"": False, "false": False, "true": True, "0": False, "1": True}.get(
+        str("" if value is None else value).lower()
+    )
+    if found is None:
+        raise BadRow(f"`{key}` is {_shown(value)}, not true or false")
+    return found
+
+
+def _probability(entry: dict[str, Any], key: str) -> float | None:
+    number = _number(entry, key)
+    if number is not None and not 0 <= number <= 1:
+        raise BadRow(f"`{key}` is {number}, outside of 0 to 1")
+    return number
 
 
 def _number(entry: dict[str, Any], key: str) -> float | None:

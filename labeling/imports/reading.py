@@ -311,7 +311,8 @@ def _json_array(stream: io.BufferedReader) -> Iterator[Record]:
         yield Record(number, shortened(element.decode(errors="backslashreplace")), problem=problem)
 
 
-STRUCTURED = ("metadata", "preferences", "verdicts", "tags")
+STRUCTURED = ("metadata", "preferences", "verdicts", "tags", "aspects", "decision")
+PLAIN = ("id", "model_a", "model_b", "rater", "rationale")  # text, whatever it looks like
 
 
 def _csv_records(stream: io.BufferedReader) -> Iterator[Record]:
@@ -352,12 +353,20 @@ def _csv_records(stream: io.BufferedReader) -> Iterator[Record]:
         elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
             problem = "not valid UTF-8"
         else:
-            value = {
-                name: _cell(name, cell) for name, cell in zip(header, cells, strict=True) if name
-            }
-            yield Record(line, text, value=value)
+            value = {name: cell for name, cell in zip(header, cells, strict=True) if name}
+            yield Record(line, text, value=_unguarded(value))
             continue
         yield Record(line, shortened(text), problem=problem)
+
+
+def _unguarded(row: dict[str, str]) -> dict[str, Any]:
+    """The values of a row. Our own exports name in `guarded` the cells that got an apostrophe so
+    that no spreadsheet takes them for a formula; it is taken off again."""
+    guarded = row.get("guarded", "").split()
+    if guarded and all(row.get(name, "").startswith("'") for name in guarded):
+        row = row | {name: row[name][1:] for name in guarded}
+        del row["guarded"]
+    return {name: _cell(name, cell) for name, cell in row.items()}
 
 
 def _cell(name: str, cell: str) -> Any:
@@ -365,7 +374,7 @@ def _cell(name: str, cell: str) -> Any:
 
     A response that merely is JSON stays the text that a model wrote.
     """
-    if cell[:1] not in ("[", "{"):
+    if cell[:1] not in ("[", "{") or name in PLAIN:
         return cell
     try:
         value = parse_json(cell)
@@ -403,7 +412,8 @@ def _parquet_records(stream: io.BufferedReader) -> Iterator[Record]:
             for batch in table.iter_batches(batch_size=256):
                 for value in batch.to_pylist():
                     number += 1
-                    yield _object_record(number, value)
+                    cells = {k: _cell(k, v) if isinstance(v, str) else v for k, v in value.items()}
+                    yield _object_record(number, cells)
         except (pyarrow.ArrowException, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FileProblem(f"this is no readable Parquet file: {reason}") from error

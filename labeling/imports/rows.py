@@ -12,10 +12,11 @@ from django.db.models import F
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from labeling.imports.interchange import Row, Vote
+from labeling.imports.interchange import LeadsWord, Row, Vote
 from labeling.models import (
     Choice,
     Comparison,
+    Decision,
     Messages,
     Preference,
     Project,
@@ -39,6 +40,7 @@ class Stored:
     verdicts: int = 0
     unparsed: int = 0
     known_votes: int = 0
+    decisions: int = 0
     bad_votes: list[tuple[int, str]] = field(default_factory=list)
     rejected: list[tuple[int, str]] = field(default_factory=list)
 
@@ -95,6 +97,7 @@ class _Group:
     hash_b: str = ""
     pk: int | None = None
     votes: list[tuple[int, Vote]] = field(default_factory=list)  # (index of the row, vote)
+    decisions: list[tuple[int, LeadsWord]] = field(default_factory=list)  # likewise
     n_people: int = 0
 
 
@@ -116,7 +119,16 @@ class RowStore:
             groups += self._groups_by_id(
                 [(i, row) for i, row in enumerate(rows) if not row.prompt], stored
             )
-            self.raters.learn({(vote.kind, vote.rater) for g in groups for _i, vote in g.votes})
+            self.raters.learn(
+                {(vote.kind, vote.rater) for g in groups for _i, vote in g.votes}
+                | {
+                    (Rater.Kind.PERSON, author)
+                    for g in groups
+                    if g.pk is None
+                    for author in (g.row.author_a, g.row.author_b)
+                    if author
+                }
+            )
             preferences = self._new_preferences(groups, stored)
             self._create([group for group in groups if group.pk is None])
             for group, preference in preferences:
@@ -125,6 +137,7 @@ class RowStore:
             if stored.created:  # there is more to do
                 done = Project.objects.filter(pk=self.project.pk).exclude(completed_at=None)
                 done.update(completed_at=None)
+            self._decide(groups, stored)
         return stored
 
     def _grouped(self, rows: list[tuple[int, Row]], stored: Stored) -> list[_Group]:
@@ -158,6 +171,10 @@ class RowStore:
             first = first_of_known.get(key, (group.hash_a, group.row.model_a))
             is_turned = first != (content_hash(row.response_a), row.model_a)
             group.votes += [(index, turned(v) if is_turned else v) for v in row.votes]
+            if row.decision is not None:
+                word = row.decision
+                choice = _OTHER.get(word.choice, word.choice) if is_turned else word.choice
+                group.decisions.append((index, replace(word, choice=choice)))
         return list(groups.values())
 
     def _groups_by_id(self, rows: list[tuple[int, Row]], stored: Stored) -> list[_Group]:
@@ -227,16 +244,50 @@ class RowStore:
             )
         return preferences
 
+    def _decide(self, groups: list[_Group], stored: Stored) -> None:
+        """Keep decisions of leads that the file brings. One that was made here stands."""
+        groups = [group for group in groups if group.decisions]
+        standing = dict(
+            Decision.objects.filter(
+                comparison__in=[group.pk for group in groups], superseded_at=None
+            ).values_list("comparison", "choice")
+        )
+        new = []
+        for group in groups:
+            for index, word in group.decisions:
+                kept = standing.get(group.pk)
+                if kept is None:
+                    standing[group.pk] = word.choice
+                    new.append(
+                        Decision(
+                            comparison_id=group.pk,
+                            choice=word.choice,
+                            strength=word.strength,
+                            note=word.note,
+                        )
+                    )
+                elif kept != word.choice:
+                    reason = f"a lead has decided {kept}, and here {word.choice}"
+                    stored.bad_votes.append((index, reason))
+        Decision.objects.bulk_create(new)
+        stored.decisions += len(new)
+
     def _create(self, groups: list[_Group]) -> None:
         if not groups:
             return
         prompts, known = self._prompts({group.prompt_hash: group.row.prompt for group in groups})
         wanted: dict[tuple[int, str, str], Messages] = {}
+        authors: dict[tuple[int, str, str], int] = {}
         for group in groups:
-            prompt = prompts[group.prompt_hash]
-            wanted[prompt, group.hash_a, group.row.model_a] = group.row.response_a
-            wanted[prompt, group.hash_b, group.row.model_b] = group.row.response_b
-        responses = self._responses(wanted, known)
+            prompt, row = prompts[group.prompt_hash], group.row
+            for key, messages, author in (
+                ((prompt, group.hash_a, row.model_a), row.response_a, row.author_a),
+                ((prompt, group.hash_b, row.model_b), row.response_b, row.author_b),
+            ):
+                wanted[key] = messages
+                if author:
+                    authors[key] = self.raters.ids[Rater.Kind.PERSON, author]
+        responses = self._responses(wanted, known, authors)
         comparisons = []
         for group in groups:
             row, prompt = group.row, prompts[group.prompt_hash]
@@ -281,7 +332,10 @@ class RowStore:
         return found, known
 
     def _responses(
-        self, wanted: dict[tuple[int, str, str], Messages], known_prompts: set[int]
+        self,
+        wanted: dict[tuple[int, str, str], Messages],
+        known_prompts: set[int],
+        authors: dict[tuple[int, str, str], int],
     ) -> dict[tuple[int, str, str], int]:
         """Ids of the responses by prompt, content hash and source. New prompts have none yet."""
 
@@ -303,6 +357,7 @@ class RowStore:
                 messages=messages,
                 content_hash=key,
                 source=source,
+                author_id=authors.get((prompt, key, source)),
                 n_chars=len(message_text(messages)),
             )
             for (prompt, key, source), messages in wanted.items()
@@ -324,6 +379,7 @@ def turned(vote: Vote) -> Vote:
     return replace(
         vote,
         choice=_OTHER.get(vote.choice, vote.choice),
+        aspects={name: _OTHER.get(answer, answer) for name, answer in vote.aspects.items()},
         shown_first=_OTHER.get(vote.shown_first, ""),
         prob_a=None if vote.prob_a is None else 1 - vote.prob_a,
         # "ab" means that A was shown first: with the names, the orders change too
@@ -345,7 +401,10 @@ def _preference(vote: Vote, rater: int, now: object) -> Preference:
         prob_a_ba=vote.prob_a_ba,
         rationale=vote.rationale,
         tags=vote.tags,
+        aspects=vote.aspects,
         seconds=vote.seconds,
         shown_first=vote.shown_first,
+        inclusion_probability=vote.inclusion_probability,
+        audit=vote.audit,
         created_at=vote.created_at or now,
     )

@@ -397,6 +397,18 @@ def test_a_file_is_uploaded_imported_and_reported():
     assert lead.post(f"imports/{job.pk}/resume/").status_code == 409
 
 
+def test_labels_are_exported_as_a_stream():
+    preference = PreferenceFactory(choice="b")
+    lead = Program(preference.comparison.project)
+    sent = lead.get("export/?form=trl")
+    assert sent.headers["Content-Type"] == "application/jsonl"
+    [line] = b"".join(sent.streaming_content).splitlines()
+    answer = preference.comparison.response_b.messages[0]["content"]
+    assert json.loads(line)["chosen"] == answer
+    assert lead.get("export/?form=made-up").status_code == 400
+    assert lead.get("export/?form=csv&aggregate=dawid-skene").status_code == 200
+
+
 def test_an_agreement_report_is_asked_for_once():
     lead = Program(ProjectFactory())
     first, second = lead.post("agreement/"), lead.post("agreement/")

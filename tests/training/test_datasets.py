@@ -5,55 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labeling.models import Rater
 from labeling.storage import storage_path
 from tests.factories import PreferenceFactory, ProjectFactory, RaterFactory
 from tests.training.projects import answer, comparison, labeled_project
-from training.datasets import decide, freeze, load_pairs, plan, split_prompts
+from training.datasets import freeze, load_pairs, plan, split_prompts
 from training.models import Dataset
-
-PERSON, JUDGE = Rater.Kind.PERSON, Rater.Kind.JUDGE
-
-
-@pytest.mark.parametrize(
-    ("choices", "outcome"),
-    [
-        (["a", "a", "b"], "a"),
-        (["b"], "b"),
-        (["a", "b"], "disputed"),
-        (["tie", "tie", "a"], "ties"),
-        (["both_bad"], "both_bad"),
-        (["a", "tie"], "disputed"),
-        (["a", "a", "b", "b", "tie"], "disputed"),
-    ],
-)
-def test_the_choice_with_the_most_votes_decides_and_a_shared_first_place_is_a_dispute(
-    choices, outcome
-):
-    answers = [(PERSON, choice, rater) for rater, choice in enumerate(choices)]
-
-    assert decide(answers, "human").outcome == outcome
-
-
-def test_people_decide_before_judges_and_judges_only_where_no_person_answered():
-    both = [(PERSON, "a", 1), (JUDGE, "b", 2), (JUDGE, "b", 3)]
-    judges = [(JUDGE, "b", 2), (JUDGE, "unparsed", 3)]
-
-    assert (decide(both, "mixed").outcome, decide(both, "mixed").source) == ("a", "human")
-    assert (decide(both, "ai").outcome, decide(both, "human").outcome) == ("b", "a")
-    assert (decide(judges, "mixed").outcome, decide(judges, "mixed").source) == ("b", "ai")
-    assert decide(judges, "mixed").raters == (2,)
-    assert decide(judges, "human").outcome == "unlabeled"
-
-
-def test_a_dispute_between_people_is_not_settled_by_a_judge():
-    answers = [(PERSON, "a", 1), (PERSON, "b", 2), (JUDGE, "b", 3)]
-
-    assert decide(answers, "mixed").outcome == "disputed"
-
-
-def test_only_unreadable_verdicts_are_counted_as_such():
-    assert decide([(JUDGE, "unparsed", 1)], "mixed").outcome == "unparsed"
 
 
 @given(

@@ -22,6 +22,7 @@ COUNTS = (
     "preferences",
     "verdicts",
     "unparsed",
+    "decisions",
     "known_votes",
     "rejected_votes",
 )

@@ -12,10 +12,23 @@ from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
 from labeling.imports.forms import FORM_NAMES, Labels
-from labeling.models import ApiToken, Choice, Comparison, Membership, Project, Rater, Webhook
+from labeling.models import (
+    ApiToken,
+    Choice,
+    Comparison,
+    Flag,
+    Membership,
+    Project,
+    Rater,
+    Webhook,
+)
 from labeling.projects import SETTINGS, wanting
+from labeling.scales import ANSWERS, answers_on
 from labeling.storage import names_a_path
 from labeling.webhooks import check_address
+
+LARGEST_KEY = 2**63 - 1  # of the database; larger numbers name nothing
+ASPECT_ANSWERS = {str(Choice.A), str(Choice.B), str(Choice.TIE)}
 
 
 def check_model_name(name: str, user: Any) -> None:
@@ -425,45 +438,54 @@ class SetForm(forms.Form):
         return cleaned
 
 
-STRENGTHS = {1: "slightly", 2: "clearly", 3: "much"}
-# What a button may send: the choice, and how much better.
-ANSWERS: dict[str, tuple[str, int | None]] = {
-    **{f"{letter}-{n}": (letter, n) for letter in "ab" for n in STRENGTHS},
-    Choice.TIE: (Choice.TIE, None),
-    Choice.BOTH_BAD: (Choice.BOTH_BAD, None),
-}
-
-
 class AnswerForm(forms.Form):
-    """One answer to one comparison.
+    """One answer to one comparison that the rater was given.
 
-    `answer` names the response, never the side it was shown on: "a-2" is "response A is clearly
-    better"; "tie" and "both_bad" stand alone.
+    `assignment` may be left out by programs that know the comparison alone.
     """
 
-    comparison = forms.ModelChoiceField(Comparison.objects.none())
-    answer = forms.ChoiceField(choices=[(value, value) for value in ANSWERS])
+    comparison = forms.IntegerField(max_value=LARGEST_KEY)
+    assignment = forms.IntegerField(required=False, max_value=LARGEST_KEY)
+    answer = forms.CharField()
     rationale = forms.CharField(required=False, max_length=10_000)
+    better = forms.CharField(required=False, max_length=100_000)
     seconds = forms.FloatField(required=False, min_value=0, max_value=86_400)
+    answer_key = forms.CharField(required=False, max_length=64)
 
     def __init__(self, *args, project: Project, **kwargs):
         super().__init__(*args, **kwargs)
-        self.fields["comparison"].queryset = Comparison.objects.filter(project=project)
+        self.project = project
+
+    def clean_answer(self):
+        if self.cleaned_data["answer"] not in answers_on(self.project.scale):
+            raise forms.ValidationError(_("This project does not know this answer."))
+        return self.cleaned_data["answer"]
+
+    def clean_better(self):
+        return self.cleaned_data["better"] if self.project.better_answers else ""
 
     def clean(self):
         cleaned = super().clean()
         if "answer" in cleaned:
             cleaned["choice"], cleaned["strength"] = ANSWERS[cleaned["answer"]]
+        chosen = set(self.data.getlist("tags"))
+        # In the project's order, so that the same choice is always kept as the same list.
+        cleaned["tags"] = [tag for tag in self.project.tags if tag in chosen]
+        said = {a["name"]: self.data.get(f"aspect-{a['name']}") for a in self.project.aspects}
+        cleaned["aspects"] = {name: side for name, side in said.items() if side in ASPECT_ANSWERS}
         return cleaned
 
 
 class SkipForm(forms.Form):
-    comparison = forms.ModelChoiceField(Comparison.objects.none())
-    rationale = forms.CharField(required=False, max_length=500)
+    """Pass a comparison on: with a reason of the list or in other words, or with a flag."""
 
-    def __init__(self, *args, project: Project, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.fields["comparison"].queryset = Comparison.objects.filter(project=project)
+    comparison = forms.IntegerField(max_value=LARGEST_KEY)
+    assignment = forms.IntegerField(required=False, max_value=LARGEST_KEY)
+    reason = forms.CharField(required=False, max_length=500)
+    other_reason = forms.CharField(required=False, max_length=500)
+    flag = forms.ChoiceField(required=False, choices=Flag.Kind)
+    note = forms.CharField(required=False, max_length=500)
+    answer_key = forms.CharField(required=False, max_length=64)
 
 
 class UploadForm(forms.Form):

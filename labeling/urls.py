@@ -4,6 +4,7 @@ from django.urls import path
 
 from labeling.views import (
     agreement,
+    answers,
     compare,
     exports,
     imports,
@@ -46,6 +47,12 @@ urlpatterns = [
     path("projects/<slug:slug>/compare/", compare.compare, name="compare"),
     path("projects/<slug:slug>/compare/skip/", compare.skip, name="skip"),
     path("projects/<slug:slug>/compare/undo/", compare.undo, name="undo"),
+    path("projects/<slug:slug>/compare/release/", compare.release_ahead, name="release"),
+    path(
+        "projects/<slug:slug>/compare/<int:pk>/difference/", compare.difference, name="difference"
+    ),
+    path("projects/<slug:slug>/answers/", answers.answers, name="answers"),
+    path("projects/<slug:slug>/answers/<int:pk>/", answers.answer, name="answer"),
     path("projects/<slug:slug>/import/", imports.upload, name="import"),
     path("projects/<slug:slug>/import/preview/", imports.preview_upload, name="import_preview"),
     path("projects/<slug:slug>/import/<int:pk>/", imports.job_page, name="import_job"),

@@ -18,6 +18,8 @@ OPEN_TO_RATERS = {
     "labeling:compare",
     "labeling:skip",
     "labeling:undo",
+    "labeling:rank",
+    "labeling:rank_skip",
     "labeling:release",
     "labeling:answers",
 }

@@ -28,6 +28,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling.changes import note_change
+from labeling.events import answered
 from labeling.imports.rows import comparison_hash
 from labeling.models import (
     Assignment,
@@ -854,7 +855,7 @@ def _refuse_paused(rater: Rater) -> None:
 
 
 def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
-    return Preference.objects.create(
+    preference = Preference.objects.create(
         comparison_id=assignment.comparison_id,
         rater_id=assignment.rater_id,
         choice=choice,
@@ -863,6 +864,8 @@ def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
         audit=assignment.stream == Stream.AUDIT,
         **answer,
     )
+    answered(preference)
+    return preference
 
 
 def _supersede(rater: Rater, comparison: Comparison, now: datetime) -> None:

@@ -687,6 +687,6 @@ def test_dawid_skene_without_a_crowd_is_a_mistake_of_the_caller(project, people)
     from labeling.export import _chunks
 
     vote(ComparisonFactory(project=project), people[0], "a")
-    ((row,),) = _chunks(project, ExportReport())
+    ((row,),) = _chunks(project.comparisons.all(), ExportReport())
     with pytest.raises(ValueError, match="whole crowd"):
         aggregated(row, "human", "dawid-skene")

@@ -145,7 +145,7 @@ def test_pairs_of_a_list_bring_their_own_votes_and_names(bring):
     }
     report = bring(listed(rankings=[{"rater": "ann", "order": [0, 1, 2]}], pairs=[entry]))
     assert (report.created, report.preferences, report.verdicts) == (3, 4, 1)
-    assert report.known_votes == 1  # ann says the same twice, in the ranking and of the pair
+    assert report.known_votes == 0  # ann says it twice, in the ranking and of the pair: one answer
     comparison = Comparison.objects.get(external_id="elbe-po")
     assert (str(comparison.response_a), str(comparison.response_b)) == ("Elbe", "Po")
     assert comparison.preferences.get(rater__name="gpt").prob_a == 0.75

@@ -90,7 +90,7 @@ def import_file(
     """Import a file, or `hf://owner/name[/config]:split`, and report on it.
 
     `name` is what the report calls the file, where it lies under another. `known_answers` is the
-    purpose of comparisons with a known answer (`gold`) that name none themselves. Decisions of leads
+    purpose of comparisons with a known answer (`gold`) that name none themselves. Leads' decisions
     that the file brought are written into the change log as brought by `actor`, if there is one.
 
     Nothing is written twice, so an import that was cut off is simply run again. `on_progress` is

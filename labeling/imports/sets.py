@@ -179,7 +179,7 @@ def _listed(value: Any, key: str) -> Iterator[Any]:
 
 
 def _add_implied(votes: list[Vote], implied: Vote) -> None:
-    """Where the rater's own vote on the pair says the same, it stands for both: it knows more. Where
+    """Where the rater's own vote on the pair says the same, it stands for both. Where
     it says otherwise, the ranking comes first."""
     for vote in votes:
         if (vote.kind, vote.rater, vote.choice) == (implied.kind, implied.rater, implied.choice):

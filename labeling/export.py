@@ -19,7 +19,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from django.db.models import QuerySet
+from django.db.models import QuerySet, TextField
+from django.db.models.functions import Cast
 from django.utils.translation import gettext as _
 
 from labeling.aggregation import (
@@ -172,9 +173,10 @@ def _blocks(
     crowd = Crowd(project, labels) if aggregate == "dawid-skene" else None
     # The interchange form has a record for each response set; elsewhere its pairs are like others.
     alone = {"response_set": None} if form == "jsonl" else {}
+    columns = _ANSWER_COLUMNS[:_N_OF_PAIRS] if form in ("trl", "trl-chat") else _ANSWER_COLUMNS
     chunks = (
         [record for row in rows for record in _records(row, form, labels, aggregate, crowd, report)]
-        for rows in _chunks(project.comparisons.filter(**alone), report)
+        for rows in _chunks(project.comparisons.filter(**alone), report, columns)
     )
     if form == "csv":
         yield from _csv(chunks, aggregate, report)
@@ -440,8 +442,9 @@ _ANSWER_COLUMNS = (
     "prob_a_ab",
     "prob_a_ba",
     "rationale",
-    "tags",
-    "aspects",
+    # As text: most are empty, and need not be decoded.
+    Cast("tags", TextField()),
+    Cast("aspects", TextField()),
     "seconds",
     "shown_first",
     "inclusion_probability",
@@ -449,28 +452,44 @@ _ANSWER_COLUMNS = (
     "created_at",
     "ranking",
 )
+_N_OF_PAIRS = 7  # of these columns, those from which pairs for training are made
 SETS = 50
 """Response sets that are read at a time, of up to 36 pairs each."""
 
 
-def _chunks(comparisons: QuerySet, report: ExportReport) -> Iterator[list[Labeled]]:
+def _chunks(
+    comparisons: QuerySet, report: ExportReport, columns: tuple[Any, ...] = _ANSWER_COLUMNS
+) -> Iterator[list[Labeled]]:
     """These comparisons with their current answers, in the order of their keys."""
     last = 0
-    while rows := _labeled(comparisons.filter(pk__gt=last).order_by("pk")[:CHUNK], report):
+    while True:
+        some = comparisons.filter(pk__gt=last).order_by("pk")[:CHUNK]
+        rows = _labeled(some, report, columns)
+        if not rows:
+            return
         last = rows[-1].pk
         yield rows
 
 
-def _labeled(comparisons: QuerySet, report: ExportReport) -> list[Labeled]:
+def _labeled(
+    comparisons: QuerySet, report: ExportReport, columns: tuple[Any, ...] = _ANSWER_COLUMNS
+) -> list[Labeled]:
     rows = {values[0]: Labeled(*values) for values in comparisons.values_list(*_COLUMNS)}
     if rows:
         answers = Preference.objects.current().filter(comparison__in=list(rows)).order_by("pk")
-        for comparison, *values in answers.values_list(*_ANSWER_COLUMNS):
-            rows[comparison].answers.append(Answer(*values))
+        for comparison, *values in answers.values_list(*columns):
+            answer = Answer(*values)
+            answer.tags = _decoded(answer.tags, [])
+            answer.aspects = _decoded(answer.aspects, {})
+            rows[comparison].answers.append(answer)
         for comparison, decision in _decisions(Decision.objects.filter(comparison__in=list(rows))):
             rows[comparison].decision = decision
         report.comparisons += len(rows)
     return list(rows.values())
+
+
+def _decoded(text: Any, empty: Any) -> Any:
+    return empty if text in (None, "[]", "{}") else json.loads(text)
 
 
 def _decisions(decisions: QuerySet) -> Iterator[tuple[int, dict[str, Any]]]:

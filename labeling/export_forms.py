@@ -23,17 +23,18 @@ class Answer:
     choice: str
     strength: int | None
     prob_a: float | None
-    prob_a_ab: float | None
-    prob_a_ba: float | None
-    rationale: str
-    tags: list[str]
-    aspects: dict[str, str]
-    seconds: float | None
-    shown_first: str
-    inclusion_probability: float | None
-    audit: bool
-    created_at: datetime
-    ranking: int | None  # that implied it
+    # Pairs for training are made without what follows, and it is not read for them.
+    prob_a_ab: float | None = None
+    prob_a_ba: float | None = None
+    rationale: str = ""
+    tags: list[str] | None = None
+    aspects: dict[str, str] | None = None
+    seconds: float | None = None
+    shown_first: str = ""
+    inclusion_probability: float | None = None
+    audit: bool = False
+    created_at: datetime | None = None
+    ranking: int | None = None  # that implied it
 
 
 @dataclass(slots=True)

@@ -152,6 +152,15 @@ def test_pairs_of_a_list_bring_their_own_votes_and_names(bring):
     assert comparison.preferences.get(rater__name="ann").ranking.rater.name == "ann"
 
 
+def test_a_ranking_may_say_which_answers_still_follow_from_it(bring):
+    revised = {"a": 0, "b": 1, "preferences": [{"rater": "ann", "choice": "b", "strength": 1}]}
+    still = {"rater": "ann", "order": [0, 1, 2], "implies": [[2, 0], [1, 2]]}
+    report = bring(listed(rankings=[still], pairs=[revised]))
+    assert (report.rankings, report.preferences, report.rejected_votes) == (1, 3, 0)
+    assert choices("ann") == {"Po-Oder": "b", "Po-Elbe": "a", "Oder-Elbe": "a"}
+    assert Ranking.objects.get().preferences.count() == 2
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
@@ -192,6 +201,7 @@ def test_a_list_that_cannot_be_ranked_says_why(more, reason):
         ({"rater": "ann", "order": [0, 1, "2"]}, "`order` does not name each of the responses"),
         ({"rater": "ann", "order": [0, 1, True]}, "`order` does not name each of the responses"),
         ({"rater": "ann", "order": [0, 1, 2], "kind": "robot"}, "`kind` may be person, judge"),
+        ({"rater": "a", "order": [0, 1, 2], "implies": [[0]]}, "`implies` does not name pairs"),
         ("ann", "a text where an object should be"),
     ],
 )

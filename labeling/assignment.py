@@ -605,7 +605,7 @@ TAKE_NEXT = """
     UPDATE labeling_comparison SET open_places = open_places - 1
     WHERE open_places > 0 AND id = (
         SELECT c.id FROM labeling_comparison AS c
-        WHERE c.project_id = %(project)s AND c.open_places > 0 AND c.random_key {side} %(share)s
+        WHERE c.project_id = %(project)s AND c.open_places > 0 AND {in_stream}
             AND NOT EXISTS (
                 SELECT 1 FROM labeling_assignment AS given
                 WHERE given.comparison_id = c.id AND given.rater_id = %(rater)s
@@ -635,7 +635,9 @@ def _take_next(rater: Rater, share: float, stream: str) -> tuple[int, int | None
     # SQLite this transaction already holds the only write lock.
     may_skip = connection.features.has_select_for_update_skip_locked
     sql = TAKE_NEXT.format(
-        side="<" if is_audit else ">=",
+        # The plus keeps SQLite from reading the index of the audit stream, and then sorting, for
+        # the queue too.
+        in_stream="c.random_key < %(share)s" if is_audit else "+c.random_key >= %(share)s",
         order="c.random_key" if is_audit else "c.priority DESC, c.open_places, c.random_key DESC",
         lock="FOR NO KEY UPDATE SKIP LOCKED" if may_skip else "",
     )

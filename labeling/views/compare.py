@@ -309,6 +309,7 @@ def _cards(
 ) -> HttpResponse:
     """The cards that the page has not got, and what it is to say."""
     have = _have(request)
+    is_one_more = held is not None  # an answer: the page adds it to the day's count by itself
     if held is None:
         held = work_for(rater, 1 + AHEAD, have)
     missing = [a for a in held if a.pk not in have]
@@ -317,7 +318,8 @@ def _cards(
         "project": project,
         "held": held,
         "cards": [make_card(project, a, earlier.get(a.pk)) for a in missing],
-        "n_today": done_today(rater),
+        "is_one_more": is_one_more,
+        "n_today": None if is_one_more else done_today(rater),
         "empty": None if held else _empty(rater),
         "back": back,
         "feedback": feedback,

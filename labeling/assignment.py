@@ -88,8 +88,10 @@ def work_for(rater: Rater, n: int = 1, have: Collection[int] = ()) -> list[Assig
     """
     # Locked, so that two tabs of one rater do not both lease; read anew, because a lead may have
     # paused the rater since the request began.
-    locked = Rater.objects.select_for_update(no_key=True, of=("self",)).select_related("project")
-    rater = locked.get(pk=rater.pk)
+    locked = Rater.objects.select_for_update(no_key=True).filter(pk=rater.pk)
+    rater.paused_at, rater.qualified_at, rater.disqualified_at = locked.values_list(
+        "paused_at", "qualified_at", "disqualified_at"
+    ).get()
     project = rater.project
     held = list(
         rater.assignments.filter(state=State.LEASED)
@@ -788,10 +790,12 @@ def _repeat(rater: Rater) -> Assignment | None:
 
 def _limit_reached(rater: Rater, project: Project, n_held: int) -> str | None:
     """ "limit" or "day_limit" if the rater may not be given more, else None."""
+    limit = rater.label_limit or project.labels_per_rater
+    if limit is None and project.labels_per_day is None:
+        return None
     answered = rater.assignments.filter(
         state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT]
     )
-    limit = rater.label_limit or project.labels_per_rater
     if limit is not None and answered.count() + n_held >= limit:
         return "limit"
     if project.labels_per_day is not None:

@@ -369,7 +369,7 @@ def _as_shown(choice: str, strength: int | None, left: str) -> dict[str, Any]:
 
 def _named_assignment(rater: Rater, named: dict[str, Any]) -> Assignment | None:
     """The assignment that a form names; by its comparison alone, the one still in hand."""
-    of_rater = rater.assignments.select_related("comparison").filter(comparison=named["comparison"])
+    of_rater = rater.assignments.filter(comparison=named["comparison"])
     if named["assignment"] is not None:
         return of_rater.filter(pk=named["assignment"]).first()
     in_hand = {a.state: a for a in of_rater.order_by("-pk")}

@@ -23,6 +23,8 @@ class Outcome:
     """human or ai; empty without a label."""
     votes: dict[str, int]
     raters: tuple[int, ...]
+    decided: bool = False
+    """Whether a lead's decision stands in place of the votes."""
 
 
 def counted_kind(kinds: Iterable[str], labels: str) -> str:

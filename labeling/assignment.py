@@ -13,6 +13,7 @@ or one minus it. Gold **checks** and **repeats** of the rater's own pairs are mi
 shares; **training** and **qualification** come before real work.
 """
 
+import hashlib
 import random
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, F, OuterRef, Subquery
+from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -123,6 +124,18 @@ def set_assignments(assignment: Assignment) -> list[Assignment]:
         )
         .select_related("comparison__prompt", "comparison__response_a", "comparison__response_b")
         .order_by("pk")
+    )
+
+
+def ranking_places(rater_id: int, responses: Collection[int]) -> list[int]:
+    """The ids of responses to rank in the order in which this rater sees them.
+
+    A hash of rater and response deals the places: by chance from rater to rater, and the same for
+    one rater whenever and in whatever company a response comes. Each assignment of a set
+    therefore says truly in `shown_first` which of its two stood first.
+    """
+    return sorted(
+        responses, key=lambda pk: hashlib.sha256(f"{rater_id} ranks {pk}".encode()).digest()
     )
 
 
@@ -275,18 +288,34 @@ def skip_comparison(
 
 
 @transaction.atomic
-def skip_set(rater: Rater, response_set: ResponseSet, reason: str = "", *, flag: str = "") -> None:
+def skip_set(
+    rater: Rater,
+    response_set: ResponseSet,
+    reason: str = "",
+    *,
+    flag: str = "",
+    note: str = "",
+    answer_key: str = "",
+) -> None:
     """Skip a whole response set.
 
     Raises: NotYours if they do not hold it.
     """
-    held = rater.assignments.filter(state=State.LEASED, comparison__response_set=response_set)
-    assignments = list(held.select_related("comparison"))
-    if not assignments:
+    given = rater.assignments.filter(comparison__response_set=response_set, repeats=None)
+    held = given.filter(state=State.LEASED).select_related("comparison")
+    assignments = list(held.order_by("comparison"))
+    sent_again = answer_key and given.filter(state=State.SKIPPED, answer_key=answer_key).exists()
+    if not assignments and not sent_again:
         raise NotYours(_("This comparison is no longer yours."))
     for assignment in assignments:
         skip_comparison(
-            rater, assignment.comparison, reason, flag=flag, assignment_id=assignment.pk
+            rater,
+            assignment.comparison,
+            reason,
+            flag=flag,
+            note=note,
+            assignment_id=assignment.pk,
+            answer_key=answer_key,
         )
 
 
@@ -309,7 +338,9 @@ def undo_last(rater: Rater) -> Assignment | None:
     together = [last]
     set_id = last.comparison.response_set_id
     if set_id is not None and last.repeats_id is None:
-        together = list(closed.filter(comparison__response_set=set_id, repeats=None))
+        together = list(
+            closed.filter(comparison__response_set=set_id, repeats=None).order_by("leased_at", "pk")
+        )
         Ranking.objects.filter(response_set=set_id, rater=rater, superseded_at=None).update(
             superseded_at=timezone.now()
         )
@@ -336,7 +367,7 @@ def undo_last(rater: Rater) -> Assignment | None:
         assignment.save(
             update_fields=["state", "expires_at", "closed_at", "skip_reason", "answer_key"]
         )
-    return last
+    return together[0]
 
 
 @transaction.atomic
@@ -383,7 +414,11 @@ def release(rater: Rater, assignment_ids: Iterable[int] | None = None) -> int:
     """Give back what the rater holds, or these of it; how many. They may come to them again."""
     held = rater.assignments.filter(state=State.LEASED)
     if assignment_ids is not None:
-        held = held.filter(pk__in=list(assignment_ids))
+        named = Q(pk__in=list(assignment_ids))
+        # One assignment stands for its whole response set.
+        sets = held.filter(named).values_list("comparison__response_set", flat=True)
+        of_sets = Q(comparison__response_set__in=[pk for pk in sets if pk is not None])
+        held = held.filter(named | of_sets)
     return _give_back(held)
 
 
@@ -537,16 +572,10 @@ def _lease_from(rater: Rater, project: Project, streams: list[Stream]) -> list[A
         taken = _take_next(rater, share, stream) if probability else None
         if taken is None:
             continue
-        comparison_id, response_set_id, given_before = taken
-        leased = [_assign(rater, comparison_id, stream, probability, given_before=given_before)]
-        if response_set_id is not None:
-            siblings = Comparison.objects.open_to(rater).filter(response_set=response_set_id)
-            leased += [
-                _assign(rater, c.pk, stream, probability, given_before=c.given_before)
-                for c in siblings.order_by("pk")
-                if _place_taken(c.pk)
-            ]
-        return leased
+        comparison_id, set_id, given_before = taken
+        if set_id is not None:
+            return _lease_set(rater, set_id, {comparison_id: given_before}, stream, probability)
+        return [_assign(rater, comparison_id, stream, probability, given_before=given_before)]
     return []
 
 
@@ -554,6 +583,8 @@ def _lease_from(rater: Rater, project: Project, streams: list[Stream]) -> list[A
 # query `open_to(rater)` of labeling/models.py with `in_queue_order()`, or in the order of the audit
 # stream, written out because it is run for every single label. OFFSET 0 keeps PostgreSQL from
 # joining all of the answers of the rater: looked up one by one, the search ends at the first fit.
+# Of a response set it takes the first that is open: raters who came to a set by different pairs
+# would each get a part of it.
 TAKE_NEXT = """
     UPDATE labeling_comparison SET open_places = open_places - 1
     WHERE open_places > 0 AND id = (
@@ -569,6 +600,9 @@ TAKE_NEXT = """
                 WHERE judged.comparison_id = c.id AND judged.rater_id = %(rater)s
                     AND judged.superseded_at IS NULL
                 LIMIT 1 OFFSET 0)
+            AND (c.response_set_id IS NULL OR c.id = (
+                SELECT MIN(first.id) FROM labeling_comparison AS first
+                WHERE first.response_set_id = c.response_set_id AND first.open_places > 0))
         ORDER BY {order} LIMIT 1 {lock})
     RETURNING id, response_set_id, EXISTS (
         SELECT 1 FROM labeling_assignment AS given
@@ -595,10 +629,41 @@ def _take_next(rater: Rater, share: float, stream: str) -> tuple[int, int | None
         return cursor.fetchone()
 
 
+def _lease_set(
+    rater: Rater, set_id: int, taken: dict[int, bool], stream: str, probability: float
+) -> list[Assignment]:
+    """The comparison that was taken ({its id: whether the rater had it before}) together with the
+    others of its response set that are open to the rater."""
+    siblings = Comparison.objects.open_to(rater).filter(response_set=set_id).exclude(pk__in=taken)
+    taken |= {c.pk: c.given_before for c in siblings.order_by("pk") if _place_taken(c.pk)}
+    pairs = Comparison.objects.filter(pk__in=taken).values_list("pk", "response_a", "response_b")
+    now = timezone.now()  # one for all: they run out together
+    leased = [
+        _assign(
+            rater,
+            pk,
+            stream,
+            probability,
+            given_before=taken[pk],
+            shown_first="a" if ranking_places(rater.pk, (a, b))[0] == a else "b",
+            now=now,
+        )
+        for pk, a, b in pairs
+    ]
+    return sorted(leased, key=lambda assignment: assignment.pk)
+
+
 def _assign(
-    rater: Rater, comparison_id: int, stream: str, probability: float, *, given_before: bool
+    rater: Rater,
+    comparison_id: int,
+    stream: str,
+    probability: float,
+    *,
+    given_before: bool,
+    shown_first: str = "",
+    now: datetime | None = None,
 ) -> Assignment:
-    now = timezone.now()
+    now = now or timezone.now()
     lease = {
         "state": State.LEASED,
         "stream": stream,
@@ -612,7 +677,7 @@ def _assign(
         earlier = Assignment.objects.filter(comparison=comparison_id, rater=rater, repeats=None)
         earlier.update(**lease)
         return earlier.get()
-    shown_first = random.choice("ab")  # noqa: S311
+    shown_first = shown_first or random.choice("ab")  # noqa: S311
     return Assignment.objects.create(
         comparison_id=comparison_id, rater=rater, shown_first=shown_first, **lease
     )
@@ -852,16 +917,28 @@ def _read_texts(assignments: list[Assignment]) -> None:
 
 def _give_back(leases: Any) -> int:
     n_returned = 0
-    for pk, comparison_id, repeats in leases.values_list("pk", "comparison_id", "repeats"):
+    # What a rater holds of a response set goes back in one step, or somebody gets a part of it.
+    together: dict[tuple[int, object], list[tuple[int, int, bool]]] = {}
+    rows = leases.order_by("pk").values_list(
+        "pk", "comparison", "repeats", "rater", "comparison__response_set"
+    )
+    for pk, comparison_id, repeats, rater_id, set_id in rows:
+        whole = ("alone", pk) if set_id is None or repeats is not None else set_id
+        together.setdefault((rater_id, whole), []).append((pk, comparison_id, repeats is not None))
+    for held in together.values():
         with transaction.atomic():
-            # The rater may have answered between the reading and now: the state decides.
-            if not leases.filter(pk=pk).update(state=State.EXPIRED):
-                continue
-            if repeats is not None:
-                Assignment.objects.filter(pk=pk, state=State.EXPIRED).delete()
-            else:
-                count_places([comparison_id])
-            n_returned += 1
+            freed = []
+            for pk, comparison_id, is_repeat in held:
+                # The rater may have answered between the reading and now: the state decides.
+                if not leases.filter(pk=pk).update(state=State.EXPIRED):
+                    continue
+                if is_repeat:
+                    Assignment.objects.filter(pk=pk, state=State.EXPIRED).delete()
+                else:
+                    freed.append(comparison_id)
+                n_returned += 1
+            if freed:
+                count_places(freed)
     return n_returned
 
 

@@ -1,8 +1,16 @@
 """Who changed what in a project: one row per change, never edited."""
 
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
+from django.utils.text import Truncator
+from django.utils.translation import gettext as _
+
 from labeling.models import Change, Project
+
+LISTED = 8
+"""How many parts of a list are read out."""
 
 
 def note_change(
@@ -31,3 +39,52 @@ def note_change(
         before={key: before[key] for key in before if key in differing},
         after={key: after[key] for key in after if key in differing},
     )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What one change did to one thing, in words; "" stands for nothing."""
+
+    name: str
+    before: str
+    after: str
+
+
+def differences(change: Change, of: int | None = None) -> list[Difference]:
+    """The change in words, without the comparisons that it is about (see `comparisons_of`); `of`
+    one of them alone, if its key is given."""
+    found = []
+    for name in {**change.before, **change.after}:
+        before, after = change.before.get(name), change.after.get(name)
+        if of is not None and _is_by_key(before):
+            before = before.get(str(of))
+        if name != "comparisons":
+            found.append(Difference(name.replace("_", " "), _in_words(before), _in_words(after)))
+    return found
+
+
+def comparisons_of(change: Change) -> list[int]:
+    """The keys of the comparisons that a change is about."""
+    keys = change.after.get("comparisons") or change.before.get("comparisons") or []
+    return keys if isinstance(keys, list) else []
+
+
+def _is_by_key(value: Any) -> bool:
+    """Whether these are the values of many comparisons by their keys."""
+    return isinstance(value, dict) and bool(value) and all(key.isdecimal() for key in value)
+
+
+def _in_words(value: Any) -> str:
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    if isinstance(value, list):
+        words = ", ".join(_in_words(part) for part in value[:LISTED])
+        return f"{words} … ({len(value)})" if len(value) > LISTED else words
+    if _is_by_key(value):  # how often each
+        counted = Counter(_in_words(part) or "–" for part in value.values())
+        return ", ".join(f"{part} ({n})" for part, n in counted.most_common(LISTED))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_in_words(part)}" for key, part in value.items())
+    return Truncator(str(value)).chars(200)

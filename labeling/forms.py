@@ -1,7 +1,9 @@
 """What a person may send us."""
 
+from collections.abc import Collection
 from itertools import count
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib.auth import get_user_model
@@ -12,9 +14,13 @@ from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
 from labeling.imports.forms import FORM_NAMES, Labels
-from labeling.models import Choice, Comparison, Membership, Project, Rater
+from labeling.models import Choice, Comparison, Flag, Membership, Project, Rater
 from labeling.projects import SETTINGS, wanting
+from labeling.scales import ANSWERS, answers_on
 from labeling.storage import names_a_path
+
+LARGEST_KEY = 2**63 - 1  # of the database; larger numbers name nothing
+ASPECT_ANSWERS = {str(Choice.A), str(Choice.B), str(Choice.TIE)}
 
 
 def check_model_name(name: str, user: Any) -> None:
@@ -424,45 +430,79 @@ class SetForm(forms.Form):
         return cleaned
 
 
-STRENGTHS = {1: "slightly", 2: "clearly", 3: "much"}
-# What a button may send: the choice, and how much better.
-ANSWERS: dict[str, tuple[str, int | None]] = {
-    **{f"{letter}-{n}": (letter, n) for letter in "ab" for n in STRENGTHS},
-    Choice.TIE: (Choice.TIE, None),
-    Choice.BOTH_BAD: (Choice.BOTH_BAD, None),
-}
-
-
 class AnswerForm(forms.Form):
-    """One answer to one comparison.
+    """One answer to one comparison that the rater was given.
 
-    `answer` names the response, never the side it was shown on: "a-2" is "response A is clearly
-    better"; "tie" and "both_bad" stand alone.
+    `assignment` may be left out by programs that know the comparison alone.
     """
 
-    comparison = forms.ModelChoiceField(Comparison.objects.none())
-    answer = forms.ChoiceField(choices=[(value, value) for value in ANSWERS])
+    comparison = forms.IntegerField(max_value=LARGEST_KEY)
+    assignment = forms.IntegerField(required=False, max_value=LARGEST_KEY)
+    answer = forms.CharField()
     rationale = forms.CharField(required=False, max_length=10_000)
+    better = forms.CharField(required=False, max_length=100_000)
     seconds = forms.FloatField(required=False, min_value=0, max_value=86_400)
+    answer_key = forms.CharField(required=False, max_length=64)
 
     def __init__(self, *args, project: Project, **kwargs):
         super().__init__(*args, **kwargs)
-        self.fields["comparison"].queryset = Comparison.objects.filter(project=project)
+        self.project = project
+
+    def clean_answer(self):
+        if self.cleaned_data["answer"] not in answers_on(self.project.scale):
+            raise forms.ValidationError(_("This project does not know this answer."))
+        return self.cleaned_data["answer"]
+
+    def clean_better(self):
+        return self.cleaned_data["better"] if self.project.better_answers else ""
 
     def clean(self):
         cleaned = super().clean()
         if "answer" in cleaned:
             cleaned["choice"], cleaned["strength"] = ANSWERS[cleaned["answer"]]
+        chosen = set(self.data.getlist("tags"))
+        # In the project's order, so that the same choice is always kept as the same list.
+        cleaned["tags"] = [tag for tag in self.project.tags if tag in chosen]
+        said = {a["name"]: self.data.get(f"aspect-{a['name']}") for a in self.project.aspects}
+        cleaned["aspects"] = {name: side for name, side in said.items() if side in ASPECT_ANSWERS}
         return cleaned
 
 
 class SkipForm(forms.Form):
-    comparison = forms.ModelChoiceField(Comparison.objects.none())
-    rationale = forms.CharField(required=False, max_length=500)
+    """Pass a comparison on: with a reason of the list or in other words, or with a flag."""
 
-    def __init__(self, *args, project: Project, **kwargs):
+    comparison = forms.IntegerField(max_value=LARGEST_KEY)
+    assignment = forms.IntegerField(required=False, max_value=LARGEST_KEY)
+    reason = forms.CharField(required=False, max_length=500)
+    other_reason = forms.CharField(required=False, max_length=500)
+    flag = forms.ChoiceField(required=False, choices=Flag.Kind)
+    note = forms.CharField(required=False, max_length=500)
+    answer_key = forms.CharField(required=False, max_length=64)
+
+
+class RankingForm(forms.Form):
+    """The places that a rater gives to the responses of a set; equal numbers share one."""
+
+    rationale = forms.CharField(required=False, max_length=10_000)
+    seconds = forms.FloatField(required=False, min_value=0, max_value=86_400)
+    answer_key = forms.CharField(required=False, max_length=64)
+
+    def __init__(self, *args, responses: Collection[int], **kwargs):
         super().__init__(*args, **kwargs)
-        self.fields["comparison"].queryset = Comparison.objects.filter(project=project)
+        self.responses = responses
+        for pk in responses:
+            self.fields[f"place-{pk}"] = forms.IntegerField(min_value=1, max_value=len(responses))
+
+    def clean(self):
+        cleaned = super().clean()
+        places = {pk: cleaned.get(f"place-{pk}") for pk in self.responses}
+        if None in places.values():
+            raise forms.ValidationError(_("Give each response a place."))
+        cleaned["order"] = [
+            [pk for pk in self.responses if places[pk] == place]
+            for place in sorted(set(places.values()))
+        ]
+        return cleaned
 
 
 class UploadForm(forms.Form):
@@ -491,6 +531,16 @@ class ImportForm(forms.Form):
         label="Labels wanted per comparison",
         help_text="Of people; those that come with the file count.",
     )
+    known_answers = forms.ChoiceField(
+        choices=[
+            (Comparison.Purpose.WORK, _lazy("ordinary work")),
+            (Comparison.Purpose.CHECK, _lazy("checks, mixed into the work")),
+            (Comparison.Purpose.QUALIFICATION, _lazy("the qualification of raters")),
+            (Comparison.Purpose.TRAINING, _lazy("the training of raters")),
+        ],
+        label=_lazy("Rows with a known answer become"),
+        help_text=_lazy("Those whose `gold` is given; a row that names its own purpose keeps it."),
+    )
 
     def __init__(self, *args, project: Project, **kwargs):
         super().__init__(*args, **kwargs)
@@ -503,6 +553,7 @@ class ImportForm(forms.Form):
             "labels": "human",
             "rater": Labels().rater,
             "labels_per_comparison": project.labels_per_comparison,
+            "known_answers": Comparison.Purpose.WORK,
         }
 
     @property
@@ -511,6 +562,188 @@ class ImportForm(forms.Form):
         is_ai = self.cleaned_data["labels"] == "ai"
         kind = Rater.Kind.JUDGE if is_ai else Rater.Kind.PERSON
         return Labels(rater=self.cleaned_data["rater"], kind=kind)
+
+
+class FilterForm(forms.Form):
+    """Which comparisons a lead looks at; lives in the address. Every field may be empty."""
+
+    text = forms.CharField(
+        required=False,
+        max_length=200,
+        label=_lazy("Words"),
+        widget=forms.TextInput(attrs={"placeholder": _lazy("of prompt, responses or id")}),
+    )
+    state = forms.ChoiceField(
+        required=False,
+        label=_lazy("State"),
+        choices=[
+            ("", _lazy("Any")),
+            ("open", _lazy("Open")),
+            ("held", _lazy("Held now")),
+            ("done", _lazy("Done")),
+            ("skipped", _lazy("Skipped by somebody")),
+        ],
+    )
+    disagreement = forms.ChoiceField(
+        required=False,
+        label=_lazy("Disagreement"),
+        choices=[
+            ("", _lazy("Any")),
+            ("people", _lazy("People differ")),
+            ("all", _lazy("Raters differ")),
+        ],
+    )
+    decision = forms.ChoiceField(
+        required=False,
+        label=_lazy("Decision"),
+        choices=[("", _lazy("Any")), ("no", _lazy("None yet")), ("yes", _lazy("Decided"))],
+    )
+    flag = forms.ChoiceField(
+        required=False,
+        label=_lazy("Flag"),
+        choices=[
+            ("", _lazy("Any or none")),
+            ("unresolved", _lazy("Unresolved")),
+            *((kind, _lazy("Unresolved: %s") % label) for kind, label in Flag.Kind.choices),
+            ("resolved", _lazy("Resolved")),
+            ("any", _lazy("Flagged at all")),
+        ],
+    )
+    judge = forms.ChoiceField(
+        required=False,
+        label=_lazy("Judge and people"),
+        choices=[
+            ("", _lazy("Any")),
+            ("differs", _lazy("A judge differs")),
+            ("agrees", _lazy("Judges agree")),
+        ],
+    )
+    purpose = forms.ChoiceField(
+        required=False,
+        label=_lazy("Purpose"),
+        choices=[
+            ("", _lazy("Any")),
+            ("work", _lazy("Work")),
+            ("training", _lazy("Training")),
+            ("qualification", _lazy("Qualification")),
+            ("check", _lazy("Check")),
+            ("gold", _lazy("With a known answer")),
+        ],
+    )
+    leak = forms.ChoiceField(
+        required=False,
+        label=_lazy("Model named in text"),
+        choices=[("", _lazy("Any")), ("yes", _lazy("Yes")), ("no", _lazy("No"))],
+    )
+    rater = forms.ModelChoiceField(
+        Rater.objects.none(), required=False, label=_lazy("Judged by"), empty_label=_lazy("Anybody")
+    )
+    tag = forms.CharField(
+        required=False,
+        max_length=100,
+        label=_lazy("Tag"),
+        widget=forms.TextInput(attrs={"list": "tags"}),
+    )
+    length_min = forms.FloatField(
+        required=False, min_value=0, max_value=100, label=_lazy("Lengths differ by at least, %")
+    )
+    length_max = forms.FloatField(
+        required=False, min_value=0, max_value=100, label=_lazy("Lengths differ by at most, %")
+    )
+
+    def __init__(self, *args, project: Project, **kwargs):
+        super().__init__(*args, label_suffix="", **kwargs)
+        self.fields["rater"].queryset = project.raters.order_by("kind", "name")
+
+    @property
+    def query(self) -> str:
+        """The filters that are set, for a link."""
+        return urlencode(
+            {
+                name: value.pk if isinstance(value, Rater) else value
+                for name, value in self.cleaned_data.items()
+                if value not in ("", None)
+            }
+        )
+
+
+class BulkForm(forms.Form):
+    """A change to the comparisons that are ticked, or to all that the filter lets through."""
+
+    ACTIONS = ("priority", "labels_wanted", "purpose", "gold", "take_out", "put_back")
+    NO_GOLD = "none"
+
+    action = forms.ChoiceField(choices=[(name, name) for name in ACTIONS])
+    scope = forms.ChoiceField(
+        label=_lazy("Change"),
+        choices=[("ticked", _lazy("the ticked")), ("filter", _lazy("all in this filter"))],
+        initial="ticked",
+    )
+    priority = forms.IntegerField(
+        required=False, min_value=-1000, max_value=1000, label=_lazy("Priority")
+    )
+    labels_wanted = forms.IntegerField(
+        required=False, min_value=1, max_value=100, label=_lazy("Labels wanted")
+    )
+    purpose = forms.ChoiceField(
+        required=False, choices=[("", "–"), *Comparison.Purpose.choices], label=_lazy("Purpose")
+    )
+    gold = forms.ChoiceField(required=False, label=_lazy("Known answer"))
+    note = forms.CharField(required=False, max_length=500, label=_lazy("Note"))
+    comparisons = forms.TypedMultipleChoiceField(coerce=int, required=False)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["gold"].choices = [
+            ("", "–"),
+            *(choice for choice in Choice.choices if choice[0] != Choice.UNPARSED),
+            (self.NO_GOLD, _("Not known")),
+        ]
+        ticked = self.data.getlist("comparisons") if self.is_bound else []
+        self.fields["comparisons"].choices = [
+            (pk, pk) for pk in ticked if pk.isdecimal() and len(pk) < 19
+        ]
+
+    def clean(self):
+        cleaned = super().clean()
+        action = cleaned.get("action")
+        if action in ("priority", "labels_wanted", "purpose", "gold") and action not in self.errors:
+            value = cleaned.get(action)
+            if value in ("", None):
+                self.add_error(action, _("Say which value to set."))
+        if cleaned.get("scope") == "ticked" and not cleaned.get("comparisons"):
+            self.add_error("comparisons", _("Tick comparisons first."))
+        return cleaned
+
+
+class DecisionForm(forms.Form):
+    """A lead's decision: the same answers that raters have."""
+
+    answer = forms.ChoiceField(choices=[(value, value) for value in ANSWERS])
+    note = forms.CharField(required=False, max_length=2_000)
+
+    def clean(self):
+        cleaned = super().clean()
+        if "answer" in cleaned:
+            cleaned["choice"], cleaned["strength"] = ANSWERS[cleaned["answer"]]
+        return cleaned
+
+
+class HistoryForm(forms.Form):
+    """Whose changes, and those before which one."""
+
+    by = forms.ModelChoiceField(
+        get_user_model().objects.none(),
+        required=False,
+        label=_lazy("Person"),
+        empty_label=_lazy("Anybody"),
+        to_field_name="username",
+    )
+    before = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
+
+    def __init__(self, *args, people: Any, **kwargs):
+        super().__init__(*args, label_suffix="", **kwargs)
+        self.fields["by"].queryset = people
 
 
 class ExportForm(forms.Form):

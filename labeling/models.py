@@ -265,7 +265,8 @@ class Comparison(models.Model):
         QUALIFICATION = "qualification", "Qualification of raters"
         CHECK = "check", "Gold, mixed into the work"
 
-    project = models.ForeignKey(Project, models.CASCADE, related_name="comparisons")
+    # No index of its own: "comparison_of_project" begins with it.
+    project = models.ForeignKey(Project, models.CASCADE, related_name="comparisons", db_index=False)
     prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="comparisons")
     response_a = models.ForeignKey(Response, models.CASCADE, related_name="+")
     response_b = models.ForeignKey(Response, models.CASCADE, related_name="+")
@@ -323,6 +324,8 @@ class Comparison(models.Model):
                 condition=~Q(purpose="work"),
             ),
             models.Index(fields=["project", "external_id"], name="comparison_external_id"),
+            # Pages of a lead's list begin after a key.
+            models.Index(fields=["project", "id"], name="comparison_of_project"),
         ]
 
     def __str__(self) -> str:

@@ -37,7 +37,7 @@ def run_import(job_id: int) -> None:
     from labeling.imports.importing import ImportReport, import_file
     from labeling.imports.reading import Progress
     from labeling.imports.uploads import forget_upload, max_unpacked_bytes, reject_path
-    from labeling.models import ImportJob
+    from labeling.models import Comparison, ImportJob
     from labeling.storage import storage_path
 
     job = ImportJob.objects.claim(job_id)
@@ -59,6 +59,7 @@ def run_import(job_id: int) -> None:
                 form=job.format,
                 labels=Labels(**{k: job.options[k] for k in ("rater", "kind") if k in job.options}),
                 labels_per_comparison=job.options.get("labels_per_comparison"),
+                known_answers=job.options.get("known_answers", Comparison.Purpose.WORK),
                 reject_path=reject_path(job),
                 max_bytes=max_unpacked_bytes(),
                 on_progress=on_progress,

@@ -1,5 +1,7 @@
-// Light or dark: the system's choice until a person presses the button; then theirs, kept here.
+// Runs before the page is drawn. Light or dark: the system's choice until a person presses the
+// button; then theirs, kept here.
 const chosenTheme = localStorage.getItem("theme");
+document.documentElement.classList.add("js");
 if (chosenTheme) document.documentElement.dataset.theme = chosenTheme;
 
 document.addEventListener("click", (event) => {

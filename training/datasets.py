@@ -14,8 +14,9 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from labeling.adjudication import current_decisions
 from labeling.aggregation import Outcome, decide
-from labeling.models import Comparison, Preference, Project
+from labeling.models import Choice, Comparison, Preference, Project
 from labeling.storage import storage_path
 from training.ml.data import Pair
 from training.models import Dataset
@@ -30,6 +31,7 @@ COUNTED = {
     "pairs": "pairs",
     "human": "pairs labeled by people",
     "ai": "pairs labeled by AI judges",
+    "decided": "pairs decided by a lead, whatever the votes say",
     "train": "training pairs",
     "test": "test pairs",
     "ties": "ties",
@@ -39,6 +41,7 @@ COUNTED = {
     "unlabeled": "without a label of this kind",
     "same_text": "both responses have the same text",
     "gold": "kept out of training: control questions with a known answer",
+    "sets": "kept out of training: training, qualification and check sets of raters",
     "moved_to_test": "fixed to training, but their prompt is fixed to the test side",
 }
 
@@ -70,7 +73,10 @@ def split_prompts(fixed: dict[str, set[str]], test_share: float, seed: int) -> d
 
 
 def decisions(project: Project, labels: str) -> dict[int, Outcome]:
-    """What the current preferences say, by comparison; comparisons without any are left out."""
+    """What the current preferences say, by comparison; comparisons without any are left out.
+
+    A lead's decision stands in place of the votes, except where AI judges alone are asked for.
+    """
     answers = (
         Preference.objects.current()
         .filter(comparison__project=project)
@@ -78,10 +84,17 @@ def decisions(project: Project, labels: str) -> dict[int, Outcome]:
         .values_list("comparison_id", "rater__kind", "choice", "rater_id")
         .iterator(chunk_size=10_000)
     )
-    return {
+    found = {
         comparison: decide([row[1:] for row in rows], labels)
         for comparison, rows in groupby(answers, key=itemgetter(0))
     }
+    if labels == "ai":
+        return found
+    for comparison, decision in current_decisions(project.comparisons.all()).items():
+        outcome = "ties" if decision.choice == Choice.TIE else decision.choice
+        votes = found[comparison].votes if comparison in found else {}
+        found[comparison] = Outcome(outcome, "human", votes, (), decided=True)
+    return found
 
 
 @dataclass(frozen=True)
@@ -109,16 +122,18 @@ def plan(
         "pk",
         "prompt__content_hash",
         "metadata__split",
+        "purpose",
         "gold",
         "response_a__content_hash",
         "response_b__content_hash",
     )
-    for pk, prompt, split, gold, text_a, text_b in comparisons.iterator(chunk_size=10_000):
+    for pk, prompt, split, purpose, gold, text_a, text_b in comparisons.iterator(chunk_size=10_000):
         counts["comparisons"] += 1
         decision = found.get(pk, nothing)
-        if gold:
-            counts["gold"] += 1
-            found[pk] = Outcome("gold", decision.source, decision.votes, decision.raters)
+        if gold:  # and so every set: the database holds no set without a known answer
+            reason = "gold" if purpose == Comparison.Purpose.WORK else "sets"
+            counts[reason] += 1
+            found[pk] = Outcome(reason, decision.source, decision.votes, decision.raters)
             continue
         if decision.outcome not in ("a", "b"):
             counts[decision.outcome] += 1
@@ -129,6 +144,7 @@ def plan(
             continue
         counts["pairs"] += 1
         counts[decision.source] += 1
+        counts["decided"] += decision.decided
         votes.update(decision.raters)
         fixed.setdefault(prompt, set())
         if split in ("train", "test"):
@@ -199,7 +215,7 @@ def refuse_too_few(counts: dict[str, int], labels: str) -> None:
         whom = {"human": "people", "ai": "AI judges", "mixed": "people or AI judges"}[labels]
         others = [
             f"{counts[name]} {COUNTED[name]}"
-            for name in ("ties", "disputed", "both_bad", "unparsed", "same_text", "gold")
+            for name in ("ties", "disputed", "both_bad", "unparsed", "same_text", "gold", "sets")
             if counts[name]
         ]
         detail = f" ({'; '.join(others)})" if others else ""
@@ -232,6 +248,7 @@ def _lines(project: Project, head: dict[str, Any], made: Plan) -> Iterator[dict[
             "split": made.sides[comparison.prompt.content_hash],
             "source": decision.source,
             "votes": decision.votes,
+            "decided": decision.decided,
             "prompt": comparison.prompt.messages,
             "chosen": chosen,
             "rejected": rejected,

@@ -16,12 +16,15 @@ from typing import Any
 
 from labeling.imports.interchange import (
     BadRow,
+    GivenRanking,
+    ResponseList,
     Row,
     check_storable,
     messages_of,
     parse_row,
     parse_votes,
 )
+from labeling.imports.sets import MAX_SET, rows_of_set
 from labeling.models import Choice, Messages, Rater, content_hash
 
 MAX_RANKED = 16  # 120 implied comparisons
@@ -72,6 +75,8 @@ def rows_of(value: Any, form: str, labels: Labels) -> tuple[list[Row], list[str]
         raise BadRow(f"no known form of comparison; its keys are: {keys}")
     if form not in _LENIENT and not converter.fits(value):
         raise BadRow(f"this is no record of the form {form}")
+    if form == "interchange" and "responses" in value:
+        return rows_of_set(value), []
     try:
         records = converter.convert(value, labels)
     except KeyError as missing:
@@ -88,6 +93,8 @@ def rows_of(value: Any, form: str, labels: Labels) -> tuple[list[Row], list[str]
             problems.append(str(problem))
     if not rows:
         raise BadRow(problems[0] if problems else "no two responses in it")
+    if form == "ranked" and not problems:
+        _join(rows, _read_ranked(value, labels))
     return rows, problems
 
 
@@ -272,8 +279,19 @@ def _from_scored(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]
     return records
 
 
-def _from_ranked(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
-    """K responses in an order imply K(K-1)/2 comparisons; the ranking stays in the metadata."""
+@dataclass(frozen=True)
+class _Ranked:
+    """K responses in an order, as other tools list them."""
+
+    key: str  # the column of the list
+    prompt: Any
+    responses: list[Any]
+    models: list[str]
+    ranks: list[float]
+    labels: Labels
+
+
+def _read_ranked(record: dict[str, Any], labels: Labels) -> _Ranked:
     prompt = _prompt(record)
     if prompt is None:
         raise BadRow("`prompt` is missing")
@@ -283,24 +301,58 @@ def _from_ranked(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]
     if any(response is None for response in responses):
         raise BadRow(f"one of `{key}` has no text")
     models = [_item_part(item, ("model", "source", "generator")) or "" for item in items]
-    models = [model if isinstance(model, str) else str(model) for model in models]
     ranks = _ranks(record, items)
     _check_ranked(responses, ranks)
     if isinstance(record.get("rater"), (str, int)) and str(record["rater"]).strip():
         labels = Labels(str(record["rater"]), labels.kind)
-    used = {key, "rater", "ranks", "ranking", "scores", *_PROMPT_KEYS}
-    group = content_hash(messages_of(prompt, "user", "prompt"), responses)[:16]
+    return _Ranked(key, prompt, responses, [str(m).strip() for m in models], ranks, labels)
+
+
+def _from_ranked(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
+    """K responses in an order imply K(K-1)/2 comparisons; the ranking stays in the metadata."""
+    ranked = _read_ranked(record, labels)
+    ranks, responses = ranked.ranks, ranked.responses
+    used = {ranked.key, "rater", "ranks", "ranking", "scores", *_PROMPT_KEYS}
+    group = content_hash(messages_of(ranked.prompt, "user", "prompt"), responses)[:16]
     records = []
-    for i, j in combinations(range(len(items)), 2):
+    for i, j in combinations(range(len(responses)), 2):
         better, worse = (i, j) if ranks[i] <= ranks[j] else (j, i)
         choice = "tie" if ranks[i] == ranks[j] else "chosen"
-        of_pair = record | {"chosen_model": models[better], "rejected_model": models[worse]}
-        pair = _pair(of_pair, used, prompt, responses[better], responses[worse], labels, choice)
+        models = {
+            "chosen_model": ranked.models[better],
+            "rejected_model": ranked.models[worse],
+        }
+        pair = _pair(
+            record | models,
+            used,
+            ranked.prompt,
+            responses[better],
+            responses[worse],
+            ranked.labels,
+            choice,
+        )
         pair["metadata"]["ranking"] = {"group": group, "ranks": ranks, "pair": [better, worse]}
         if pair["id"] not in (None, ""):
             pair["id"] = f"{pair['id']}#{better}-{worse}"
         records.append(pair)
     return records
+
+
+def _join(rows: list[Row], ranked: _Ranked) -> None:
+    """Make the pairs of a list one set, as far as a person can rank so many, and keep its order."""
+    if len(ranked.responses) > MAX_SET:
+        return
+    texts = [messages_of(response, "assistant", ranked.key) for response in ranked.responses]
+    listed = ResponseList(list(zip(texts, ranked.models, strict=True)))
+    order = [
+        [k for k, rank in enumerate(ranked.ranks) if rank == place]
+        for place in sorted(set(ranked.ranks))
+    ]
+    ranking = GivenRanking(listed, ranked.labels.rater, ranked.labels.kind, order)
+    for row in rows:
+        row.response_list = listed
+        for vote in row.votes:
+            vote.ranking = ranking
 
 
 def _ranks(record: dict[str, Any], items: list[Any]) -> list[float]:
@@ -850,6 +902,17 @@ def _fits_argilla(record: dict[str, Any]) -> bool:
     return answered and _response_keys(record) is not None
 
 
+def _fits_set(record: dict[str, Any]) -> bool:
+    """A list to be ranked, or ranked by raters with names; not one that brings bare ranks."""
+    responses = record.get("responses")
+    if not isinstance(responses, list) or "prompt" not in record:
+        return False
+    has_order = any(record.get(key) is not None for key in ("ranks", "scores", "ranking"))
+    return not has_order and not any(
+        _item_part(item, ("rank", *_SCORE_KEYS)) is not None for item in responses
+    )
+
+
 def _fits_votes(record: dict[str, Any]) -> bool:
     if "prompt" in record and _response_keys(record):
         return False
@@ -878,7 +941,7 @@ FORMS = (
     Form("arena-table", lambda r: "winner_model_a" in r and "response_a" in r, _from_arena_table),
     Form(
         "interchange",
-        lambda r: {"prompt", "response_a", "response_b"} <= r.keys(),
+        lambda r: {"prompt", "response_a", "response_b"} <= r.keys() or _fits_set(r),
         _from_interchange,
     ),
     Form(

@@ -24,10 +24,23 @@ from labeling.imports.reading import (
     shortened,
 )
 from labeling.imports.rows import BATCH_ROWS, RowStore
-from labeling.models import Project
+from labeling.models import Comparison, Project
 from labeling.storage import storage_path
 
 BATCH_CHARS = 2_000_000
+SUMMED = (
+    "created",
+    "duplicates",
+    "preferences",
+    "verdicts",
+    "unparsed",
+    "decisions",
+    "sets",
+    "split_sets",
+    "rankings",
+    "leaks",
+    "known_votes",
+)
 RECOGNISED_BY = 50  # so many records decide on the form of a file
 
 
@@ -44,9 +57,13 @@ class ImportReport:
     preferences: int = 0  # new answers of people
     verdicts: int = 0  # new verdicts of AI judges
     unparsed: int = 0  # of these, the unreadable ones
+    sets: int = 0  # lists of responses that people rank at once, new
+    split_sets: int = 0  # lists kept as single pairs, since one of these was there already
+    rankings: int = 0  # new rankings of such lists
+    leaks: int = 0  # new comparisons in which a response names a model or its maker
     decisions: int = 0  # new decisions of leads
     known_votes: int = 0  # preferences and verdicts that were there already
-    rejected_votes: int = 0  # votes left out of rows that stayed
+    rejected_votes: int = 0  # votes (or a purpose) left out of rows that stayed
     reasons: dict[str, int] = field(default_factory=dict)
     problem: str = ""  # one line, when the file as a whole could not be used
     seconds: float = 0.0
@@ -62,6 +79,7 @@ def import_file(
     form: str = "auto",
     labels: Labels | None = None,
     labels_per_comparison: int | None = None,
+    known_answers: str = Comparison.Purpose.WORK,
     reject_path: Path | None = None,
     max_bytes: int | None = None,
     on_progress: Callable[[ImportReport, Progress], None] | None = None,
@@ -69,14 +87,15 @@ def import_file(
 ) -> ImportReport:
     """Import a file, or `hf://owner/name[/config]:split`, and report on it.
 
-    `name` is what the report calls the file, where it lies under another.
+    `name` is what the report calls the file, where it lies under another. `known_answers` is the
+    purpose of comparisons with a known answer (`gold`) that name none themselves.
 
     Nothing is written twice, so an import that was cut off is simply run again. `on_progress` is
     called after every batch, outside of any transaction; what it raises ends the import.
     """
     report, progress, started = ImportReport(), Progress(), monotonic()
     rejects = _RejectFile(reject_path or default_reject_path(source), report)
-    store = RowStore(project, labels_per_comparison)
+    store = RowStore(project, labels_per_comparison, known_answers)
     labels = labels or Labels()
     batch: list[tuple[Record, Row]] = []
     n_chars = 0
@@ -85,9 +104,8 @@ def import_file(
         stored = store.store([row for _record, row in batch])
         # The development server keeps every query; of a million rows that would be the memory.
         reset_queries()
-        for name in ("created", "duplicates", "preferences", "verdicts", "unparsed", "decisions"):
+        for name in SUMMED:
             setattr(report, name, getattr(report, name) + getattr(stored, name))
-        report.known_votes += stored.known_votes
         for index, reason in stored.bad_votes:
             rejects.add_vote(batch[index][0], reason)
         for index, reason in stored.rejected:

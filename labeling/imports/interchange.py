@@ -8,11 +8,13 @@ from typing import Any
 from django.utils.dateparse import parse_datetime
 
 from labeling.judgements import choice_of
-from labeling.models import Choice, Messages, Rater, message_text
+from labeling.models import Choice, Comparison, Messages, Rater, message_text
 
 MAX_DEPTH = 64
 MAX_MESSAGES = 1000
 MAX_VOTES = 10_000
+MAX_LABELS = 100
+MAX_PRIORITY = 32_767
 HUMAN_CHOICES = (Choice.A, Choice.B, Choice.TIE, Choice.BOTH_BAD)
 
 ROLES = {
@@ -31,6 +33,26 @@ ROLES = {
 
 class BadRow(ValueError):
     """Why a record cannot become a row, in words for the person who wrote the file."""
+
+
+@dataclass(slots=True, eq=False)
+class ResponseList:
+    """K responses to one prompt that are ranked at once; the rows of its pairs share it."""
+
+    responses: list[tuple[Messages, str]]  # each with the name of its model
+
+
+@dataclass(slots=True, eq=False)
+class GivenRanking:
+    """One rater's order of such a list as it stands in a file; the votes it implies share it."""
+
+    of: ResponseList
+    rater: str
+    kind: str
+    order: list[list[int]]  # numbers of the responses from 0, best first; equals share a place
+    rationale: str = ""
+    seconds: float | None = None
+    created_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -52,6 +74,7 @@ class Vote:
     inclusion_probability: float | None = None
     audit: bool = False
     created_at: datetime | None = None
+    ranking: GivenRanking | None = None  # that implies it
 
 
 @dataclass(slots=True)
@@ -77,7 +100,11 @@ class Row:
     author_b: str = ""
     external_id: str = ""
     gold: str = ""
+    purpose: str = ""  # empty: as the import says
+    labels_wanted: int | None = None  # None: as the import says
+    priority: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
+    response_list: ResponseList | None = None
     decision: LeadsWord | None = None
     votes: list[Vote] = field(default_factory=list)
     bad_votes: list[str] = field(default_factory=list)  # reasons, one per vote left out
@@ -102,6 +129,9 @@ def parse_row(record: dict[str, Any]) -> Row:
         author_b=short_text(record, "author_b"),
         external_id=short_text(record, "id"),
         gold=_gold(record.get("gold")),
+        purpose=_purpose(record.get("purpose")),
+        labels_wanted=_whole_number(record, "labels_wanted", 0, MAX_LABELS),
+        priority=_whole_number(record, "priority", -MAX_PRIORITY, MAX_PRIORITY) or 0,
         metadata=_metadata(record.get("metadata")),
     )
     if not message_text(row.prompt).strip():
@@ -109,6 +139,8 @@ def parse_row(record: dict[str, Any]) -> Row:
     # An empty response is an answer that a model gave; two equal ones of one source are no pair.
     if row.response_a == row.response_b and row.model_a == row.model_b:
         raise BadRow("both responses are the same: nothing to compare")
+    if row.purpose not in ("", Comparison.Purpose.WORK) and not row.gold:
+        raise BadRow(f"`purpose` is {row.purpose!r} and `gold` is missing: what is the answer?")
     add_votes(row, record)
     try:
         row.decision = _decision(record.get("decision"))
@@ -245,6 +277,24 @@ def _gold(value: Any) -> str:
     raise BadRow(f"`gold` is {_shown(value)}: it may be {', '.join(HUMAN_CHOICES)}")
 
 
+def _purpose(value: Any) -> str:
+    if value in (None, ""):
+        return ""
+    if isinstance(value, str) and value.strip().lower() in Comparison.Purpose.values:
+        return value.strip().lower()
+    words = ", ".join(Comparison.Purpose.values)
+    raise BadRow(f"`purpose` is {_shown(value)}: it may be {words}")
+
+
+def _whole_number(record: dict[str, Any], key: str, low: int, high: int) -> int | None:
+    number = _number(record, key)
+    if number is None:
+        return None
+    if number != int(number) or not low <= number <= high:
+        raise BadRow(f"`{key}` is {_shown(record[key])}: a whole number from {low} to {high}")
+    return int(number)
+
+
 def _metadata(value: Any) -> dict[str, Any]:
     if value in (None, ""):
         return {}
@@ -254,7 +304,7 @@ def _metadata(value: Any) -> dict[str, Any]:
 
 
 def _preference(entry: Any) -> Vote:
-    vote = _vote(entry, Rater.Kind.PERSON)
+    vote = vote_of(entry, Rater.Kind.PERSON)
     choice = entry.get("choice")
     choice = choice.strip().lower() if isinstance(choice, str) else choice
     if choice not in HUMAN_CHOICES:
@@ -281,7 +331,7 @@ def _decision(entry: Any) -> LeadsWord | None:
 def _verdict(entry: Any) -> Vote:
     """A judge's verdict. Its probability decides (exactly 0.5 is a tie), then its words; a verdict
     with neither was unreadable, which is counted and not dropped."""
-    vote = _vote(entry, Rater.Kind.JUDGE)
+    vote = vote_of(entry, Rater.Kind.JUDGE)
     for key in ("prob_a", "prob_a_ab", "prob_a_ba"):
         setattr(vote, key, _probability(entry, key))
     choice = entry.get("choice")
@@ -296,7 +346,8 @@ def _verdict(entry: Any) -> Vote:
     return vote
 
 
-def _vote(entry: Any, kind: str) -> Vote:
+def vote_of(entry: Any, kind: str) -> Vote:
+    """What every kind of vote has: who, why, how long, when. Raises: BadRow."""
     if not isinstance(entry, dict):
         raise BadRow(f"a {_kind(entry)} where an object should be")
     rater = short_text(entry, "rater")

@@ -9,6 +9,7 @@ from labeling.imports.forms import Labels, rows_of
 from labeling.imports.importing import form_of
 from labeling.imports.interchange import BadRow, Row
 from labeling.imports.reading import FileProblem, read_records
+from labeling.leaks import leaks_of
 
 LOOKED_AT = 50
 SHOWN = 5
@@ -25,6 +26,8 @@ class Preview:
     rows: list[tuple[int, Row]] = field(default_factory=list)  # (line, row)
     reasons: list[tuple[int, str]] = field(default_factory=list)  # (line, reason)
     raters: list[str] = field(default_factory=list)
+    n_leaks: int = 0  # comparisons in which a response names a model or its maker
+    leaks: list[str] = field(default_factory=list)
     problem: str = ""  # why nothing can be shown
 
 
@@ -32,6 +35,7 @@ def preview(path: Path, form: str = "auto", labels: Labels | None = None) -> Pre
     """What the first records of a file would become. Never raises for what is in the file."""
     shown = Preview()
     raters: Counter[str] = Counter()
+    leaks: Counter[str] = Counter()
     try:
         records = read_records(path, max_bytes=MAX_PREVIEW_BYTES)
         shown.form, records = form_of(records, form)
@@ -54,11 +58,19 @@ def preview(path: Path, form: str = "auto", labels: Labels | None = None) -> Pre
                 shown.n_preferences += n_people
                 shown.n_verdicts += len(row.votes) - n_people
                 raters.update(vote.rater for vote in row.votes)
-                if len(shown.rows) < SHOWN:
+                names = leaks_of(
+                    row.prompt, (row.response_a, row.model_a), (row.response_b, row.model_b)
+                )
+                shown.n_leaks += bool(names)
+                leaks.update(names)
+                # a list of responses is shown once, not pair by pair
+                is_shown = row.response_list is not None and row is not rows[0]
+                if len(shown.rows) < SHOWN and not is_shown:
                     shown.rows.append((record.line, row))
     except FileProblem as problem:
         shown.problem = str(problem)
     if not shown.n_records and not shown.problem:
         shown.problem = "The file is empty: there is no record in it."
+    shown.leaks = [name for name, _n in leaks.most_common(8)]
     shown.raters = [name for name, _n in raters.most_common(8)]
     return shown

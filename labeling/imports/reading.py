@@ -312,6 +312,7 @@ def _json_array(stream: io.BufferedReader) -> Iterator[Record]:
 
 
 STRUCTURED = ("metadata", "preferences", "verdicts", "tags", "aspects", "decision")
+STRUCTURED += ("responses", "rankings", "pairs")
 PLAIN = ("id", "model_a", "model_b", "rater", "rationale")  # text, whatever it looks like
 
 

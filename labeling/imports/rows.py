@@ -12,7 +12,8 @@ from django.db.models import F
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from labeling.imports.interchange import LeadsWord, Row, Vote
+from labeling.imports.interchange import GivenRanking, LeadsWord, ResponseList, Row, Vote
+from labeling.leaks import leaks_of
 from labeling.models import (
     Choice,
     Comparison,
@@ -21,10 +22,13 @@ from labeling.models import (
     Preference,
     Project,
     Prompt,
+    Ranking,
     Rater,
     Response,
+    ResponseSet,
     content_hash,
     message_text,
+    random_key,
 )
 
 BATCH_ROWS = 500
@@ -40,6 +44,10 @@ class Stored:
     verdicts: int = 0
     unparsed: int = 0
     known_votes: int = 0
+    sets: int = 0
+    split_sets: int = 0
+    rankings: int = 0
+    leaks: int = 0
     decisions: int = 0
     bad_votes: list[tuple[int, str]] = field(default_factory=list)
     rejected: list[tuple[int, str]] = field(default_factory=list)
@@ -87,11 +95,23 @@ class _Raters:
         return {(kind, name): (pk, imported) for kind, name, pk, imported in rows}
 
 
-@dataclass
+@dataclass(eq=False)
+class _Set:
+    """One response set of a batch."""
+
+    key: str
+    groups: dict[int, "_Group"] = field(default_factory=dict)
+    pk: int | None = None
+    # Of all its pairs: the set comes to people whole, by the queue or by the random audit stream.
+    random_key: float = field(default_factory=random_key)
+
+
+@dataclass(eq=False)
 class _Group:
     """One comparison of a batch with all votes for it that the batch brings."""
 
     row: Row
+    set: _Set | None = None
     prompt_hash: str = ""
     hash_a: str = ""
     hash_b: str = ""
@@ -104,8 +124,14 @@ class _Group:
 class RowStore:
     """Writes rows of one file into one project; remembers the raters it has met."""
 
-    def __init__(self, project: Project, labels_per_comparison: int | None = None):
+    def __init__(
+        self,
+        project: Project,
+        labels_per_comparison: int | None = None,
+        known_answers: str = Comparison.Purpose.WORK,
+    ):
         self.project = project
+        self.known_answers = known_answers  # the purpose of rows with gold that name none
         self.labels_wanted = labels_per_comparison or project.labels_per_comparison
         self.raters = _Raters(project)
 
@@ -115,7 +141,9 @@ class RowStore:
         with transaction.atomic():
             # One importer at a time in a project: two would make the same comparison twice.
             Project.objects.select_for_update(no_key=True).get(pk=self.project.pk)
-            groups = self._grouped([(i, row) for i, row in enumerate(rows) if row.prompt], stored)
+            groups, sets = self._grouped(
+                [(i, row) for i, row in enumerate(rows) if row.prompt], stored
+            )
             groups += self._groups_by_id(
                 [(i, row) for i, row in enumerate(rows) if not row.prompt], stored
             )
@@ -129,15 +157,19 @@ class RowStore:
                     if author
                 }
             )
-            preferences = self._new_preferences(groups, stored)
-            self._create([group for group in groups if group.pk is None])
-            for group, preference in preferences:
+            answers = self._new_preferences(groups, stored)
+            self._create([group for group in groups if group.pk is None], stored)
+            for group, _vote, preference in answers:
                 preference.comparison_id = group.pk
-            Preference.objects.bulk_create([preference for _group, preference in preferences])
+            self._keep_rankings(answers, sets, stored)
+            Preference.objects.bulk_create([preference for _g, _v, preference in answers])
             self._decide(groups, stored)
         return stored
 
-    def _grouped(self, rows: list[tuple[int, Row]], stored: Stored) -> list[_Group]:
+    def _grouped(
+        self, rows: list[tuple[int, Row]], stored: Stored
+    ) -> tuple[list[_Group], dict[int, _Set]]:
+        """The comparisons of a batch, and its response sets by the `id()` of their lists."""
         groups: dict[str, _Group] = {}
         keys: list[str] = []
         for _index, row in rows:
@@ -153,18 +185,25 @@ class RowStore:
             keys.append(key)
             groups.setdefault(key, group)
         known = Comparison.objects.filter(project=self.project, content_hash__in=groups)
-        first_of_known = {}
-        for key, pk, hash_a, source in known.values_list(
-            "content_hash", "pk", "response_a__content_hash", "response_a__source"
+        first_of_known, purposes = {}, {}
+        for key, pk, hash_a, source, purpose in known.values_list(
+            "content_hash", "pk", "response_a__content_hash", "response_a__source", "purpose"
         ):
             groups[key].pk = pk
             first_of_known[key] = (hash_a, source)
+            purposes[key] = purpose
         for (index, row), key in zip(rows, keys, strict=True):
             group = groups[key]
             if group.pk is not None or row is not group.row:
                 stored.duplicates += 1
             else:
                 stored.created += 1
+            wanted = self._purpose(row)
+            is_now = purposes.get(key) or self._purpose(group.row)
+            if wanted not in (Comparison.Purpose.WORK, is_now):
+                stored.bad_votes.append(
+                    (index, f"here already as {is_now!r}: the purpose {wanted!r} is left out")
+                )
             first = first_of_known.get(key, (group.hash_a, group.row.model_a))
             is_turned = first != (content_hash(row.response_a), row.model_a)
             group.votes += [(index, turned(v) if is_turned else v) for v in row.votes]
@@ -172,7 +211,49 @@ class RowStore:
                 word = row.decision
                 choice = _OTHER.get(word.choice, word.choice) if is_turned else word.choice
                 group.decisions.append((index, replace(word, choice=choice)))
-        return list(groups.values())
+        pairs = [(row, groups[key]) for (_index, row), key in zip(rows, keys, strict=True)]
+        return list(groups.values()), self._join(pairs, stored)
+
+    def _purpose(self, row: Row) -> str:
+        is_free = row.gold and not row.purpose and row.response_list is None
+        return self.known_answers if is_free else row.purpose or Comparison.Purpose.WORK
+
+    def _join(self, pairs: list[tuple[Row, _Group]], stored: Stored) -> dict[int, _Set]:
+        """Tie the pairs of each response list to its set.
+
+        A comparison belongs to one set at most. A list of which a pair is there already, alone or
+        in another set, therefore stays a number of single pairs.
+        """
+        sets: dict[str, _Set] = {}
+        of_list: dict[int, _Set] = {}
+        for row, group in pairs:
+            listed = row.response_list
+            if listed is None:
+                continue
+            if id(listed) not in of_list:
+                key = content_hash(group.prompt_hash, sorted(_hashes(listed)))
+                of_list[id(listed)] = sets.setdefault(key, _Set(key))
+            of_list[id(listed)].groups[id(group)] = group
+        if not sets:
+            return {}
+        known = ResponseSet.objects.filter(project=self.project, content_hash__in=sets)
+        for key, pk in known.values_list("content_hash", "pk"):
+            sets[key].pk = pk
+        split = set()
+        for the_set in sets.values():
+            groups = the_set.groups.values()
+            if the_set.pk is not None:
+                continue
+            if all(
+                g.pk is None and of_list.get(id(g.row.response_list)) is the_set for g in groups
+            ):
+                stored.sets += 1
+                for group in groups:
+                    group.set = the_set
+            else:
+                stored.split_sets += 1
+                split.add(the_set)
+        return {listed: the_set for listed, the_set in of_list.items() if the_set not in split}
 
     def _groups_by_id(self, rows: list[tuple[int, Row]], stored: Stored) -> list[_Group]:
         """Votes for comparisons that an earlier file brought, found by their id there."""
@@ -196,7 +277,7 @@ class RowStore:
 
     def _new_preferences(
         self, groups: list[_Group], stored: Stored
-    ) -> list[tuple[_Group, Preference]]:
+    ) -> list[tuple[_Group, Vote, Preference]]:
         """Votes that are not in the database yet; and the places they take."""
         answers: dict[tuple[int, int], str] = {
             (comparison, rater): choice
@@ -224,7 +305,7 @@ class RowStore:
                     stored.bad_votes.append((index, reason))
                     continue
                 given[rater] = vote.choice
-                preferences.append((group, _preference(vote, rater, now)))
+                preferences.append((group, vote, _preference(vote, rater, now)))
                 if vote.kind == Rater.Kind.PERSON:
                     group.n_people += 1
                     stored.preferences += 1
@@ -240,6 +321,51 @@ class RowStore:
                 open_places=Greatest(F("open_places") - n_people, 0)
             )
         return preferences
+
+    def _keep_rankings(
+        self,
+        answers: list[tuple[_Group, Vote, Preference]],
+        sets: dict[int, _Set],
+        stored: Stored,
+    ) -> None:
+        """Rankings of which an answer is new, tied to the answers that they imply."""
+        implied: dict[tuple[int, int], tuple[GivenRanking, list[Preference]]] = {}
+        for _group, vote, preference in answers:
+            the_set = sets.get(id(vote.ranking.of)) if vote.ranking is not None else None
+            if vote.ranking is not None and the_set is not None and the_set.pk is not None:
+                key = the_set.pk, preference.rater_id
+                implied.setdefault(key, (vote.ranking, []))[1].append(preference)
+        if not implied:
+            return
+        set_pks = {pk for pk, _rater in implied}
+        there = Ranking.objects.filter(response_set__in=set_pks, superseded_at=None)
+        known = set(there.values_list("response_set", "rater"))
+        responses: dict[tuple[int, str, str], int] = {}
+        for letter in "ab":
+            side = f"response_{letter}"
+            rows = Comparison.objects.filter(response_set__in=set_pks).values_list(
+                "response_set", f"{side}__content_hash", f"{side}__source", side
+            )
+            responses |= {(pk, text, source): response for pk, text, source, response in rows}
+        rankings = []
+        for (pk, rater), (given, preferences) in implied.items():
+            if (pk, rater) in known:
+                continue
+            ids = [responses[pk, text, source] for text, source in _hashes(given.of)]
+            ranking = Ranking(
+                response_set_id=pk,
+                rater_id=rater,
+                order=[[ids[k] for k in tied] for tied in given.order],
+                rationale=given.rationale,
+                seconds=given.seconds,
+                created_at=given.created_at or timezone.now(),
+            )
+            rankings.append((ranking, preferences))
+        Ranking.objects.bulk_create([ranking for ranking, _preferences in rankings])
+        for ranking, preferences in rankings:
+            for preference in preferences:
+                preference.ranking = ranking
+        stored.rankings += len(rankings)
 
     def _decide(self, groups: list[_Group], stored: Stored) -> None:
         """Keep decisions of leads that the file brings. One that was made here stands."""
@@ -269,7 +395,7 @@ class RowStore:
         Decision.objects.bulk_create(new)
         stored.decisions += len(new)
 
-    def _create(self, groups: list[_Group]) -> None:
+    def _create(self, groups: list[_Group], stored: Stored) -> None:
         if not groups:
             return
         prompts, known = self._prompts({group.prompt_hash: group.row.prompt for group in groups})
@@ -285,11 +411,22 @@ class RowStore:
                 if author:
                     authors[key] = self.raters.ids[Rater.Kind.PERSON, author]
         responses = self._responses(wanted, known, authors)
+        self._create_sets(groups, prompts)
         comparisons = []
         for group in groups:
             row, prompt = group.row, prompts[group.prompt_hash]
-            # Two models that said the same: a tie worth keeping, and not worth a person's time.
-            labels = 0 if row.response_a == row.response_b else self.labels_wanted
+            purpose = self._purpose(row)
+            labels = self.labels_wanted if row.labels_wanted is None else row.labels_wanted
+            # Two models that said the same: a tie worth keeping, and not worth a person's time,
+            # save among others that are ranked with them.
+            if purpose != Comparison.Purpose.WORK or (
+                row.response_a == row.response_b and group.set is None
+            ):
+                labels = 0
+            leaks = leaks_of(
+                row.prompt, (row.response_a, row.model_a), (row.response_b, row.model_b)
+            )
+            stored.leaks += bool(leaks)
             comparisons.append(
                 Comparison(
                     project=self.project,
@@ -303,15 +440,34 @@ class RowStore:
                     ),
                     external_id=row.external_id,
                     gold=row.gold,
+                    purpose=purpose,
                     metadata=row.metadata,
+                    leaks=leaks,
                     labels_wanted=labels,
                     open_places=max(0, labels - group.n_people),
+                    priority=row.priority,
+                    response_set_id=group.set.pk if group.set else None,
+                    random_key=group.set.random_key if group.set else random_key(),
                 )
             )
         for group, comparison in zip(
             groups, Comparison.objects.bulk_create(comparisons), strict=True
         ):
             group.pk = comparison.pk
+
+    def _create_sets(self, groups: list[_Group], prompts: dict[str, int]) -> None:
+        """The sets of these new comparisons."""
+        new: dict[_Set, ResponseSet] = {}
+        for group in groups:
+            if group.set is not None and group.set.pk is None and group.set not in new:
+                new[group.set] = ResponseSet(
+                    project=self.project,
+                    prompt_id=prompts[group.prompt_hash],
+                    content_hash=group.set.key,
+                )
+        ResponseSet.objects.bulk_create(new.values())
+        for the_set, row in new.items():
+            the_set.pk = row.pk
 
     def _prompts(self, wanted: dict[str, Messages]) -> tuple[dict[str, int], set[int]]:
         """Ids of the prompts by content hash, and which of them were there before."""
@@ -369,6 +525,11 @@ class RowStore:
 def comparison_hash(prompt_hash: str, *responses: tuple[str, str]) -> str:
     """What makes two comparisons the same: prompt and (content hash, model) of both responses."""
     return content_hash(prompt_hash, sorted(responses))
+
+
+def _hashes(listed: ResponseList) -> list[tuple[str, str]]:
+    """Content hash and model of each response of a list, in its order."""
+    return [(content_hash(messages), model) for messages, model in listed.responses]
 
 
 def turned(vote: Vote) -> Vote:

@@ -1,196 +1,414 @@
-"""The labeling page: one comparison at a time, and the answer that brings the next."""
+"""The labeling page: the pair in hand, two more ahead, and the answer that brings the next."""
 
+import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from labeling.access import project_for, rater_of
 from labeling.assignment import (
     NotYours,
-    next_comparison,
     record_preference,
+    release,
     skip_comparison,
     undo_last,
     why_empty,
+    work_for,
 )
-from labeling.forms import STRENGTHS, AnswerForm, SkipForm
-from labeling.models import Assignment, Project, Rater, Response
-from labeling.progress import done_today, project_progress
+from labeling.differences import TooLong, word_difference
+from labeling.forms import AnswerForm, SkipForm
+from labeling.models import (
+    Assignment,
+    Flag,
+    Preference,
+    Project,
+    Rater,
+    RepeatAnswer,
+    Response,
+    message_text,
+)
+from labeling.progress import done_today
+from labeling.scales import Button, answer_value, buttons, has_both_bad, in_words
+
+AHEAD = 2
+"""Pairs that a page with JavaScript reserves and loads while the rater reads."""
 
 
 @dataclass(frozen=True)
-class AnswerButton:
-    value: str
-    key: str
-    label: str
-    degree: str
-    arrow: str
+class Side:
+    name: str  # "left" or "right"
+    letter: str  # the response shown there
+    response: Response
+
+
+@dataclass(frozen=True)
+class Card:
+    """One pair as this rater sees it, with everything they may answer."""
+
+    assignment: Assignment
+    sides: list[Side]
+    buttons: list[Button]
+    both_bad: bool
+    aspects: list[dict[str, Any]]
+    tags: list[tuple[int, str, bool]]  # key, tag, whether it was chosen
+    earlier: dict[str, Any] | None  # the answer that was taken back
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a rater in training is told after an answer."""
+
+    right: bool
+    known: str
+    explanation: str
 
 
 @login_required
 @never_cache
 @require_http_methods(["GET", "POST"])
 def compare(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the next comparison; a POST keeps an answer first. htmx gets the card alone."""
+    """Show the pair in hand; a POST keeps an answer first. The page's script gets cards alone."""
     project = project_for(request.user, slug, to="label")
     rater = rater_of(request.user, project)
     if request.method == "GET":
-        return _card(request, project, rater)
+        return _cards(request, project, rater) if request.htmx else _page(request, project, rater)
     form = AnswerForm(request.POST, project=project)
     if not form.is_valid():
-        return _refused(request, project, rater, "That was no valid answer; nothing was kept.")
+        return refuse(request, project, rater, _not_valid(form))
     answer = form.cleaned_data
-    held = rater.assignments.filter(comparison=answer["comparison"]).first()
+    assignment = _named_assignment(rater, answer)
+    if assignment is None:
+        return refuse(request, project, rater, _("This comparison is not yours to answer."))
     seconds = answer["seconds"]
-    if seconds is None and held is not None:  # without JavaScript: time since it was given out
-        seconds = (timezone.now() - held.leased_at).total_seconds()
+    if seconds is None:  # without JavaScript: time since it was given out
+        seconds = (timezone.now() - assignment.leased_at).total_seconds()
     try:
         record_preference(
             rater,
-            answer["comparison"],
+            assignment.comparison,
             answer["choice"],
             strength=answer["strength"],
-            rationale=answer["rationale"].strip(),
+            rationale=answer["rationale"],
+            tags=answer["tags"],
+            aspects=answer["aspects"],
             seconds=seconds,
+            better=answer["better"],
+            assignment_id=assignment.pk,
+            answer_key=answer["answer_key"],
         )
     except NotYours as error:
-        return _refused(request, project, rater, f"{error} Your answer was not kept.")
-    return _next(request, project, rater, said="Kept.")
+        return refuse(request, project, rater, str(error))
+    feedback = None
+    if assignment.stream == Assignment.Stream.TRAINING:
+        feedback = _feedback(assignment, answer["choice"])
+    return go_on(request, project, rater, after=assignment, feedback=feedback)
 
 
 @login_required
 @require_POST
 def skip(request: HttpRequest, slug: str) -> HttpResponse:
-    """Pass a comparison on to somebody else."""
+    """Pass a comparison on to somebody else, or flag it."""
     project = project_for(request.user, slug, to="label")
     rater = rater_of(request.user, project)
-    form = SkipForm(request.POST, project=project)
+    form = SkipForm(request.POST)
     if not form.is_valid():
-        why = "There was nothing to skip."
-        if "rationale" in form.errors:
-            why = f"{form.errors['rationale'][0]} It was not skipped."
-        return _refused(request, project, rater, why)
+        return refuse(request, project, rater, _not_valid(form))
+    named = form.cleaned_data
+    assignment = _named_assignment(rater, named)
+    if assignment is None:
+        return refuse(request, project, rater, _("There was nothing to skip."))
     try:
         skip_comparison(
-            rater, form.cleaned_data["comparison"], form.cleaned_data["rationale"].strip()
+            rater,
+            assignment.comparison,
+            named["reason"] or named["other_reason"],
+            flag=named["flag"],
+            note=named["note"] if named["flag"] else "",
+            assignment_id=assignment.pk,
+            answer_key=named["answer_key"],
         )
     except NotYours as error:
-        return _refused(request, project, rater, str(error))
-    return _next(request, project, rater, said="Skipped.")
+        return refuse(request, project, rater, str(error))
+    return go_on(request, project, rater, after=assignment)
 
 
 @login_required
 @require_POST
 def undo(request: HttpRequest, slug: str) -> HttpResponse:
-    """Take the last answer or skip back and show its comparison again."""
+    """Take the last answer or skip back and show its comparison again.
+
+    `assignment`, if given, is the one to come back: a request sent twice takes back one answer.
+    """
     project = project_for(request.user, slug, to="label")
     rater = rater_of(request.user, project)
+    repeat = RepeatAnswer.objects.filter(assignment__rater=rater).order_by("-pk").first()
     try:
-        if undo_last(rater) is None:
-            return _refused(request, project, rater, "There is no answer of yours to take back.")
+        back = _taken_back_before(rater, request.POST.get("assignment", "")) or undo_last(rater)
     except NotYours as error:
-        return _refused(request, project, rater, str(error))
-    return _next(request, project, rater, said="Taken back: answer again.")
+        return refuse(request, project, rater, str(error))
+    if back is None:
+        why = _("There is no answer of yours that can be taken back.")
+        return refuse(request, project, rater, why)
+    if not request.htmx:
+        return redirect("labeling:compare", project.slug)
+    earlier = _earlier_answers(rater, [back])
+    if repeat is not None and repeat.assignment_id == back.pk:
+        # Gone from the database, but a pair without its "you took back" would be known as a repeat.
+        earlier = {back.pk: _as_shown(repeat.choice, repeat.strength, back.shown_first)}
+    return _cards(request, project, rater, back=back, earlier=earlier)
 
 
-def answer_buttons(left: str, right: str) -> list[AnswerButton]:
-    """The seven steps from "left is much better" to "right is much better", keys 1 to 7.
+@login_required
+@require_POST
+def release_ahead(request: HttpRequest, slug: str) -> HttpResponse:
+    """Give back pairs that were loaded ahead and not read, when their page is left.
 
-    `left` and `right` are the letters of the responses shown there: the value names the response.
+    The browser sends this after a newer page may have been given the same pairs (a reload, a
+    second tab): then they are that page's, and stay.
     """
-    from_much = sorted(STRENGTHS.items(), reverse=True)
-    return [
-        *(
-            AnswerButton(
-                f"{left}-{n}", str(4 - n), f"Left response is {degree} better", degree, "←"
-            )
-            for n, degree in from_much
-        ),
-        AnswerButton("tie", "4", "Both are equally good", "equal", ""),
-        *(
-            AnswerButton(
-                f"{right}-{n}", str(4 + n), f"Right response is {degree} better", degree, "→"
-            )
-            for n, degree in reversed(from_much)
-        ),
-    ]
+    project = project_for(request.user, slug, to="label")
+    rater = rater_of(request.user, project)
+    if request.POST.get("page") == request.session.get(_page_key(project)):
+        release(rater, _numbers(request.POST.get("assignments", "")))
+    return HttpResponse(status=204)
 
 
-def _next(request: HttpRequest, project: Project, rater: Rater, said: str) -> HttpResponse:
-    if request.htmx:
-        return _card(request, project, rater, said=said)
-    return redirect("labeling:compare", project.slug)
+@login_required
+@never_cache
+@require_GET
+def difference(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Both responses of a pair with the words that only one of them has."""
+    project = project_for(request.user, slug, to="label")
+    rater = rater_of(request.user, project)
+    texts = "comparison__response_a", "comparison__response_b"
+    assignment = get_object_or_404(rater.assignments.select_related(*texts), pk=pk)
+    context: dict[str, Any] = {"project": project, "active": "compare"}
+    left, right = (message_text(side.response.messages) for side in sides(assignment))
+    try:
+        context["columns"] = word_difference(left, right)
+    except TooLong as error:
+        context["too_long"] = str(error)
+    template = "labeling/difference.html"
+    return render(request, f"{template}#columns" if request.htmx else template, context)
 
 
-def _refused(request: HttpRequest, project: Project, rater: Rater, why: str) -> HttpResponse:
-    if request.htmx:
-        return _card(request, project, rater, refused=why, status=409)
-    messages.error(request, why)
-    return redirect("labeling:compare", project.slug)
-
-
-def _card(
+def go_on(
     request: HttpRequest,
     project: Project,
     rater: Rater,
     *,
-    said: str = "",
-    refused: str = "",
-    status: int = 200,
+    after: Assignment,
+    feedback: Feedback | None = None,
 ) -> HttpResponse:
-    assignment = next_comparison(rater)
+    """The response to what was kept: the cards that the page has not got yet."""
+    if request.htmx:
+        return _cards(request, project, rater, after=after, feedback=feedback)
+    if feedback is not None:
+        verdict = _("Right.") if feedback.right else _("Not right.")
+        known = _("The known answer: %(answer)s.") % {"answer": feedback.known}
+        messages.info(request, f"{verdict} {known} {feedback.explanation}".strip())
+    return redirect("labeling:compare", project.slug)
+
+
+def refuse(request: HttpRequest, project: Project, rater: Rater, why: str) -> HttpResponse:
+    """The response to what was not kept, with the reason."""
+    if request.htmx:
+        return _cards(request, project, rater, refused=why, status=409)
+    messages.error(request, _("%(why)s Nothing was kept.") % {"why": why})
+    return redirect("labeling:compare", project.slug)
+
+
+def sides(assignment: Assignment) -> list[Side]:
+    """The responses from left to right."""
+    comparison = assignment.comparison
+    responses = {"a": comparison.response_a, "b": comparison.response_b}
+    left, right = ("a", "b") if assignment.shown_first == "a" else ("b", "a")
+    return [Side("left", left, responses[left]), Side("right", right, responses[right])]
+
+
+def make_card(
+    project: Project, assignment: Assignment, earlier: dict[str, Any] | None = None
+) -> Card:
+    """The pair of an assignment; with `earlier`, what was answered before is filled in."""
+    left, right = sides(assignment)
+    was = earlier or {"aspects": {}, "tags": []}
+    picks = [
+        ("1", left.letter, _("left")),
+        ("2", "tie", _("equal")),
+        ("3", right.letter, _("right")),
+    ]
+    return Card(
+        assignment=assignment,
+        sides=[left, right],
+        buttons=buttons(project.scale, left.letter, right.letter),
+        both_bad=has_both_bad(project.scale),
+        aspects=[
+            a | {"picks": picks, "picked": was["aspects"].get(a["name"])} for a in project.aspects
+        ],
+        tags=[(key, tag, tag in was["tags"]) for key, tag in enumerate(project.tags, start=1)],
+        earlier=earlier,
+    )
+
+
+def _ways_out() -> dict[str, Any]:
+    """What a rater may do with a pair besides answering it: (key, value, words)."""
+    return {
+        "skip_reasons": [
+            (1, "cannot judge", _("I cannot judge this")),
+            (2, "not my field", _("Not my field")),
+            (3, "too long", _("Too long")),
+        ],
+        "flags": [
+            (1, Flag.Kind.UNSAFE.value, _("Unsafe")),
+            (2, Flag.Kind.PRIVATE.value, _("Private data")),
+            (3, Flag.Kind.BROKEN.value, _("Broken text")),
+            (4, Flag.Kind.LANGUAGE.value, _("Other language")),
+        ],
+    }
+
+
+def _page(request: HttpRequest, project: Project, rater: Rater) -> HttpResponse:
+    """The whole page with the pair in hand; its script asks for those ahead."""
+    held = work_for(rater, 1)[:1]
+    earlier = _earlier_answers(rater, held)
+    page = request.session[_page_key(project)] = secrets.token_urlsafe(8)
     context = {
         "project": project,
         "active": "compare",
-        "assignment": assignment,
-        "progress": project_progress(project),
+        "rater": rater,
+        "page": page,
+        "held": held,
+        "cards": [make_card(project, a, earlier.get(a.pk)) for a in held],
         "n_today": done_today(rater),
-        "said": said,
-        "refused": refused,
+        "empty": None if held else _empty(rater),
+        **_ways_out(),
     }
-    if assignment is None:
-        context["empty"] = why_empty(rater)
-    else:
-        left, right = _letters(assignment)
-        context |= {
-            "sides": [_response(assignment, left), _response(assignment, right)],
-            "answers": answer_buttons(left, right),
-            "earlier": _earlier_answer(assignment, left),
-            "guidelines": project.guidelines,
-        }
-    template = "labeling/compare.html#card" if request.htmx else "labeling/compare.html"
-    return render(request, template, context, status=status)
+    return render(request, "labeling/compare.html", context)
 
 
-def _letters(assignment: Assignment) -> tuple[str, str]:
-    return ("a", "b") if assignment.shown_first == "a" else ("b", "a")
+def _cards(
+    request: HttpRequest,
+    project: Project,
+    rater: Rater,
+    *,
+    after: Assignment | None = None,
+    back: Assignment | None = None,
+    earlier: dict[int, dict[str, Any]] | None = None,
+    feedback: Feedback | None = None,
+    refused: str = "",
+    status: int = 200,
+) -> HttpResponse:
+    """The cards that the page has not got, and what it is to say."""
+    have = set(_numbers(request.POST.get("have") or request.GET.get("have", "")))
+    held = work_for(rater, 1 + AHEAD, have)
+    missing = [a for a in held if a.pk not in have]
+    earlier = earlier or {}
+    context = {
+        "project": project,
+        "held": held,
+        "cards": [make_card(project, a, earlier.get(a.pk)) for a in missing],
+        "n_today": done_today(rater),
+        "empty": None if held else _empty(rater),
+        "back": back,
+        "feedback": feedback,
+        "graded": _graded(rater, after),
+        "refused": refused,
+        **_ways_out(),
+    }
+    return render(request, "labeling/compare.html#cards", context, status=status)
 
 
-def _response(assignment: Assignment, letter: str) -> Response:
-    comparison = assignment.comparison
-    return comparison.response_a if letter == "a" else comparison.response_b
+def _earlier_answers(rater: Rater, assignments: list[Assignment]) -> dict[int, dict[str, Any]]:
+    """Answers that were taken back, in the words of the page, so that they can be mended.
+
+    Of repeats nothing: what was once answered to the pair itself would give them away.
+    """
+    of = {a.comparison_id: a for a in assignments if a.repeats_id is None}
+    withdrawn = rater.preferences.filter(comparison__in=of).exclude(superseded_at=None)
+    return {
+        of[preference.comparison_id].pk: earlier_answer(
+            preference, of[preference.comparison_id].shown_first
+        )
+        for preference in withdrawn.order_by("superseded_at")  # the last one stands
+    }
 
 
-def _earlier_answer(assignment: Assignment, left: str) -> dict[str, str] | None:
-    """The answer that was just taken back, in the words of the page, so that it can be mended."""
-    earlier = (
-        assignment.rater.preferences.filter(comparison=assignment.comparison_id)
-        .exclude(superseded_at=None)
-        .order_by("-superseded_at")
-        .first()
-    )
-    if earlier is None:
+def earlier_answer(preference: Preference, left: str) -> dict[str, Any]:
+    """A kept answer as the vote form shows it; `left` is the letter of the response there."""
+    shown = _as_shown(preference.choice, preference.strength, left)
+    said = {"rationale": preference.rationale, "tags": preference.tags}
+    return shown | said | {"aspects": preference.aspects}
+
+
+def _as_shown(choice: str, strength: int | None, left: str) -> dict[str, Any]:
+    return {
+        "value": answer_value(choice, strength),
+        "words": in_words(choice, strength, left),
+        "rationale": "",
+        "tags": [],
+        "aspects": {},
+    }
+
+
+def _named_assignment(rater: Rater, named: dict[str, Any]) -> Assignment | None:
+    """The assignment that a form names; by its comparison alone, the one still in hand."""
+    of_rater = rater.assignments.select_related("comparison").filter(comparison=named["comparison"])
+    if named["assignment"] is not None:
+        return of_rater.filter(pk=named["assignment"]).first()
+    in_hand = {a.state: a for a in of_rater.order_by("-pk")}
+    return in_hand.get(Assignment.State.LEASED) or next(iter(in_hand.values()), None)
+
+
+def _taken_back_before(rater: Rater, pk: str) -> Assignment | None:
+    if not pk.isdecimal():
         return None
-    value = f"{earlier.choice}-{earlier.strength}" if earlier.strength else earlier.choice
-    side = {"tie": "equal", "both_bad": "both bad"}.get(
-        earlier.choice, "left" if earlier.choice == left else "right"
+    return rater.assignments.filter(pk=int(pk), state=Assignment.State.LEASED).first()
+
+
+def _feedback(assignment: Assignment, choice: str) -> Feedback:
+    comparison = assignment.comparison
+    return Feedback(
+        right=choice == comparison.gold,
+        known=in_words(comparison.gold, None, assignment.shown_first),
+        explanation=str(comparison.metadata.get("explanation") or ""),
     )
-    strength = STRENGTHS.get(earlier.strength or 0, "")
-    words = f"{side}, {strength} better" if strength else side
-    return {"value": value, "words": words, "rationale": earlier.rationale}
+
+
+def _graded(rater: Rater, after: Assignment | None) -> str:
+    """ "passed" or "failed" once, with the response to the last pair of the qualification."""
+    if after is None or after.stream != Assignment.Stream.QUALIFICATION:
+        return ""
+    rater.refresh_from_db(fields=["qualified_at", "disqualified_at"])
+    if rater.disqualified_at is not None:
+        return "failed"
+    return "passed" if rater.qualified_at is not None else ""
+
+
+def _empty(rater: Rater) -> dict[str, Any]:
+    midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    return {"why": why_empty(rater), "tomorrow": midnight + timedelta(days=1)}
+
+
+def _not_valid(form: Any) -> str:
+    """The first thing that is wrong, in words."""
+    if "answer" in form.errors or "comparison" in form.errors:
+        return _("That was no answer that this project knows.")
+    return next(str(error) for errors in form.errors.values() for error in errors)
+
+
+def _numbers(text: str) -> Iterable[int]:
+    return [int(part) for part in text.split(",")[:50] if part.isdecimal() and len(part) < 19]
+
+
+def _page_key(project: Project) -> str:
+    return f"compare-page-{project.pk}"

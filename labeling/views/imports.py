@@ -14,6 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from labeling.access import project_for
 from labeling.forms import ImportForm, UploadForm
 from labeling.imports.forms import UNNAMED_LABELS, Labels
+from labeling.imports.interchange import Row
 from labeling.imports.preview import preview
 from labeling.imports.uploads import BadUpload, keep_upload, kept_upload, reject_path, too_large
 from labeling.models import ImportJob, Project
@@ -91,6 +92,7 @@ def preview_upload(request: HttpRequest, slug: str) -> HttpResponse:
                 "rater": form.given_labels.rater,
                 "kind": form.given_labels.kind,
                 "labels_per_comparison": form.cleaned_data["labels_per_comparison"],
+                "known_answers": form.cleaned_data["known_answers"],
             },
         )
         job.enqueue()
@@ -117,23 +119,35 @@ def _missing(given: Any, project: Project) -> dict[str, Any]:
     return {name: value for name, value in start.items() if name not in given}
 
 
-def _shown_row(line: int, row: Any) -> dict[str, Any]:
+def _shown_row(line: int, row: Row) -> dict[str, Any]:
+    sides = [("A", row.response_a, row.model_a), ("B", row.response_b, row.model_b)]
+    votes = [(vote.rater, vote.choice, vote.prob_a) for vote in row.votes]
+    identity = row.external_id
+    if row.response_list is not None:
+        responses = row.response_list.responses
+        sides = [(str(n), turns, model) for n, (turns, model) in enumerate(responses, 1)]
+        votes = [
+            (vote.rater, _in_order(vote.ranking.order), None) for vote in row.votes if vote.ranking
+        ]
+        identity = identity.rpartition("#")[0]  # of the list, not of its first pair
     return {
         "line": line,
-        "id": row.external_id,
+        "id": identity,
         "prompt": row.prompt,
         "responses": [
             {"letter": letter, "messages": turns, "model": model}
-            for letter, turns, model in (
-                ("A", row.response_a, row.model_a),
-                ("B", row.response_b, row.model_b),
-            )
+            for letter, turns, model in sides
             if turns
         ],
-        "votes": row.votes[:6],
-        "n_more_votes": max(0, len(row.votes) - 6),
+        "votes": votes[:6],
+        "n_more_votes": max(0, len(votes) - 6),
         "gold": row.gold,
     }
+
+
+def _in_order(order: list[list[int]]) -> str:
+    """2 > 1 = 3: the numbers of the responses as the page shows them, best first."""
+    return " > ".join(" = ".join(str(number + 1) for number in tied) for tied in order)
 
 
 @login_required

@@ -3,7 +3,6 @@
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -129,47 +128,3 @@ def _change_existing(request: HttpRequest, project: Project, form: ProjectForm) 
         ngettext("%(n)s comparison wants %(new)d now.", "%(n)s comparisons want %(new)d now.", n)
         % {"n": f"{n:,}", "new": new},
     )
-
-
-@login_required
-@require_safe
-def comparisons(request: HttpRequest, slug: str) -> HttpResponse:
-    """Every comparison of the project, a page at a time, with its labels."""
-    project = project_for(request.user, slug, to="view")
-    rows = project.comparisons.select_related("prompt").order_by("pk")
-    page = Paginator(rows, 50).get_page(request.GET.get("page"))
-    labels: dict[int, dict[str, int]] = {}
-    counted = (
-        page.object_list.model.objects.filter(pk__in=[row.pk for row in page])
-        .filter(preferences__superseded_at=None)
-        .values_list("pk", "preferences__rater__kind", "preferences__choice")
-        .annotate(n=Count("preferences"))
-    )
-    for pk, kind, choice, n in counted:
-        labels.setdefault(pk, {})[f"{kind}_{choice}"] = n
-    for row in page:
-        row.labels = labels.get(row.pk, {})
-    context = {"project": project, "active": "overview", "page": page}
-    return render(request, "labeling/comparisons.html", context)
-
-
-@login_required
-@require_safe
-def comparison(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """One comparison with everything that was said of it."""
-    project = project_for(request.user, slug, to="view")
-    row = (
-        project.comparisons.select_related("prompt", "response_a", "response_b")
-        .filter(pk=pk)
-        .first()
-    )
-    if row is None:
-        messages.error(request, "There is no such comparison in this project.")
-        return redirect("labeling:comparisons", slug)
-    context = {
-        "project": project,
-        "active": "overview",
-        "comparison": row,
-        "preferences": row.preferences.select_related("rater").order_by("created_at", "pk"),
-    }
-    return render(request, "labeling/comparison.html", context)

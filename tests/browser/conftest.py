@@ -1,7 +1,8 @@
 """A real chromium against the live server."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -46,3 +47,24 @@ def page(browser: Browser) -> Iterator[Page]:
     yield page
     context.close()
     assert troubles == []
+
+
+@pytest.fixture(scope="session")
+def axe_findings() -> Callable[[Page], list[str]]:
+    """What axe-core finds wrong with a page as it stands: rule and element."""
+    source = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+    def findings(page: Page) -> list[str]:
+        if not page.evaluate("typeof window.axe === 'object'"):
+            page.evaluate(source)
+        found = page.evaluate(
+            "tags => axe.run(document, {runOnly: tags, resultTypes: ['violations']})", tags
+        )
+        return [
+            f"{rule['id']}: {node['html'][:200]} {node['failureSummary']}"
+            for rule in found["violations"]
+            for node in rule["nodes"]
+        ]
+
+    return findings

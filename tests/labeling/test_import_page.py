@@ -58,7 +58,13 @@ def start(client: Client, data: bytes, name: str = "mine.jsonl", **fields) -> Im
     preview = send(client, data, name).url
     response = client.post(
         preview,
-        {"format": "auto", "labels": "human", "rater": "imported", "labels_per_comparison": 2}
+        {
+            "format": "auto",
+            "labels": "human",
+            "rater": "imported",
+            "labels_per_comparison": 2,
+            "known_answers": "work",
+        }
         | fields,
     )
     job = ImportJob.objects.latest("pk")
@@ -226,10 +232,40 @@ def test_labels_of_nobody_are_kept_under_the_name_that_was_given(client):
     assert preference.comparison.open_places == 3
 
 
+def test_rows_with_a_known_answer_become_what_was_chosen(client):
+    data = lines(pair(1, gold="a"), pair(2))
+    assert "Rows with a known answer become" in client.get(send(client, data).url).content.decode()
+    run_import(start(client, data, known_answers="qualification").pk)
+    found = Comparison.objects.order_by("pk").values_list("purpose", "open_places")
+    assert list(found) == [("qualification", 0), ("work", 2)]
+
+
+def test_lists_and_names_of_models_are_shown_before_and_counted_after(client):
+    rivers = {"prompt": "?", "id": "r", "responses": ["I am ChatGPT.", "Po", "Elbe"]}
+    ranked = rivers | {"rankings": [{"rater": "ann", "order": [[1], [2, 0]]}]}
+    job = start(client, lines(ranked))
+    html = client.get(send(client, lines(ranked)).url).content.decode()
+    assert "In 2 comparisons of these a response names a model or its maker" in html
+    assert "Response 3" in html
+    assert "ann: <strong>2 &gt; 3 = 1</strong>" in html
+    assert "· r</span>" in html
+    run_import(job.pk)
+    report = client.get(f"/projects/kitchen/import/{job.pk}/").content.decode()
+    assert "Lists of responses to rank at once: 1 new. Rankings of such lists: 1 new." in report
+    assert "In 2 new comparisons a response names a model or its maker." in report
+
+
 def test_a_wrong_number_of_labels_is_refused_with_a_reason(client):
     address = send(client, lines(pair())).url
     response = client.post(
-        address, {"format": "auto", "labels": "human", "rater": "x", "labels_per_comparison": 0}
+        address,
+        {
+            "format": "auto",
+            "labels": "human",
+            "rater": "x",
+            "labels_per_comparison": 0,
+            "known_answers": "work",
+        },
     )
     assert response.status_code == 422
     assert "greater than or equal to 1" in response.content.decode()

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from labeling import adjudication
 from labeling.storage import storage_path
-from tests.factories import PreferenceFactory, ProjectFactory, RaterFactory
+from tests.factories import PreferenceFactory, ProjectFactory, RaterFactory, UserFactory
 from tests.training.projects import answer, comparison, labeled_project
 from training.datasets import freeze, load_pairs, plan, split_prompts
 from training.models import Dataset
@@ -64,6 +65,54 @@ def test_everything_that_is_no_pair_is_counted_under_its_reason():
     assert (counts["human"], counts["ai"], counts["pairs"]) == (20, 1, 21)
     assert counts["train"] + counts["test"] == counts["pairs"]
     assert counts["comparisons"] == 21 + len(reasons)
+
+
+def test_a_leads_decision_stands_in_place_of_the_votes():
+    project = labeled_project(20)
+    lead = UserFactory()
+    disputed = comparison(project, question="Disputed?", ann="a", bob="b")
+    outvoted = comparison(project, question="Outvoted?", ann="a", bob="a")
+    unlabeled = comparison(project, question="Unlabeled?")
+    tie = comparison(project, question="Equal?", ann="a")
+    judged = comparison(project, question="Judged?", m_judge="a")
+    for decided, choice in ((disputed, "b"), (outvoted, "b"), (unlabeled, "a"), (tie, "tie")):
+        adjudication.decide(decided, lead, choice)
+    adjudication.decide(judged, lead, "b")
+    adjudication.decide(judged, lead, "a")
+    adjudication.withdraw_decision(judged, lead)
+
+    made = plan(project)
+
+    chosen = {row.pk: made.decisions[row.pk].outcome for row in (disputed, outvoted, unlabeled)}
+    assert chosen == {disputed.pk: "b", outvoted.pk: "b", unlabeled.pk: "a"}
+    assert made.decisions[judged.pk].source == "ai"
+    assert (made.counts["decided"], made.counts["ties"], made.counts["disputed"]) == (3, 1, 0)
+    assert (made.counts["pairs"], made.counts["human"], made.counts["ai"]) == (24, 23, 1)
+    # The votes that a decision overrides weigh nothing.
+    assert [(r["rater"], r["n"]) for r in made.raters] == [("m_judge", 1), ("ann", 20)]
+    # A dataset of AI labels stays one.
+    assert plan(project, labels="ai").counts["decided"] == 0
+    dataset = freeze(project)
+    assert dataset.counts["decided"] == 3
+    lines = storage_path(dataset.path).read_text().splitlines()[1:]
+    assert sum(json.loads(line)["decided"] for line in lines) == 3
+    (row,) = [r for r in map(json.loads, lines) if r["prompt"][0]["content"] == "Outvoted?"]
+    assert row["votes"] == {"a": 2}
+    assert row["chosen"] == outvoted.response_b.messages
+
+
+def test_the_sets_of_raters_are_kept_out_of_training_and_counted():
+    project = labeled_project(20)
+    for purpose in ("training", "qualification", "check"):
+        known = comparison(project, question=f"Right {purpose}?", ann="a")
+        known.gold, known.purpose, known.open_places = "a", purpose, 0
+        known.save()
+        adjudication.decide(known, UserFactory(), "a")
+
+    counts = plan(project).counts
+
+    assert (counts["sets"], counts["gold"], counts["decided"]) == (3, 0, 0)
+    assert (counts["pairs"], counts["comparisons"]) == (20, 23)
 
 
 def test_a_comparison_with_a_known_answer_is_kept_out_of_training_and_counted():
@@ -219,7 +268,7 @@ def test_the_number_of_queries_does_not_grow_with_the_labels(django_assert_num_q
     for i in range(40):
         comparison(large, ann="a", bob="a", **{f"r{i}": "b"})
 
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(4):
         plan(small)
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(4):
         plan(large)

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from labeling.imports.forms import FORM_NAMES, Labels
 from labeling.imports.importing import ImportReport, import_file
 from labeling.imports.reading import Progress
-from labeling.models import Project, Rater
+from labeling.models import Comparison, Project, Rater
 
 COUNTS = (
     "rows",
@@ -22,6 +22,10 @@ COUNTS = (
     "preferences",
     "verdicts",
     "unparsed",
+    "sets",
+    "split_sets",
+    "rankings",
+    "leaks",
     "decisions",
     "known_votes",
     "rejected_votes",
@@ -56,6 +60,13 @@ class Command(BaseCommand):
             choices=["human", "ai"],
             help="who made the labels of a file that names no rater",
         )
+        parser.add_argument(
+            "--known-answers",
+            default=Comparison.Purpose.WORK.value,
+            choices=Comparison.Purpose.values,
+            help="what rows with a known answer (gold) become: ordinary work, or sets to train, "
+            "qualify or check raters with; a row's own purpose goes first",
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *, files: list[str], **options: Any) -> None:
@@ -75,6 +86,7 @@ class Command(BaseCommand):
                 form=options["format"],
                 labels=Labels(rater=options["rater"], kind=kind),
                 labels_per_comparison=n_labels,
+                known_answers=options["known_answers"],
                 on_progress=_progress_line(file) if sys.stderr.isatty() else None,
             )
             reports.append((file, report))
@@ -116,6 +128,14 @@ def in_words(file: str, report: ImportReport) -> str:
         f"{report.preferences:,} preferences, {report.verdicts:,} verdicts "
         f"({report.unparsed:,} unparsed), {report.rejected:,} rejected"
     )
+    if report.sets:
+        text += f", {report.sets:,} new sets to rank"
+    if report.split_sets:
+        text += f", {report.split_sets:,} sets kept as pairs"
+    if report.rankings:
+        text += f", {report.rankings:,} rankings"
+    if report.leaks:
+        text += f", {report.leaks:,} with names of models in a response"
     if report.known_votes:
         text += f", {report.known_votes:,} known votes"
     if report.rejected_votes:

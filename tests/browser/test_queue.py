@@ -1,0 +1,61 @@
+"""A lead in a real browser: filters that stay in the address, decisions by keyboard."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from labeling.models import Decision
+from tests.factories import (
+    ComparisonFactory,
+    MembershipFactory,
+    PreferenceFactory,
+    ProjectFactory,
+    RaterFactory,
+    UserFactory,
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
+
+
+def sign_in(page: Page, address: str) -> None:
+    page.goto(f"{address}/accounts/login/")
+    page.get_by_label("User name").fill("lea")
+    page.get_by_label("Password").fill("correct horse")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{address}/")
+
+
+def test_a_lead_filters_and_decides_by_keyboard(page: Page, live_server):
+    project = ProjectFactory(slug="browser")
+    MembershipFactory(project=project, user=UserFactory(username="lea"), role="lead")
+    raters = RaterFactory.create_batch(2, project=project)
+    disputed = ComparisonFactory.create_batch(2, project=project)
+    ComparisonFactory(project=project)
+    for comparison in disputed:
+        for rater, choice in zip(raters, "ab", strict=True):
+            PreferenceFactory(comparison=comparison, rater=rater, choice=choice)
+    sign_in(page, live_server.url)
+    address = f"{live_server.url}/projects/browser/comparisons/"
+
+    page.goto(address)
+    expect(page.get_by_role("status")).to_have_text("3 comparisons")
+    page.get_by_label("Disagreement").select_option("people")
+    expect(page.get_by_role("status")).to_have_text("2 comparisons")
+    page.wait_for_url(f"{address}?disagreement=people")
+    page.get_by_label("Decision").select_option("no")
+    page.wait_for_url(f"{address}?disagreement=people&decision=no")
+    page.get_by_label("Tick all on this page").check()
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(3)
+
+    page.get_by_role("link", name=str(disputed[0])).click()
+    page.wait_for_timeout(300)  # the guard against a double press
+    page.keyboard.press("r")
+    page.keyboard.type("7 is a word here")
+    page.keyboard.press("Escape")
+    page.keyboard.press("2")
+    page.wait_for_url(f"{address}{disputed[1].pk}/?disagreement=people&decision=no")
+    page.wait_for_timeout(300)
+    page.keyboard.press("x")
+    page.wait_for_url(f"{address}?disagreement=people&decision=no")
+
+    decided = Decision.objects.order_by("pk").values_list("choice", "strength", "note")
+    assert list(decided) == [("a", 2, "7 is a word here"), ("both_bad", None, "")]

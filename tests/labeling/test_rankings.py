@@ -1,0 +1,295 @@
+"""Ranking several responses at once: the card, the order that is kept, skip, undo, twice sent."""
+
+import re
+from itertools import combinations
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from labeling.assignment import ranking_places, set_assignments, work_for
+from labeling.models import (
+    Assignment,
+    Comparison,
+    Flag,
+    Preference,
+    Project,
+    Ranking,
+    Rater,
+    Response,
+    ResponseSet,
+    content_hash,
+)
+from labeling.views.rank import rank_card
+from tests.factories import (
+    ComparisonFactory,
+    MembershipFactory,
+    ProjectFactory,
+    PromptFactory,
+    RaterFactory,
+    ResponseFactory,
+    UserFactory,
+)
+
+pytestmark = pytest.mark.django_db
+RANK = "/projects/kitchen/compare/rank/"
+
+
+def make_set(project: Project, k: int = 3, wanted: int = 1) -> ResponseSet:
+    prompt = PromptFactory(project=project)
+    the_set = ResponseSet.objects.create(
+        project=project, prompt=prompt, content_hash=content_hash(prompt.pk)
+    )
+    responses = ResponseFactory.create_batch(k, prompt=prompt, source="secret-model")
+    for a, b in combinations(responses, 2):
+        ComparisonFactory(
+            project=project,
+            prompt=prompt,
+            response_a=a,
+            response_b=b,
+            response_set=the_set,
+            labels_wanted=wanted,
+            random_key=0.5,
+        )
+    return the_set
+
+
+@pytest.fixture
+def project():
+    return ProjectFactory(slug="kitchen", guidelines="Be kind.")
+
+
+@pytest.fixture
+def client(project) -> Client:
+    return client_of(project, "ann")
+
+
+def client_of(project: Project, name: str) -> Client:
+    user = UserFactory(username=name)
+    MembershipFactory(project=project, user=user, role="rater")
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def card_of(client: Client, project: Project):
+    """The set in the hands of the one rater of this client: (assignment, card)."""
+    client.get("/projects/kitchen/compare/")
+    rater = Rater.objects.get(project=project, user=client.session["_auth_user_id"])
+    (assignment,) = work_for(rater, 1)
+    return assignment, rank_card(assignment)
+
+
+def places(card, *numbers: int) -> dict[str, int]:
+    """Form fields that give the responses of a card, from the left, these places."""
+    shown = [entry.response.pk for entry in card.responses]
+    return {f"place-{pk}": place for pk, place in zip(shown, numbers, strict=True)}
+
+
+def named(assignment: Assignment, **more) -> dict:
+    return {"comparison": assignment.comparison_id, "assignment": assignment.pk} | more
+
+
+def test_the_page_shows_all_responses_of_a_set_blind(client, project):
+    the_set = make_set(project, k=4)
+    html = client.get("/projects/kitchen/compare/").content.decode()
+    for response in the_set.prompt.responses.all():
+        assert str(response) in html
+        assert f'name="place-{response.pk}"' in html
+    assert "secret-model" not in html
+    assert re.findall(r'data-chip="\d+">(\w)<', html) == ["A", "B", "C", "D"]
+    assert "Put the responses in order" in html
+    assert Assignment.objects.filter(state="leased").count() == 6
+
+
+def test_an_order_is_kept_with_every_preference_that_it_implies(client, project):
+    the_set = make_set(project, k=3)
+    assignment, card = card_of(client, project)
+    answer = places(card, 2, 1, 2) | {"rationale": "clearer", "seconds": "12.5"}
+    response = client.post(RANK, named(assignment) | answer)
+    assert response.url == "/projects/kitchen/compare/"
+    left, middle, right = (entry.response.pk for entry in card.responses)
+    ranking = Ranking.objects.get()
+    assert [sorted(tied) for tied in ranking.order] == [[middle], sorted([left, right])]
+    assert (ranking.rationale, ranking.seconds) == ("clearer", 12.5)
+    assert ranking.response_set == the_set
+    better = {
+        frozenset((p.comparison.response_a_id, p.comparison.response_b_id)): {
+            "a": p.comparison.response_a_id,
+            "b": p.comparison.response_b_id,
+        }.get(p.choice, p.choice)
+        for p in ranking.preferences.select_related("comparison")
+    }
+    assert better == {
+        frozenset((left, middle)): middle,
+        frozenset((middle, right)): middle,
+        frozenset((left, right)): "tie",
+    }
+    assert set(Comparison.objects.values_list("open_places", flat=True)) == {0}
+
+
+def test_gaps_between_places_say_nothing(client, project):
+    make_set(project, k=3)
+    assignment, card = card_of(client, project)
+    client.post(RANK, named(assignment) | places(card, 3, 1, 1))
+    left, middle, right = (entry.response.pk for entry in card.responses)
+    assert [set(tied) for tied in Ranking.objects.get().order] == [{middle, right}, {left}]
+
+
+def test_without_a_measured_time_it_is_the_time_since_it_was_given_out(client, project):
+    make_set(project)
+    assignment, card = card_of(client, project)
+    client.post(RANK, named(assignment) | places(card, 1, 2, 3))
+    assert 0 < Ranking.objects.get().seconds < 60
+
+
+def test_what_stood_first_is_what_the_page_showed_first(project):
+    the_set = make_set(project, k=5)
+    for rater in RaterFactory.create_batch(3, project=project):
+        Comparison.objects.update(open_places=1)
+        (piece,) = work_for(rater, 1)
+        shown = [entry.response.pk for entry in rank_card(piece).responses]
+        assert sorted(shown) == sorted(the_set.prompt.responses.values_list("pk", flat=True))
+        for assignment in set_assignments(piece):
+            comparison = assignment.comparison
+            first = {"a": comparison.response_a_id, "b": comparison.response_b_id}
+            second = first["b" if assignment.shown_first == "a" else "a"]
+            assert shown.index(first[assignment.shown_first]) < shown.index(second)
+        assert [entry.response.pk for entry in rank_card(piece).responses] == shown
+
+
+def test_places_are_dealt_by_chance_from_rater_to_rater():
+    orders = [tuple(ranking_places(rater, range(1, 4))) for rater in range(6000)]
+    counts = {order: orders.count(order) for order in set(orders)}
+    assert len(counts) == 6
+    assert all(850 < n < 1150 for n in counts.values())
+    # the same for one rater, in whatever company
+    assert ranking_places(7, [1, 3]) == [pk for pk in ranking_places(7, [1, 2, 3]) if pk != 2]
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, ""), (1, 2, 4), (0, 1, 2), (1, 2, "x"), (1, 2, 1.5)])
+def test_an_order_that_leaves_one_out_is_refused(client, project, numbers):
+    make_set(project)
+    assignment, card = card_of(client, project)
+    page = client.post(RANK, named(assignment) | places(card, *numbers), follow=True)
+    assert "Give each response a place." in page.content.decode()
+    assert (Ranking.objects.count(), Preference.objects.count()) == (0, 0)
+    assert Assignment.objects.filter(state="leased").count() == 3
+
+
+def test_the_script_is_told_why_and_gets_the_card_again(client, project):
+    make_set(project)
+    assignment, _card = card_of(client, project)
+    response = client.post(RANK, named(assignment), headers={"HX-Request": "true"})
+    assert response.status_code == 409
+    assert 'data-refused="Give each response a place."' in response.content.decode()
+    assert f'data-pair="{assignment.pk}"' in response.content.decode()
+
+
+def test_an_order_sent_twice_is_kept_once(client, project):
+    make_set(project)
+    assignment, card = card_of(client, project)
+    body = named(assignment, answer_key="k1") | places(card, 1, 2, 3)
+    htmx = {"HX-Request": "true"}
+    assert client.post(RANK, body, headers=htmx).status_code == 200
+    kept = list(Preference.objects.order_by("pk").values())
+    assert client.post(RANK, body, headers=htmx).status_code == 200
+    assert list(Preference.objects.order_by("pk").values()) == kept
+    assert Ranking.objects.count() == 1
+    other = client.post(RANK, body | {"answer_key": "k2"}, headers=htmx)
+    assert other.status_code == 409
+    assert Ranking.objects.count() == 1
+
+
+def test_a_set_of_somebody_else_is_refused(client, project):
+    make_set(project)
+    assignment, card = card_of(client, project)
+    bo = client_of(project, "bo")
+    for path in (RANK, f"{RANK}skip/"):
+        body = named(assignment) | places(card, 1, 2, 3)
+        assert bo.post(path, body, headers={"HX-Request": "true"}).status_code == 409
+    for nonsense in ("", "x", "-1", "9" * 30):
+        body = named(assignment) | {"assignment": nonsense}
+        assert bo.post(RANK, body, headers={"HX-Request": "true"}).status_code == 409
+    assert Ranking.objects.count() == 0
+    assert set(Assignment.objects.values_list("state", flat=True)) == {"leased"}
+
+
+def test_a_single_pair_is_not_ranked(client, project):
+    ComparisonFactory(project=project)
+    client.get("/projects/kitchen/compare/")
+    assignment = Assignment.objects.get()
+    answer = client.post(RANK, named(assignment), headers={"HX-Request": "true"})
+    assert answer.status_code == 409
+    assert "This ranking is not yours to give." in answer.content.decode()
+
+
+def test_a_skipped_set_goes_to_others_whole(client, project):
+    make_set(project)
+    assignment, _card = card_of(client, project)
+    body = named(assignment, reason="too long", answer_key="k1")
+    for _ in range(2):  # the second is the first, sent again
+        answer = client.post(f"{RANK}skip/", body, headers={"HX-Request": "true"})
+        assert answer.status_code == 200
+    skipped = Assignment.objects.values_list("state", "skip_reason", flat=False)
+    assert set(skipped) == {("skipped", "too long")}
+    assert set(Comparison.objects.values_list("open_places", flat=True)) == {1}
+    assert "data-empty" in client.get("/projects/kitchen/compare/").content.decode()
+    assert len(set_assignments(work_for(RaterFactory(project=project))[0])) == 3
+
+
+def test_a_flagged_set_is_flagged_and_passed_on(client, project):
+    make_set(project)
+    assignment, _card = card_of(client, project)
+    client.post(f"{RANK}skip/", named(assignment, flag="unsafe", note="see C"))
+    assert set(Flag.objects.values_list("kind", "note")) == {("unsafe", "see C")}
+    assert Flag.objects.count() == 3
+    assert Ranking.objects.count() == 0
+
+
+def test_an_order_taken_back_comes_back_filled_in(client, project):
+    make_set(project)
+    ComparisonFactory.create_batch(2, project=project, random_key=0.1)
+    assignment, card = card_of(client, project)
+    client.post(RANK, named(assignment, rationale="mine") | places(card, 2, 1, 3))
+    back = client.post(
+        "/projects/kitchen/compare/undo/",
+        {"assignment": assignment.pk},
+        headers={"HX-Request": "true"},
+    )
+    html = back.content.decode()
+    assert f'data-back="{assignment.pk}"' in html
+    assert re.findall(r"<option selected>(\d)</option>", html) == ["2", "1", "3"]
+    assert "You took this order back" in html
+    assert 'value="mine"' in html
+    assert Ranking.objects.get().superseded_at is not None
+    assert Preference.objects.current().count() == 0
+
+    client.post(RANK, named(assignment) | places(card, 1, 2, 3))
+    first = card.responses[0].response.pk
+    assert Ranking.objects.get(superseded_at=None).order[0] == [first]
+    assert Preference.objects.current().count() == 3
+
+
+def test_a_part_of_a_set_is_ranked_as_what_it_is(client, project):
+    """Two of its pairs were labeled from a file: what is left are the responses of the third."""
+    make_set(project)
+    Comparison.objects.filter(pk__in=Comparison.objects.values_list("pk")[:2]).update(open_places=0)
+    assignment, card = card_of(client, project)
+    assert len(card.responses) == 2
+    client.post(RANK, named(assignment) | places(card, 1, 2))
+    assert Preference.objects.count() == 1
+    assert Response.objects.count() == 3
+
+
+def test_a_card_costs_the_same_queries_for_three_and_for_nine(project, client):
+    n_queries = {}
+    for k in (3, 9):
+        Comparison.objects.all().delete()
+        make_set(project, k=k)
+        client.get("/projects/kitchen/compare/")  # leases a place of every pair
+        with CaptureQueriesContext(connection) as captured:
+            client.get("/projects/kitchen/compare/")
+        n_queries[k] = len(captured)
+    assert n_queries[3] == n_queries[9]

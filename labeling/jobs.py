@@ -90,12 +90,12 @@ class Job(models.Model):
     """
 
     class Status(models.TextChoices):
-        QUEUED = "queued", _lazy("queued")
-        RUNNING = "running", _lazy("running")
-        SUCCEEDED = "succeeded", _lazy("succeeded")
-        FAILED = "failed", _lazy("failed")
-        CANCELLED = "cancelled", _lazy("cancelled")
-        LOST = "lost", _lazy("lost")
+        QUEUED = "queued", _lazy("Queued")
+        RUNNING = "running", _lazy("Running")
+        SUCCEEDED = "succeeded", _lazy("Succeeded")
+        FAILED = "failed", _lazy("Failed")
+        CANCELLED = "cancelled", _lazy("Cancelled")
+        LOST = "lost", _lazy("Lost")
 
     status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
     created_at = models.DateTimeField(auto_now_add=True)

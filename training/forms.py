@@ -27,6 +27,22 @@ NAMES = {
     "max_grad_norm": _lazy("Longest gradient"),
     "eval_every": _lazy("Measure every … steps"),
     "checkpoint_every": _lazy("Checkpoint every … steps"),
+    "method": _lazy("Method"),
+    "target_modules": _lazy("Target modules"),
+    "train_norms": _lazy("Train norms"),
+    "learning_rate": _lazy("Learning rate"),
+    "scheduler": _lazy("Scheduler"),
+    "warmup_share": _lazy("Warmup share"),
+    "weight_decay": _lazy("Weight decay"),
+    "epochs": _lazy("Epochs"),
+    "max_steps": _lazy("Max steps"),
+    "batch_size": _lazy("Batch size"),
+    "gradient_accumulation": _lazy("Gradient accumulation"),
+    "max_length": _lazy("Max length"),
+    "gradient_checkpointing": _lazy("Gradient checkpointing"),
+    "center_rewards": _lazy("Center rewards"),
+    "seed": _lazy("Seed"),
+    "beta": _lazy("Beta"),
 }
 
 
@@ -135,7 +151,7 @@ def _field(setting: Any) -> forms.Field:
     common = {
         "initial": setting.default,
         "help_text": _(setting.metadata["help"]),
-        "label": NAMES.get(setting.name, _(setting.name.replace("_", " ").capitalize())),
+        "label": NAMES[setting.name],
     }
     if setting.name in CHOICES:
         return forms.ChoiceField(

@@ -42,6 +42,8 @@ INSTALLED_APPS = [
     "django.contrib.humanize",
     "django_htmx",
     "template_partials",
+    "rest_framework",
+    "drf_spectacular",
     "labeling",
     "judges",
     "training",
@@ -191,6 +193,46 @@ PREFLOOP_HEARTBEAT_SECONDS = env.int("PREFLOOP_HEARTBEAT_SECONDS", default=10)
 # Rows of one upload, in bytes; the import command has no limit.
 PREFLOOP_MAX_UPLOAD_BYTES = env.int("PREFLOOP_MAX_UPLOAD_BYTES", default=512 * 1024 * 1024)
 PREFLOOP_LEASE_MINUTES = env.int("PREFLOOP_LEASE_MINUTES", default=15)
+
+# Counts of requests. Each process has its own unless this is `redis://host`.
+CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}
+CACHES["default"].setdefault("OPTIONS", {})
+if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
+    CACHES["default"]["OPTIONS"]["MAX_ENTRIES"] = 10_000
+
+# Requests a minute of one token in one scope; 0: no limit. Jobs are imports, reports and runs.
+PREFLOOP_API_PER_MINUTE = env.int("PREFLOOP_API_PER_MINUTE", default=600)
+PREFLOOP_API_JOBS_PER_MINUTE = env.int("PREFLOOP_API_JOBS_PER_MINUTE", default=30)
+# A JSON body; files are bounded by PREFLOOP_MAX_UPLOAD_BYTES.
+PREFLOOP_API_MAX_BYTES = env.int("PREFLOOP_API_MAX_BYTES", default=16 * 1024 * 1024)
+# Whether webhooks may reach private networks and this machine.
+PREFLOOP_WEBHOOK_PRIVATE = env.bool("PREFLOOP_WEBHOOK_PRIVATE", default=False)
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "labeling.api.access.BearerToken",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["labeling.api.access.Allowed"],
+    "DEFAULT_THROTTLE_CLASSES": ["labeling.api.access.PerMinute"],
+    "DEFAULT_PARSER_CLASSES": ["labeling.api.reading.BoundedJSON"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PAGINATION_CLASS": "labeling.api.reading.NewestFirst",
+    "DEFAULT_SCHEMA_CLASS": "labeling.api.documentation.Route",
+    "EXCEPTION_HANDLER": "labeling.api.refusals.refuse",
+    "DEFAULT_METADATA_CLASS": None,
+    "UNICODE_JSON": True,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Prefloop",
+    "DESCRIPTION": "Everything that the pages do, for programs.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api",
+    "COMPONENT_SPLIT_REQUEST": True,
+    # Enumerations stay where they are used: named by the machine, they read worse.
+    "POSTPROCESSING_HOOKS": [],
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+}
 
 LOGGING = {
     "version": 1,

@@ -6,6 +6,8 @@ from django.contrib.messages.views import SuccessMessageMixin
 from django.urls import include, path
 from django.utils.translation import gettext_lazy as _lazy
 
+from labeling.api.refusals import unknown_address
+
 
 class PasswordChange(SuccessMessageMixin, auth.PasswordChangeView):
     success_url = "/"
@@ -19,6 +21,10 @@ urlpatterns = [
     # Keeps the language that a person chooses in the header, in a cookie.
     path("i18n/", include("django.conf.urls.i18n")),
     path("admin/", admin.site.urls),
+    path("api/", include("labeling.api.urls")),
+    path("api/", include("judges.api")),
+    path("api/", include("training.api")),
+    path("api/<path:rest>", unknown_address),
     path("", include("labeling.urls")),
     path("", include("judges.urls")),
     path("", include("training.urls")),

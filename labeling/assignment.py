@@ -29,6 +29,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from labeling.changes import note_change
+from labeling.events import answered
 from labeling.imports.rows import comparison_hash
 from labeling.models import (
     Assignment,
@@ -164,10 +165,25 @@ def why_empty(rater: Rater) -> EmptyQueue:
     return EmptyQueue("done" if comparisons.exists() else "nothing")
 
 
-@transaction.atomic
 def record_preference(
     rater: Rater,
     comparison: Comparison,
+    choice: str,
+    *,
+    assignment_id: int | None = None,
+    **given: Any,
+) -> Preference | RepeatAnswer:
+    """Keep a person's answer to the comparison they hold: `answer`, by the comparison's name.
+
+    With `assignment_id`, to this assignment of it and no other.
+    """
+    key = given.get("answer_key", "")
+    return answer(_in_hand(rater, comparison, assignment_id, key), choice, **given)
+
+
+@transaction.atomic
+def answer(
+    assignment: Assignment,
     choice: str,
     *,
     strength: int | None = None,
@@ -176,22 +192,19 @@ def record_preference(
     aspects: dict[str, str] | None = None,
     seconds: float | None = None,
     better: str = "",
-    assignment_id: int | None = None,
     answer_key: str = "",
 ) -> Preference | RepeatAnswer:
-    """Keep a person's answer to the comparison they hold.
+    """Keep the answer to an assignment.
 
     An answer that comes after the lease ran out is kept too, as long as a place is still free. The
     same `answer_key` again is the same answer sent again: it returns what was kept. `better` is a
     better answer of the rater's own: a demonstration, preferred to both responses. The answer to a
     repeat is a RepeatAnswer.
 
-    Raises: NotYours if the rater has answered it or never held it, or if others have taken the
-    places meanwhile; nothing changes.
+    Raises: NotYours if it was answered or skipped before, or if others have taken the places
+    meanwhile; nothing changes.
     """
-    given = _given(rater, comparison, assignment_id)
-    assignment, sent_again = _close(rater, given, State.ANSWERED, answer_key)
-    if sent_again:
+    if _close(assignment, State.ANSWERED, answer_key):
         return _kept(assignment)
     strength = strength if choice in (Choice.A, Choice.B) else None
     if assignment.repeats_id is not None:
@@ -208,7 +221,7 @@ def record_preference(
         seconds=seconds,
     )
     if better.strip():
-        _keep_better_answer(rater, comparison, better.strip())
+        _keep_better_answer(assignment.rater, assignment.comparison, better.strip())
     return preference
 
 
@@ -231,7 +244,7 @@ def record_ranking(
     """
     given = Assignment.objects.filter(
         rater=rater, comparison__response_set=response_set, repeats=None
-    ).select_related("comparison")
+    ).select_related("comparison", "rater")
     assignments = list(given.filter(state__in=[State.LEASED, State.EXPIRED]).order_by("pk"))
     if not assignments:
         kept = response_set.rankings.filter(rater=rater, superseded_at=None).first()
@@ -245,7 +258,7 @@ def record_ranking(
     if places.keys() != wanted or len(places) != sum(map(len, order)):
         raise ValueError("A ranking names each response exactly once.")
     for assignment in assignments:
-        _close(rater, given.filter(pk=assignment.pk), State.ANSWERED, answer_key)
+        _close(assignment, State.ANSWERED, answer_key)
     response_set.rankings.filter(rater=rater, superseded_at=None).update(
         superseded_at=timezone.now()
     )
@@ -277,9 +290,8 @@ def skip_comparison(
 
     Raises: NotYours if they do not hold it.
     """
-    given = _given(rater, comparison, assignment_id)
-    _skipped, sent_again = _close(rater, given, State.SKIPPED, answer_key, reason=reason)
-    if sent_again:
+    assignment = _in_hand(rater, comparison, assignment_id, answer_key)
+    if _close(assignment, State.SKIPPED, answer_key, reason=reason):
         return
     if flag:
         Flag.objects.get_or_create(
@@ -328,8 +340,10 @@ def undo_last(rater: Rater) -> Assignment | None:
     A withdrawn answer is kept as superseded. What the rater holds meanwhile stays with them, and
     comes after it. Answers that were graded or explained (training, qualification) stay.
 
-    Raises: NotYours if others have taken the place of a skipped comparison; nothing changes.
+    Raises: NotYours if others have taken the place of a skipped comparison, or if the rater is
+    paused; nothing changes.
     """
+    _refuse_paused(rater)
     closed = rater.assignments.filter(state__in=[State.ANSWERED, State.SKIPPED])
     last = closed.exclude(closed_at=None).order_by("-closed_at", "pk").first()
     if last is None or last.stream == Stream.TRAINING:
@@ -384,8 +398,10 @@ def revise_preference(
 ) -> Preference:
     """Change an earlier answer of the rater's own; what it was is kept as superseded.
 
-    Raises: NotYours if it is somebody else's, has been replaced, or was graded or explained.
+    Raises: NotYours if it is somebody else's, has been replaced, or was graded or explained, or if
+    the rater is paused.
     """
+    _refuse_paused(rater)
     assignment = Assignment.objects.filter(
         comparison=preference.comparison_id, rater=rater, repeats=None
     ).first()
@@ -786,53 +802,63 @@ def _limit_reached(rater: Rater, project: Project, n_held: int) -> str | None:
     return None
 
 
-def _given(rater: Rater, comparison: Comparison, assignment_id: int | None) -> Any:
+def _in_hand(
+    rater: Rater, comparison: Comparison, assignment_id: int | None, answer_key: str
+) -> Assignment:
+    """The assignment that an answer is meant for: the one it was given to before, or the one that
+    is leased, or that ran out, or whatever there is.
+
+    Raises: NotYours if the rater was never given the comparison.
+    """
     given = Assignment.objects.filter(comparison=comparison, rater=rater)
-    return given if assignment_id is None else given.filter(pk=assignment_id)
+    if assignment_id is not None:
+        given = given.filter(pk=assignment_id)
+    order = [State.LEASED, State.EXPIRED, State.ANSWERED, State.SKIPPED]
+    assignments = sorted(given.select_related("rater"), key=lambda a: order.index(a.state))
+    sent_before = [a for a in assignments if answer_key and a.answer_key == answer_key]
+    for assignment in [*sent_before, *assignments]:
+        return assignment
+    raise NotYours(_("This comparison is not yours to answer, or you have answered it already."))
 
 
-def _close(
-    rater: Rater, given: Any, state: str, answer_key: str, *, reason: str = ""
-) -> tuple[Assignment, bool]:
-    """Close the one assignment of `given` that is in hand: (it, whether this was sent before).
+def _close(assignment: Assignment, state: str, answer_key: str, *, reason: str = "") -> bool:
+    """Close an assignment that is in hand; True if this very answer has closed it before.
 
     Raises: NotYours.
     """
-    assignments = {a.state: a for a in given.order_by("pk")}
-    assignment = assignments.get(State.LEASED) or assignments.get(State.EXPIRED)
-    closed = assignments.get(state)
-    if closed is not None and answer_key and closed.answer_key == answer_key:
-        return closed, True
-    if assignment is None:
-        raise NotYours(
-            _("This comparison is not yours to answer, or you have answered it already.")
+    _refuse_paused(assignment.rater)
+    # The state decides, not what was read: of two requests at once one closes it. The other reads
+    # again, as does one that came between a lease and its end.
+    for _attempt in range(3):
+        if assignment.state not in (State.LEASED, State.EXPIRED):
+            break
+        closed = Assignment.objects.filter(pk=assignment.pk, state=assignment.state).update(
+            state=state, closed_at=timezone.now(), answer_key=answer_key, skip_reason=reason
         )
+        if not closed:
+            assignment.refresh_from_db()
+            continue
+        if assignment.state == State.EXPIRED:
+            if state == State.SKIPPED:
+                raise NotYours(_("This comparison is no longer yours."))
+            if _takes_places(assignment):
+                _take_place(
+                    assignment.comparison_id,
+                    _("You held this comparison for too long: others have answered it meanwhile."),
+                )
+        return False
+    if assignment.state == state and answer_key and assignment.answer_key == answer_key:
+        return True
+    raise NotYours(_("This comparison is not yours to answer, or you have answered it already."))
+
+
+def _refuse_paused(rater: Rater) -> None:
     if rater.paused_at is not None:
         raise NotYours(_("You are paused in this project; what you held went back to the queue."))
-    # The state decides, not what was read: two requests at once do not both close it.
-    done = given.filter(pk=assignment.pk, state=assignment.state).update(
-        state=state, closed_at=timezone.now(), answer_key=answer_key, skip_reason=reason
-    )
-    if not done:
-        twin = given.filter(pk=assignment.pk, state=state).first()
-        if twin is not None and answer_key and twin.answer_key == answer_key:
-            return twin, True  # the same request, sent twice at once
-        raise NotYours(
-            _("This comparison is not yours to answer, or you have answered it already.")
-        )
-    if assignment.state == State.EXPIRED:
-        if state == State.SKIPPED:
-            raise NotYours(_("This comparison is no longer yours."))
-        if _takes_places(assignment):
-            _take_place(
-                assignment.comparison_id,
-                _("You held this comparison for too long: others have answered it meanwhile."),
-            )
-    return assignment, False
 
 
 def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
-    return Preference.objects.create(
+    preference = Preference.objects.create(
         comparison_id=assignment.comparison_id,
         rater_id=assignment.rater_id,
         choice=choice,
@@ -841,6 +867,8 @@ def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
         audit=assignment.stream == Stream.AUDIT,
         **answer,
     )
+    answered(preference)
+    return preference
 
 
 def _supersede(rater: Rater, comparison: Comparison, now: datetime) -> None:

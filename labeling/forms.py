@@ -15,10 +15,20 @@ from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
 from labeling.imports.forms import FORM_NAMES, Labels
-from labeling.models import Choice, Comparison, Flag, Membership, Project, Rater
+from labeling.models import (
+    ApiToken,
+    Choice,
+    Comparison,
+    Flag,
+    Membership,
+    Project,
+    Rater,
+    Webhook,
+)
 from labeling.projects import SETTINGS, wanting
 from labeling.scales import ANSWERS, answers_on
 from labeling.storage import names_a_path
+from labeling.webhooks import check_address
 
 LARGEST_KEY = 2**63 - 1  # of the database; larger numbers name nothing
 ASPECT_ANSWERS = {str(Choice.A), str(Choice.B), str(Choice.TIE)}
@@ -565,6 +575,47 @@ class ImportForm(forms.Form):
         is_ai = self.cleaned_data["labels"] == "ai"
         kind = Rater.Kind.JUDGE if is_ai else Rater.Kind.PERSON
         return Labels(rater=self.cleaned_data["rater"], kind=kind)
+
+
+class TokenForm(forms.Form):
+    """A key for a program of one's own."""
+
+    name = forms.CharField(
+        max_length=100,
+        label=_lazy("Name"),
+        help_text=_lazy("What it is for, so that you know it again."),
+    )
+    scopes = forms.MultipleChoiceField(
+        choices=ApiToken.Scope.choices,
+        widget=forms.CheckboxSelectMultiple,
+        label=_lazy("It may"),
+        help_text=_lazy("Never more than you may yourself in a project."),
+    )
+    days = forms.ChoiceField(
+        choices=[(7, _lazy("a week")), (90, _lazy("three months")), (365, _lazy("a year"))],
+        initial=90,
+        label=_lazy("Valid for"),
+    )
+
+
+class WebhookForm(forms.Form):
+    """An address that is told what happens in a project."""
+
+    url = forms.CharField(
+        max_length=500,
+        label=_lazy("Address"),
+        widget=forms.URLInput(attrs={"placeholder": "https://example.org/hook"}),
+        help_text=_lazy("Messages are sent there as signed JSON, by POST."),
+    )
+    events = forms.MultipleChoiceField(
+        choices=Webhook.Event.choices,
+        widget=forms.CheckboxSelectMultiple,
+        label=_lazy("It is told of"),
+    )
+
+    def clean_url(self):
+        check_address(self.cleaned_data["url"])
+        return self.cleaned_data["url"]
 
 
 class FilterForm(forms.Form):

@@ -2,8 +2,10 @@
 
 import logging
 import time
+from datetime import timedelta
 
 from celery import shared_task
+from django.core.cache import cache
 from django.utils import timezone
 
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat, job_models, mark_lost
@@ -15,8 +17,11 @@ SECONDS_BETWEEN_REPORTS = 1.0  # of a job that counts much faster than a page po
 
 @shared_task
 def sweep_jobs() -> None:
-    """Mark silent jobs as lost, wake forgotten ones again, take back expired leases."""
+    """Mark silent jobs as lost, wake forgotten ones again, take back expired leases, notice what is
+    complete and what is to be sent again; once an hour, forget what is old."""
     from labeling.assignment import take_back_expired
+    from labeling.events import notice_completed_projects
+    from labeling.webhooks import is_due
 
     for model in job_models():
         n_lost = mark_lost(model.objects.silent())
@@ -28,6 +33,29 @@ def sweep_jobs() -> None:
             )
             job.enqueue()
     take_back_expired()
+    notice_completed_projects()
+    if is_due():
+        deliver_webhooks.apply_async(expires=10)
+    if cache.add("old-rows-forgotten", True, timeout=3600):
+        forget_old_rows()
+
+
+def forget_old_rows() -> None:
+    """Delete what nobody will ask for: answered idempotency keys, old webhook messages."""
+    from labeling.models import IdempotentRequest
+    from labeling.webhooks import forget_old
+
+    a_day_ago = timezone.now() - timedelta(days=1)
+    IdempotentRequest.objects.filter(created_at__lt=a_day_ago).delete()
+    forget_old()
+
+
+@shared_task
+def deliver_webhooks() -> None:
+    """Send the webhook messages that are due."""
+    from labeling.webhooks import deliver_due
+
+    deliver_due()
 
 
 @shared_task

@@ -14,11 +14,15 @@ from labeling.views import (
     queue,
     rank,
     raters,
+    tokens,
+    webhooks,
 )
 
 app_name = "labeling"
 urlpatterns = [
     path("", projects.home, name="home"),
+    path("account/tokens/", tokens.tokens, name="tokens"),
+    path("account/tokens/<int:pk>/revoke/", tokens.revoke_token, name="revoke_token"),
     path("projects/new/", projects.create, name="create"),
     path("projects/<slug:slug>/", projects.overview, name="project"),
     path("projects/<slug:slug>/edit/", projects.edit, name="edit"),
@@ -67,6 +71,15 @@ urlpatterns = [
     path("projects/<slug:slug>/import/<int:pk>/cancel/", imports.cancel, name="import_cancel"),
     path("projects/<slug:slug>/import/<int:pk>/resume/", imports.resume, name="import_resume"),
     path("projects/<slug:slug>/import/<int:pk>/rejects/", imports.rejects, name="import_rejects"),
+    path("projects/<slug:slug>/webhooks/", webhooks.webhooks, name="webhooks"),
+    path("projects/<slug:slug>/webhooks/<int:pk>/", webhooks.webhook, name="webhook"),
+    path("projects/<slug:slug>/webhooks/<int:pk>/switch/", webhooks.switch, name="webhook_switch"),
+    path("projects/<slug:slug>/webhooks/<int:pk>/test/", webhooks.test, name="webhook_test"),
+    path(
+        "projects/<slug:slug>/webhooks/<int:pk>/deliveries/<int:delivery>/again/",
+        webhooks.again,
+        name="webhook_again",
+    ),
     path("projects/<slug:slug>/export/", exports.export, name="export"),
     path("projects/<slug:slug>/export/download/", exports.download, name="export_download"),
 ]

@@ -5,6 +5,7 @@ from django.contrib.auth import get_user_model
 from factory.django import DjangoModelFactory
 
 from labeling import models
+from labeling.tokens import make_token
 
 
 class UserFactory(DjangoModelFactory):
@@ -88,3 +89,9 @@ class PreferenceFactory(DjangoModelFactory):
     comparison = factory.SubFactory(ComparisonFactory)
     rater = factory.SubFactory(RaterFactory, project=factory.SelfAttribute("..comparison.project"))
     choice = models.Choice.A
+
+
+def bearer(user, *scopes: str, days: int = 1) -> dict[str, str]:
+    """Headers of a program with a token of this person; all scopes unless named."""
+    _token, secret = make_token(user, "test", list(scopes) or models.ApiToken.Scope.values, days)
+    return {"Authorization": f"Bearer {secret}"}

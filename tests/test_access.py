@@ -26,7 +26,13 @@ OPEN_TO_RATERS = {
 # Pages of a rater's own rows: those of others do not exist for them.
 OWN_ROWS = {"labeling:difference", "labeling:answer"}
 # Routes without a project: they decide by themselves what to show.
-WITHOUT_PROJECT = {"labeling:home", "labeling:create", "labeling:join"}
+WITHOUT_PROJECT = {
+    "labeling:home",
+    "labeling:create",
+    "labeling:join",
+    "labeling:tokens",
+    "labeling:revoke_token",
+}
 # For people without an account: the link itself is what opens it.
 OPEN_TO_NOBODY = {"labeling:join"}
 SAMPLE_ARGUMENTS = {
@@ -35,6 +41,7 @@ SAMPLE_ARGUMENTS = {
     "version": 1,
     "name": "x",
     "sha256": "0" * 64,
+    "delivery": 1,
     "token": "wrong",
 }
 

@@ -163,6 +163,9 @@ class RowStore:
                 preference.comparison_id = group.pk
             self._keep_rankings(answers, sets, stored)
             Preference.objects.bulk_create([preference for _g, _v, preference in answers])
+            if stored.created:  # there is more to do
+                done = Project.objects.filter(pk=self.project.pk).exclude(completed_at=None)
+                done.update(completed_at=None)
             self._decide(groups, stored)
         return stored
 

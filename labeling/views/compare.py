@@ -8,6 +8,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -15,10 +16,10 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from labeling.access import project_for, rater_of
+from labeling.access import labeler
 from labeling.assignment import (
     NotYours,
-    record_preference,
+    answer,
     release,
     skip_comparison,
     undo_last,
@@ -78,48 +79,47 @@ class Feedback:
 @require_http_methods(["GET", "POST"])
 def compare(request: HttpRequest, slug: str) -> HttpResponse:
     """Show the pair in hand; a POST keeps an answer first. The page's script gets cards alone."""
-    project = project_for(request.user, slug, to="label")
-    rater = rater_of(request.user, project)
+    project, rater = labeler(request.user, slug)
     if request.method == "GET":
         return _cards(request, project, rater) if request.htmx else _page(request, project, rater)
     form = AnswerForm(request.POST, project=project)
     if not form.is_valid():
         return refuse(request, project, rater, _not_valid(form))
-    answer = form.cleaned_data
-    assignment = _named_assignment(rater, answer)
+    given = form.cleaned_data
+    assignment = _named_assignment(rater, given)
     if assignment is None:
         return refuse(request, project, rater, _("This comparison is not yours to answer."))
-    seconds = answer["seconds"]
+    seconds = given["seconds"]
     if seconds is None:  # without JavaScript: time since it was given out
         seconds = (timezone.now() - assignment.leased_at).total_seconds()
     try:
-        record_preference(
-            rater,
-            assignment.comparison,
-            answer["choice"],
-            strength=answer["strength"],
-            rationale=answer["rationale"],
-            tags=answer["tags"],
-            aspects=answer["aspects"],
-            seconds=seconds,
-            better=answer["better"],
-            assignment_id=assignment.pk,
-            answer_key=answer["answer_key"],
-        )
+        # The answer and the next lease reach the disk together: one wait instead of two.
+        with transaction.atomic():
+            answer(
+                assignment,
+                given["choice"],
+                strength=given["strength"],
+                rationale=given["rationale"],
+                tags=given["tags"],
+                aspects=given["aspects"],
+                seconds=seconds,
+                better=given["better"],
+                answer_key=given["answer_key"],
+            )
+            held = work_for(rater, 1 + AHEAD, _have(request)) if request.htmx else []
     except NotYours as error:
         return refuse(request, project, rater, str(error))
     feedback = None
     if assignment.stream == Assignment.Stream.TRAINING:
-        feedback = _feedback(assignment, answer["choice"])
-    return go_on(request, project, rater, after=assignment, feedback=feedback)
+        feedback = _feedback(assignment, given["choice"])
+    return go_on(request, project, rater, after=assignment, feedback=feedback, held=held)
 
 
 @login_required
 @require_POST
 def skip(request: HttpRequest, slug: str) -> HttpResponse:
     """Pass a comparison on to somebody else, or flag it."""
-    project = project_for(request.user, slug, to="label")
-    rater = rater_of(request.user, project)
+    project, rater = labeler(request.user, slug)
     form = SkipForm(request.POST)
     if not form.is_valid():
         return refuse(request, project, rater, _not_valid(form))
@@ -149,8 +149,7 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
 
     `assignment`, if given, is the one to come back: a request sent twice takes back one answer.
     """
-    project = project_for(request.user, slug, to="label")
-    rater = rater_of(request.user, project)
+    project, rater = labeler(request.user, slug)
     repeat = RepeatAnswer.objects.filter(assignment__rater=rater).order_by("-pk").first()
     try:
         back = _taken_back_before(rater, request.POST.get("assignment", "")) or undo_last(rater)
@@ -176,8 +175,7 @@ def release_ahead(request: HttpRequest, slug: str) -> HttpResponse:
     The browser sends this after a newer page may have been given the same pairs (a reload, a
     second tab): then they are that page's, and stay.
     """
-    project = project_for(request.user, slug, to="label")
-    rater = rater_of(request.user, project)
+    project, rater = labeler(request.user, slug)
     if request.POST.get("page") == request.session.get(_page_key(project)):
         release(rater, _numbers(request.POST.get("assignments", "")))
     return HttpResponse(status=204)
@@ -188,8 +186,7 @@ def release_ahead(request: HttpRequest, slug: str) -> HttpResponse:
 @require_GET
 def difference(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Both responses of a pair with the words that only one of them has."""
-    project = project_for(request.user, slug, to="label")
-    rater = rater_of(request.user, project)
+    project, rater = labeler(request.user, slug)
     texts = "comparison__response_a", "comparison__response_b"
     assignment = get_object_or_404(rater.assignments.select_related(*texts), pk=pk)
     context: dict[str, Any] = {"project": project, "active": "compare"}
@@ -209,10 +206,11 @@ def go_on(
     *,
     after: Assignment,
     feedback: Feedback | None = None,
+    held: list[Assignment] | None = None,
 ) -> HttpResponse:
     """The response to what was kept: the cards that the page has not got yet."""
     if request.htmx:
-        return _cards(request, project, rater, after=after, feedback=feedback)
+        return _cards(request, project, rater, after=after, feedback=feedback, held=held)
     if feedback is not None:
         verdict = _("Right.") if feedback.right else _("Not right.")
         known = _("The known answer: %(answer)s.") % {"answer": feedback.known}
@@ -305,12 +303,14 @@ def _cards(
     back: Assignment | None = None,
     earlier: dict[int, dict[str, Any]] | None = None,
     feedback: Feedback | None = None,
+    held: list[Assignment] | None = None,
     refused: str = "",
     status: int = 200,
 ) -> HttpResponse:
     """The cards that the page has not got, and what it is to say."""
-    have = set(_numbers(request.POST.get("have") or request.GET.get("have", "")))
-    held = work_for(rater, 1 + AHEAD, have)
+    have = _have(request)
+    if held is None:
+        held = work_for(rater, 1 + AHEAD, have)
     missing = [a for a in held if a.pk not in have]
     earlier = earlier or {}
     context = {
@@ -326,6 +326,11 @@ def _cards(
         **_ways_out(),
     }
     return render(request, "labeling/compare.html#cards", context, status=status)
+
+
+def _have(request: HttpRequest) -> set[int]:
+    """The assignments that the page shows or keeps ready."""
+    return set(_numbers(request.POST.get("have") or request.GET.get("have", "")))
 
 
 def _earlier_answers(rater: Rater, assignments: list[Assignment]) -> dict[int, dict[str, Any]]:

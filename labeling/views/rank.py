@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from labeling.access import project_for, rater_of
+from labeling.access import labeler
 from labeling.assignment import (
     NotYours,
     ranking_places,
@@ -46,8 +46,7 @@ class RankCard:
 @require_POST
 def rank(request: HttpRequest, slug: str) -> HttpResponse:
     """Keep a rater's order of the responses in hand; the response brings what comes next."""
-    project = project_for(request.user, slug, to="label")
-    rater = rater_of(request.user, project)
+    project, rater = labeler(request.user, slug)
     assignment = _of_a_set(rater, request.POST.get("assignment", ""))
     if assignment is None:
         return refuse(request, project, rater, _("This ranking is not yours to give."))
@@ -76,8 +75,7 @@ def rank(request: HttpRequest, slug: str) -> HttpResponse:
 @require_POST
 def skip(request: HttpRequest, slug: str) -> HttpResponse:
     """Pass a whole response set on to somebody else, or flag it."""
-    project = project_for(request.user, slug, to="label")
-    rater = rater_of(request.user, project)
+    project, rater = labeler(request.user, slug)
     form = SkipForm(request.POST)
     assignment = _of_a_set(rater, request.POST.get("assignment", ""))
     if assignment is None or not form.is_valid():

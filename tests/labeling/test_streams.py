@@ -343,6 +343,8 @@ def test_a_paused_rater_holds_nothing_and_is_told_why():
     pause_rater(ann, lead)
     with pytest.raises(NotYours, match="paused"):
         record_preference(ann, comparison, "a")
+    with pytest.raises(NotYours, match="paused"):
+        undo_last(ann)
     assert next_comparison(ann) is None
     assert why_empty(ann).reason == "paused"
     held = next_comparison(ben)

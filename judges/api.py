@@ -1,0 +1,135 @@
+"""Judges for programs: what there is, and put one to work."""
+
+from typing import Any
+
+from django.db import transaction
+from django.shortcuts import get_object_or_404
+from django.urls import path
+from drf_spectacular.utils import extend_schema
+from rest_framework import status
+from rest_framework.generics import GenericAPIView, ListAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from judges.judging import RunActive, new_run, requeue
+from judges.models import JudgeRun
+from judges.serializers import JudgeRunSerializer, JudgeSerializer, LaunchSerializer
+from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.idempotency import idempotent
+from labeling.api.refusals import Conflict
+
+
+@extend_schema(tags=["Judges"])
+class Judges(ListAPIView):
+    """The project's judges with their versions."""
+
+    allowed = {"GET": "view"}
+    serializer_class = JudgeSerializer
+
+    def get_queryset(self) -> Any:
+        return self.request.project.judges.prefetch_related("versions")
+
+
+@extend_schema(tags=["Judges"])
+class OneJudge(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = JudgeSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """One judge."""
+        judges = request.project.judges.prefetch_related("versions")
+        return Response(JudgeSerializer(get_object_or_404(judges, pk=pk)).data)
+
+
+@extend_schema(tags=["Judges"])
+class JudgeRuns(ListAPIView):
+    """Runs of the project's judges, newest first."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = JudgeRunSerializer
+
+    def get_queryset(self) -> Any:
+        return _runs(self.request)
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=LaunchSerializer, responses={202: JudgeRunSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Put a judge to work on what it has not judged yet; 409 if it is at work or has nothing
+        left."""
+        given = LaunchSerializer(data=request.data, context={"project": request.project})
+        given.is_valid(raise_exception=True)
+        version = given.validated_data["version"]
+        try:
+            with transaction.atomic():
+                run = new_run(version, given.validated_data["limit"], request.user)
+                if not run.n_total:
+                    raise Conflict(f"{version} has nothing left to judge.")
+                run.enqueue()
+        except RunActive as error:
+            raise Conflict(str(error)) from None
+        return Response(JudgeRunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Judges"])
+class OneJudgeRun(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = JudgeRunSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """How far a run is; `result` is what `judge --json` prints."""
+        return Response(JudgeRunSerializer(get_object_or_404(_runs(request), pk=pk)).data)
+
+
+@extend_schema(tags=["Judges"])
+class CancelJudgeRun(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = JudgeRunSerializer
+
+    @extend_schema(request=None, responses={200: JudgeRunSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop a run: at once while it waits, after the batch in hand while it works."""
+        run = get_object_or_404(_runs(request), pk=pk)
+        run.request_cancel()
+        return Response(JudgeRunSerializer(run).data)
+
+
+@extend_schema(tags=["Judges"])
+class ResumeJudgeRun(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = JudgeRunSerializer
+
+    @extend_schema(request=None, responses={202: JudgeRunSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Queue a stopped run again; what it has judged is kept."""
+        run = get_object_or_404(_runs(request), pk=pk)
+        try:
+            with transaction.atomic():
+                if not requeue(run):
+                    raise Conflict(f"This run is {run.status}: there is nothing to resume.")
+                run.enqueue()
+        except RunActive as error:
+            raise Conflict(str(error)) from None
+        return Response(JudgeRunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+def _runs(request: Request) -> Any:
+    runs = JudgeRun.objects.filter(version__judge__project=request.project)
+    return runs.select_related("version__judge")
+
+
+PROJECT = "projects/<slug:slug>/"
+app_name = "judges-api"
+urlpatterns = [
+    path(f"{PROJECT}judges/", Judges.as_view(), name="judges"),
+    path(f"{PROJECT}judges/<int:pk>/", OneJudge.as_view(), name="judge"),
+    path(f"{PROJECT}judge-runs/", JudgeRuns.as_view(), name="runs"),
+    path(f"{PROJECT}judge-runs/<int:pk>/", OneJudgeRun.as_view(), name="run"),
+    path(f"{PROJECT}judge-runs/<int:pk>/cancel/", CancelJudgeRun.as_view(), name="cancel"),
+    path(f"{PROJECT}judge-runs/<int:pk>/resume/", ResumeJudgeRun.as_view(), name="resume"),
+]

@@ -1,0 +1,264 @@
+"""Labeling by a program: lease work, answer it, rank, skip, flag, undo, give back."""
+
+import random
+from typing import Any
+
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from rest_framework import exceptions, status
+from rest_framework.generics import GenericAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from labeling.access import permissions, rater_of
+from labeling.api.idempotency import answer_key, idempotent
+from labeling.api.refusals import Conflict
+from labeling.assignment import (
+    record_preference,
+    record_ranking,
+    release,
+    set_assignments,
+    skip_comparison,
+    skip_set,
+    undo_last,
+    why_empty,
+    work_for,
+)
+from labeling.models import Assignment, Flag, Rater
+from labeling.serializers import (
+    AnswerSerializer,
+    AssignmentSerializer,
+    KeptRankingSerializer,
+    KeptSerializer,
+    NewFlagSerializer,
+    RankingSerializer,
+    ReleasedSerializer,
+    ReleaseSerializer,
+    SkipSerializer,
+    WantedWorkSerializer,
+    WorkSerializer,
+)
+
+
+@extend_schema(tags=["Labeling"])
+class Next(GenericAPIView):
+    allowed = {"POST": "label"}
+    serializer_class = WantedWorkSerializer
+
+    @extend_schema(request=WantedWorkSerializer, responses={200: WorkSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Hold up to `n` pieces of work until `expires_at`, or learn why there is none.
+
+        What is held already comes first. A piece that is not answered in time returns to the queue
+        by itself.
+        """
+        given = WantedWorkSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        rater = rater_of(request.user, request.project)
+        return Response(work(rater, given.validated_data["n"]))
+
+
+@extend_schema(tags=["Labeling"])
+class Answers(GenericAPIView):
+    allowed = {"POST": "label"}
+    serializer_class = AnswerSerializer
+
+    @extend_schema(request=AnswerSerializer, responses={201: KeptSerializer})
+    @idempotent
+    def post(self, request: Request) -> Response:
+        """Answer a pair. 201 means that the answer is on disk.
+
+        Too late, a second time, or beyond the wanted number: 409, and nothing changes. `choice`
+        names the response by its letter, whichever side it was shown on.
+        """
+        given = AnswerSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        answer = dict(given.validated_data)
+        assignment, n_next = _given_to(request, answer.pop("assignment")), answer.pop("next")
+        given.check_against(assignment.rater.project)
+        if _is_ranking(assignment):
+            raise Conflict("This is a set of responses to rank: see /api/rankings/.")
+        kept = record_preference(
+            assignment.rater,
+            assignment.comparison,
+            answer.pop("choice"),
+            assignment_id=assignment.pk,
+            answer_key=answer_key(request),
+            **answer,
+        )
+        feedback = None
+        if assignment.stream == Assignment.Stream.TRAINING:
+            gold = assignment.comparison.gold
+            feedback = {"gold": gold, "is_right": kept.choice == gold}
+        then = work(assignment.rater, n_next) if n_next else {"work": [], "why": None}
+        body = {
+            "assignment": assignment.pk,
+            "comparison": assignment.comparison_id,
+            "choice": kept.choice,
+            "strength": kept.strength,
+            "kept_at": timezone.now(),
+            "feedback": feedback,
+        }
+        return Response(body | then, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(tags=["Labeling"])
+class Rankings(GenericAPIView):
+    allowed = {"POST": "label"}
+    serializer_class = RankingSerializer
+
+    @extend_schema(request=RankingSerializer, responses={201: KeptRankingSerializer})
+    @idempotent
+    def post(self, request: Request) -> Response:
+        """Rank a set of responses, best first; it is kept with the preferences that it implies."""
+        given = RankingSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        answer = given.validated_data
+        assignment = _given_to(request, answer["assignment"])
+        if not _is_ranking(assignment):
+            raise Conflict("This is a pair to compare: see /api/preferences/.")
+        try:
+            ranking = record_ranking(
+                assignment.rater,
+                assignment.comparison.response_set,
+                answer["order"],
+                rationale=answer["rationale"],
+                seconds=answer["seconds"],
+                answer_key=answer_key(request),
+            )
+        except ValueError as problem:
+            raise exceptions.ValidationError({"order": [str(problem)]}) from None
+        body = {"assignment": assignment.pk, "order": ranking.order, "kept_at": timezone.now()}
+        return Response(body, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(tags=["Labeling"])
+class Skip(GenericAPIView):
+    allowed = {"POST": "label"}
+    serializer_class = SkipSerializer
+
+    @extend_schema(request=SkipSerializer, responses={200: AssignmentSerializer})
+    @idempotent
+    def post(self, request: Request, pk: int) -> Response:
+        """Pass a piece of work on to somebody else, with a reason or a flag if there is one."""
+        assignment = _given_to(request, pk)
+        given = SkipSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        said = given.validated_data
+        if _is_ranking(assignment):
+            in_set = assignment.comparison.response_set
+            skip_set(assignment.rater, in_set, said["reason"], flag=said["flag"])
+        else:
+            skip_comparison(
+                assignment.rater,
+                assignment.comparison,
+                said["reason"],
+                flag=said["flag"],
+                note=said["note"],
+                assignment_id=assignment.pk,
+                answer_key=answer_key(request),
+            )
+        assignment.refresh_from_db(fields=["state"])
+        return Response(AssignmentSerializer(assignment).data)
+
+
+@extend_schema(tags=["Labeling"])
+class FlagIt(GenericAPIView):
+    allowed = {"POST": "label"}
+    serializer_class = NewFlagSerializer
+
+    @extend_schema(request=NewFlagSerializer, responses={201: NewFlagSerializer})
+    @idempotent
+    def post(self, request: Request, pk: int) -> Response:
+        """Say that something is wrong with a comparison, and keep it in hand."""
+        assignment = _given_to(request, pk)
+        given = NewFlagSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        flag, _created = Flag.objects.get_or_create(
+            comparison=assignment.comparison,
+            rater=assignment.rater,
+            kind=given.validated_data["kind"],
+            defaults={"note": given.validated_data["note"]},
+        )
+        return Response(NewFlagSerializer(flag).data, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(tags=["Labeling"])
+class Undo(GenericAPIView):
+    allowed = {"POST": "label"}
+    serializer_class = WorkSerializer
+
+    @extend_schema(request=None, responses={200: WorkSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Take the last answer or skip back; its comparison is the next piece of work again."""
+        rater = rater_of(request.user, request.project)
+        if undo_last(rater) is None:
+            raise Conflict("There is nothing to take back.")
+        return Response(work(rater, 1))
+
+
+@extend_schema(tags=["Labeling"])
+class Release(GenericAPIView):
+    allowed = {"POST": "label"}
+    serializer_class = ReleaseSerializer
+
+    @extend_schema(request=ReleaseSerializer, responses={200: ReleasedSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Give unread work back. It may come again."""
+        given = ReleaseSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        rater = rater_of(request.user, request.project)
+        return Response({"released": release(rater, given.validated_data.get("assignments"))})
+
+
+def work(rater: Rater, n: int) -> dict[str, Any]:
+    """Up to `n` pieces of work as JSON values, or why there is none."""
+    held = work_for(rater, n)
+    if held:
+        return {"work": [_piece(assignment) for assignment in held], "why": None}
+    empty = why_empty(rater)
+    why = {name: getattr(empty, name) for name in ("reason", "n_open", "n_held", "held_until")}
+    return {"work": [], "why": why}
+
+
+def _piece(assignment: Assignment) -> dict[str, Any]:
+    comparison = assignment.comparison
+    piece: dict[str, Any] = {
+        "assignment": assignment.pk,
+        "comparison": comparison.pk,
+        "prompt": comparison.prompt.messages,
+        "expires_at": assignment.expires_at,
+    }
+    if _is_ranking(assignment):
+        found = {}
+        for other in set_assignments(assignment):
+            for response in (other.comparison.response_a, other.comparison.response_b):
+                found[response.pk] = {"id": response.pk, "messages": response.messages}
+        responses = [found[pk] for pk in sorted(found)]
+        # An order of the rater's own that stays the same: ids follow the file, hence the models.
+        random.Random(assignment.pk).shuffle(responses)  # noqa: S311
+        return piece | {"kind": "ranking", "left": None, "right": None, "responses": responses}
+    sides = {
+        letter: {"letter": letter, "messages": response.messages}
+        for letter, response in (("a", comparison.response_a), ("b", comparison.response_b))
+    }
+    left, right = ("a", "b") if assignment.shown_first == "a" else ("b", "a")
+    return piece | {"kind": "pair", "left": sides[left], "right": sides[right], "responses": []}
+
+
+def _is_ranking(assignment: Assignment) -> bool:
+    return assignment.comparison.response_set_id is not None and assignment.repeats_id is None
+
+
+def _given_to(request: Request, pk: int) -> Assignment:
+    """The caller's own assignment. Raises: NotFound, also to those who may not label any more."""
+    mine = Assignment.objects.filter(pk=pk, rater__user=request.user).select_related(
+        "comparison", "rater__project"
+    )
+    assignment = mine.first()
+    if assignment is None or "label" not in permissions(request.user, assignment.rater.project):
+        raise exceptions.NotFound("No such assignment of yours.")
+    return assignment

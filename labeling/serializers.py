@@ -1,0 +1,761 @@
+"""What programs may send us, and what they are told."""
+
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError as NotAnAddress
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from labeling.export import AGGREGATES, FORMATS, LABELS
+from labeling.imports.forms import FORM_NAMES
+from labeling.imports.interchange import BadRow, check_storable
+from labeling.models import (
+    AgreementReport,
+    Assignment,
+    Change,
+    Choice,
+    Comparison,
+    Decision,
+    Delivery,
+    Flag,
+    ImportJob,
+    Membership,
+    Preference,
+    Project,
+    Rater,
+    Response,
+    Webhook,
+)
+from labeling.webhooks import check_address
+
+MAX_ROWS = 1_000
+LARGEST_ID = 2**63 - 1
+HUMAN_CHOICES = [choice for choice in Choice.choices if choice[0] != Choice.UNPARSED]
+
+
+class MessageSerializer(serializers.Serializer):
+    role = serializers.ChoiceField(choices=["user", "assistant", "system"])
+    content = serializers.CharField()
+
+
+@extend_schema_field(MessageSerializer(many=True))
+class MessagesField(serializers.ReadOnlyField):
+    """A conversation, as it is stored."""
+
+
+@extend_schema_field({"type": "object", "additionalProperties": True})
+class ObjectField(serializers.JSONField):
+    """A JSON object that a database can hold."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise serializers.ValidationError("This is no object.")
+        try:
+            check_storable(data)
+        except BadRow as problem:
+            raise serializers.ValidationError(str(problem)) from None
+        return super().to_internal_value(data)
+
+
+def identifier(**options: Any) -> serializers.IntegerField:
+    return serializers.IntegerField(min_value=1, max_value=LARGEST_ID, **options)
+
+
+# --- projects and people ---------------------------------------------------------------------
+
+
+class AspectSerializer(serializers.Serializer):
+    name = serializers.CharField(max_length=60)
+    question = serializers.CharField(max_length=300)
+
+    def validate(self, aspect: dict[str, str]) -> dict[str, str]:
+        # A PATCH leaves out fields of the project, not of what it brings.
+        missing = {"name", "question"} - aspect.keys()
+        if missing:
+            raise serializers.ValidationError(dict.fromkeys(missing, "This field is required."))
+        return aspect
+
+
+class ProjectSerializer(serializers.ModelSerializer):
+    """A project with all its settings, for those who see or lead it."""
+
+    tags = serializers.ListField(
+        child=serializers.CharField(max_length=60), max_length=20, required=False
+    )
+    aspects = serializers.ListField(child=AspectSerializer(), max_length=10, required=False)
+    labels_per_rater = serializers.IntegerField(
+        min_value=1, max_value=2**31 - 1, required=False, allow_null=True
+    )
+    labels_per_day = serializers.IntegerField(
+        min_value=1, max_value=2**31 - 1, required=False, allow_null=True
+    )
+    break_after_minutes = serializers.IntegerField(min_value=0, max_value=1_440, required=False)
+
+    class Meta:
+        model = Project
+        fields = [
+            "slug",
+            "name",
+            "guidelines",
+            "labels_per_comparison",
+            "scale",
+            "tags",
+            "aspects",
+            "better_answers",
+            "break_after_minutes",
+            "audit_share",
+            "check_share",
+            "repeat_share",
+            "qualification_pass",
+            "labels_per_rater",
+            "labels_per_day",
+            "completed_at",
+            "created_at",
+        ]
+        read_only_fields = ["completed_at", "created_at"]
+
+    def validate_slug(self, slug: str) -> str:
+        if self.instance is not None and slug != self.instance.slug:
+            raise serializers.ValidationError("Addresses and scripts hold on to it: it stays.")
+        if slug == "new":  # /projects/new/ is the page that makes projects
+            raise serializers.ValidationError("“new” is taken by the application.")
+        return slug
+
+
+class RaterProjectSerializer(serializers.ModelSerializer):
+    """What a rater is told of a project: not how often known answers are mixed in."""
+
+    class Meta:
+        model = Project
+        fields = ["slug", "name", "guidelines", "scale", "tags", "aspects", "better_answers"]
+        read_only_fields = fields
+
+
+class ProjectLineSerializer(serializers.ModelSerializer):
+    """One line of the list of projects."""
+
+    class Meta:
+        model = Project
+        fields = ["slug", "name", "completed_at", "created_at"]
+        read_only_fields = fields
+
+
+class MeSerializer(serializers.Serializer):
+    username = serializers.CharField()
+    scopes = serializers.ListField(child=serializers.CharField(), allow_null=True)
+    roles = serializers.DictField(child=serializers.CharField())
+
+
+class MembershipSerializer(serializers.ModelSerializer):
+    username = serializers.CharField(source="user.username", max_length=150)
+
+    class Meta:
+        model = Membership
+        fields = ["id", "username", "role"]
+
+    def validate_username(self, username: str) -> str:
+        user = get_user_model().objects.filter(username=username).first()
+        if user is None:
+            raise serializers.ValidationError("Nobody has this user name.")
+        self.person = user
+        return username
+
+
+class RaterSerializer(serializers.ModelSerializer):
+    username = serializers.CharField(source="user.username", allow_null=True, read_only=True)
+    label_limit = serializers.IntegerField(
+        min_value=1, max_value=2**31 - 1, allow_null=True, required=False
+    )
+
+    class Meta:
+        model = Rater
+        fields = [
+            "id",
+            "name",
+            "kind",
+            "imported",
+            "username",
+            "label_limit",
+            "paused_at",
+            "qualified_at",
+            "disqualified_at",
+            "created_at",
+        ]
+        read_only_fields = [name for name in fields if name != "label_limit"]
+
+
+class ChangeSerializer(serializers.ModelSerializer):
+    actor = serializers.CharField(source="actor.username", allow_null=True, read_only=True)
+    before = ObjectField(read_only=True)
+    after = ObjectField(read_only=True)
+
+    class Meta:
+        model = Change
+        fields = ["id", "actor", "action", "subject", "before", "after", "created_at"]
+        read_only_fields = fields
+
+
+# --- comparisons and answers -----------------------------------------------------------------
+
+
+class ResponseSerializer(serializers.ModelSerializer):
+    messages = MessagesField()
+    prompt = serializers.IntegerField(source="prompt_id", read_only=True)
+    author = serializers.IntegerField(source="author_id", read_only=True, allow_null=True)
+
+    class Meta:
+        model = Response
+        fields = ["id", "prompt", "messages", "source", "author", "n_chars", "created_at"]
+        read_only_fields = fields
+
+
+class SideSerializer(serializers.ModelSerializer):
+    messages = MessagesField()
+
+    class Meta:
+        model = Response
+        fields = ["id", "messages", "source"]
+        read_only_fields = fields
+
+
+class ComparisonSerializer(serializers.ModelSerializer):
+    """A comparison with what only those who see results may know."""
+
+    prompt = MessagesField(source="prompt.messages")
+    response_a = SideSerializer(read_only=True)
+    response_b = SideSerializer(read_only=True)
+    response_set = serializers.IntegerField(
+        source="response_set_id", read_only=True, allow_null=True
+    )
+    metadata = ObjectField(read_only=True)
+    leaks = serializers.ListField(child=serializers.JSONField(), read_only=True)
+    gold = serializers.ChoiceField(choices=["", *HUMAN_CHOICES], required=False)
+    labels_wanted = serializers.IntegerField(min_value=0, max_value=100, required=False)
+    priority = serializers.IntegerField(min_value=-32_768, max_value=32_767, required=False)
+
+    class Meta:
+        model = Comparison
+        fields = [
+            "id",
+            "external_id",
+            "prompt",
+            "response_a",
+            "response_b",
+            "response_set",
+            "purpose",
+            "gold",
+            "priority",
+            "labels_wanted",
+            "open_places",
+            "metadata",
+            "leaks",
+            "created_at",
+        ]
+        read_only_fields = ["id", "external_id", "open_places", "created_at"]
+
+
+class TextOnlySerializer(serializers.Serializer):
+    messages = MessagesField()
+
+
+class GivenComparisonSerializer(serializers.ModelSerializer):
+    """A comparison as its rater may know it: what was shown, and nothing of where it came from."""
+
+    prompt = MessagesField(source="prompt.messages")
+    response_a = TextOnlySerializer(read_only=True)
+    response_b = TextOnlySerializer(read_only=True)
+
+    class Meta:
+        model = Comparison
+        fields = ["id", "prompt", "response_a", "response_b"]
+        read_only_fields = fields
+
+
+class ComparisonFilter(serializers.Serializer):
+    state = serializers.ChoiceField(
+        choices=["open", "full"],
+        required=False,
+        help_text="open: a label is wanted that nobody holds; full: none is.",
+    )
+    purpose = serializers.ChoiceField(choices=Comparison.Purpose.choices, required=False)
+    external_id = serializers.CharField(max_length=200, required=False)
+    flagged = serializers.BooleanField(
+        required=False, allow_null=True, default=None, help_text="With an unresolved flag, or not."
+    )
+    decided = serializers.BooleanField(required=False, allow_null=True, default=None)
+
+
+class PreferenceFilter(serializers.Serializer):
+    comparison = identifier(required=False)
+    rater = identifier(required=False)
+    kind = serializers.ChoiceField(choices=Rater.Kind.choices, required=False)
+    choice = serializers.ChoiceField(choices=Choice.choices, required=False)
+    created_after = serializers.DateTimeField(required=False)
+    history = serializers.BooleanField(
+        default=False, help_text="Earlier versions and withdrawn answers too."
+    )
+
+
+class FlagFilter(serializers.Serializer):
+    comparison = identifier(required=False)
+    kind = serializers.ChoiceField(choices=Flag.Kind.choices, required=False)
+    resolved = serializers.BooleanField(required=False, allow_null=True, default=None)
+
+
+class RowsSerializer(serializers.Serializer):
+    rows = serializers.ListField(
+        child=serializers.JSONField(),
+        min_length=1,
+        max_length=MAX_ROWS,
+        help_text="Objects of the interchange form: see docs/import.md.",
+    )
+    labels_per_comparison = serializers.IntegerField(min_value=1, max_value=100, required=False)
+
+
+class RowResultSerializer(serializers.Serializer):
+    result = serializers.ChoiceField(choices=["created", "duplicate", "rejected"])
+    comparison = serializers.IntegerField(allow_null=True)
+    reason = serializers.CharField(help_text="Why it was rejected, else empty.")
+    left_out = serializers.ListField(
+        child=serializers.CharField(), help_text="Votes of the row that were not kept, and why."
+    )
+
+
+class StoredRowsSerializer(serializers.Serializer):
+    created = serializers.IntegerField()
+    duplicates = serializers.IntegerField()
+    rejected = serializers.IntegerField()
+    preferences = serializers.IntegerField()
+    verdicts = serializers.IntegerField()
+    rows = RowResultSerializer(many=True)
+
+
+class PreferenceSerializer(serializers.ModelSerializer):
+    comparison = serializers.IntegerField(source="comparison_id", read_only=True)
+    rater = serializers.IntegerField(source="rater_id", read_only=True)
+    rater_name = serializers.CharField(source="rater.name", read_only=True)
+    rater_kind = serializers.ChoiceField(
+        source="rater.kind", choices=Rater.Kind.choices, read_only=True
+    )
+    shown_first = serializers.ChoiceField(choices=["", "a", "b"], read_only=True)
+    tags = serializers.ListField(child=serializers.CharField(), read_only=True)
+    aspects = serializers.DictField(child=serializers.CharField(), read_only=True)
+
+    class Meta:
+        model = Preference
+        fields = [
+            "id",
+            "comparison",
+            "rater",
+            "rater_name",
+            "rater_kind",
+            "choice",
+            "strength",
+            "prob_a",
+            "prob_a_ab",
+            "prob_a_ba",
+            "rationale",
+            "tags",
+            "aspects",
+            "seconds",
+            "shown_first",
+            "audit",
+            "inclusion_probability",
+            "created_at",
+            "superseded_at",
+        ]
+        read_only_fields = fields
+
+
+class OwnPreferenceSerializer(serializers.ModelSerializer):
+    """A rater's own answer: what they said, and not by which stream they were asked."""
+
+    comparison = serializers.IntegerField(source="comparison_id", read_only=True)
+    tags = serializers.ListField(child=serializers.CharField(), read_only=True)
+    aspects = serializers.DictField(child=serializers.CharField(), read_only=True)
+
+    class Meta:
+        model = Preference
+        fields = [
+            "id",
+            "comparison",
+            "choice",
+            "strength",
+            "rationale",
+            "tags",
+            "aspects",
+            "seconds",
+            "created_at",
+            "superseded_at",
+        ]
+        read_only_fields = fields
+
+
+class FlagSerializer(serializers.ModelSerializer):
+    comparison = serializers.IntegerField(source="comparison_id", read_only=True)
+    rater_name = serializers.CharField(source="rater.name", read_only=True)
+    resolved_by = serializers.CharField(
+        source="resolved_by.username", allow_null=True, read_only=True
+    )
+
+    class Meta:
+        model = Flag
+        fields = [
+            "id",
+            "comparison",
+            "rater_name",
+            "kind",
+            "note",
+            "created_at",
+            "resolved_at",
+            "resolved_by",
+        ]
+        read_only_fields = fields
+
+
+class ResolveSerializer(serializers.Serializer):
+    resolved = serializers.BooleanField()
+
+
+class DecisionSerializer(serializers.ModelSerializer):
+    comparison = identifier(source="comparison_id")
+    decided_by = serializers.CharField(
+        source="decided_by.username", allow_null=True, read_only=True
+    )
+    strength = serializers.IntegerField(
+        min_value=1, max_value=3, required=False, allow_null=True, default=None
+    )
+    note = serializers.CharField(
+        max_length=10_000, required=False, allow_blank=True, default="", trim_whitespace=True
+    )
+
+    class Meta:
+        model = Decision
+        fields = [
+            "id",
+            "comparison",
+            "choice",
+            "strength",
+            "note",
+            "decided_by",
+            "created_at",
+            "superseded_at",
+        ]
+        read_only_fields = ["id", "created_at", "superseded_at"]
+
+
+# --- labeling --------------------------------------------------------------------------------
+
+
+class WantedWorkSerializer(serializers.Serializer):
+    n = serializers.IntegerField(
+        min_value=1, max_value=3, default=1, help_text="Pieces of work to hold at once."
+    )
+
+
+class ShownSerializer(serializers.Serializer):
+    letter = serializers.ChoiceField(choices=["a", "b"], help_text="What `choice` calls it.")
+    messages = MessageSerializer(many=True)
+
+
+class RankedSerializer(serializers.Serializer):
+    id = serializers.IntegerField(help_text="What `order` calls it.")
+    messages = MessageSerializer(many=True)
+
+
+class PieceSerializer(serializers.Serializer):
+    """One piece of work: a pair to compare, or a set of responses to rank."""
+
+    assignment = serializers.IntegerField()
+    comparison = serializers.IntegerField()
+    kind = serializers.ChoiceField(choices=["pair", "ranking"])
+    prompt = MessageSerializer(many=True)
+    left = ShownSerializer(allow_null=True, help_text="Of a pair: the response to show first.")
+    right = ShownSerializer(allow_null=True)
+    responses = RankedSerializer(many=True, help_text="Of a ranking: all responses.")
+    expires_at = serializers.DateTimeField()
+
+
+class WhySerializer(serializers.Serializer):
+    reason = serializers.ChoiceField(
+        choices=[
+            "nothing",
+            "done",
+            "held",
+            "seen",
+            "limit",
+            "day_limit",
+            "paused",
+            "disqualified",
+        ]
+    )
+    n_open = serializers.IntegerField()
+    n_held = serializers.IntegerField()
+    held_until = serializers.DateTimeField(allow_null=True)
+
+
+class WorkSerializer(serializers.Serializer):
+    work = PieceSerializer(many=True)
+    why = WhySerializer(allow_null=True, help_text="Why there is no work, where there is none.")
+
+
+class JudgementSerializer(serializers.Serializer):
+    """What a rater says of a pair."""
+
+    choice = serializers.ChoiceField(choices=HUMAN_CHOICES)
+    strength = serializers.IntegerField(
+        min_value=1,
+        max_value=3,
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="1 slightly, 2 clearly, 3 much better; for a and b.",
+    )
+    rationale = serializers.CharField(
+        max_length=10_000, required=False, allow_blank=True, default=""
+    )
+    tags = serializers.ListField(
+        child=serializers.CharField(max_length=60), max_length=20, required=False, default=list
+    )
+    aspects = serializers.DictField(
+        child=serializers.ChoiceField(choices=["a", "b", "tie"]), required=False, default=dict
+    )
+
+    def check_against(self, project: Project) -> None:
+        """Raises: ValidationError for what the project does not ask."""
+        answer, problems = self.validated_data, {}
+        if project.scale == Project.Scale.TWO and answer["choice"] not in (Choice.A, Choice.B):
+            problems["choice"] = ["This project asks for a or b alone."]
+        if project.scale != Project.Scale.SEVEN and answer["strength"] is not None:
+            problems["strength"] = ["This project does not ask how much better."]
+        unknown = [tag for tag in answer["tags"] if tag not in project.tags]
+        if unknown:
+            problems["tags"] = [f"Not a tag of this project: {unknown[0]}"]
+        asked = {aspect["name"] for aspect in project.aspects}
+        if not answer["aspects"].keys() <= asked:
+            problems["aspects"] = [f"This project asks about: {', '.join(sorted(asked)) or '–'}."]
+        if answer.get("better", "").strip() and not project.better_answers:
+            problems["better"] = ["This project takes no better answers."]
+        if problems:
+            raise serializers.ValidationError(problems)
+
+
+class AnswerSerializer(JudgementSerializer):
+    assignment = identifier()
+    seconds = serializers.FloatField(
+        min_value=0, max_value=86_400, required=False, allow_null=True, default=None
+    )
+    better = serializers.CharField(
+        max_length=100_000,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="A better answer of the rater's own, where the project takes them.",
+    )
+    next = serializers.IntegerField(
+        min_value=0,
+        max_value=3,
+        default=0,
+        help_text="Pieces of work to hold after this answer: `work` then brings them.",
+    )
+
+
+class FeedbackSerializer(serializers.Serializer):
+    gold = serializers.CharField()
+    is_right = serializers.BooleanField()
+
+
+class KeptSerializer(serializers.Serializer):
+    """An answer that is on disk."""
+
+    assignment = serializers.IntegerField()
+    comparison = serializers.IntegerField()
+    choice = serializers.CharField()
+    strength = serializers.IntegerField(allow_null=True)
+    kept_at = serializers.DateTimeField()
+    feedback = FeedbackSerializer(allow_null=True, help_text="In the training phase alone.")
+    work = PieceSerializer(many=True)
+    why = WhySerializer(allow_null=True)
+
+
+class RankingSerializer(serializers.Serializer):
+    assignment = identifier()
+    order = serializers.ListField(
+        child=serializers.ListField(child=identifier(), min_length=1, max_length=20),
+        min_length=1,
+        max_length=20,
+        help_text="Ids of the responses, best first; equals share a place: [[7], [3, 9]].",
+    )
+    rationale = serializers.CharField(
+        max_length=10_000, required=False, allow_blank=True, default=""
+    )
+    seconds = serializers.FloatField(
+        min_value=0, max_value=86_400, required=False, allow_null=True, default=None
+    )
+
+
+class KeptRankingSerializer(serializers.Serializer):
+    assignment = serializers.IntegerField()
+    order = serializers.ListField(child=serializers.ListField(child=serializers.IntegerField()))
+    kept_at = serializers.DateTimeField()
+
+
+class SkipSerializer(serializers.Serializer):
+    reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
+    flag = serializers.ChoiceField(
+        choices=["", *Flag.Kind.choices], required=False, default="", allow_blank=True
+    )
+    note = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
+
+
+class NewFlagSerializer(serializers.Serializer):
+    kind = serializers.ChoiceField(choices=Flag.Kind.choices)
+    note = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
+
+
+class ReleaseSerializer(serializers.Serializer):
+    assignments = serializers.ListField(
+        child=identifier(), max_length=100, required=False, help_text="All that is held, if absent."
+    )
+
+
+class ReleasedSerializer(serializers.Serializer):
+    released = serializers.IntegerField()
+
+
+# --- jobs ------------------------------------------------------------------------------------
+
+
+class UploadSerializer(serializers.Serializer):
+    file = serializers.FileField()
+    format = serializers.ChoiceField(choices=["auto", *FORM_NAMES], default="auto")
+    labels = serializers.ChoiceField(
+        choices=["human", "ai"],
+        default="human",
+        help_text="Whose labels these are where the file names nobody.",
+    )
+    rater = serializers.CharField(
+        max_length=189, required=False, help_text="The name they are kept under."
+    )
+    labels_per_comparison = serializers.IntegerField(
+        min_value=1, max_value=100, required=False, allow_null=True, default=None
+    )
+
+
+JOB_FIELDS = [
+    "id",
+    "status",
+    "n_done",
+    "n_total",
+    "error",
+    "created_at",
+    "started_at",
+    "finished_at",
+]
+
+
+class ImportSerializer(serializers.ModelSerializer):
+    result = serializers.SerializerMethodField(help_text="What became of the file's lines.")
+
+    class Meta:
+        model = ImportJob
+        fields = [*JOB_FIELDS, "filename", "format", "result"]
+        read_only_fields = fields
+
+    def get_result(self, job: ImportJob) -> dict[str, Any]:
+        # Where the reject file lies on the server is nobody's business; `rejects/` serves it.
+        return {name: value for name, value in job.result.items() if name != "reject_file"}
+
+
+class ReportLineSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = AgreementReport
+        fields = [*JOB_FIELDS, "n_preferences"]
+        read_only_fields = fields
+
+
+class ReportSerializer(serializers.ModelSerializer):
+    result = ObjectField(read_only=True)
+
+    class Meta:
+        model = AgreementReport
+        fields = [*JOB_FIELDS, "n_preferences", "result"]
+        read_only_fields = fields
+
+
+class ExportSerializer(serializers.Serializer):
+    # Not `format`, which asks the framework for another rendering.
+    form = serializers.ChoiceField(choices=list(FORMATS), default="jsonl")
+    labels = serializers.ChoiceField(choices=list(LABELS), default="mixed")
+    aggregate = serializers.ChoiceField(
+        choices=["", *AGGREGATES],
+        default="",
+        allow_blank=True,
+        help_text="Empty: as is usual for the form.",
+    )
+
+
+# --- webhooks --------------------------------------------------------------------------------
+
+
+class WebhookSerializer(serializers.ModelSerializer):
+    url = serializers.CharField(max_length=500)
+    events = serializers.ListField(
+        child=serializers.ChoiceField(choices=Webhook.Event.choices), min_length=1, max_length=3
+    )
+    disabled = serializers.BooleanField(required=False, write_only=True)
+
+    class Meta:
+        model = Webhook
+        fields = ["id", "url", "events", "disabled", "created_at", "disabled_at"]
+        read_only_fields = ["id", "created_at", "disabled_at"]
+
+    def validate_url(self, url: str) -> str:
+        try:
+            check_address(url)
+        except NotAnAddress as problem:
+            raise serializers.ValidationError(problem.messages) from None
+        return url
+
+    def validate_events(self, events: list[str]) -> list[str]:
+        return sorted(set(events))
+
+
+class NewWebhookSerializer(WebhookSerializer):
+    """A webhook that was just made, with the secret that is shown this once."""
+
+    class Meta(WebhookSerializer.Meta):
+        fields = [*WebhookSerializer.Meta.fields, "secret"]
+        read_only_fields = [*WebhookSerializer.Meta.read_only_fields, "secret"]
+
+
+class DeliverySerializer(serializers.ModelSerializer):
+    event = serializers.CharField(read_only=True)  # "test" is one that no webhook subscribes to
+    payload = ObjectField(read_only=True)
+
+    class Meta:
+        model = Delivery
+        fields = [
+            "id",
+            "event",
+            "payload",
+            "created_at",
+            "n_tries",
+            "next_try_at",
+            "status",
+            "error",
+            "delivered_at",
+        ]
+        read_only_fields = fields
+
+
+class AssignmentSerializer(serializers.ModelSerializer):
+    """Where a piece of work stands after a skip."""
+
+    comparison = serializers.IntegerField(source="comparison_id", read_only=True)
+
+    class Meta:
+        model = Assignment
+        fields = ["id", "comparison", "state"]
+        read_only_fields = fields

@@ -1,0 +1,135 @@
+"""Training for programs: runs, models and datasets; start a run, cancel it, resume it."""
+
+from typing import Any
+
+from django.core.exceptions import ValidationError as Refused
+from django.shortcuts import get_object_or_404
+from django.urls import path
+from drf_spectacular.utils import extend_schema
+from rest_framework import exceptions, status
+from rest_framework.generics import GenericAPIView, ListAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.idempotency import idempotent
+from labeling.api.refusals import Conflict
+from labeling.forms import check_model_name
+from training.runs import cancel_run, resume_run, start_run
+from training.serializers import DatasetSerializer, ModelSerializer, RunSerializer, StartSerializer
+
+
+@extend_schema(tags=["Training"])
+class Runs(ListAPIView):
+    """Training runs, newest first."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = RunSerializer
+
+    def get_queryset(self) -> Any:
+        return _runs(self.request)
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=StartSerializer, responses={202: RunSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Freeze the project's labels and have a worker train on them."""
+        given = StartSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        asked = given.validated_data
+        try:
+            check_model_name(asked["base_model"], request.user)
+            run = start_run(
+                request.project,
+                kind=asked["kind"],
+                base_model=asked["base_model"],
+                recipe_settings=asked["settings"],
+                labels=asked["labels"],
+                test_share=asked["test_share"],
+                created_by=request.user,
+            )
+        except Refused as problem:
+            raise exceptions.ValidationError({"base_model": problem.messages}) from None
+        except (ValueError, OSError) as problem:  # OSError: no folder could bear that name
+            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class OneRun(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = RunSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """How far a run is, and what it measured."""
+        return Response(RunSerializer(get_object_or_404(_runs(request), pk=pk)).data)
+
+
+@extend_schema(tags=["Training"])
+class CancelRun(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = RunSerializer
+
+    @extend_schema(request=None, responses={200: RunSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop a run; a running one stops at its next report."""
+        run = get_object_or_404(_runs(request), pk=pk)
+        cancel_run(run, by=request.user.get_username())
+        return Response(RunSerializer(run).data)
+
+
+@extend_schema(tags=["Training"])
+class ResumeRun(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = RunSerializer
+
+    @extend_schema(request=None, responses={202: RunSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Queue a stopped run again, from its last checkpoint on."""
+        run = get_object_or_404(_runs(request), pk=pk)
+        if not resume_run(run, by=request.user.get_username()):
+            raise Conflict(f"This run is {run.status}: there is nothing to resume.")
+        return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class Models(ListAPIView):
+    """Models of the project: bases, and what its runs made."""
+
+    allowed = {"GET": "view"}
+    serializer_class = ModelSerializer
+
+    def get_queryset(self) -> Any:
+        return self.request.project.models.select_related("base")
+
+
+@extend_schema(tags=["Training"])
+class Datasets(ListAPIView):
+    """Frozen datasets of the project: what made them, and what they hold."""
+
+    allowed = {"GET": "view"}
+    serializer_class = DatasetSerializer
+
+    def get_queryset(self) -> Any:
+        return self.request.project.datasets.all()
+
+
+def _runs(request: Request) -> Any:
+    return request.project.runs.select_related("dataset", "model_version", "project")
+
+
+PROJECT = "projects/<slug:slug>/"
+app_name = "training-api"
+urlpatterns = [
+    path(f"{PROJECT}runs/", Runs.as_view(), name="runs"),
+    path(f"{PROJECT}runs/<int:pk>/", OneRun.as_view(), name="run"),
+    path(f"{PROJECT}runs/<int:pk>/cancel/", CancelRun.as_view(), name="cancel"),
+    path(f"{PROJECT}runs/<int:pk>/resume/", ResumeRun.as_view(), name="resume"),
+    path(f"{PROJECT}models/", Models.as_view(), name="models"),
+    path(f"{PROJECT}datasets/", Datasets.as_view(), name="datasets"),
+]

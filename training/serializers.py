@@ -1,0 +1,89 @@
+"""What programs may send us about training, and what they are told."""
+
+import math
+from typing import Any
+
+from rest_framework import serializers
+
+from labeling.serializers import JOB_FIELDS, ObjectField
+from training.datasets import LABELS
+from training.models import Dataset, ModelVersion, Run
+
+LARGEST_SETTING = 2**31 - 1
+
+
+class DatasetSerializer(serializers.ModelSerializer):
+    filters = ObjectField(read_only=True)
+    counts = ObjectField(read_only=True)
+    raters = serializers.ListField(child=ObjectField(), read_only=True)
+
+    class Meta:
+        model = Dataset
+        fields = ["id", "sha256", "filters", "counts", "raters", "created_at"]
+        read_only_fields = fields
+
+
+class RunSerializer(serializers.ModelSerializer):
+    dataset = serializers.CharField(source="dataset.sha256", read_only=True)
+    model = serializers.SerializerMethodField(help_text="The model it left, by name.")
+    recipe = ObjectField(read_only=True)
+    metrics = ObjectField(read_only=True)
+
+    class Meta:
+        model = Run
+        fields = [
+            *JOB_FIELDS,
+            "kind",
+            "base_model",
+            "recipe",
+            "seed",
+            "dataset",
+            "code_version",
+            "metrics",
+            "model",
+        ]
+        read_only_fields = fields
+
+    def get_model(self, run: Run) -> str | None:
+        version = getattr(run, "model_version", None)
+        return version.name if version else None
+
+
+class ModelSerializer(serializers.ModelSerializer):
+    base = serializers.CharField(source="base.name", allow_null=True, read_only=True)
+    run = serializers.IntegerField(source="run_id", allow_null=True, read_only=True)
+
+    class Meta:
+        model = ModelVersion
+        fields = ["id", "name", "kind", "base", "run", "created_at"]
+        read_only_fields = fields
+
+
+class StartSerializer(serializers.Serializer):
+    kind = serializers.ChoiceField(choices=Run.Kind.choices)
+    base_model = serializers.CharField(
+        max_length=200, help_text="A model of this project, a folder under models/, or a hub id."
+    )
+    labels = serializers.ChoiceField(choices=list(LABELS.items()), default="mixed")
+    test_share = serializers.FloatField(min_value=0.01, max_value=0.9, default=0.1)
+    settings = ObjectField(
+        required=False,
+        default=dict,
+        help_text="Of the recipe; see the launch page for their names.",
+    )
+
+    def validate_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        for name, value in settings.items():
+            if not isinstance(value, (str, int, float)) or len(str(value)) > 500:
+                raise serializers.ValidationError(f"{name[:50]}: a text, a number, true or false.")
+            try:
+                number = float(value)
+            except ValueError:
+                continue
+            except OverflowError:
+                number = math.inf
+            if not abs(number) <= LARGEST_SETTING:
+                raise serializers.ValidationError(f"{name[:50]}: this number is too large.")
+        if "base_model" in settings:
+            raise serializers.ValidationError("base_model stands beside the settings.")
+        return settings

@@ -40,8 +40,8 @@ class JudgeForm(forms.Form):
         max_length=500,
         widget=forms.TextInput(attrs={"list": "stored-models", "spellcheck": "false"}),
         help_text=_lazy(
-            "A name in the storage's models folder, a folder on the worker's machine, or a hub id such "
-            "as <code>Qwen/Qwen2.5-0.5B-Instruct</code>. Weights are read as safetensors only."
+            "A name in the storage's models folder, a folder on the worker's machine, or a hub id "
+            "such as <code>Qwen/Qwen2.5-0.5B-Instruct</code>. Weights are read as safetensors only."
         ),
     )
     mode = forms.ChoiceField(

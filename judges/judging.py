@@ -67,7 +67,7 @@ def _new_rater(project: Project, name: str) -> Rater:
 
 
 def already_at_work(version: JudgeVersion, active: JudgeRun) -> str:
-    words = {"version": version, "run": active.pk, "status": active.get_status_display()}
+    words = {"version": version, "run": active.pk, "status": active.get_status_display().lower()}
     return _("%(version)s is at work already: run %(run)s is %(status)s.") % words
 
 

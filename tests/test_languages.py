@@ -12,7 +12,15 @@ from django.conf import settings
 from django.test import Client
 
 from labeling.models import Membership
-from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory
+from tests.factories import (
+    ComparisonFactory,
+    MembershipFactory,
+    PreferenceFactory,
+    ProjectFactory,
+    RaterFactory,
+)
+from tests.training.projects import labeled_project
+from training.runs import create_run
 
 OTHERS = [code for code, _name in settings.LANGUAGES if code != "en"]
 # A “%” of a text is written “%%” in the catalogue, where placeholders look like “%(n)s”.
@@ -126,13 +134,48 @@ def test_the_chooser_leads_nowhere_else():
     assert answer.url == "/"
 
 
+READ_BY_MACHINES = re.compile(
+    r'\b(?:value|min|max|step|x|y|cx|cy|dy|r|rx|width|height|points|d|viewBox|data-[\w-]+)="[^"]*\d,\d'
+)
+
+
 @pytest.mark.django_db
-def test_figures_have_a_decimal_comma_and_fields_keep_the_point():
-    """What JavaScript, SVG and number fields read is never localised."""
+def test_fields_and_pictures_keep_the_decimal_point():
+    """What scripts, SVG and number fields read is never localised."""
     project = ProjectFactory(slug="p", audit_share=0.125)
-    member = MembershipFactory(project=project, role=Membership.Role.OWNER)
+    owner = MembershipFactory(project=project, role=Membership.Role.OWNER)
+    rater = RaterFactory(project=project)
+    for seconds in (3.5, 41.25, 200.125):
+        PreferenceFactory(
+            rater=rater, comparison__project=project, choice="a", shown_first="a", seconds=seconds
+        )
     client = Client(**IN_GERMAN)
-    client.force_login(member.user)
-    text = client.get("/projects/p/settings/").content.decode()
-    assert 'value="12.5"' in text
-    assert "12,5" not in text
+    client.force_login(owner.user)
+
+    settings_page = client.get("/projects/p/edit/").content.decode()
+    assert 'value="12.5"' in settings_page
+    assert READ_BY_MACHINES.findall(settings_page) == []
+    figures = client.get(f"/projects/p/raters/{rater.pk}/").content.decode()
+    assert "<svg" in figures
+    assert READ_BY_MACHINES.findall(figures) == []
+
+
+@pytest.mark.django_db
+def test_figures_of_a_run_have_a_decimal_comma_and_its_curves_the_point():
+    project = labeled_project(16)
+    owner = MembershipFactory(project=project, role=Membership.Role.OWNER)
+    run = create_run(project, kind="reward", base_model="m", test_share=0.3)
+    share = {"value": 0.84, "low": 0.709, "high": 0.928, "n": 50}
+    figures = {"log_loss": 0.41, "margin": 1.2, "too_long_train": 0, "too_long_test": 0, "n": 50}
+    run.metrics = figures | {"accuracy": share, "longer_wins": share}
+    run.status = run.Status.SUCCEEDED
+    run.save()
+    run.steps.create(step=1, values={"loss": 0.7, "accuracy": 0.5, "margin": 0.1})
+    client = Client(**IN_GERMAN)
+    client.force_login(owner.user)
+
+    text = client.get(f"/projects/{project.slug}/training/runs/{run.pk}/").content.decode()
+
+    assert "0,840" in text
+    assert "[[1, 0.7]]" in text
+    assert READ_BY_MACHINES.findall(text) == []

@@ -177,7 +177,7 @@ def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         messages.warning(
             request,
             _("%(run)s is %(status)s: there is nothing to resume.")
-            % {"run": found, "status": found.get_status_display()},
+            % {"run": found, "status": found.get_status_display().lower()},
         )
     return redirect("training:run", slug, pk)
 

@@ -489,7 +489,7 @@ def test_the_number_of_queries_does_not_grow_with_the_project(django_assert_num_
         work_for(rater, 1)
 
     one_label()  # from here on one is held when the next label begins
-    # Lock the rater, what they hold, texts; the answer: read, close, keep, who listens; then the same as at
+    # Lock the rater, what they hold, texts; the answer: read, close, keep, who listens; then as at
     # first with a lease: take the place, write it down. Three transactions.
     with django_assert_num_queries(18):
         one_label()

@@ -31,6 +31,7 @@ from django.utils.translation import gettext_noop
 from labeling.changes import note_change
 from labeling.events import answered
 from labeling.imports.rows import comparison_hash
+from labeling.leaks import leaks_of
 from labeling.models import (
     Assignment,
     Choice,
@@ -926,6 +927,11 @@ def _keep_better_answer(rater: Rater, comparison: Comparison, text: str) -> None
                 "prompt_id": comparison.prompt_id,
                 "response_a": response,
                 "response_b": worse,
+                "leaks": leaks_of(
+                    comparison.prompt.messages,
+                    (response.messages, response.source),
+                    (worse.messages, worse.source),
+                ),
                 "labels_wanted": 0,
                 "open_places": 0,
             },

@@ -157,6 +157,10 @@ class RowStore:
                     if author
                 }
             )
+            # Whose places change, in one order with everybody else who locks several.
+            known = [g.pk for g in groups if g.pk is not None and (g.votes or g.decisions)]
+            held = Comparison.objects.filter(pk__in=known).order_by("pk")
+            list(held.select_for_update(no_key=True).values_list("pk"))
             answers = self._new_preferences(groups, stored)
             self._create([group for group in groups if group.pk is None], stored)
             for group, _vote, preference in answers:

@@ -94,7 +94,7 @@ def work_for(rater: Rater, n: int = 1, have: Collection[int] = ()) -> list[Assig
     """
     # Two tabs of one rater must not both lease; and a lead may have paused the rater since the
     # request began.
-    rater = _locked(rater)
+    _lock(rater)
     project = rater.project
     held = list(
         rater.assignments.filter(state=State.LEASED)
@@ -439,7 +439,7 @@ def revise_preference(
 @transaction.atomic
 def release(rater: Rater, assignment_ids: Iterable[int] | None = None) -> int:
     """Give back what the rater holds, or these of it; how many. They may come to them again."""
-    _locked(rater)
+    _lock(rater)
     held = rater.assignments.filter(state=State.LEASED)
     if assignment_ids is not None:
         named = Q(pk__in=list(assignment_ids))
@@ -518,7 +518,7 @@ def resume_rater(rater: Rater, actor: Any) -> None:
 @transaction.atomic
 def requalify(rater: Rater, actor: Any) -> None:
     """Ask the rater the training and qualification sets again; earlier answers are superseded."""
-    _locked(rater)
+    _lock(rater)
     entrance = Purpose.TRAINING, Purpose.QUALIFICATION
     rater.preferences.current().filter(comparison__purpose__in=entrance).update(
         superseded_at=timezone.now()
@@ -541,7 +541,7 @@ def let_in(rater: Rater, actor: Any) -> None:
 @transaction.atomic
 def delete_rater(rater: Rater) -> None:
     """Delete a rater with all their answers; the places of those are open again."""
-    _locked(rater)
+    _lock(rater)
     concerned = Comparison.objects.filter(assignments__rater=rater) | Comparison.objects.filter(
         preferences__rater=rater
     )
@@ -592,10 +592,12 @@ def lock_people(project: Project) -> None:
     list(people.select_for_update(no_key=True).values_list("pk"))
 
 
-def _locked(rater: Rater) -> Rater:
-    """The rater with the project, read anew and locked until the transaction ends."""
-    locked = Rater.objects.select_for_update(no_key=True, of=("self",)).select_related("project")
-    return locked.get(pk=rater.pk)
+def _lock(rater: Rater) -> None:
+    """Lock the rater until the transaction ends, and read anew what a lead may have changed."""
+    locked = Rater.objects.select_for_update(no_key=True).filter(pk=rater.pk)
+    rater.paused_at, rater.qualified_at, rater.disqualified_at = locked.values_list(
+        "paused_at", "qualified_at", "disqualified_at"
+    ).get()
 
 
 def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignment]:
@@ -653,7 +655,7 @@ TAKE_NEXT = """
     UPDATE labeling_comparison SET open_places = open_places - 1
     WHERE open_places > 0 AND id = (
         SELECT c.id FROM labeling_comparison AS c
-        WHERE c.project_id = %(project)s AND c.open_places > 0 AND c.random_key {side} %(share)s
+        WHERE c.project_id = %(project)s AND c.open_places > 0 AND {in_stream}
             AND NOT EXISTS (
                 SELECT 1 FROM labeling_assignment AS given
                 WHERE given.comparison_id = c.id AND given.rater_id = %(rater)s
@@ -683,7 +685,9 @@ def _take_next(rater: Rater, share: float, stream: str) -> tuple[int, int | None
     # SQLite this transaction already holds the only write lock.
     may_skip = connection.features.has_select_for_update_skip_locked
     sql = TAKE_NEXT.format(
-        side="<" if is_audit else ">=",
+        # The plus keeps SQLite from reading the index of the audit stream, and then sorting, for
+        # the queue too.
+        in_stream="c.random_key < %(share)s" if is_audit else "+c.random_key >= %(share)s",
         order="c.random_key" if is_audit else "c.priority DESC, c.open_places, c.random_key DESC",
         lock="FOR NO KEY UPDATE SKIP LOCKED" if may_skip else "",
     )
@@ -838,10 +842,12 @@ def _repeat(rater: Rater) -> Assignment | None:
 
 def _limit_reached(rater: Rater, project: Project, n_held: int) -> str | None:
     """ "limit" or "day_limit" if the rater may not be given more, else None."""
+    limit = rater.label_limit or project.labels_per_rater
+    if limit is None and project.labels_per_day is None:
+        return None
     answered = rater.assignments.filter(
         state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT]
     )
-    limit = rater.label_limit or project.labels_per_rater
     if limit is not None and answered.count() + n_held >= limit:
         return "limit"
     if project.labels_per_day is not None:

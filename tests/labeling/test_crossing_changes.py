@@ -12,7 +12,7 @@ import pytest
 N_COMPARISONS, WANTED = 40, 2
 SETUP = f"""
 import django; django.setup()
-from tests.factories import ComparisonFactory, ProjectFactory, UserFactory
+from tests.factories import ComparisonFactory, ProjectFactory, RaterFactory, UserFactory
 from labeling.models import Webhook
 project = ProjectFactory(slug="rush", audit_share=0.3, check_share=0.1, repeat_share=0.1)
 for n in range({N_COMPARISONS}):
@@ -22,6 +22,8 @@ for n in range({N_COMPARISONS}):
 # Who answers also locks the comparison, to tell of it.
 Webhook.objects.create(project=project, url="https://example.org/", events=["comparison.completed"])
 UserFactory(username="lead")
+for number in (0, 1, 100, 101):
+    RaterFactory(project=project, name=f"player-{{number}}")
 """
 LEADS = """
 import django; django.setup()

@@ -158,6 +158,10 @@ class RowStore:
             }
             voters = {(vote.kind, vote.rater) for g in groups for _i, vote in g.votes}
             self.raters.find_own(voters | authors)
+            # Whose places change, in one order with everybody else who locks several.
+            counted = [g.pk for g in groups if g.pk is not None and (g.votes or g.decisions)]
+            held = Comparison.objects.filter(pk__in=counted).order_by("pk")
+            list(held.select_for_update(no_key=True).values_list("pk"))
             known = self._known_answers(groups, stored)
             voters = {(vote.kind, vote.rater) for g in groups for _i, vote in g.votes}
             self.raters.learn(voters | authors)

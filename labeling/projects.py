@@ -5,6 +5,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 from django.forms.models import model_to_dict
+from django.utils.translation import gettext_noop
 
 from labeling.assignment import count_places
 from labeling.changes import note_change
@@ -53,7 +54,7 @@ def make_project(project: Project, owner: Any, members_of: Project | None = None
             )
         )
     after = {"from": members_of.slug} if members_of is not None else {}
-    note_change(project, owner, "make project", project, after=after)
+    note_change(project, owner, gettext_noop("make project"), project, after=after)
     return project
 
 
@@ -62,7 +63,9 @@ def keep_settings(project: Project, before: dict[str, Any], actor: Any) -> None:
     """Save changed settings and note what they were; `before` comes from `settings_of`."""
     project.save()
     after = settings_of(project) | {"name": project.name}
-    note_change(project, actor, "change settings", project, before=before, after=after)
+    note_change(
+        project, actor, gettext_noop("change settings"), project, before=before, after=after
+    )
 
 
 def wanting(project: Project, n_labels: int) -> QuerySet[Comparison]:

@@ -64,7 +64,8 @@ class Comparisons(ListAPIView):
         given = RowsSerializer(data=request.data)
         given.is_valid(raise_exception=True)
         wanted = given.validated_data.get("labels_per_comparison")
-        rows, stored = store_records(request.project, given.validated_data["rows"], wanted)
+        records = given.validated_data["rows"]
+        rows, stored = store_records(request.project, records, wanted, actor=request.user)
         body = {
             "created": stored.created,
             "duplicates": stored.duplicates,

@@ -282,7 +282,9 @@ function take(html, entry) {
   const state = news.querySelector("[data-state]");
   if (!state) return; // a page of another kind: nothing in it is for us
   const { refused, today, back, graded } = state.dataset;
-  document.querySelector("[data-today]:not([data-state])").textContent = today;
+  const counter = document.querySelector("[data-today]:not([data-state])");
+  counter.dataset.today = today ?? Number(counter.dataset.today) + 1;
+  counter.textContent = Number(counter.dataset.today).toLocaleString(document.documentElement.lang);
   if (refused && entry) notKept(entry, refused);
   if (graded === "passed") notice("graded", "ok", say.sayGradedPassed);
   const held = state.dataset.held.split(",");

@@ -309,6 +309,7 @@ def _cards(
 ) -> HttpResponse:
     """The cards that the page has not got, and what it is to say."""
     have = _have(request)
+    is_one_more = held is not None  # an answer: the page adds it to the day's count by itself
     if held is None:
         held = work_for(rater, 1 + AHEAD, have)
     missing = [a for a in held if a.pk not in have]
@@ -317,7 +318,8 @@ def _cards(
         "project": project,
         "held": held,
         "cards": [make_card(project, a, earlier.get(a.pk)) for a in missing],
-        "n_today": done_today(rater),
+        "is_one_more": is_one_more,
+        "n_today": None if is_one_more else done_today(rater),
         "empty": None if held else _empty(rater),
         "back": back,
         "feedback": feedback,
@@ -367,7 +369,7 @@ def _as_shown(choice: str, strength: int | None, left: str) -> dict[str, Any]:
 
 def _named_assignment(rater: Rater, named: dict[str, Any]) -> Assignment | None:
     """The assignment that a form names; by its comparison alone, the one still in hand."""
-    of_rater = rater.assignments.select_related("comparison").filter(comparison=named["comparison"])
+    of_rater = rater.assignments.filter(comparison=named["comparison"])
     if named["assignment"] is not None:
         return of_rater.filter(pk=named["assignment"]).first()
     in_hand = {a.state: a for a in of_rater.order_by("-pk")}

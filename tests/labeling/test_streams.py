@@ -30,7 +30,6 @@ from labeling.models import (
     Change,
     Comparison,
     Preference,
-    Project,
     RepeatAnswer,
     Response,
     ResponseSet,
@@ -301,7 +300,7 @@ def test_a_repeat_is_undone_like_any_answer():
     ComparisonFactory.create_batch(REPEAT_AFTER + 2, project=project)
     rater = RaterFactory(project=project)
     answer_all(rater, at_most=REPEAT_AFTER + 1)
-    Project.objects.update(repeat_share=1)
+    rater.project.repeat_share = 1
     repeat = next_comparison(rater)
     assert repeat.stream == "repeat"
     record_preference(rater, repeat.comparison, "tie", assignment_id=repeat.pk)
@@ -490,10 +489,10 @@ def test_the_number_of_queries_does_not_grow_with_the_project(django_assert_num_
         work_for(rater, 1)
 
     one_label()  # from here on one is held when the next label begins
-    # Lock the rater, what they hold, texts; the answer: read, close, keep; then the same as at
+    # Lock the rater, what they hold, texts; the answer: read, close, keep, who listens; then as at
     # first with a lease: take the place, write it down. Three transactions.
-    with django_assert_num_queries(17):
+    with django_assert_num_queries(18):
         one_label()
     ComparisonFactory.create_batch(60, project=project, labels_wanted=2)
-    with django_assert_num_queries(17):
+    with django_assert_num_queries(18):
         one_label()

@@ -47,7 +47,9 @@ def create(request: HttpRequest) -> HttpResponse:
         return redirect("labeling:import", project.slug)
     led = projects_of(request.user)
     if not request.user.is_superuser:
-        led = led.filter(memberships__role__in=(Membership.Role.OWNER, Membership.Role.LEAD))
+        # One filter: in two, the role could be another member's.
+        roles = (Membership.Role.OWNER, Membership.Role.LEAD)
+        led = Project.objects.filter(memberships__user=request.user, memberships__role__in=roles)
     context = {"form": form, "copied": copied, "sources": led.order_by("name")}
     return render(request, "labeling/project_form.html", context)
 

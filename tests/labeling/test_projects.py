@@ -272,6 +272,17 @@ def test_a_new_project_starts_from_the_usual_shares():
     assert [form[name].value() for name in shares] == ["10", "5", "3", "80"]
 
 
+def test_only_projects_that_one_leads_are_offered_to_copy():
+    staff = UserFactory(is_staff=True)
+    for role in ("lead", "rater"):
+        project = MembershipFactory(role="owner").project
+        MembershipFactory(project=project, user=staff, role=role)
+    client = Client()
+    client.force_login(staff)
+    sources = client.get("/projects/new/").context["sources"]
+    assert [p.memberships.get(user=staff).role for p in sources] == ["lead"]
+
+
 def test_the_usual_aspects_are_put_into_a_form_that_is_not_finished_without_a_reproach():
     client = Client()
     client.force_login(UserFactory(is_staff=True))

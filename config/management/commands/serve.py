@@ -16,6 +16,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command, get_commands
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
 
 from config.processes import KeepsDying, ProcessTree
 from labeling.reports import libraries_missing
@@ -193,12 +194,17 @@ def web_command(host: str, port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "gunicorn", "config.wsgi:application"),
         *("--bind", f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
-        # Two, where there are two processors; loaded once, and what they share stays shared.
-        *("--worker-class", "gthread", "--workers", str(min(2, os.cpu_count() or 1))),
-        *("--threads", "8", "--preload"),
+        *("--worker-class", "gthread", "--workers", str(web_processes())),
+        # Requests wait better in the server's queue than for each other's processor time or locks.
+        *("--threads", "4", "--preload"),
         *("--timeout", "120", "--graceful-timeout", "2", "--log-level", "warning"),
         "--no-control-socket",
     ]
+
+
+def web_processes() -> int:
+    """Two, where there are two processors; one on SQLite, which lets one write at a time."""
+    return 1 if connection.vendor == "sqlite" else min(2, os.cpu_count() or 1)
 
 
 def worker_command(queue: str, *, concurrency: int) -> list[str]:

@@ -4,14 +4,23 @@ from typing import TYPE_CHECKING
 
 from django.db.models import Count, Max
 
-from labeling.models import Preference, Project, Rater
+from labeling.models import Comparison, Preference, PreferenceQuerySet, Project, Rater
 
 if TYPE_CHECKING:
     from labeling.agreement import Votes
 
 
+def answers_of(project: Project) -> PreferenceQuerySet:
+    """Current answers to the project's work. Comparisons with a known answer, which every rater
+    is given and most get right, would only make agreement look better than it is."""
+    purpose = Comparison.Purpose.WORK
+    return Preference.objects.current().filter(
+        comparison__project=project, comparison__purpose=purpose
+    )
+
+
 def votes_of(project: Project) -> "Votes":
-    """Every current answer of people and judges in the project."""
+    """Every current answer of people and judges to the project's work."""
     import numpy as np  # the page asks the functions below, and serves without numpy
 
     from labeling.agreement import CHOICES, Votes
@@ -22,20 +31,16 @@ def votes_of(project: Project) -> "Votes":
     rater_code = {pk: code for code, (pk, _name, _kind) in enumerate(raters)}
     choice_code = {choice: code for code, choice in enumerate(CHOICES)}
     first_code = {"a": 0, "b": 1, "": -1}
-    rows = (
-        Preference.objects.current()
-        .filter(comparison__project=project)
-        .values_list(
-            "comparison_id",
-            "comparison__prompt_id",
-            "rater_id",
-            "choice",
-            "shown_first",
-            "prob_a_ab",
-            "prob_a_ba",
-            "comparison__response_a__n_chars",
-            "comparison__response_b__n_chars",
-        )
+    rows = answers_of(project).values_list(
+        "comparison_id",
+        "comparison__prompt_id",
+        "rater_id",
+        "choice",
+        "shown_first",
+        "prob_a_ab",
+        "prob_a_ba",
+        "comparison__response_a__n_chars",
+        "comparison__response_b__n_chars",
     )
     # Python tuples of a million votes take ten times the room of the array: never all at once.
     votes = np.fromiter(
@@ -58,7 +63,7 @@ def votes_of(project: Project) -> "Votes":
     return Votes(
         raters=[name for _pk, name, _kind in raters],
         is_judge=np.array([kind == Rater.Kind.JUDGE for _pk, _name, kind in raters], dtype=bool),
-        n_comparisons=project.comparisons.count(),
+        n_comparisons=project.comparisons.work().count(),
         item=np.unique(votes["comparison"], return_inverse=True)[1],
         **{name: votes[name].copy() for name in votes.dtype.names[1:]},
     )
@@ -66,11 +71,7 @@ def votes_of(project: Project) -> "Votes":
 
 def state_of(project: Project) -> tuple[int, int]:
     """How many current answers the project holds, and the key of the newest (0: there is none)."""
-    state = (
-        Preference.objects.current()
-        .filter(comparison__project=project)
-        .aggregate(n=Count("pk"), last=Max("pk"))
-    )
+    state = answers_of(project).aggregate(n=Count("pk"), last=Max("pk"))
     return state["n"], state["last"] or 0
 
 
@@ -79,6 +80,6 @@ def changed_since(project: Project, n_preferences: int, last_preference: int) ->
 
     Keys tell, not times: an imported answer bears the time at which it was given.
     """
-    current = Preference.objects.current().filter(comparison__project=project)
+    current = answers_of(project)
     n_new = current.filter(pk__gt=last_preference).count()
     return n_new, n_preferences - (current.count() - n_new)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
 from django.shortcuts import resolve_url
+from django.utils.translation import gettext as _
 
 # Everything comes from our own host: responses are untrusted text, and a page must work offline.
 POLICY = (
@@ -40,7 +41,7 @@ def sign_in_is_a_page(
         location = response.headers.get("Location", "").partition("?")[0]
         if not request.htmx or location != resolve_url(settings.LOGIN_URL):
             return response
-        refused = HttpResponseForbidden("You are signed out.", content_type="text/plain")
+        refused = HttpResponseForbidden(_("You are signed out."), content_type="text/plain")
         if request.method == "GET":
             refused.headers["HX-Refresh"] = "true"
         return refused

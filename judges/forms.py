@@ -6,6 +6,9 @@ from typing import Any
 
 from django import forms
 from django.db.models import Max, Min
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
+from django.utils.translation import ngettext
 
 from judges.ml.config import PREAMBLE, Exemplar, JudgeRecipe, recipe_from
 from judges.models import JudgeVersion
@@ -30,70 +33,79 @@ RECIPE_FIELDS = (
 class JudgeForm(forms.Form):
     """Make a judge, or with `version` change one: the change becomes a version of its own."""
 
-    name = forms.CharField(max_length=100, help_text="How the judge is called on every page.")
+    name = forms.CharField(
+        max_length=100, help_text=_lazy("How the judge is called on every page.")
+    )
     model = forms.CharField(
         max_length=500,
         widget=forms.TextInput(attrs={"list": "stored-models", "spellcheck": "false"}),
-        help_text="A name in the storage's models folder, a folder on the worker's machine, or a "
-        "hub id such as <code>Qwen/Qwen2.5-0.5B-Instruct</code>. Weights are read as safetensors "
-        "only.",
+        help_text=_lazy(
+            "A name in the storage's models folder, a folder on the worker's machine, or a hub id "
+            "such as <code>Qwen/Qwen2.5-0.5B-Instruct</code>. Weights are read as safetensors only."
+        ),
     )
     mode = forms.ChoiceField(
-        label="How it judges",
+        label=_lazy("How it judges"),
         choices=[
-            ("rationale", "Explain first, then answer"),
-            ("direct", "Answer at once (faster)"),
+            ("rationale", _lazy("Explain first, then answer")),
+            ("direct", _lazy("Answer at once (faster)")),
         ],
     )
     preamble = forms.CharField(
         required=False,
         widget=forms.Textarea(attrs={"rows": 7}),
         strip=False,
-        help_text="Stands before every question: what makes a response better.",
+        help_text=_lazy("Stands before every question: what makes a response better."),
     )
     exemplars = forms.CharField(
         required=False,
-        label="Exemplars",
-        help_text="Numbers of comparisons with a reference answer, to be shown before the question "
-        "with that answer: <code>12, 40</code>. Few judges need any.",
+        label=_lazy("Exemplars"),
+        help_text=_lazy(
+            "Numbers of comparisons with a reference answer, to be shown before the question "
+            "with that answer: <code>12, 40</code>. Few judges need any."
+        ),
     )
-    keep_exemplars = forms.BooleanField(required=False, label="Keep the exemplars it has")
-    rationale_request = forms.CharField(label="Request for the rationale", max_length=500)
+    keep_exemplars = forms.BooleanField(required=False, label=_lazy("Keep the exemplars it has"))
+    rationale_request = forms.CharField(label=_lazy("Request for the rationale"), max_length=500)
     max_rationale_tokens = forms.IntegerField(
-        label="Longest rationale, in tokens", min_value=1, max_value=4096
+        label=_lazy("Longest rationale, in tokens"), min_value=1, max_value=4096
     )
     ending = forms.CharField(
         max_length=100,
-        help_text='The next token after it is the answer, "1" or "2".',
+        help_text=_lazy('The next token after it is the answer, "1" or "2".'),
     )
     min_answer_mass = forms.FloatField(
-        label="Least answer mass",
+        label=_lazy("Least answer mass"),
         min_value=0,
         max_value=1,
         widget=forms.NumberInput(attrs={"step": "0.05"}),
-        help_text="With less probability on the two answers together a verdict is unparsed.",
+        help_text=_lazy("With less probability on the two answers together a verdict is unparsed."),
     )
     max_context = forms.IntegerField(
-        label="Context, in tokens",
+        label=_lazy("Context, in tokens"),
         min_value=0,
-        help_text="0 is all that the model can read. A prompt that is too long loses its oldest "
-        "turns; responses are never cut.",
+        help_text=_lazy(
+            "0 is all that the model can read. A prompt that is too long loses its oldest "
+            "turns; responses are never cut."
+        ),
     )
     chat = forms.ChoiceField(
-        label="Chat template",
-        choices=[("auto", "Use the model's, if it has one"), ("never", "Plain text")],
+        label=_lazy("Chat template"),
+        choices=[("auto", _lazy("Use the model's, if it has one")), ("never", _lazy("Plain text"))],
     )
     dtype = forms.ChoiceField(
-        label="Weights",
+        label=_lazy("Weights"),
         choices=[
-            ("auto", "Chosen by the machine"),
+            ("auto", _lazy("Chosen by the machine")),
             ("float32", "float32"),
             ("bfloat16", "bfloat16"),
             ("float16", "float16"),
         ],
     )
     load_in_4bit = forms.BooleanField(
-        required=False, label="Load in 4 bits", help_text="NF4: about a quarter of the memory."
+        required=False,
+        label=_lazy("Load in 4 bits"),
+        help_text=_lazy("NF4: about a quarter of the memory."),
     )
 
     def __init__(
@@ -115,7 +127,9 @@ class JudgeForm(forms.Form):
             del self.fields["name"]
         if self.base.exemplars:
             n = len(self.base.exemplars)
-            self.fields["keep_exemplars"].label = f"Keep the {n} exemplar{'s'[: n > 1]} it has"
+            self.fields["keep_exemplars"].label = ngettext(
+                "Keep the %(n)s exemplar it has", "Keep the %(n)s exemplars it has", n
+            ) % {"n": n}
         else:
             del self.fields["keep_exemplars"]
 
@@ -131,7 +145,7 @@ class JudgeForm(forms.Form):
     def clean_name(self) -> str:
         name = self.cleaned_data["name"]
         if self.project.judges.filter(name=name).exists():
-            raise forms.ValidationError("The project has a judge of this name.")
+            raise forms.ValidationError(_("The project has a judge of this name."))
         return name
 
     def clean_model(self) -> str:
@@ -145,7 +159,7 @@ class JudgeForm(forms.Form):
         """The named comparisons as exemplars; every other one shows its better response second."""
         numbers = [int(number) for number in re.findall(r"\d+", self.cleaned_data["exemplars"])]
         if re.sub(r"[\d,;\s]", "", self.cleaned_data["exemplars"]):
-            raise forms.ValidationError("Write numbers with commas between them.")
+            raise forms.ValidationError(_("Write numbers with commas between them."))
         known = (
             Comparison.objects.filter(
                 project=self.project, pk__in=numbers, gold__in=[Choice.A, Choice.B]
@@ -156,7 +170,8 @@ class JudgeForm(forms.Form):
         missing = [str(number) for number in numbers if number not in known]
         if missing:
             raise forms.ValidationError(
-                f"No comparison of this project with a reference answer: {', '.join(missing)}."
+                _("No comparison of this project with a reference answer: %(numbers)s.")
+                % {"numbers": ", ".join(missing)}
             )
         exemplars = []
         for place, number in enumerate(dict.fromkeys(numbers)):
@@ -217,11 +232,13 @@ class TrialForm(forms.Form):
         if number is not None:
             comparison = comparisons.filter(pk=number).first()
             if comparison is None:
-                raise forms.ValidationError(f"The project has no comparison number {number}.")
+                raise forms.ValidationError(
+                    _("The project has no comparison number %(number)s.") % {"number": number}
+                )
             return comparison
         ends = comparisons.aggregate(first=Min("pk"), last=Max("pk"))
         if ends["first"] is None:
-            raise forms.ValidationError("The project has no comparisons yet.")
+            raise forms.ValidationError(_("The project has no comparisons yet."))
         # Any will do, and sorting a million rows at random to draw one would take its time.
         place = random.randint(ends["first"], ends["last"])  # noqa: S311
         return comparisons.filter(pk__gte=place).order_by("pk").first()

@@ -10,6 +10,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from judges.ml.config import JudgeRecipe, ModelUnusable, recipe_from, recipe_values
 from judges.ml.verdict import read_both_orders
@@ -65,6 +66,11 @@ def _new_rater(project: Project, name: str) -> Rater:
     return Rater.objects.create(project=project, kind=Rater.Kind.JUDGE, name=free)
 
 
+def already_at_work(version: JudgeVersion, active: JudgeRun) -> str:
+    words = {"version": version, "run": active.pk, "status": active.get_status_display().lower()}
+    return _("%(version)s is at work already: run %(run)s is %(status)s.") % words
+
+
 def waiting_for(version: JudgeVersion) -> QuerySet[Comparison]:
     """Comparisons of the project that this version has not judged, in random order.
 
@@ -109,7 +115,7 @@ def new_run(version: JudgeVersion, limit: int | None = None, user: Any = None) -
     JudgeVersion.objects.select_for_update().get(pk=version.pk)  # one new run at a time
     active = version.runs.active().first()
     if active is not None:
-        raise RunActive(f"{version} is at work already: run {active.pk} is {active.status}.")
+        raise RunActive(already_at_work(version, active))
     n_waiting = waiting_for(version).count()
     return JudgeRun.objects.create(
         version=version,
@@ -128,7 +134,7 @@ def requeue(run: JudgeRun) -> bool:
     JudgeVersion.objects.select_for_update().get(pk=run.version_id)
     active = run.version.runs.active().first()
     if active is not None:
-        raise RunActive(f"{run.version} is at work already: run {active.pk} is {active.status}.")
+        raise RunActive(already_at_work(run.version, active))
     return run.requeue()
 
 

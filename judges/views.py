@@ -6,6 +6,7 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -89,9 +90,14 @@ def edit(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
             project, judge.name, form.cleaned_data["model"], form.recipe, request.user
         )
         if made:
-            messages.success(request, f"This is version {version.number} now, a rater of its own.")
+            messages.success(
+                request, _("This is version %(n)s now, a rater of its own.") % {"n": version.number}
+            )
         else:
-            messages.info(request, f"Nothing is new: these are the settings of {version}.")
+            messages.info(
+                request,
+                _("Nothing is new: these are the settings of %(version)s.") % {"version": version},
+            )
         return redirect("judges:judge", slug, pk)
     return _form_page(request, project, form, judge=judge)
 
@@ -148,7 +154,7 @@ def launch(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         messages.warning(request, str(error))
         return redirect("judges:run", slug, version.runs.active().latest("pk").pk)
     if not run.n_total:
-        messages.info(request, f"{version} has nothing left to judge.")
+        messages.info(request, _("%(version)s has nothing left to judge.") % {"version": version})
         return redirect("judges:judge", slug, pk)
     return redirect("judges:run", slug, run.pk)
 

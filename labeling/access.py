@@ -5,6 +5,7 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.db.models import F
 from django.http import Http404
+from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.models import Membership, Project, Rater
 
@@ -28,6 +29,13 @@ def permissions(user: Any, project: Project) -> frozenset[str]:
     return PERMISSIONS[membership.role] if membership else frozenset()
 
 
+REFUSED = {
+    "label": _lazy("Your role in this project does not allow you to label."),
+    "view": _lazy("Your role in this project does not allow you to view."),
+    "lead": _lazy("Your role in this project does not allow you to lead."),
+}
+
+
 def project_for(user: Any, slug: str, to: str | None = None) -> Project:
     """The project, if the user may do `to` ("label", "view", "lead"; None: any member) in it.
 
@@ -39,7 +47,7 @@ def project_for(user: Any, slug: str, to: str | None = None) -> Project:
     if project is None or not may:
         raise Http404("No such project.")
     if to is not None and to not in may:
-        raise PermissionDenied(f"Your role in this project does not allow you to {to}.")
+        raise PermissionDenied(REFUSED[to])
     project.may = may  # for templates: which links to show
     return project
 

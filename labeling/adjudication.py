@@ -6,6 +6,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
 from labeling.changes import note_change
 from labeling.models import Choice, Comparison, Decision
@@ -32,7 +33,7 @@ def decide(
     note_change(
         comparison.project,
         user,
-        "decide",
+        gettext_noop("decide"),
         comparison,
         before=_said(former),
         after={**_said(decision), "comparisons": [comparison.pk]},
@@ -48,7 +49,7 @@ def withdraw_decision(comparison: Comparison, user: Any) -> None:
         note_change(
             comparison.project,
             user,
-            "withdraw decision",
+            gettext_noop("withdraw decision"),
             comparison,
             before=_said(former),
             after={"comparisons": [comparison.pk]},

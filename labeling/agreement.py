@@ -32,6 +32,7 @@ from typing import Any
 import evalica
 import numpy as np
 import pandas as pd
+from django.utils.translation import gettext_noop
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
@@ -191,8 +192,10 @@ def krippendorff_alpha(
         return _refused(why, n=len(counts))
     if np.count_nonzero(counts.sum(axis=0)) == 1:
         return _refused(
-            "Everybody gave the same answer everywhere: there is no disagreement that chance "
-            "could have made, so agreement beyond chance is not defined.",
+            gettext_noop(
+                "Everybody gave the same answer everywhere: there is no disagreement that chance "
+                "could have made, so agreement beyond chance is not defined."
+            ),
             n=len(counts),
         )
     result = evalica.alpha(pd.DataFrame(_units(counts)), distance="nominal")
@@ -233,7 +236,7 @@ def fleiss_kappa(counts: np.ndarray, prompt: np.ndarray | None = None) -> Figure
     usual = int(np.bincount(votes[votes >= 2]).argmax())
     counts, prompt = _with_votes(counts, prompt, votes == usual)
     if np.count_nonzero(counts.sum(axis=0)) == 1:
-        return _refused("Everybody gave the same answer everywhere.", n=len(counts))
+        return _refused(gettext_noop("Everybody gave the same answer everywhere."), n=len(counts))
     return {
         "value": float(statsmodels_fleiss(counts, method="fleiss")),
         **_bootstrap(_alpha_parts(counts), prompt, _fleiss_kappas),
@@ -252,7 +255,9 @@ def _with_votes(
 def _why_no_agreement(counts: np.ndarray) -> str:
     if len(counts):
         return ""
-    return "No comparison has votes of two people yet, so there is nothing to compare."
+    return gettext_noop(
+        "No comparison has votes of two people yet, so there is nothing to compare."
+    )
 
 
 def _units(counts: np.ndarray) -> np.ndarray:
@@ -347,7 +352,9 @@ def kappa_of_pairs(votes: Votes, on_row: Callable[[], None] = lambda: None) -> l
             "agreement": float(agree[i]),
         }
         if np.isnan(kappas[i]):
-            row["why"] = "Both gave one and the same answer everywhere: chance explains it all."
+            row["why"] = gettext_noop(
+                "Both gave one and the same answer everywhere: chance explains it all."
+            )
         else:
             row["value"] = float(kappas[i])
             if len(found) < MANY_PAIRS:
@@ -485,7 +492,9 @@ def one_against_the_others(votes: Votes) -> dict[str, Figure]:
             same = reference[kept] == votes.choice[kept]
             figures[key] = _share(votes.prompt[kept], same)
         else:
-            figures[key] = _refused("No comparison has votes of two people that allow it.", n=0)
+            figures[key] = _refused(
+                gettext_noop("No comparison has votes of two people that allow it."), n=0
+            )
     return figures
 
 
@@ -502,7 +511,9 @@ def _against_reference(judge: Votes, reference: np.ndarray, kept: np.ndarray) ->
             "agreement": None,
             "kappa": None,
             "n": 0,
-            "why": "The judge and an untied majority of people share no such comparison.",
+            "why": gettext_noop(
+                "The judge and an untied majority of people share no such comparison."
+            ),
         }
     share = _share(prompt, reference == verdict)
     figure: Figure = {
@@ -517,7 +528,9 @@ def _against_reference(judge: Votes, reference: np.ndarray, kept: np.ndarray) ->
     if "why_no_interval" in share:
         figure["agreement_why_no_interval"] = share["why_no_interval"]
     if len(np.unique(np.concatenate([reference, verdict]))) == 1:
-        figure["why"] = "People and the judge gave one and the same answer everywhere."
+        figure["why"] = gettext_noop(
+            "People and the judge gave one and the same answer everywhere."
+        )
     else:
         figure["kappa"] = float(cohen_kappa_score(reference, verdict))
         interval = _kappa_interval(reference, verdict, prompt)
@@ -534,7 +547,7 @@ def position_consistency(votes: Votes) -> Figure:
     """
     both = ~np.isnan(votes.prob_a_ab) & ~np.isnan(votes.prob_a_ba) & (votes.choice != UNPARSED)
     if not both.any():
-        return _refused("No verdict of this judge holds both orders of showing.", n=0)
+        return _refused(gettext_noop("No verdict of this judge holds both orders of showing."), n=0)
     same = (votes.prob_a_ab[both] - 0.5) * (votes.prob_a_ba[both] - 0.5) > 0
     return _share(votes.prompt[both], same)
 
@@ -570,7 +583,7 @@ def position_preference(votes: Votes) -> Figure:
     showings = (to_first != 0.5).astype(np.int64)
     to_first = (to_first == 1).astype(np.int64)
     if not showings.sum():
-        return _refused("No decided vote whose order of showing was recorded.", n=0)
+        return _refused(gettext_noop("No decided vote whose order of showing was recorded."), n=0)
     figure = _share(prompt, to_first, showings)
     both = ab & ba
     # The place that each order names: the first (1), the second (−1), neither (0).
@@ -682,7 +695,9 @@ def _bootstrap(
     values = statistic(_resampled_sums(per_prompt))
     values = values[~np.isnan(values)]
     if not len(values) or np.ptp(values) < 1e-12:
-        return _no_interval("Every resample gives the same value, so none shows how far it varies.")
+        return _no_interval(
+            gettext_noop("Every resample gives the same value, so none shows how far it varies.")
+        )
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return {"low": float(low), "high": float(high)}

@@ -26,6 +26,7 @@ from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from labeling.changes import note_change
 from labeling.events import answered
@@ -474,7 +475,9 @@ def pause_rater(rater: Rater, actor: Any) -> None:
     """Give the rater no more work, and put what they hold back into the queue."""
     if Rater.objects.filter(pk=rater.pk, paused_at=None).update(paused_at=timezone.now()):
         n_returned = release(rater)
-        note_change(rater.project, actor, "pause rater", rater, after={"returned": n_returned})
+        note_change(
+            rater.project, actor, gettext_noop("pause rater"), rater, after={"returned": n_returned}
+        )
     rater.refresh_from_db()
 
 
@@ -482,7 +485,7 @@ def pause_rater(rater: Rater, actor: Any) -> None:
 def resume_rater(rater: Rater, actor: Any) -> None:
     """Let a paused rater work again."""
     if Rater.objects.filter(pk=rater.pk).exclude(paused_at=None).update(paused_at=None):
-        note_change(rater.project, actor, "resume rater", rater)
+        note_change(rater.project, actor, gettext_noop("resume rater"), rater)
     rater.refresh_from_db()
 
 
@@ -497,7 +500,7 @@ def requalify(rater: Rater, actor: Any) -> None:
     Rater.objects.filter(pk=rater.pk).update(qualified_at=None, disqualified_at=None)
     release(rater)
     rater.refresh_from_db()
-    note_change(rater.project, actor, "ask for qualification again", rater)
+    note_change(rater.project, actor, gettext_noop("ask for qualification again"), rater)
 
 
 @transaction.atomic
@@ -505,7 +508,7 @@ def let_in(rater: Rater, actor: Any) -> None:
     """Give the rater real work, whatever the qualification says."""
     Rater.objects.filter(pk=rater.pk).update(qualified_at=timezone.now(), disqualified_at=None)
     rater.refresh_from_db()
-    note_change(rater.project, actor, "let rater in", rater)
+    note_change(rater.project, actor, gettext_noop("let rater in"), rater)
 
 
 @transaction.atomic
@@ -545,7 +548,7 @@ def set_purpose(
         note_change(
             project,
             actor,
-            "change purpose",
+            gettext_noop("change purpose"),
             f"{len(pks)} comparisons",
             after={"purpose": purpose, "comparisons": pks[:100]},
         )

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.aggregation import (
     CLASSES,
@@ -58,17 +59,17 @@ AGGREGATES = ("votes", "majority", "dawid-skene", "soft")
 SUFFIXES = {"csv": ".csv", "parquet": ".parquet", "label-studio": ".json"}  # others .jsonl
 CHUNK = 500
 LEFT_OUT = {
-    "gold_set": "comparisons of training, qualification and check sets",
-    "gold": "control questions with a known answer",
-    "ties": "ties",
-    "disputed": "disputed: no choice has the most votes",
-    "both_bad": "both responses bad",
-    "unparsed": "only unreadable AI verdicts",
-    "unlabeled": "without a label of this kind",
-    "same_text": "both responses have the same text",
-    "ai_verdicts": "verdicts of AI judges: labels of people were asked for",
-    "human_preferences": "answers of people: labels of AI judges were asked for",
-    "unparsed_verdicts": "unreadable AI verdicts: this form has no place for them",
+    "gold_set": _lazy("comparisons of training, qualification and check sets"),
+    "gold": _lazy("control questions with a known answer"),
+    "ties": _lazy("ties"),
+    "disputed": _lazy("disputed: no choice has the most votes"),
+    "both_bad": _lazy("both responses bad"),
+    "unparsed": _lazy("only unreadable AI verdicts"),
+    "unlabeled": _lazy("without a label of this kind"),
+    "same_text": _lazy("both responses have the same text"),
+    "ai_verdicts": _lazy("verdicts of AI judges: labels of people were asked for"),
+    "human_preferences": _lazy("answers of people: labels of AI judges were asked for"),
+    "unparsed_verdicts": _lazy("unreadable AI verdicts: this form has no place for them"),
 }
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
 from labeling.changes import note_change
 from labeling.models import Flag
@@ -15,7 +16,7 @@ def resolve_flag(flag: Flag, user: Any) -> None:
     if Flag.objects.filter(pk=flag.pk, resolved_at=None).update(
         resolved_at=timezone.now(), resolved_by=user
     ):
-        _note(flag, user, "resolve flag")
+        _note(flag, user, gettext_noop("resolve flag"))
 
 
 @transaction.atomic
@@ -23,7 +24,7 @@ def reopen_flag(flag: Flag, user: Any) -> None:
     """Take a resolved flag up again."""
     resolved = Flag.objects.filter(pk=flag.pk).exclude(resolved_at=None)
     if resolved.update(resolved_at=None, resolved_by=None):
-        _note(flag, user, "reopen flag")
+        _note(flag, user, gettext_noop("reopen flag"))
 
 
 def _note(flag: Flag, user: Any, action: str) -> None:

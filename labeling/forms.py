@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from django import forms
 from django.contrib.auth import get_user_model
 from django.contrib.auth.forms import BaseUserCreationForm
+from django.contrib.humanize.templatetags.humanize import intcomma
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
@@ -41,8 +42,10 @@ def check_model_name(name: str, user: Any) -> None:
     """
     if names_a_path(name) and not user.is_superuser:
         raise forms.ValidationError(
-            "Only an administrator names a path. Give a model of this project, a folder under "
-            "models/ in the storage folder, or a hub id."
+            _(
+                "Only an administrator names a path. Give a model of this project, a folder under "
+                "models/ in the storage folder, or a hub id."
+            )
         )
 
 
@@ -290,7 +293,7 @@ class ProjectForm(forms.ModelForm):
                         "%(n)s comparisons want %(old)d. Shall they want %(new)d from now on?",
                         self.n_following,
                     )
-                    % {"n": f"{self.n_following:,}", "old": self.labels_before, "new": new},
+                    % {"n": intcomma(self.n_following), "old": self.labels_before, "new": new},
                 )
         return cleaned
 
@@ -517,7 +520,7 @@ class RankingForm(forms.Form):
 
 class UploadForm(forms.Form):
     file = forms.FileField(
-        label="File",
+        label=_lazy("File"),
         widget=forms.ClearableFileInput(attrs={"accept": ".jsonl,.json,.csv,.parquet,.gz"}),
     )
 
@@ -526,20 +529,20 @@ class ImportForm(forms.Form):
     """How an uploaded file is to be read."""
 
     format = forms.ChoiceField(
-        choices=[("auto", "as recognised"), *((name, name) for name in FORM_NAMES)],
-        label="Form of the file",
+        choices=[("auto", _lazy("as recognised")), *((name, name) for name in FORM_NAMES)],
+        label=_lazy("Form of the file"),
     )
     labels = forms.ChoiceField(
-        choices=[("human", "people"), ("ai", "an AI judge")],
-        label="Unnamed labels are by",
-        help_text="A file may say which response is better and not who said so.",
+        choices=[("human", _lazy("people")), ("ai", _lazy("an AI judge"))],
+        label=_lazy("Unnamed labels are by"),
+        help_text=_lazy("A file may say which response is better and not who said so."),
     )
-    rater = forms.CharField(max_length=189, label="Kept under the name")
+    rater = forms.CharField(max_length=189, label=_lazy("Kept under the name"))
     labels_per_comparison = forms.IntegerField(
         min_value=1,
         max_value=100,
-        label="Labels wanted per comparison",
-        help_text="Of people; those that come with the file count.",
+        label=_lazy("Labels wanted per comparison"),
+        help_text=_lazy("Of people; those that come with the file count."),
     )
     known_answers = forms.ChoiceField(
         choices=[

@@ -14,6 +14,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from labeling.changes import note_change
 from labeling.models import Invitation, Membership, Project
@@ -42,7 +43,13 @@ def invite(project: Project, role: str, actor: Any, *, days: int = 7, uses: int 
             expires_at=timezone.now() + timedelta(days=days),
             uses_left=uses,
         )
-        note_change(project, actor, "invite", Role(role).label, after={"days": days, "uses": uses})
+        note_change(
+            project,
+            actor,
+            gettext_noop("invite"),
+            Role(role).label,
+            after={"days": days, "uses": uses},
+        )
     return token
 
 
@@ -52,7 +59,10 @@ def revoke(invitation: Invitation, actor: Any) -> None:
         open_ones = Invitation.objects.filter(pk=invitation.pk, revoked_at=None)
         if open_ones.update(revoked_at=timezone.now()):
             note_change(
-                invitation.project, actor, "revoke invitation", invitation.get_role_display()
+                invitation.project,
+                actor,
+                gettext_noop("revoke invitation"),
+                invitation.get_role_display(),
             )
 
 
@@ -117,7 +127,7 @@ def accept(token: str, user: Any) -> Membership:
     note_change(
         project,
         user,
-        "accept invitation",
+        gettext_noop("accept invitation"),
         user,
         before={"role": before},
         after={"role": invitation.role},

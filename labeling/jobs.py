@@ -18,6 +18,7 @@ from django.apps import apps
 from django.conf import settings
 from django.db import DatabaseError, connection, models
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _lazy
 
 logger = logging.getLogger(__name__)
 
@@ -89,12 +90,12 @@ class Job(models.Model):
     """
 
     class Status(models.TextChoices):
-        QUEUED = "queued"
-        RUNNING = "running"
-        SUCCEEDED = "succeeded"
-        FAILED = "failed"
-        CANCELLED = "cancelled"
-        LOST = "lost"
+        QUEUED = "queued", _lazy("Queued")
+        RUNNING = "running", _lazy("Running")
+        SUCCEEDED = "succeeded", _lazy("Succeeded")
+        FAILED = "failed", _lazy("Failed")
+        CANCELLED = "cancelled", _lazy("Cancelled")
+        LOST = "lost", _lazy("Lost")
 
     status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
     created_at = models.DateTimeField(auto_now_add=True)

@@ -5,6 +5,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from labeling.access import permissions
 from labeling.changes import note_change
@@ -47,7 +48,14 @@ def set_role(project: Project, user: Any, role: str | None, actor: Any) -> None:
         project.invitations.filter(created_by=user, revoked_at=None).update(
             revoked_at=timezone.now()
         )
-    note_change(project, actor, "change role", user, before={"role": before}, after={"role": role})
+    note_change(
+        project,
+        actor,
+        gettext_noop("change role"),
+        user,
+        before={"role": before},
+        after={"role": role},
+    )
 
 
 @transaction.atomic
@@ -58,7 +66,7 @@ def set_label_limit(rater: Rater, limit: int | None, actor: Any) -> None:
     note_change(
         rater.project,
         actor,
-        "set label limit",
+        gettext_noop("set label limit"),
         rater,
         before={"label_limit": before},
         after={"label_limit": limit},

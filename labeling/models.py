@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.jobs import Job
 
@@ -19,11 +20,11 @@ Messages = list[dict[str, str]]
 
 
 class Choice(models.TextChoices):
-    A = "a", "A is better"
-    B = "b", "B is better"
-    TIE = "tie", "Equally good"
-    BOTH_BAD = "both_bad", "Both are bad"
-    UNPARSED = "unparsed", "No readable verdict"  # judges only: counted, never dropped
+    A = "a", _lazy("A is better")
+    B = "b", _lazy("B is better")
+    TIE = "tie", _lazy("Equally good")
+    BOTH_BAD = "both_bad", _lazy("Both are bad")
+    UNPARSED = "unparsed", _lazy("No readable verdict")  # judges only: counted, never dropped
 
 
 def random_key() -> float:
@@ -49,83 +50,92 @@ def default_tags() -> list[str]:
 
 class Project(models.Model):
     class Scale(models.TextChoices):
-        SEVEN = "seven", "Seven steps: much, clearly or slightly better, or equal"
-        THREE = "three", "Three answers: left, right or equal"
-        TWO = "two", "Two answers: left or right"
+        SEVEN = "seven", _lazy("Seven steps: much, clearly or slightly better, or equal")
+        THREE = "three", _lazy("Three answers: left, right or equal")
+        TWO = "two", _lazy("Two answers: left or right")
 
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=200)
     guidelines = models.TextField(
         blank=True,
-        help_text="What makes a response better. Markdown; raters see it while they label.",
+        help_text=_lazy("What makes a response better. Markdown; raters see it while they label."),
     )
     labels_per_comparison = models.PositiveSmallIntegerField(
         default=1,
         validators=[MinValueValidator(1), MaxValueValidator(100)],
-        help_text="How many people should judge each comparison.",
+        help_text=_lazy("How many people should judge each comparison."),
     )
 
     # The labeling page
     scale = models.CharField(
-        max_length=10, choices=Scale, default=Scale.SEVEN, help_text="What a rater chooses from."
+        max_length=10,
+        choices=Scale,
+        default=Scale.SEVEN,
+        help_text=_lazy("What a rater chooses from."),
     )
     tags = models.JSONField(
-        default=default_tags, blank=True, help_text="Reasons that a rater picks with a key."
+        default=default_tags, blank=True, help_text=_lazy("Reasons that a rater picks with a key.")
     )
     # [{"name": "honest", "question": "Which response is more honest?"}, …]
     aspects = models.JSONField(
-        default=list, blank=True, help_text="Questions that are asked besides the main one."
+        default=list, blank=True, help_text=_lazy("Questions that are asked besides the main one.")
     )
     better_answers = models.BooleanField(
-        "Raters may write a better answer",
+        _lazy("Raters may write a better answer"),
         default=False,
-        help_text="Kept as a demonstration for training, and as better than both responses.",
+        help_text=_lazy("Kept as a demonstration for training, and as better than both responses."),
     )
     break_after_minutes = models.PositiveSmallIntegerField(
-        "Remind of a break after",
+        _lazy("Remind of a break after"),
         default=50,
-        help_text="Minutes of labeling without a pause; 0: never.",
+        help_text=_lazy("Minutes of labeling without a pause; 0: never."),
     )
 
     # Who is given what
     audit_share = models.FloatField(
-        "Random audit stream",
+        _lazy("Random audit stream"),
         default=0.1,
         validators=[MinValueValidator(0), MaxValueValidator(1)],
-        help_text="Share of comparisons that people judge in random order, whatever the priorities "
-        "are. Statistics that need random labels rest on it.",
+        help_text=_lazy(
+            "Share of comparisons that people judge in random order, whatever the priorities "
+            "are. Statistics that need random labels rest on it."
+        ),
     )
     check_share = models.FloatField(
-        "Gold comparisons mixed in",
+        _lazy("Gold comparisons mixed in"),
         default=0.05,
         validators=[MinValueValidator(0), MaxValueValidator(0.5)],
-        help_text="How often a rater is given a comparison whose answer is known, without a hint.",
+        help_text=_lazy(
+            "How often a rater is given a comparison whose answer is known, without a hint."
+        ),
     )
     repeat_share = models.FloatField(
-        "Repeats with sides exchanged",
+        _lazy("Repeats with sides exchanged"),
         default=0.03,
         validators=[MinValueValidator(0), MaxValueValidator(0.5)],
-        help_text="How often a rater sees a pair of their own again, to measure consistency.",
+        help_text=_lazy(
+            "How often a rater sees a pair of their own again, to measure consistency."
+        ),
     )
     qualification_pass = models.FloatField(
-        "Pass mark of the qualification",
+        _lazy("Pass mark of the qualification"),
         default=0.8,
         validators=[MinValueValidator(0), MaxValueValidator(1)],
-        help_text="Share of right answers that a rater needs before real work.",
+        help_text=_lazy("Share of right answers that a rater needs before real work."),
     )
     labels_per_rater = models.PositiveIntegerField(
-        "Most labels of one rater",
+        _lazy("Most labels of one rater"),
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Empty: no limit.",
+        help_text=_lazy("Empty: no limit."),
     )
     labels_per_day = models.PositiveIntegerField(
-        "Most labels of one rater in a day",
+        _lazy("Most labels of one rater in a day"),
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Empty: no limit. Days begin at midnight UTC.",
+        help_text=_lazy("Empty: no limit. Days begin at midnight UTC."),
     )
     completed_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -141,10 +151,10 @@ class Membership(models.Model):
     """What a person may do in a project."""
 
     class Role(models.TextChoices):
-        OWNER = "owner", "Owner"
-        LEAD = "lead", "Lead"
-        RATER = "rater", "Rater"
-        VIEWER = "viewer", "Viewer"
+        OWNER = "owner", _lazy("Owner")
+        LEAD = "lead", _lazy("Lead")
+        RATER = "rater", _lazy("Rater")
+        VIEWER = "viewer", _lazy("Viewer")
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="memberships")
@@ -259,11 +269,11 @@ class Comparison(models.Model):
     """A prompt with responses A and B, waiting to be judged. A and B are names, never places."""
 
     class Purpose(models.TextChoices):
-        WORK = "work", "Work"
+        WORK = "work", _lazy("Work")
         # The others have a known answer, want no labels, and every rater may be given them.
-        TRAINING = "training", "Training of raters, with feedback"
-        QUALIFICATION = "qualification", "Qualification of raters"
-        CHECK = "check", "Gold, mixed into the work"
+        TRAINING = "training", _lazy("Training of raters, with feedback")
+        QUALIFICATION = "qualification", _lazy("Qualification of raters")
+        CHECK = "check", _lazy("Gold, mixed into the work")
 
     # No index of its own: "comparison_of_project" begins with it.
     project = models.ForeignKey(Project, models.CASCADE, related_name="comparisons", db_index=False)
@@ -336,8 +346,8 @@ class Rater(models.Model):
     """Whoever judges in a project: a person, or one version of a judge."""
 
     class Kind(models.TextChoices):
-        PERSON = "person", "Person"
-        JUDGE = "judge", "AI judge"
+        PERSON = "person", _lazy("Person")
+        JUDGE = "judge", _lazy("AI judge")
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="raters")
     kind = models.CharField(max_length=10, choices=Kind, default=Kind.PERSON)
@@ -354,7 +364,9 @@ class Rater(models.Model):
     qualified_at = models.DateTimeField(null=True, blank=True)
     disqualified_at = models.DateTimeField(null=True, blank=True)
     label_limit = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Most labels of this rater; empty: as the project says."
+        null=True,
+        blank=True,
+        help_text=_lazy("Most labels of this rater; empty: as the project says."),
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -530,10 +542,10 @@ class Flag(models.Model):
     """A rater's remark that something is wrong with a comparison itself."""
 
     class Kind(models.TextChoices):
-        UNSAFE = "unsafe", "Unsafe content"
-        PRIVATE = "private", "Private data"
-        BROKEN = "broken", "Broken text"
-        LANGUAGE = "language", "Another language"
+        UNSAFE = "unsafe", _lazy("Unsafe content")
+        PRIVATE = "private", _lazy("Private data")
+        BROKEN = "broken", _lazy("Broken text")
+        LANGUAGE = "language", _lazy("Another language")
 
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="flags")
     rater = models.ForeignKey(Rater, models.CASCADE, related_name="flags")
@@ -628,9 +640,9 @@ class ApiToken(models.Model):
     """A program's key. Only its hash is stored; the token is shown once."""
 
     class Scope(models.TextChoices):
-        READ = "read", "Read what its owner may see"
-        LABEL = "label", "Lease comparisons and answer them"
-        LEAD = "lead", "Change projects"
+        READ = "read", _lazy("Read what its owner may see")
+        LABEL = "label", _lazy("Lease comparisons and answer them")
+        LEAD = "lead", _lazy("Change projects")
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_tokens")
     name = models.CharField(max_length=100)
@@ -669,9 +681,9 @@ class Webhook(models.Model):
     """An address that is told what happens in a project."""
 
     class Event(models.TextChoices):
-        PREFERENCE_CREATED = "preference.created", "Preference created"
-        COMPARISON_COMPLETED = "comparison.completed", "Comparison completed"
-        PROJECT_COMPLETED = "project.completed", "Project completed"
+        PREFERENCE_CREATED = "preference.created", _lazy("Preference created")
+        COMPARISON_COMPLETED = "comparison.completed", _lazy("Comparison completed")
+        PROJECT_COMPLETED = "project.completed", _lazy("Project completed")
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="webhooks")
     url = models.URLField(max_length=500)

@@ -6,6 +6,7 @@ from django.db import transaction
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce, Greatest
 from django.forms.models import model_to_dict
+from django.utils.translation import gettext_noop
 
 from labeling.changes import note_change
 from labeling.models import Assignment, Comparison, Membership, Preference, Project, Rater
@@ -53,7 +54,7 @@ def make_project(project: Project, owner: Any, members_of: Project | None = None
             )
         )
     after = {"from": members_of.slug} if members_of is not None else {}
-    note_change(project, owner, "make project", project, after=after)
+    note_change(project, owner, gettext_noop("make project"), project, after=after)
     return project
 
 
@@ -62,7 +63,9 @@ def keep_settings(project: Project, before: dict[str, Any], actor: Any) -> None:
     """Save changed settings and note what they were; `before` comes from `settings_of`."""
     project.save()
     after = settings_of(project) | {"name": project.name}
-    note_change(project, actor, "change settings", project, before=before, after=after)
+    note_change(
+        project, actor, gettext_noop("change settings"), project, before=before, after=after
+    )
 
 
 def wanting(project: Project, n_labels: int) -> QuerySet[Comparison]:

@@ -25,6 +25,7 @@ from django.db.models import (
     Subquery,
 )
 from django.db.models.functions import Abs, Cast, Coalesce, Greatest
+from django.utils.translation import gettext_noop
 
 from labeling.assignment import count_places
 from labeling.changes import comparisons_of, note_change
@@ -249,7 +250,7 @@ def selected(project: Project, rows: ComparisonQuerySet) -> list[int]:
 @transaction.atomic
 def set_priority(project: Project, pks: Iterable[int], priority: int, actor: Any) -> int:
     """Give comparisons a place in the queue; higher comes first. How many changed."""
-    return _set(project, pks, "priority", priority, actor, "set priority")
+    return _set(project, pks, "priority", priority, actor, gettext_noop("set priority"))
 
 
 @transaction.atomic
@@ -263,7 +264,7 @@ def set_gold(project: Project, pks: Iterable[int], gold: str, actor: Any) -> tup
     if not gold:
         kept = [c.pk for c in chosen if c.purpose != Comparison.Purpose.WORK]
     changing = [c.pk for c in chosen if c.pk not in set(kept)]
-    return _set(project, changing, "gold", gold, actor, "set gold"), len(kept)
+    return _set(project, changing, "gold", gold, actor, gettext_noop("set gold")), len(kept)
 
 
 @transaction.atomic
@@ -277,7 +278,7 @@ def set_labels_wanted(
     """
     chosen = _chosen(project, pks)
     work = [c.pk for c in chosen if c.purpose == Comparison.Purpose.WORK]
-    n = _set(project, work, "labels_wanted", wanted, actor, "set labels wanted")
+    n = _set(project, work, "labels_wanted", wanted, actor, gettext_noop("set labels wanted"))
     count_places(work)
     return n, len(chosen) - len(work)
 
@@ -322,8 +323,13 @@ def put_back(project: Project, pks: Iterable[int], actor: Any) -> int:
     return len(before)
 
 
-TAKE_OUT, PUT_BACK = "take out of the queue", "put back into the queue"
-WANTED_CHANGES = (TAKE_OUT, PUT_BACK, "set labels wanted", "change purpose")
+TAKE_OUT, PUT_BACK = gettext_noop("take out of the queue"), gettext_noop("put back into the queue")
+WANTED_CHANGES = (
+    TAKE_OUT,
+    PUT_BACK,
+    gettext_noop("set labels wanted"),
+    gettext_noop("change purpose"),
+)
 
 
 def wanted_before_taken_out(project: Project, pks: Iterable[int]) -> dict[int, int]:

@@ -7,6 +7,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Count, F, Max, Min, Q, QuerySet
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from labeling.assignment import set_purpose
 from labeling.changes import note_change
@@ -161,7 +162,7 @@ def _set_gold(project: Project, pairs: QuerySet[Comparison], gold: str, actor: A
     note_change(
         project,
         actor,
-        "set known answer",
+        gettext_noop("set known answer"),
         _("%(n)d comparisons") % {"n": len(before)},
         before={str(pk): answer for pk, answer in before.items()},
         after=dict.fromkeys(map(str, before), gold),

@@ -30,7 +30,10 @@ function options(name, width) {
     ticks: { stroke: colour("--line"), width: 1 },
     font: "12px system-ui",
   };
-  const number = (plot, value) => (value == null ? "–" : value.toFixed(name === "accuracy" ? 3 : 4));
+  const digits = name === "accuracy" ? 3 : 4;
+  const written = new Intl.NumberFormat(document.documentElement.lang, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const number = (plot, value) => (value == null ? "–" : written.format(value));
+  const words = document.querySelector(".charts").dataset;
   return {
     width,
     height: 220,
@@ -40,10 +43,10 @@ function options(name, width) {
     },
     axes: [{ ...axis, space: 60 }, { ...axis, size: 52 }],
     series: [
-      { label: "Step" },
-      { label: "batch", stroke: colour("--chart-1"), alpha: 0.35, width: 1, spanGaps: true, points: { show: false }, value: number },
-      { label: "train", stroke: colour("--chart-1"), width: 2, spanGaps: true, points: { show: false }, value: number },
-      { label: "test", stroke: colour("--chart-2"), width: 2.5, spanGaps: true, points: { show: true, size: 7, fill: colour("--chart-2") }, value: number },
+      { label: words.step },
+      { label: words.batch, stroke: colour("--chart-1"), alpha: 0.35, width: 1, spanGaps: true, points: { show: false }, value: number },
+      { label: words.train, stroke: colour("--chart-1"), width: 2, spanGaps: true, points: { show: false }, value: number },
+      { label: words.test, stroke: colour("--chart-2"), width: 2.5, spanGaps: true, points: { show: true, size: 7, fill: colour("--chart-2") }, value: number },
     ],
     cursor: { drag: { x: true, y: false } },
   };

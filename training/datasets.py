@@ -14,6 +14,9 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
+
 from labeling.adjudication import current_decisions
 from labeling.aggregation import Outcome, decide
 from labeling.models import Choice, Comparison, Preference, Project
@@ -23,26 +26,26 @@ from training.models import Dataset
 
 MIN_TRAIN_PAIRS = 8
 LABELS = {
-    "mixed": "People, else AI judges",
-    "human": "People only",
-    "ai": "AI judges only",
+    "mixed": _lazy("People, else AI judges"),
+    "human": _lazy("People only"),
+    "ai": _lazy("AI judges only"),
 }
 COUNTED = {
-    "pairs": "pairs",
-    "human": "pairs labeled by people",
-    "ai": "pairs labeled by AI judges",
-    "decided": "pairs decided by a lead, whatever the votes say",
-    "train": "training pairs",
-    "test": "test pairs",
-    "ties": "ties",
-    "disputed": "disputed: no choice has the most votes",
-    "both_bad": "both responses bad",
-    "unparsed": "only unreadable AI verdicts",
-    "unlabeled": "without a label of this kind",
-    "same_text": "both responses have the same text",
-    "gold": "kept out of training: control questions with a known answer",
-    "sets": "kept out of training: training, qualification and check sets of raters",
-    "moved_to_test": "fixed to training, but their prompt is fixed to the test side",
+    "pairs": _lazy("pairs"),
+    "human": _lazy("pairs labeled by people"),
+    "ai": _lazy("pairs labeled by AI judges"),
+    "decided": _lazy("pairs decided by a lead, whatever the votes say"),
+    "train": _lazy("training pairs"),
+    "test": _lazy("test pairs"),
+    "ties": _lazy("ties"),
+    "disputed": _lazy("disputed: no choice has the most votes"),
+    "both_bad": _lazy("both responses bad"),
+    "unparsed": _lazy("only unreadable AI verdicts"),
+    "unlabeled": _lazy("without a label of this kind"),
+    "same_text": _lazy("both responses have the same text"),
+    "gold": _lazy("kept out of training: control questions with a known answer"),
+    "sets": _lazy("kept out of training: training, qualification and check sets of raters"),
+    "moved_to_test": _lazy("fixed to training, but their prompt is fixed to the test side"),
 }
 
 
@@ -212,20 +215,25 @@ def freeze(
 def refuse_too_few(counts: dict[str, int], labels: str) -> None:
     """Raises: ValueError saying in words what a run would lack."""
     if not counts["pairs"]:
-        whom = {"human": "people", "ai": "AI judges", "mixed": "people or AI judges"}[labels]
+        whom = {
+            "human": _("no pair to train on: no clear preference by people yet"),
+            "ai": _("no pair to train on: no clear preference by AI judges yet"),
+            "mixed": _("no pair to train on: no clear preference by people or AI judges yet"),
+        }[labels]
         others = [
             f"{counts[name]} {COUNTED[name]}"
             for name in ("ties", "disputed", "both_bad", "unparsed", "same_text", "gold", "sets")
             if counts[name]
         ]
         detail = f" ({'; '.join(others)})" if others else ""
-        raise ValueError(f"no pair to train on: no clear preference by {whom} yet{detail}")
+        raise ValueError(f"{whom}{detail}")
     if counts["train"] < MIN_TRAIN_PAIRS:
         raise ValueError(
-            f"too few pairs: {counts['train']} for training, at least {MIN_TRAIN_PAIRS} are needed"
+            _("too few pairs: %(n)s for training, at least %(least)s are needed")
+            % {"n": counts["train"], "least": MIN_TRAIN_PAIRS}
         )
     if not counts["test"]:
-        raise ValueError("no test pair: at least two prompts are needed, one on the test side")
+        raise ValueError(_("no test pair: at least two prompts are needed, one on the test side"))
 
 
 def _lines(project: Project, head: dict[str, Any], made: Plan) -> Iterator[dict[str, Any]]:

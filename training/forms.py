@@ -5,6 +5,8 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from django import forms
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.forms import check_model_name
 from labeling.models import Project
@@ -18,13 +20,29 @@ CHOICES = {"method": METHODS, "dtype": DTYPES, "scheduler": SCHEDULERS}
 LARGEST = 2**31 - 1
 """What an integer column of the database holds at most."""
 NAMES = {
-    "lora_rank": "LoRA rank",
-    "lora_alpha": "LoRA alpha",
-    "lora_dropout": "LoRA dropout",
-    "dtype": "Number format",
-    "max_grad_norm": "Longest gradient",
-    "eval_every": "Measure every … steps",
-    "checkpoint_every": "Checkpoint every … steps",
+    "lora_rank": _lazy("LoRA rank"),
+    "lora_alpha": _lazy("LoRA alpha"),
+    "lora_dropout": _lazy("LoRA dropout"),
+    "dtype": _lazy("Number format"),
+    "max_grad_norm": _lazy("Longest gradient"),
+    "eval_every": _lazy("Measure every … steps"),
+    "checkpoint_every": _lazy("Checkpoint every … steps"),
+    "method": _lazy("Method"),
+    "target_modules": _lazy("Target modules"),
+    "train_norms": _lazy("Train norms"),
+    "learning_rate": _lazy("Learning rate"),
+    "scheduler": _lazy("Scheduler"),
+    "warmup_share": _lazy("Warmup share"),
+    "weight_decay": _lazy("Weight decay"),
+    "epochs": _lazy("Epochs"),
+    "max_steps": _lazy("Max steps"),
+    "batch_size": _lazy("Batch size"),
+    "gradient_accumulation": _lazy("Gradient accumulation"),
+    "max_length": _lazy("Max length"),
+    "gradient_checkpointing": _lazy("Gradient checkpointing"),
+    "center_rewards": _lazy("Center rewards"),
+    "seed": _lazy("Seed"),
+    "beta": _lazy("Beta"),
 }
 
 
@@ -34,20 +52,22 @@ class LaunchForm(forms.Form):
     labels = forms.ChoiceField(
         choices=list(LABELS.items()),
         initial="mixed",
-        help_text="A comparison becomes a pair where one response has the most votes. AI judges "
-        "count only where no person answered.",
+        help_text=_lazy(
+            "A comparison becomes a pair where one response has the most votes. AI judges "
+            "count only where no person answered."
+        ),
     )
     test_share = forms.FloatField(
         min_value=0.01,
         max_value=0.9,
         initial=0.1,
         widget=forms.NumberInput(attrs={"step": "any"}),
-        help_text="Share of the prompts kept for measuring. No prompt is on both sides.",
+        help_text=_lazy("Share of the prompts kept for measuring. No prompt is on both sides."),
     )
     base_model = forms.CharField(
         max_length=500,
         widget=forms.TextInput(attrs={"list": "known-models", "autocomplete": "off"}),
-        help_text="A model of this project, a folder on the worker, or a hub id.",
+        help_text=_lazy("A model of this project, a folder on the worker, or a hub id."),
     )
 
     def __init__(self, *args: Any, project: Project, kind: str, user: Any, **kwargs: Any) -> None:
@@ -130,11 +150,13 @@ class LaunchForm(forms.Form):
 def _field(setting: Any) -> forms.Field:
     common = {
         "initial": setting.default,
-        "help_text": setting.metadata["help"],
-        "label": NAMES.get(setting.name, setting.name.replace("_", " ").capitalize()),
+        "help_text": _(setting.metadata["help"]),
+        "label": NAMES[setting.name],
     }
     if setting.name in CHOICES:
-        return forms.ChoiceField(choices=list(CHOICES[setting.name].items()), **common)
+        return forms.ChoiceField(
+            choices=[(value, _(words)) for value, words in CHOICES[setting.name].items()], **common
+        )
     if setting.type is bool:
         return forms.BooleanField(required=False, **common)
     if setting.type is int:

@@ -2,6 +2,8 @@
 
 from django.conf import settings
 from django.db import models
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.jobs import Job
 from labeling.models import Project
@@ -34,8 +36,8 @@ class Run(Job):
     """One execution of a recipe on a frozen dataset: enough is stored to run it again."""
 
     class Kind(models.TextChoices):
-        REWARD = "reward", "Reward model"
-        DPO = "dpo", "DPO policy"
+        REWARD = "reward", _lazy("Reward model")
+        DPO = "dpo", _lazy("DPO policy")
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="runs")
     kind = models.CharField(max_length=20, choices=Kind)
@@ -55,7 +57,7 @@ class Run(Job):
         ordering = ["-pk"]
 
     def __str__(self) -> str:
-        return f"{self.get_kind_display()} run {self.pk}"
+        return _("%(kind)s run %(pk)s") % {"kind": self.get_kind_display(), "pk": self.pk}
 
     def enqueue(self) -> None:
         from training.tasks import train
@@ -118,9 +120,9 @@ class ModelVersion(models.Model):
     """A model that can be named: a base that was brought in, or what a run made."""
 
     class Kind(models.TextChoices):
-        BASE = "base", "Base model"
-        REWARD = "reward", "Reward model"
-        POLICY = "policy", "Policy"
+        BASE = "base", _lazy("Base model")
+        REWARD = "reward", _lazy("Reward model")
+        POLICY = "policy", _lazy("Policy")
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="models")
     name = models.SlugField(max_length=100)

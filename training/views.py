@@ -7,6 +7,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from labeling.access import project_for
@@ -150,7 +151,7 @@ def _counts(dataset: Dataset) -> list[tuple[str, int]]:
 def _settings(run: Run) -> list[tuple[str, Any, str]]:
     """(name, value, help) of every setting of the run's recipe."""
     return [
-        (setting.name, run.recipe.get(setting.name), setting.metadata["help"])
+        (setting.name, run.recipe.get(setting.name), _(setting.metadata["help"]))
         for setting in fields(RECIPES[run.kind])
         if setting.metadata
     ]
@@ -173,7 +174,11 @@ def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request.user, slug, to="lead")
     found = get_object_or_404(project.runs, pk=pk)
     if not resume_run(found, by=request.user.get_username()):
-        messages.warning(request, f"{found} is {found.status}: there is nothing to resume.")
+        messages.warning(
+            request,
+            _("%(run)s is %(status)s: there is nothing to resume.")
+            % {"run": found, "status": found.get_status_display().lower()},
+        )
     return redirect("training:run", slug, pk)
 
 

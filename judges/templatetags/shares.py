@@ -1,6 +1,8 @@
 """`{{ share|percent }}` and `{{ share|interval }}`: k of n as a person reads it."""
 
 from django import template
+from django.contrib.humanize.templatetags.humanize import intcomma
+from django.utils.formats import number_format
 
 from judges.judging import Share
 
@@ -10,7 +12,7 @@ register = template.Library()
 @register.filter
 def percent(share: Share) -> str:
     """0.8312 → "83.1 %"; a dash where nothing was counted."""
-    return "–" if share.value is None else f"{100 * share.value:.1f} %"
+    return "–" if share.value is None else f"{number_format(f'{100 * share.value:.1f}')} %"
 
 
 @register.filter
@@ -18,5 +20,5 @@ def interval(share: Share) -> str:
     """The exact 95 % interval and n: "70.9–92.8 %, n = 50"; empty where nothing was counted."""
     if share.interval is None:
         return ""
-    low, high = share.interval
-    return f"{100 * low:.1f}–{100 * high:.1f} %, n = {share.n:,}"
+    low, high = (number_format(f"{100 * end:.1f}") for end in share.interval)
+    return f"{low}–{high} %, n = {intcomma(share.n)}"

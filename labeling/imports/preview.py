@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from django.utils.translation import gettext as _
+
 from labeling.imports.forms import Labels, rows_of
 from labeling.imports.importing import form_of
 from labeling.imports.interchange import BadRow, Row
@@ -70,7 +72,7 @@ def preview(path: Path, form: str = "auto", labels: Labels | None = None) -> Pre
     except FileProblem as problem:
         shown.problem = str(problem)
     if not shown.n_records and not shown.problem:
-        shown.problem = "The file is empty: there is no record in it."
+        shown.problem = _("The file is empty: there is no record in it.")
     shown.leaks = [name for name, _n in leaks.most_common(8)]
     shown.raters = [name for name, _n in raters.most_common(8)]
     return shown

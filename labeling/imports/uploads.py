@@ -5,8 +5,10 @@ import time
 from pathlib import Path
 
 from django.conf import settings
+from django.contrib.humanize.templatetags.humanize import intcomma
 from django.core import signing
 from django.core.files.uploadedfile import UploadedFile
+from django.utils.translation import gettext as _
 
 from labeling.imports.reading import SUFFIXES, kind_of
 from labeling.models import ImportJob, Project
@@ -35,7 +37,10 @@ def keep_upload(upload: UploadedFile, project: Project) -> str:
     name = Path(upload.name or "").name
     suffix = kind_of(name)
     if suffix not in SUFFIXES:
-        raise BadUpload(f"Files of these kinds can be imported: {', '.join(SUFFIXES)}, also .gz.")
+        raise BadUpload(
+            _("Files of these kinds can be imported: %(kinds)s, also .gz.")
+            % {"kinds": ", ".join(SUFFIXES)}
+        )
     if upload.size is not None and upload.size > settings.PREFLOOP_MAX_UPLOAD_BYTES:
         raise BadUpload(too_large())
     _forget_old_uploads()
@@ -59,15 +64,15 @@ def kept_upload(token: str, project: Project) -> tuple[str, str]:
     except signing.BadSignature:
         upload = {}
     if upload.get("project") != project.pk or not storage_path(upload["path"]).is_file():
-        raise BadUpload("That upload is no longer here. Please send the file again.")
+        raise BadUpload(_("That upload is no longer here. Please send the file again."))
     return upload["path"], upload["name"]
 
 
 def too_large() -> str:
-    return (
-        f"The file is larger than {settings.PREFLOOP_MAX_UPLOAD_BYTES / 2**20:,.0f} MiB. Pack it "
-        "with gzip, split it, or use the command import_comparisons, which knows no limit."
-    )
+    return _(
+        "The file is larger than %(most)s MiB. Pack it with gzip, split it, or use the command "
+        "import_comparisons, which knows no limit."
+    ) % {"most": intcomma(round(settings.PREFLOOP_MAX_UPLOAD_BYTES / 2**20))}
 
 
 def reject_path(job: ImportJob) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django import template
+from django.utils.formats import number_format
 
 register = template.Library()
 
@@ -14,7 +15,7 @@ register = template.Library()
 @register.filter
 def percent(value: float | None, places: int = 0) -> str:
     """A share as per cent, with a space that does not break; a dash for None."""
-    return "–" if value is None else f"{100 * value:.{places}f}\u00a0%"
+    return "–" if value is None else f"{number_format(f'{100 * value:.{places}f}')}\u00a0%"
 
 
 @register.filter
@@ -23,7 +24,8 @@ def decimals(value: float | None, places: int = 2) -> str:
     if value is None:
         return "–"
     text = f"{value:.{places}f}"
-    return text.replace("-", "−") if float(text) else f"{0:.{places}f}"
+    text = text if float(text) else f"{0:.{places}f}"
+    return str(number_format(text)).replace("-", "−")
 
 
 BAR_SPACE, BARS_HEIGHT = 40, 90

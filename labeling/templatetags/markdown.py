@@ -1,6 +1,7 @@
 """`{{ text|markdown }}`: untrusted text as safe HTML. `{{ seconds|duration }}`: a time to read."""
 
 from django import template
+from django.utils.formats import number_format
 
 from labeling.rendering import render_markdown
 
@@ -18,7 +19,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return f"{number_format(f'{seconds:.1f}')} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -3,9 +3,13 @@
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
+from django.contrib.humanize.templatetags.humanize import intcomma
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
+from django.utils.translation import ngettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
@@ -88,26 +92,30 @@ def _figures(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:
 # From which alpha on, what to call it, how it is coloured, what to do next. The bounds 0.667 and
 # 0.8 are Krippendorff's own (2018, ch. 12); below them the words are ours.
 ALPHA_READINGS = (
-    (0.8, "reliable", "ok", "One label per comparison is usually enough."),
+    (0.8, _lazy("reliable"), "ok", _lazy("One label per comparison is usually enough.")),
     (
         0.667,
-        "good enough for most uses",
+        _lazy("good enough for most uses"),
         "ok",
-        "Two or three labels on each comparison, and the majority, make it solid.",
+        _lazy("Two or three labels on each comparison, and the majority, make it solid."),
     ),
     (
         0.4,
-        "moderate",
+        _lazy("moderate"),
         "warn",
-        "Ask for three labels or more, train on the majority, and talk over the comparisons on "
-        "which people differ: they show what the guidelines leave open.",
+        _lazy(
+            "Ask for three labels or more, train on the majority, and talk over the comparisons on "
+            "which people differ: they show what the guidelines leave open."
+        ),
     ),
     (
         -1.0,
-        "low",
+        _lazy("low"),
         "bad",
-        "A single label says little here. Read some comparisons on which people differ; then "
-        "sharpen the guidelines, or accept that tastes differ and ask many people.",
+        _lazy(
+            "A single label says little here. Read some comparisons on which people differ; then "
+            "sharpen the guidelines, or accept that tastes differ and ask many people."
+        ),
     ),
 )
 
@@ -127,7 +135,11 @@ def alpha_reading(alpha: dict[str, Any]) -> dict[str, str] | None:
     unsure = ""
     if alpha["low"] is not None:
         worst, best = reading(alpha["low"])[0], reading(alpha["high"])[0]
-        unsure = f"from “{worst}” to “{best}”" if worst != best else ""
+        unsure = (
+            _("from “%(worst)s” to “%(best)s”") % {"worst": worst, "best": best}
+            if worst != best
+            else ""
+        )
     return {"name": name, "level": level, "next": what_next, "unsure": unsure}
 
 
@@ -158,14 +170,20 @@ def matrix(report: dict[str, Any], people: list[str]) -> list[dict[str, Any]]:
 
 
 def _cell(pair: dict[str, Any]) -> dict[str, Any]:
-    words = f"{pair['rater_1']} and {pair['rater_2']}: "
+    ends = {"one": pair["rater_1"], "other": pair["rater_2"]}
+    words = _("%(one)s and %(other)s:") % ends + " "
     if pair["value"] is None:
-        words += "kappa not defined"
+        words += _("kappa not defined")
     else:
-        words += f"kappa {decimals(pair['value'])}"
+        words += _("kappa") + f" {decimals(pair['value'])}"
         if pair["low"] is not None:
             words += f" [{decimals(pair['low'])}, {decimals(pair['high'])}]"
-    words += f"; same answer on {percent(pair['agreement'])} of {pair['n']:,} shared comparisons"
+    shared = ngettext(
+        "same answer on %(agreement)s of %(n)s shared comparison",
+        "same answer on %(agreement)s of %(n)s shared comparisons",
+        pair["n"],
+    )
+    words += "; " + shared % {"agreement": percent(pair["agreement"]), "n": intcomma(pair["n"])}
     few = pair["n"] < MIN_SHARED
     level = None
     if pair["value"] is not None and not few:

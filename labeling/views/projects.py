@@ -4,12 +4,13 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.humanize.templatetags.humanize import intcomma
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_noop, ngettext
 from django.views.decorators.http import require_http_methods, require_safe
 
 from labeling.access import project_for, projects_of
@@ -35,7 +36,7 @@ def home(request: HttpRequest) -> HttpResponse:
 def create(request: HttpRequest) -> HttpResponse:
     """Make a project, from a form or as a copy of one's settings, and own it; open to staff."""
     if not request.user.is_staff:
-        raise PermissionDenied("Projects are made by staff; ask an administrator.")
+        raise PermissionDenied(_("Projects are made by staff; ask an administrator."))
     copied = None
     if slug := request.POST.get("copied_from") or request.GET.get("from"):
         copied = project_for(request.user, slug, to="lead")
@@ -110,7 +111,7 @@ def _change_existing(request: HttpRequest, project: Project, form: ProjectForm) 
     note_change(
         project,
         request.user,
-        "change wanted labels",
+        gettext_noop("change wanted labels"),
         f"{form.n_following} comparisons",
         before={"labels_wanted": old},
         after={"labels_wanted": new},
@@ -121,12 +122,12 @@ def _change_existing(request: HttpRequest, project: Project, form: ProjectForm) 
         change_existing_comparisons.delay_on_commit(project.pk, old, new)
         messages.info(
             request,
-            _("A worker changes %(n)s comparisons now.") % {"n": f"{form.n_following:,}"},
+            _("A worker changes %(n)s comparisons now.") % {"n": intcomma(form.n_following)},
         )
         return
     n = change_labels_wanted(project, old, new)
     messages.success(
         request,
         ngettext("%(n)s comparison wants %(new)d now.", "%(n)s comparisons want %(new)d now.", n)
-        % {"n": f"{n:,}", "new": new},
+        % {"n": intcomma(n), "new": new},
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.humanize.templatetags.humanize import intcomma
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -63,7 +64,7 @@ def change(request: HttpRequest, slug: str) -> HttpResponse:
                 "Nothing was changed: at most %(most)s comparisons are changed at once. "
                 "Narrow the filter."
             )
-            messages.error(request, text % {"most": f"{domain.CHANGED_AT_ONCE:,}"})
+            messages.error(request, text % {"most": intcomma(domain.CHANGED_AT_ONCE)})
             return _to_list(slug, request.GET.urlencode())
     n, left = _apply(project, pks, form.cleaned_data, request.user)
     messages.success(

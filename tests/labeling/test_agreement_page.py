@@ -64,7 +64,7 @@ def test_the_figures_are_read_in_sentences_each_with_its_n(client, lead):
     assert "give the same answer in 75 % of cases" in text
     assert "By chance it would be 25 %." in text
     assert "n = 4 comparisons with two votes or more, 4 pairs of votes" in text
-    assert "8 votes of 2 people, 0 % of their places empty" in text
+    assert "8 votes; 2 people, 0 % of their places empty" in text
 
 
 def test_one_rater_alone_gets_the_reason_instead_of_a_number(client, lead):
@@ -295,7 +295,8 @@ def test_votes_since_the_report_are_announced(client, lead):
 
     text = words_of(client.get(URL))
 
-    assert "2 new votes and 1 withdrawn or edited since these figures were computed" in text
+    assert "2 new votes since these figures were computed." in text
+    assert "1 vote was withdrawn or edited since." in text
 
 
 def test_the_status_polls_while_a_worker_counts_and_then_reloads_the_page(client, lead):

@@ -173,7 +173,7 @@ def test_a_raters_count_goes_on_at_a_repeat():
     rater = RaterFactory(project=project)
     for _ in range(25):
         record_preference(rater, next_comparison(rater).comparison, "a")
-    Project.objects.update(repeat_share=1)
+    project.repeat_share = 1
     repeat = next_comparison(rater)
     record_preference(rater, repeat.comparison, "a", assignment_id=repeat.pk)
     assert rater.preferences.count() == 25

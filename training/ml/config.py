@@ -7,19 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+
+def gettext_noop(text: str) -> str:
+    """Marks a text for the catalogue under the name that `makemessages` looks for: the launch form
+    translates it, and this package stays free of Django."""
+    return text
+
+
 METHODS = {
     "lora": "LoRA",
-    "qlora": "QLoRA: base in 4 bits",
+    "qlora": gettext_noop("QLoRA: base in 4 bits"),
 }
 DTYPES = {
-    "auto": "bfloat16 on a GPU, else float32",
+    "auto": gettext_noop("bfloat16 on a GPU, else float32"),
     "float32": "float32",
     "bfloat16": "bfloat16",
 }
 SCHEDULERS = {
-    "linear": "linear to zero",
-    "cosine": "cosine to zero",
-    "constant_with_warmup": "constant",
+    "linear": gettext_noop("linear to zero"),
+    "cosine": gettext_noop("cosine to zero"),
+    "constant_with_warmup": gettext_noop("constant"),
 }
 
 
@@ -35,39 +42,63 @@ class RewardRecipe:
     """Hub id or local folder of a causal language model; its head is replaced by a score."""
     method: str = _setting(
         "lora",
-        "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
-        "double quantisation) and needs about a third of the memory.",
+        gettext_noop(
+            "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
+            "double quantisation) and needs about a third of the memory."
+        ),
     )
     lora_rank: int = _setting(
-        16, "Width of the adapters: higher learns more and costs more memory."
+        16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
-    lora_alpha: int = _setting(32, "Scale of the adapters; their effect is alpha / rank.")
-    lora_dropout: float = _setting(0.0, "Share of adapter inputs dropped while training.")
+    lora_alpha: int = _setting(
+        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+    )
+    lora_dropout: float = _setting(
+        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+    )
     target_modules: str = _setting(
-        "all-linear", "Layers that get adapters: all-linear, or names such as q_proj,v_proj."
+        "all-linear",
+        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
     )
-    train_norms: bool = _setting(True, "Train the norm layers too, kept in float32.")
-    dtype: str = _setting("auto", "Number format of the base; adapters and head are float32.")
-    learning_rate: float = _setting(2e-4, "Highest step size, reached after the warm-up.")
-    scheduler: str = _setting("linear", "How the step size falls.")
-    warmup_share: float = _setting(0.05, "Share of the steps in which the step size rises.")
-    weight_decay: float = _setting(0.0, "Pull of the trained weights towards zero.")
-    max_grad_norm: float = _setting(1.0, "Gradients longer than this are shortened to it.")
-    epochs: float = _setting(1.0, "Passes over the training pairs; reward models over-fit soon.")
-    max_steps: int = _setting(0, "Stop after so many steps; 0: by epochs.")
-    batch_size: int = _setting(8, "Pairs held in memory at once.")
-    gradient_accumulation: int = _setting(1, "Batches summed up before one step.")
+    train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
+    dtype: str = _setting(
+        "auto", gettext_noop("Number format of the base; adapters and head are float32.")
+    )
+    learning_rate: float = _setting(
+        2e-4, gettext_noop("Highest step size, reached after the warm-up.")
+    )
+    scheduler: str = _setting("linear", gettext_noop("How the step size falls."))
+    warmup_share: float = _setting(
+        0.05, gettext_noop("Share of the steps in which the step size rises.")
+    )
+    weight_decay: float = _setting(0.0, gettext_noop("Pull of the trained weights towards zero."))
+    max_grad_norm: float = _setting(
+        1.0, gettext_noop("Gradients longer than this are shortened to it.")
+    )
+    epochs: float = _setting(
+        1.0, gettext_noop("Passes over the training pairs; reward models over-fit soon.")
+    )
+    max_steps: int = _setting(0, gettext_noop("Stop after so many steps; 0: by epochs."))
+    batch_size: int = _setting(8, gettext_noop("Pairs held in memory at once."))
+    gradient_accumulation: int = _setting(1, gettext_noop("Batches summed up before one step."))
     max_length: int = _setting(
         1024,
-        "Conversations of more tokens, or beyond the model's context, are left out and counted.",
+        gettext_noop(
+            "Conversations of more tokens, or beyond the model's context, are left out and counted."
+        ),
     )
-    gradient_checkpointing: bool = _setting(False, "Less memory, about a quarter slower.")
+    gradient_checkpointing: bool = _setting(
+        False, gettext_noop("Less memory, about a quarter slower.")
+    )
     center_rewards: float = _setting(
-        0.0, "Weight of (r1 + r2)², which centres the rewards; 0.01 is usual, 0 is off."
+        0.0,
+        gettext_noop("Weight of (r1 + r2)², which centres the rewards; 0.01 is usual, 0 is off."),
     )
-    eval_every: int = _setting(0, "Steps between measurements on test pairs; 0: ten in a run.")
-    checkpoint_every: int = _setting(0, "Steps between checkpoints; 0: ten in a run.")
-    seed: int = _setting(0, "Same seed, same numbers: order, new weights, dropout.")
+    eval_every: int = _setting(
+        0, gettext_noop("Steps between measurements on test pairs; 0: ten in a run.")
+    )
+    checkpoint_every: int = _setting(0, gettext_noop("Steps between checkpoints; 0: ten in a run."))
+    seed: int = _setting(0, gettext_noop("Same seed, same numbers: order, new weights, dropout."))
 
     def __post_init__(self) -> None:
         check(self)
@@ -80,40 +111,62 @@ class DPORecipe:
     base_model: str
     """Where the policy starts and, with the adapter off, the reference model."""
     beta: float = _setting(
-        0.1, "Pull towards the reference model; larger stays closer (Rafailov et al. 2023, eq. 7)."
+        0.1,
+        gettext_noop(
+            "Pull towards the reference model; larger stays closer (Rafailov et al. 2023, eq. 7)."
+        ),
     )
     method: str = _setting(
         "lora",
-        "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
-        "double quantisation) and needs about a third of the memory.",
+        gettext_noop(
+            "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
+            "double quantisation) and needs about a third of the memory."
+        ),
     )
     lora_rank: int = _setting(
-        16, "Width of the adapters: higher learns more and costs more memory."
+        16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
-    lora_alpha: int = _setting(32, "Scale of the adapters; their effect is alpha / rank.")
-    lora_dropout: float = _setting(0.0, "Share of adapter inputs dropped while training.")
+    lora_alpha: int = _setting(
+        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+    )
+    lora_dropout: float = _setting(
+        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+    )
     target_modules: str = _setting(
-        "all-linear", "Layers that get adapters: all-linear, or names such as q_proj,v_proj."
+        "all-linear",
+        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
     )
-    train_norms: bool = _setting(True, "Train the norm layers too, kept in float32.")
-    dtype: str = _setting("auto", "Number format of the base; adapters are float32.")
-    learning_rate: float = _setting(1e-4, "Highest step size, reached after the warm-up.")
-    scheduler: str = _setting("linear", "How the step size falls.")
-    warmup_share: float = _setting(0.05, "Share of the steps in which the step size rises.")
-    weight_decay: float = _setting(0.0, "Pull of the trained weights towards zero.")
-    max_grad_norm: float = _setting(1.0, "Gradients longer than this are shortened to it.")
-    epochs: float = _setting(1.0, "Passes over the training pairs.")
-    max_steps: int = _setting(0, "Stop after so many steps; 0: by epochs.")
-    batch_size: int = _setting(8, "Pairs held in memory at once.")
-    gradient_accumulation: int = _setting(1, "Batches summed up before one step.")
+    train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
+    dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
+    learning_rate: float = _setting(
+        1e-4, gettext_noop("Highest step size, reached after the warm-up.")
+    )
+    scheduler: str = _setting("linear", gettext_noop("How the step size falls."))
+    warmup_share: float = _setting(
+        0.05, gettext_noop("Share of the steps in which the step size rises.")
+    )
+    weight_decay: float = _setting(0.0, gettext_noop("Pull of the trained weights towards zero."))
+    max_grad_norm: float = _setting(
+        1.0, gettext_noop("Gradients longer than this are shortened to it.")
+    )
+    epochs: float = _setting(1.0, gettext_noop("Passes over the training pairs."))
+    max_steps: int = _setting(0, gettext_noop("Stop after so many steps; 0: by epochs."))
+    batch_size: int = _setting(8, gettext_noop("Pairs held in memory at once."))
+    gradient_accumulation: int = _setting(1, gettext_noop("Batches summed up before one step."))
     max_length: int = _setting(
         1024,
-        "Conversations of more tokens, or beyond the model's context, are left out and counted.",
+        gettext_noop(
+            "Conversations of more tokens, or beyond the model's context, are left out and counted."
+        ),
     )
-    gradient_checkpointing: bool = _setting(False, "Less memory, about a quarter slower.")
-    eval_every: int = _setting(0, "Steps between measurements on test pairs; 0: ten in a run.")
-    checkpoint_every: int = _setting(0, "Steps between checkpoints; 0: ten in a run.")
-    seed: int = _setting(0, "Same seed, same numbers: order, new weights, dropout.")
+    gradient_checkpointing: bool = _setting(
+        False, gettext_noop("Less memory, about a quarter slower.")
+    )
+    eval_every: int = _setting(
+        0, gettext_noop("Steps between measurements on test pairs; 0: ten in a run.")
+    )
+    checkpoint_every: int = _setting(0, gettext_noop("Steps between checkpoints; 0: ten in a run."))
+    seed: int = _setting(0, gettext_noop("Same seed, same numbers: order, new weights, dropout."))
 
     def __post_init__(self) -> None:
         check(self)

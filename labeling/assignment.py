@@ -11,6 +11,10 @@ is drawn by the same share, so both move forward together. `inclusion_probabilit
 probability with which this design put the comparison into the stream it came from: `audit_share`,
 or one minus it. Gold **checks** and **repeats** of the rater's own pairs are mixed in at their
 shares; **training** and **qualification** come before real work.
+
+Locks are taken in one order, so that two requests never wait for each other: the **rater**, whose
+row stands for everything they hold, then their **assignments**, then **comparisons** by their keys.
+Whoever comes from elsewhere (`take_back_expired`) takes what is free and leaves the rest.
 """
 
 import hashlib
@@ -31,6 +35,7 @@ from django.utils.translation import gettext_noop
 from labeling.changes import note_change
 from labeling.events import answered
 from labeling.imports.rows import comparison_hash
+from labeling.leaks import leaks_of
 from labeling.models import (
     Assignment,
     Choice,
@@ -54,6 +59,8 @@ REPEAT_AFTER = 20
 """A rater's own pair comes again after at least this many others, so that it is not remembered."""
 REPEAT_AMONG = 500
 """Repeats are drawn among this many answers, the newest that are old enough."""
+TAKEN_BACK_AT_ONCE = 20
+"""The most leases of others that a rater who finds no work takes back; the sweep takes the rest."""
 
 
 class NotYours(Exception):
@@ -87,12 +94,9 @@ def work_for(rater: Rater, n: int = 1, have: Collection[int] = ()) -> list[Assig
     or a set of responses to rank, of which the first assignment stands for all (`set_assignments`).
     The texts of those in `have`, which the page shows already, are not read.
     """
-    # Locked, so that two tabs of one rater do not both lease; read anew, because a lead may have
-    # paused the rater since the request began.
-    locked = Rater.objects.select_for_update(no_key=True).filter(pk=rater.pk)
-    rater.paused_at, rater.qualified_at, rater.disqualified_at = locked.values_list(
-        "paused_at", "qualified_at", "disqualified_at"
-    ).get()
+    # Two tabs of one rater must not both lease; and a lead may have paused the rater since the
+    # request began.
+    _lock(rater)
     project = rater.project
     held = list(
         rater.assignments.filter(state=State.LEASED)
@@ -206,6 +210,7 @@ def answer(
     Raises: NotYours if it was answered or skipped before, or if others have taken the places
     meanwhile; nothing changes.
     """
+    _refuse_paused(assignment.rater_id)
     if _close(assignment, State.ANSWERED, answer_key):
         return _kept(assignment)
     strength = strength if choice in (Choice.A, Choice.B) else None
@@ -244,10 +249,11 @@ def record_ranking(
     Raises: NotYours as in `record_preference`; ValueError if `order` does not name each response
     of the pairs in hand exactly once.
     """
+    _refuse_paused(rater.pk)
     given = Assignment.objects.filter(
         rater=rater, comparison__response_set=response_set, repeats=None
-    ).select_related("comparison", "rater")
-    assignments = list(given.filter(state__in=[State.LEASED, State.EXPIRED]).order_by("pk"))
+    ).select_related("comparison")
+    assignments = list(given.filter(state__in=[State.LEASED, State.EXPIRED]).order_by("comparison"))
     if not assignments:
         kept = response_set.rankings.filter(rater=rater, superseded_at=None).first()
         same = answer_key and given.filter(state=State.ANSWERED, answer_key=answer_key).exists()
@@ -292,6 +298,7 @@ def skip_comparison(
 
     Raises: NotYours if they do not hold it.
     """
+    _refuse_paused(rater.pk)
     assignment = _in_hand(rater, comparison, assignment_id, answer_key)
     if _close(assignment, State.SKIPPED, answer_key, reason=reason):
         return
@@ -316,6 +323,7 @@ def skip_set(
 
     Raises: NotYours if they do not hold it.
     """
+    _refuse_paused(rater.pk)
     given = rater.assignments.filter(comparison__response_set=response_set, repeats=None)
     held = given.filter(state=State.LEASED).select_related("comparison")
     assignments = list(held.order_by("comparison"))
@@ -345,9 +353,8 @@ def undo_last(rater: Rater) -> Assignment | None:
     Raises: NotYours if others have taken the place of a skipped comparison, or if the rater is
     paused; nothing changes.
     """
-    _refuse_paused(rater)
-    closed = rater.assignments.filter(state__in=[State.ANSWERED, State.SKIPPED])
-    last = closed.exclude(closed_at=None).order_by("-closed_at", "pk").first()
+    _refuse_paused(rater.pk)
+    last = _last_closed(rater)
     if last is None or last.stream == Stream.TRAINING:
         return None
     if last.stream == Stream.QUALIFICATION and (rater.qualified_at or rater.disqualified_at):
@@ -355,9 +362,9 @@ def undo_last(rater: Rater) -> Assignment | None:
     together = [last]
     set_id = last.comparison.response_set_id
     if set_id is not None and last.repeats_id is None:
-        together = list(
-            closed.filter(comparison__response_set=set_id, repeats=None).order_by("leased_at", "pk")
-        )
+        closed = rater.assignments.filter(state__in=[State.ANSWERED, State.SKIPPED])
+        of_set = closed.filter(comparison__response_set=set_id, repeats=None)
+        together = list(of_set.order_by("comparison"))
         Ranking.objects.filter(response_set=set_id, rater=rater, superseded_at=None).update(
             superseded_at=timezone.now()
         )
@@ -384,7 +391,7 @@ def undo_last(rater: Rater) -> Assignment | None:
         assignment.save(
             update_fields=["state", "expires_at", "closed_at", "skip_reason", "answer_key"]
         )
-    return together[0]
+    return min(together, key=lambda a: (a.leased_at, a.pk))
 
 
 @transaction.atomic
@@ -403,7 +410,9 @@ def revise_preference(
     Raises: NotYours if it is somebody else's, has been replaced, or was graded or explained, or if
     the rater is paused.
     """
-    _refuse_paused(rater)
+    _refuse_paused(rater.pk)
+    if preference.ranking_id is not None:
+        raise NotYours(_("This answer follows from an order that you gave to several responses."))
     assignment = Assignment.objects.filter(
         comparison=preference.comparison_id, rater=rater, repeats=None
     ).first()
@@ -429,8 +438,10 @@ def revise_preference(
     )
 
 
+@transaction.atomic
 def release(rater: Rater, assignment_ids: Iterable[int] | None = None) -> int:
     """Give back what the rater holds, or these of it; how many. They may come to them again."""
+    _lock(rater)
     held = rater.assignments.filter(state=State.LEASED)
     if assignment_ids is not None:
         named = Q(pk__in=list(assignment_ids))
@@ -462,17 +473,36 @@ def count_places(comparison_ids: Iterable[int]) -> None:
     )
 
 
-def take_back_expired(project_id: int | None = None) -> int:
-    """Return the places of leases that ran out to their comparisons; how many."""
+def take_back_expired(project_id: int | None = None, most: int | None = None) -> int:
+    """Return the places of leases that ran out to their comparisons; how many.
+
+    The first `most` of them, if given. What somebody else is changing at this moment stays for the
+    next time.
+    """
     expired = Assignment.objects.filter(state=State.LEASED, expires_at__lte=timezone.now())
-    if project_id is not None:
-        expired = expired.filter(comparison__project=project_id)
-    return _give_back(expired)
+    concerned = expired if project_id is None else expired.filter(comparison__project=project_id)
+    # What a rater holds of a response set goes back in one step, or somebody gets a part of it.
+    together: dict[tuple[int, object], dict[int, int]] = {}
+    rows = concerned.order_by("expires_at", "pk").values_list(
+        "pk", "comparison", "repeats", "rater", "comparison__response_set"
+    )
+    for pk, comparison_id, repeats, rater_id, set_id in rows[:most]:
+        whole = ("alone", pk) if set_id is None or repeats is not None else set_id
+        together.setdefault((rater_id, whole), {})[pk] = comparison_id
+    n_returned = 0
+    for held in together.values():
+        with transaction.atomic():
+            leases = expired.filter(pk__in=held)
+            comparisons = Comparison.objects.filter(pk__in=held.values())
+            if _all_free(leases, len(held)) and _all_free(comparisons, len(set(held.values()))):
+                n_returned += _give_back(leases)
+    return n_returned
 
 
 @transaction.atomic
 def pause_rater(rater: Rater, actor: Any) -> None:
     """Give the rater no more work, and put what they hold back into the queue."""
+    # The update locks the rater: an answer on its way is kept first or refused.
     if Rater.objects.filter(pk=rater.pk, paused_at=None).update(paused_at=timezone.now()):
         n_returned = release(rater)
         note_change(
@@ -492,6 +522,7 @@ def resume_rater(rater: Rater, actor: Any) -> None:
 @transaction.atomic
 def requalify(rater: Rater, actor: Any) -> None:
     """Ask the rater the training and qualification sets again; earlier answers are superseded."""
+    _lock(rater)
     entrance = Purpose.TRAINING, Purpose.QUALIFICATION
     rater.preferences.current().filter(comparison__purpose__in=entrance).update(
         superseded_at=timezone.now()
@@ -514,6 +545,7 @@ def let_in(rater: Rater, actor: Any) -> None:
 @transaction.atomic
 def delete_rater(rater: Rater) -> None:
     """Delete a rater with all their answers; the places of those are open again."""
+    _lock(rater)
     concerned = Comparison.objects.filter(assignments__rater=rater) | Comparison.objects.filter(
         preferences__rater=rater
     )
@@ -531,7 +563,10 @@ def set_purpose(
     Comparisons of a set want no labels. A larger training or qualification set is asked of
     everybody again, as far as they have not answered it.
     """
+    if purpose in (Purpose.TRAINING, Purpose.QUALIFICATION):
+        lock_people(project)
     chosen = project.comparisons.filter(pk__in=list(comparison_ids)).exclude(purpose=purpose)
+    list(chosen.order_by("pk").select_for_update(no_key=True).values_list("pk"))
     n_without_gold = 0
     if purpose == Purpose.WORK:
         pks = list(chosen.values_list("pk", flat=True))
@@ -553,6 +588,20 @@ def set_purpose(
             after={"purpose": purpose, "comparisons": pks[:100]},
         )
     return len(pks), n_without_gold
+
+
+def lock_people(project: Project) -> None:
+    """Lock the project's people before comparisons, for a change that needs both."""
+    people = project.raters.filter(kind=Rater.Kind.PERSON).order_by("pk")
+    list(people.select_for_update(no_key=True).values_list("pk"))
+
+
+def _lock(rater: Rater) -> None:
+    """Lock the rater until the transaction ends, and read anew what a lead may have changed."""
+    locked = Rater.objects.select_for_update(no_key=True).filter(pk=rater.pk)
+    rater.paused_at, rater.qualified_at, rater.disqualified_at = locked.values_list(
+        "paused_at", "qualified_at", "disqualified_at"
+    ).get()
 
 
 def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignment]:
@@ -580,7 +629,7 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
         streams.reverse()
     leased = _lease_from(rater, project, streams)
     # The sweep takes expired leases back too; a rater who would wait does not wait for it.
-    if not leased and take_back_expired(project.pk):
+    if not leased and take_back_expired(project.pk, most=TAKEN_BACK_AT_ONCE):
         leased = _lease_from(rater, project, streams)
     return leased
 
@@ -659,7 +708,11 @@ def _lease_set(
     others of its response set that are open to the rater."""
     siblings = Comparison.objects.open_to(rater).filter(response_set=set_id).exclude(pk__in=taken)
     taken |= {c.pk: c.given_before for c in siblings.order_by("pk") if _place_taken(c.pk)}
-    pairs = Comparison.objects.filter(pk__in=taken).values_list("pk", "response_a", "response_b")
+    pairs = (
+        Comparison.objects.filter(pk__in=taken)
+        .order_by("pk")
+        .values_list("pk", "response_a", "response_b")
+    )
     now = timezone.now()  # one for all: they run out together
     leased = [
         _assign(
@@ -820,7 +873,7 @@ def _in_hand(
     if assignment_id is not None:
         given = given.filter(pk=assignment_id)
     order = [State.LEASED, State.EXPIRED, State.ANSWERED, State.SKIPPED]
-    assignments = sorted(given.select_related("rater"), key=lambda a: order.index(a.state))
+    assignments = sorted(given, key=lambda a: order.index(a.state))
     sent_before = [a for a in assignments if answer_key and a.answer_key == answer_key]
     for assignment in [*sent_before, *assignments]:
         return assignment
@@ -832,7 +885,6 @@ def _close(assignment: Assignment, state: str, answer_key: str, *, reason: str =
 
     Raises: NotYours.
     """
-    _refuse_paused(assignment.rater)
     # The state decides, not what was read: of two requests at once one closes it. The other reads
     # again, as does one that came between a lease and its end.
     for _attempt in range(3):
@@ -858,8 +910,19 @@ def _close(assignment: Assignment, state: str, answer_key: str, *, reason: str =
     raise NotYours(_("This comparison is not yours to answer, or you have answered it already."))
 
 
-def _refuse_paused(rater: Rater) -> None:
-    if rater.paused_at is not None:
+def _last_closed(rater: Rater) -> Assignment | None:
+    """What the rater answered or skipped last. Two queries, each the end of an index; one for both
+    states would sort everything they ever did."""
+    closed = rater.assignments.exclude(closed_at=None).order_by("-closed_at", "pk")
+    states = State.ANSWERED, State.SKIPPED
+    last = [a for state in states if (a := closed.filter(state=state).first()) is not None]
+    return max(last, key=lambda a: (a.closed_at, -a.pk), default=None)
+
+
+def _refuse_paused(rater_id: int) -> None:
+    """Lock the rater, whose answers come one by one. Raises: NotYours if a lead paused them."""
+    rater = Rater.objects.select_for_update(no_key=True).filter(pk=rater_id)
+    if rater.values_list("paused_at").first() != (None,):
         raise NotYours(_("You are paused in this project; what you held went back to the queue."))
 
 
@@ -879,11 +942,12 @@ def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
 
 def _supersede(rater: Rater, comparison: Comparison, now: datetime) -> None:
     """Withdraw the rater's answer, and what a better answer given with it implied."""
-    implied = Comparison.objects.filter(
-        prompt=comparison.prompt_id,
-        response_a__author=rater,
-        response_b__in=[comparison.response_a_id, comparison.response_b_id],
-    )
+    shown = [comparison.response_a_id, comparison.response_b_id]
+    of_prompt = Comparison.objects.filter(prompt=comparison.prompt_id)
+    implied = of_prompt.filter(
+        Q(response_a__author=rater, response_b__in=shown)
+        | Q(response_b__author=rater, response_a__in=shown)
+    ).exclude(pk=comparison.pk)
     answers = rater.preferences.current()
     answers.filter(comparison=comparison).update(superseded_at=now)
     answers.filter(comparison__in=implied).update(superseded_at=now)
@@ -926,12 +990,19 @@ def _keep_better_answer(rater: Rater, comparison: Comparison, text: str) -> None
                 "prompt_id": comparison.prompt_id,
                 "response_a": response,
                 "response_b": worse,
+                "leaks": leaks_of(
+                    comparison.prompt.messages,
+                    (response.messages, response.source),
+                    (worse.messages, worse.source),
+                ),
                 "labels_wanted": 0,
                 "open_places": 0,
             },
         )
         if not implied.preferences.current().filter(rater=rater).exists():
-            Preference.objects.create(comparison=implied, rater=rater, choice=Choice.A)
+            is_a = implied.response_a_id == response.pk  # an import may have named it B
+            choice = Choice.A if is_a else Choice.B
+            Preference.objects.create(comparison=implied, rater=rater, choice=choice)
 
 
 def _pieces(held: list[Assignment]) -> list[Assignment]:
@@ -953,30 +1024,27 @@ def _read_texts(assignments: list[Assignment]) -> None:
 
 
 def _give_back(leases: Any) -> int:
-    n_returned = 0
-    # What a rater holds of a response set goes back in one step, or somebody gets a part of it.
-    together: dict[tuple[int, object], list[tuple[int, int, bool]]] = {}
-    rows = leases.order_by("pk").values_list(
-        "pk", "comparison", "repeats", "rater", "comparison__response_set"
-    )
-    for pk, comparison_id, repeats, rater_id, set_id in rows:
-        whole = ("alone", pk) if set_id is None or repeats is not None else set_id
-        together.setdefault((rater_id, whole), []).append((pk, comparison_id, repeats is not None))
-    for held in together.values():
-        with transaction.atomic():
-            freed = []
-            for pk, comparison_id, is_repeat in held:
-                # The rater may have answered between the reading and now: the state decides.
-                if not leases.filter(pk=pk).update(state=State.EXPIRED):
-                    continue
-                if is_repeat:
-                    Assignment.objects.filter(pk=pk, state=State.EXPIRED).delete()
-                else:
-                    freed.append(comparison_id)
-                n_returned += 1
-            if freed:
-                count_places(freed)
+    """Give these back in one step; how many there were."""
+    held = list(leases.order_by("pk").values_list("pk", "comparison", "repeats"))
+    n_returned, freed = 0, []
+    for pk, comparison_id, repeats in held:
+        # The rater may have answered between the reading and now: the state decides.
+        if not leases.filter(pk=pk).update(state=State.EXPIRED):
+            continue
+        if repeats is not None:
+            Assignment.objects.filter(pk=pk, state=State.EXPIRED).delete()
+        else:
+            freed.append(comparison_id)
+        n_returned += 1
+    if freed:
+        count_places(freed)
     return n_returned
+
+
+def _all_free(rows: Any, n: int) -> bool:
+    """Lock these rows without waiting; whether that got all `n` of them."""
+    free = rows.order_by("pk").select_for_update(skip_locked=True, no_key=True)
+    return len(free.values_list("pk", flat=True)) == n
 
 
 def _takes_places(assignment: Assignment) -> bool:

@@ -19,7 +19,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from django.db.models import QuerySet
+from django.db.models import QuerySet, TextField
+from django.db.models.functions import Cast
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
@@ -40,16 +41,19 @@ from labeling.export_forms import (
     Answer,
     Label,
     Labeled,
+    Order,
     argilla,
     as_time,
     csv_lines,
     interchange,
+    interchange_set,
     label_record,
     label_row,
     label_studio,
     pair,
     vote_row,
 )
+from labeling.imports.sets import MAX_SET
 from labeling.judgements import choice_of
 from labeling.models import Choice, Comparison, Decision, Preference, Project, Ranking
 
@@ -70,6 +74,9 @@ LEFT_OUT = {
     "ai_verdicts": _lazy("verdicts of AI judges: labels of people were asked for"),
     "human_preferences": _lazy("answers of people: labels of AI judges were asked for"),
     "unparsed_verdicts": _lazy("unreadable AI verdicts: this form has no place for them"),
+    "rankings": _lazy(
+        "rankings that no present answer follows from, or of sets that are not whole"
+    ),
 }
 
 
@@ -167,9 +174,12 @@ def _blocks(
     project: Project, form: str, labels: str, aggregate: str, report: ExportReport
 ) -> Iterator[bytes]:
     crowd = Crowd(project, labels) if aggregate == "dawid-skene" else None
+    # The interchange form has a record for each response set; elsewhere its pairs are like others.
+    alone = {"response_set": None} if form == "jsonl" else {}
+    columns = _ANSWER_COLUMNS[:_N_OF_PAIRS] if form in ("trl", "trl-chat") else _ANSWER_COLUMNS
     chunks = (
         [record for row in rows for record in _records(row, form, labels, aggregate, crowd, report)]
-        for rows in _chunks(project, report)
+        for rows in _chunks(project.comparisons.filter(**alone), report, columns)
     )
     if form == "csv":
         yield from _csv(chunks, aggregate, report)
@@ -181,7 +191,12 @@ def _blocks(
         for records in chunks:
             yield from _json_lines(records, report)
         if form == "jsonl":
-            for records in _response_sets(project, labels):
+            for sets in _response_sets(project, report):
+                records = [
+                    record
+                    for rows, orders in sets
+                    for record in _set_records(rows, orders, labels, aggregate, crowd, report)
+                ]
                 yield from _json_lines(records, report)
 
 
@@ -198,10 +213,7 @@ def _records(
 ) -> Iterator[dict[str, Any]]:
     """The records of one comparison; what becomes none is counted."""
     if form == "jsonl":
-        record = interchange(row, _wanted(row, labels, report), with_decision=labels != "ai")
-        if aggregate != "votes":
-            record["label"] = label_record(aggregated(row, labels, aggregate, crowd))
-        yield record
+        yield _interchange(row, labels, aggregate, crowd, report)
         return
     left_out = report.left_out
     if row.purpose != Comparison.Purpose.WORK:
@@ -232,6 +244,38 @@ def _records(
 
 
 _REASONS = {Choice.TIE: "ties"}
+
+
+def _interchange(
+    row: Labeled, labels: str, aggregate: str, crowd: "Crowd | None", report: ExportReport
+) -> dict[str, Any]:
+    record = interchange(row, _wanted(row, labels, report), with_decision=labels != "ai")
+    if aggregate != "votes":
+        record["label"] = label_record(aggregated(row, labels, aggregate, crowd))
+    return record
+
+
+def _set_records(
+    rows: list[Labeled],
+    orders: list[Order],
+    labels: str,
+    aggregate: str,
+    crowd: "Crowd | None",
+    report: ExportReport,
+) -> Iterator[dict[str, Any]]:
+    """One record for a response set; one for each pair where somebody has deleted some of them."""
+    orders = [order for order in orders if labels in ("mixed", SOURCES[order.kind])]
+    records = [_interchange(row, labels, aggregate, crowd, report) for row in rows]
+    n = len({key for row in rows for key in (row.key_a, row.key_b)})
+    is_work = all(row.purpose == Comparison.Purpose.WORK for row in rows)
+    if 2 <= n <= MAX_SET and len(rows) == n * (n - 1) / 2 and is_work:
+        record, n_left_out = interchange_set(rows, records, orders)
+        yield record
+    else:
+        n_left_out = len(orders)
+        yield from records
+    if n_left_out:
+        report.left_out["rankings"] += n_left_out
 
 
 def _with_votes(
@@ -375,13 +419,15 @@ _COLUMNS = (
     "prompt__messages",
     "response_a__messages",
     "response_b__messages",
+    "response_a",
+    "response_b",
     "response_a__content_hash",
     "response_b__content_hash",
     "response_a__source",
     "response_b__source",
     "response_a__author__name",
     "response_b__author__name",
-    "response_set__content_hash",
+    "response_set",
     "gold",
     "purpose",
     "labels_wanted",
@@ -399,32 +445,54 @@ _ANSWER_COLUMNS = (
     "prob_a_ab",
     "prob_a_ba",
     "rationale",
-    "tags",
-    "aspects",
+    # As text: most are empty, and need not be decoded.
+    Cast("tags", TextField()),
+    Cast("aspects", TextField()),
     "seconds",
     "shown_first",
     "inclusion_probability",
     "audit",
     "created_at",
+    "ranking",
 )
+_N_OF_PAIRS = 7  # of these columns, those from which pairs for training are made
+SETS = 50
+"""Response sets that are read at a time, of up to 36 pairs each."""
 
 
-def _chunks(project: Project, report: ExportReport) -> Iterator[list[Labeled]]:
-    """The project's comparisons with their current answers, in the order of their keys."""
+def _chunks(
+    comparisons: QuerySet, report: ExportReport, columns: tuple[Any, ...] = _ANSWER_COLUMNS
+) -> Iterator[list[Labeled]]:
+    """These comparisons with their current answers, in the order of their keys."""
     last = 0
     while True:
-        found = project.comparisons.filter(pk__gt=last).order_by("pk")[:CHUNK]
-        rows = {values[0]: Labeled(*values) for values in found.values_list(*_COLUMNS)}
+        some = comparisons.filter(pk__gt=last).order_by("pk")[:CHUNK]
+        rows = _labeled(some, report, columns)
         if not rows:
             return
-        last = max(rows)
+        last = rows[-1].pk
+        yield rows
+
+
+def _labeled(
+    comparisons: QuerySet, report: ExportReport, columns: tuple[Any, ...] = _ANSWER_COLUMNS
+) -> list[Labeled]:
+    rows = {values[0]: Labeled(*values) for values in comparisons.values_list(*_COLUMNS)}
+    if rows:
         answers = Preference.objects.current().filter(comparison__in=list(rows)).order_by("pk")
-        for comparison, *values in answers.values_list(*_ANSWER_COLUMNS):
-            rows[comparison].answers.append(Answer(*values))
+        for comparison, *values in answers.values_list(*columns):
+            answer = Answer(*values)
+            answer.tags = _decoded(answer.tags, [])
+            answer.aspects = _decoded(answer.aspects, {})
+            rows[comparison].answers.append(answer)
         for comparison, decision in _decisions(Decision.objects.filter(comparison__in=list(rows))):
             rows[comparison].decision = decision
         report.comparisons += len(rows)
-        yield list(rows.values())
+    return list(rows.values())
+
+
+def _decoded(text: Any, empty: Any) -> Any:
+    return empty if text in (None, "[]", "{}") else json.loads(text)
 
 
 def _decisions(decisions: QuerySet) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -442,59 +510,29 @@ def _decisions(decisions: QuerySet) -> Iterator[tuple[int, dict[str, Any]]]:
         yield comparison, {key: value for key, value in decision.items() if value}
 
 
-def _response_sets(project: Project, labels: str) -> Iterator[list[dict[str, Any]]]:
-    """Sets of responses that are ranked at once, with their rankings. Their pairs have come before
-    as comparisons that name the set by its hash."""
+def _response_sets(
+    project: Project, report: ExportReport
+) -> Iterator[list[tuple[list[Labeled], list[Order]]]]:
+    """The pairs of each set of responses that are ranked at once, and its current rankings."""
     last = 0
     while True:
-        found = list(
-            project.response_sets.filter(pk__gt=last)
-            .order_by("pk")
-            .values_list("pk", "content_hash", "prompt__messages")[:CHUNK]
-        )
-        if not found:
+        found = project.response_sets.filter(pk__gt=last).order_by("pk")
+        pks = list(found.values_list("pk", flat=True)[:SETS])
+        if not pks:
             return
-        last = found[-1][0]
-        keys = [pk for pk, _hash, _prompt in found]
-        responses: dict[int, dict[int, dict[str, Any]]] = {pk: {} for pk in keys}
-        pairs = Comparison.objects.filter(response_set__in=keys).order_by("pk")
-        for side in ("response_a", "response_b"):
-            for pk, response, messages, source in pairs.values_list(
-                "response_set", side, f"{side}__messages", f"{side}__source"
-            ):
-                responses[pk][response] = {"messages": messages, "model": source}
-        rankings: dict[int, list[dict[str, Any]]] = {pk: [] for pk in keys}
-        for ranking in (
-            Ranking.objects.filter(response_set__in=keys, superseded_at=None)
-            .select_related("rater")
-            .order_by("pk")
+        last = pks[-1]
+        sets: dict[int, tuple[list[Labeled], list[Order]]] = {pk: ([], []) for pk in pks}
+        for row in _labeled(
+            project.comparisons.filter(response_set__in=pks).order_by("pk"), report
         ):
-            if labels != "ai":
-                rankings[ranking.response_set_id].append(
-                    _ranking(ranking, sorted(responses[ranking.response_set_id]))
-                )
-        yield [
-            {
-                "response_set": content_hash,
-                "prompt": prompt,
-                "responses": [responses[pk][key] for key in sorted(responses[pk])],
-                "rankings": rankings[pk],
-            }
-            for pk, content_hash, prompt in found
-        ]
-
-
-def _ranking(ranking: Ranking, responses: list[int]) -> dict[str, Any]:
-    """A ranking by the places of the responses in their list, from 0."""
-    record: dict[str, Any] = {
-        "rater": ranking.rater.name,
-        "order": [[responses.index(pk) for pk in equals] for equals in ranking.order],
-    }
-    if ranking.rationale:
-        record["rationale"] = ranking.rationale
-    if ranking.seconds is not None:
-        record["seconds"] = ranking.seconds
-    return record | {"created_at": as_time(ranking.created_at)}
+            sets[row.set_pk or 0][0].append(row)
+        orders = Ranking.objects.filter(response_set__in=pks, superseded_at=None).order_by("pk")
+        for the_set, *values in orders.values_list(
+            *("response_set", "pk", "rater__name", "rater__kind", "order"),
+            *("rationale", "seconds", "created_at"),
+        ):
+            sets[the_set][1].append(Order(*values))
+        yield list(sets.values())
 
 
 # --- bytes -------------------------------------------------------------------------------------

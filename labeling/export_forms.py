@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from labeling.imports.forms import TRANSCRIPT_TURN
+from labeling.imports.sets import OF_A_PAIR
 from labeling.models import Choice, Messages, Rater
 
 
@@ -22,15 +23,30 @@ class Answer:
     choice: str
     strength: int | None
     prob_a: float | None
-    prob_a_ab: float | None
-    prob_a_ba: float | None
+    # Pairs for training are made without what follows, and it is not read for them.
+    prob_a_ab: float | None = None
+    prob_a_ba: float | None = None
+    rationale: str = ""
+    tags: list[str] | None = None
+    aspects: dict[str, str] | None = None
+    seconds: float | None = None
+    shown_first: str = ""
+    inclusion_probability: float | None = None
+    audit: bool = False
+    created_at: datetime | None = None
+    ranking: int | None = None  # that implied it
+
+
+@dataclass(slots=True)
+class Order:
+    """One rater's current ranking of a response set, as it stands in the database."""
+
+    pk: int
+    rater: str
+    kind: str
+    order: list[list[int]]  # keys of responses, best first; equals share a place
     rationale: str
-    tags: list[str]
-    aspects: dict[str, str]
     seconds: float | None
-    shown_first: str
-    inclusion_probability: float | None
-    audit: bool
     created_at: datetime
 
 
@@ -44,13 +60,15 @@ class Labeled:
     prompt: Messages
     response_a: Messages
     response_b: Messages
+    key_a: int
+    key_b: int
     text_a: str  # content hashes of the responses
     text_b: str
     model_a: str
     model_b: str
     author_a: str | None
     author_b: str | None
-    set_hash: str | None
+    set_pk: int | None
     gold: str
     purpose: str
     labels_wanted: int
@@ -96,7 +114,6 @@ def interchange(row: Labeled, answers: list[Answer], with_decision: bool) -> dic
         "model_b": row.model_b,
         "author_a": row.author_a,
         "author_b": row.author_b,
-        "response_set": row.set_hash,
         "gold": row.gold,
         "metadata": row.metadata,
     }
@@ -111,6 +128,77 @@ def interchange(row: Labeled, answers: list[Answer], with_decision: bool) -> dic
     if with_decision and row.decision is not None:
         record["decision"] = row.decision
     return record
+
+
+def interchange_set(
+    rows: list[Labeled], records: list[dict[str, Any]], orders: list[Order]
+) -> tuple[dict[str, Any], int]:
+    """A response set as one record, and how many of its rankings have no place in it.
+
+    Args: rows, records: all its pairs, and `interchange` of each. orders: its rankings.
+    """
+    responses: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        responses[row.key_a] = _listed(row.response_a, row.model_a, row.author_a)
+        responses[row.key_b] = _listed(row.response_b, row.model_b, row.author_b)
+    places = {key: place for place, key in enumerate(sorted(responses))}
+    shared = {
+        key: records[0][key]
+        for key in ("metadata", "labels_wanted", "priority")
+        if key in records[0] and all(record.get(key) == records[0][key] for record in records)
+    }
+    pairs = []
+    for row, record in zip(rows, records, strict=True):
+        own = {
+            key: record[key]
+            for key in (*OF_A_PAIR, "label")
+            if key not in shared and record.get(key) not in (None, [])
+        }
+        a, b = places[row.key_a], places[row.key_b]
+        if own or a > b:
+            pairs.append({"a": a, "b": b} | own)
+    rankings = [_ranking(order, rows, places) for order in orders]
+    kept = [ranking for ranking in rankings if ranking is not None]
+    record = {
+        "prompt": rows[0].prompt,
+        "responses": [responses[key] for key in places],
+        **shared,
+        "rankings": kept,
+        "pairs": pairs,
+    }
+    return record, len(rankings) - len(kept)
+
+
+def _listed(messages: Messages, model: str, author: str | None) -> dict[str, Any]:
+    response = {"messages": messages, "model": model, "author": author}
+    return {key: value for key, value in response.items() if value}
+
+
+def _ranking(order: Order, rows: list[Labeled], places: dict[int, int]) -> dict[str, Any] | None:
+    """A ranking by the numbers of the responses; None if it does not order all of them, or none of
+    the rater's present answers follows from it."""
+    if sorted(key for tied in order.order for key in tied) != list(places):
+        return None
+    implied = [
+        [places[row.key_a], places[row.key_b]]
+        for row in rows
+        if any(answer.ranking == order.pk for answer in row.answers)
+    ]
+    if not implied:
+        return None
+    record: dict[str, Any] = {
+        "rater": order.rater,
+        "order": [[places[key] for key in tied] for tied in order.order],
+    }
+    if order.kind != Rater.Kind.PERSON:
+        record["kind"] = order.kind
+    if len(implied) < len(rows):  # the others were answered anew since
+        record["implies"] = implied
+    if order.rationale:
+        record["rationale"] = order.rationale
+    if order.seconds is not None:
+        record["seconds"] = order.seconds
+    return record | {"created_at": as_time(order.created_at)}
 
 
 def vote_record(answer: Answer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from django.db.models import Count, F, Max, Min, Q, QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from labeling.assignment import set_purpose
+from labeling.assignment import lock_people, set_purpose
 from labeling.changes import note_change
 from labeling.models import Choice, Comparison, Preference, Project, Rater
 from labeling.quality import Share
@@ -88,6 +88,7 @@ def choose_by_id(project: Project, names: list[str], purpose: str, gold: str, ac
 
     `gold` is their known answer; "" keeps the one each has. Whoever has none is left out.
     """
+    lock_people(project)
     by_name = project.comparisons.filter(external_id__in=names)
     named = set(by_name.values_list("external_id", flat=True))
     # What is no id of a file is the number that our pages show. Longer ones are no numbers of ours.
@@ -127,6 +128,7 @@ def choose_unanimous(project: Project, n: int, at_least: int, purpose: str, acto
     That answer becomes the known one: the golden questions that the literature asks for are
     certain and look like all others (arXiv:2505.19134).
     """
+    lock_people(project)
     unanimous = list(
         Preference.objects.current()
         .filter(

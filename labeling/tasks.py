@@ -92,6 +92,7 @@ def run_import(job_id: int) -> None:
                 max_bytes=max_unpacked_bytes(),
                 on_progress=on_progress,
                 name=job.filename,
+                actor=job.created_by,
             )
     except (JobCancelled, JobTaken):
         return

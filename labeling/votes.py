@@ -10,15 +10,6 @@ if TYPE_CHECKING:
     from labeling.agreement import Votes
 
 
-def answers_of(project: Project) -> PreferenceQuerySet:
-    """Current answers to the project's work. Comparisons with a known answer, which every rater
-    is given and most get right, would only make agreement look better than it is."""
-    purpose = Comparison.Purpose.WORK
-    return Preference.objects.current().filter(
-        comparison__project=project, comparison__purpose=purpose
-    )
-
-
 def votes_of(project: Project) -> "Votes":
     """Every current answer of people and judges to the project's work."""
     import numpy as np  # the page asks the functions below, and serves without numpy
@@ -31,7 +22,7 @@ def votes_of(project: Project) -> "Votes":
     rater_code = {pk: code for code, (pk, _name, _kind) in enumerate(raters)}
     choice_code = {choice: code for code, choice in enumerate(CHOICES)}
     first_code = {"a": 0, "b": 1, "": -1}
-    rows = answers_of(project).values_list(
+    rows = _current(project).values_list(
         "comparison_id",
         "comparison__prompt_id",
         "rater_id",
@@ -71,7 +62,7 @@ def votes_of(project: Project) -> "Votes":
 
 def state_of(project: Project) -> tuple[int, int]:
     """How many current answers the project holds, and the key of the newest (0: there is none)."""
-    state = answers_of(project).aggregate(n=Count("pk"), last=Max("pk"))
+    state = _current(project).aggregate(n=Count("pk"), last=Max("pk"))
     return state["n"], state["last"] or 0
 
 
@@ -80,6 +71,13 @@ def changed_since(project: Project, n_preferences: int, last_preference: int) ->
 
     Keys tell, not times: an imported answer bears the time at which it was given.
     """
-    current = answers_of(project)
+    current = _current(project)
     n_new = current.filter(pk__gt=last_preference).count()
     return n_new, n_preferences - (current.count() - n_new)
+
+
+def _current(project: Project) -> PreferenceQuerySet:
+    """Sets of raters stay outside: everybody answers them, and training shows the answer."""
+    return Preference.objects.current().filter(
+        comparison__project=project, comparison__purpose=Comparison.Purpose.WORK
+    )

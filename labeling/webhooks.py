@@ -305,13 +305,15 @@ def _target(url: str) -> _Target:
 def _post(target: _Target, body: bytes, headers: dict[str, str]) -> int:
     """POST to the checked address; the status of the answer, whose body is left unread."""
     raw = socket.create_connection((target.address, target.port), timeout=TIMEOUT_SECONDS)
+    if target.is_https:  # wrapped before the timer starts: wrapping takes the socket's place
+        context = ssl.create_default_context()
+        raw = context.wrap_socket(raw, server_hostname=target.host, do_handshake_on_connect=False)
     # A socket's timeout begins anew with every byte; this one does not.
     timer = threading.Timer(TIMEOUT_SECONDS, _hang_up, [raw])
     timer.start()
     try:
-        if target.is_https:
-            context = ssl.create_default_context()
-            raw = context.wrap_socket(raw, server_hostname=target.host)
+        if isinstance(raw, ssl.SSLSocket):
+            raw.do_handshake()
         connection = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT_SECONDS)
         connection.default_port = 443 if target.is_https else 80  # the Host header leaves it out
         connection.sock = raw
@@ -324,4 +326,6 @@ def _post(target: _Target, body: bytes, headers: dict[str, str]) -> int:
 
 def _hang_up(raw: socket.socket) -> None:
     with suppress(OSError):
-        raw.shutdown(socket.SHUT_RDWR)
+        # Not the method of an SSLSocket, which would first forget its encryption: the thread that
+        # reads would take what still arrives for plain text.
+        socket.socket.shutdown(raw, socket.SHUT_RDWR)

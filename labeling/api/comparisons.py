@@ -14,7 +14,7 @@ from rest_framework.response import Response
 
 from labeling.api.access import MEMBER
 from labeling.api.idempotency import idempotent
-from labeling.assignment import count_places, set_purpose
+from labeling.assignment import count_places, lock_people, set_purpose
 from labeling.changes import note_change
 from labeling.imports.records import store_records
 from labeling.models import Assignment, Comparison, Decision, Flag
@@ -41,11 +41,17 @@ class Comparisons(ListAPIView):
     def get_queryset(self) -> Any:
         given = ComparisonFilter(data=self.request.query_params)
         given.is_valid(raise_exception=True)
-        return _filtered(_visible(self.request), given.validated_data)
+        visible = _visible(self.request)
+        if "view" not in self.request.project.may:
+            return visible  # a filter by purpose would say which ones are gold
+        return _filtered(visible, given.validated_data)
 
     @extend_schema(parameters=[ComparisonFilter], responses=ComparisonSerializer(many=True))
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Comparisons, newest first. Raters see what they were given, as it was shown to them."""
+        """Comparisons, newest first.
+
+        Raters see what they were given, as it was shown to them; filters are not for them.
+        """
         return self.list(request, *args, **kwargs)
 
     @extend_schema(request=RowsSerializer, responses={200: StoredRowsSerializer})
@@ -58,7 +64,8 @@ class Comparisons(ListAPIView):
         given = RowsSerializer(data=request.data)
         given.is_valid(raise_exception=True)
         wanted = given.validated_data.get("labels_per_comparison")
-        rows, stored = store_records(request.project, given.validated_data["rows"], wanted)
+        records = given.validated_data["rows"]
+        rows, stored = store_records(request.project, records, wanted, actor=request.user)
         body = {
             "created": stored.created,
             "duplicates": stored.duplicates,
@@ -86,7 +93,9 @@ class OneComparison(GenericAPIView):
 
         Whatever is no work (training, qualification, check) has a known answer and wants no labels.
         """
-        comparison = get_object_or_404(_visible(request).select_for_update(of=("self",)), pk=pk)
+        lock_people(request.project)  # a set that grows is asked of everybody again
+        locked = _visible(request).select_for_update(of=("self",), no_key=True)
+        comparison = get_object_or_404(locked, pk=pk)
         given = ComparisonSerializer(comparison, data=request.data, partial=True)
         given.is_valid(raise_exception=True)
         change = dict(given.validated_data)

@@ -1,6 +1,5 @@
 """Labeling by a program: lease work, answer it, rank, skip, flag, undo, give back."""
 
-import random
 from typing import Any
 
 from django.utils import timezone
@@ -14,6 +13,7 @@ from labeling.access import permissions, rater_of
 from labeling.api.idempotency import answer_key, idempotent
 from labeling.api.refusals import Conflict
 from labeling.assignment import (
+    ranking_places,
     record_preference,
     record_ranking,
     release,
@@ -237,9 +237,8 @@ def _piece(assignment: Assignment) -> dict[str, Any]:
         for other in set_assignments(assignment):
             for response in (other.comparison.response_a, other.comparison.response_b):
                 found[response.pk] = {"id": response.pk, "messages": response.messages}
-        responses = [found[pk] for pk in sorted(found)]
-        # An order of the rater's own that stays the same: ids follow the file, hence the models.
-        random.Random(assignment.pk).shuffle(responses)  # noqa: S311
+        # In the places that the page deals them: ids follow the file, hence the models.
+        responses = [found[pk] for pk in ranking_places(assignment.rater_id, found)]
         return piece | {"kind": "ranking", "left": None, "right": None, "responses": responses}
     sides = {
         letter: {"letter": letter, "messages": response.messages}

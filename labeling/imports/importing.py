@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from django.db import reset_queries
 
+from labeling.changes import note_change
 from labeling.imports.forms import Labels, recognise, rows_of
 from labeling.imports.interchange import BadRow, Row
 from labeling.imports.reading import (
@@ -84,11 +85,13 @@ def import_file(
     max_bytes: int | None = None,
     on_progress: Callable[[ImportReport, Progress], None] | None = None,
     name: str = "",
+    actor: Any = None,
 ) -> ImportReport:
     """Import a file, or `hf://owner/name[/config]:split`, and report on it.
 
     `name` is what the report calls the file, where it lies under another. `known_answers` is the
-    purpose of comparisons with a known answer (`gold`) that name none themselves.
+    purpose of comparisons with a known answer (`gold`) that name none themselves. Leads' decisions
+    that the file brought are written into the change log as brought by `actor`, if there is one.
 
     Nothing is written twice, so an import that was cut off is simply run again. `on_progress` is
     called after every batch, outside of any transaction; what it raises ends the import.
@@ -132,11 +135,18 @@ def import_file(
                 report.problem = str(problem).replace(Path(source).name, name or Path(source).name)
                 rejects.add(Record(line=0, text=""), report.problem)
             write_batch()
-    finally:
+    finally:  # cut off as well: the batches before are kept
         report.seconds = round(monotonic() - started, 3)
+        note_decisions(project, actor, report.decisions, name or Path(source).name)
     if not report.problem:
         report.problem = _nothing_done(report, rejects.first_reason, name or Path(source).name)
     return report
+
+
+def note_decisions(project: Project, actor: Any, n: int, source: str) -> None:
+    """One line in the change log for the decisions that came from elsewhere."""
+    if actor is not None and n:
+        note_change(project, actor, "import decisions", source, after={"decisions": n})
 
 
 def form_of(records: Iterator[Record], form: str) -> tuple[str, Iterator[Record]]:

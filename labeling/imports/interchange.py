@@ -40,6 +40,8 @@ class ResponseList:
     """K responses to one prompt that are ranked at once; the rows of its pairs share it."""
 
     responses: list[tuple[Messages, str]]  # each with the name of its model
+    # Of each, the rater who wrote it as a better answer, or "".
+    authors: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +52,7 @@ class GivenRanking:
     rater: str
     kind: str
     order: list[list[int]]  # numbers of the responses from 0, best first; equals share a place
+    implies: set[tuple[int, int]] | None = None  # pairs (low, high); None: every pair
     rationale: str = ""
     seconds: float | None = None
     created_at: datetime | None = None

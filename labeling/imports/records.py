@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import transaction
+from django.utils.translation import gettext as _
 
+from labeling.imports.importing import note_decisions
 from labeling.imports.interchange import BadRow, Row, check_storable, parse_row
 from labeling.imports.rows import RowStore, Stored, comparison_hash
 from labeling.models import Comparison, Project, content_hash
@@ -20,9 +22,13 @@ class RowResult:
 
 @transaction.atomic
 def store_records(
-    project: Project, records: list[Any], labels_per_comparison: int | None = None
+    project: Project,
+    records: list[Any],
+    labels_per_comparison: int | None = None,
+    actor: Any = None,
 ) -> tuple[list[RowResult], Stored]:
-    """Keep what can be kept, all in one transaction; (what became of each, counts)."""
+    """Keep what can be kept, all in one transaction; (what became of each, counts). `actor` is
+    named in the change log for decisions of leads among them."""
     results = [RowResult("rejected") for _record in records]
     rows: list[Row] = []
     places: list[int] = []  # of each row among the records
@@ -37,6 +43,7 @@ def store_records(
     hashes = [_hash(row) for row in rows]
     known = _ids(project, hashes)
     stored = RowStore(project, labels_per_comparison).store(rows)
+    note_decisions(project, actor, stored.decisions, _("rows of a program"))
     ids = _ids(project, hashes)
     for place, row, key in zip(places, rows, hashes, strict=True):
         result = results[place]

@@ -62,14 +62,16 @@ class _Raters:
     # People with an account here and judges of this project: no file answers in their name.
     own: dict[tuple[str, str], int] = field(default_factory=dict)
 
+    def find_own(self, keys: set[tuple[str, str]]) -> None:
+        """Which of these names are people with an account here, or judges of this project."""
+        known = self._read(keys - self.ids.keys() - self.own.keys())
+        self.own |= {key: pk for key, (pk, imported) in known.items() if not imported}
+
     def learn(self, keys: set[tuple[str, str]]) -> None:
+        """Find these raters, or make them; their own names have been found before."""
         new = keys - self.ids.keys()
         if not new:
             return
-        known = self._read(new)
-        for key in new & known.keys():
-            if not known[key][1]:
-                self.own[key] = known[key][0]
         # kind and name under which each is kept
         kept_as = {key: self._imported(key) if key in self.own else key for key in new}
         wanted = set(kept_as.values())
@@ -147,17 +149,23 @@ class RowStore:
             groups += self._groups_by_id(
                 [(i, row) for i, row in enumerate(rows) if not row.prompt], stored
             )
-            self.raters.learn(
-                {(vote.kind, vote.rater) for g in groups for _i, vote in g.votes}
-                | {
-                    (Rater.Kind.PERSON, author)
-                    for g in groups
-                    if g.pk is None
-                    for author in (g.row.author_a, g.row.author_b)
-                    if author
-                }
-            )
-            answers = self._new_preferences(groups, stored)
+            authors = {
+                (Rater.Kind.PERSON, author)
+                for g in groups
+                if g.pk is None
+                for author in (g.row.author_a, g.row.author_b)
+                if author
+            }
+            voters = {(vote.kind, vote.rater) for g in groups for _i, vote in g.votes}
+            self.raters.find_own(voters | authors)
+            # Whose places change, in one order with everybody else who locks several.
+            counted = [g.pk for g in groups if g.pk is not None and (g.votes or g.decisions)]
+            held = Comparison.objects.filter(pk__in=counted).order_by("pk")
+            list(held.select_for_update(no_key=True).values_list("pk"))
+            known = self._known_answers(groups, stored)
+            voters = {(vote.kind, vote.rater) for g in groups for _i, vote in g.votes}
+            self.raters.learn(voters | authors)
+            answers = self._new_preferences(groups, known, stored)
             self._create([group for group in groups if group.pk is None], stored)
             for group, _vote, preference in answers:
                 preference.comparison_id = group.pk
@@ -278,28 +286,39 @@ class RowStore:
             group.votes += [(index, vote) for vote in row.votes]
         return list(groups.values())
 
-    def _new_preferences(
+    def _known_answers(
         self, groups: list[_Group], stored: Stored
-    ) -> list[tuple[_Group, Vote, Preference]]:
-        """Votes that are not in the database yet; and the places they take."""
-        answers: dict[tuple[int, int], str] = {
+    ) -> dict[tuple[int | None, int], str]:
+        """Current choices by comparison and rater. Votes that are this project's own answers coming
+        back are taken out here, before anybody is made to have given them."""
+        answers: dict[tuple[int | None, int], str] = {
             (comparison, rater): choice
             for comparison, rater, choice in Preference.objects.current()
             .filter(comparison__in=[g.pk for g in groups if g.pk is not None and g.votes])
             .values_list("comparison", "rater", "choice")
         }
+        for group in groups:
+            kept = [
+                (index, vote)
+                for index, vote in group.votes
+                if answers.get((group.pk, self.raters.own.get((vote.kind, vote.rater), 0)))
+                != vote.choice
+            ]
+            stored.known_votes += len(group.votes) - len(kept)
+            group.votes = kept
+        return answers
+
+    def _new_preferences(
+        self, groups: list[_Group], answers: dict[tuple[int | None, int], str], stored: Stored
+    ) -> list[tuple[_Group, Vote, Preference]]:
+        """Votes that are not in the database yet; and the places they take."""
         now = timezone.now()
         preferences = []
         for group in groups:
             given: dict[int, str] = {}
             for index, vote in group.votes:
-                key = (vote.kind, vote.rater)
-                own = self.raters.own.get(key)
-                if own and answers.get((group.pk or 0, own)) == vote.choice:
-                    stored.known_votes += 1  # this project's own answer came back to it
-                    continue
-                rater = self.raters.ids[key]
-                earlier = given.get(rater) or answers.get((group.pk or 0, rater))
+                rater = self.raters.ids[vote.kind, vote.rater]
+                earlier = given.get(rater) or answers.get((group.pk, rater))
                 if earlier == vote.choice:
                     stored.known_votes += 1
                     continue

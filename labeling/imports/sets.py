@@ -27,7 +27,8 @@ from labeling.imports.interchange import (
 from labeling.models import Choice, Comparison, Rater
 
 MAX_SET = 9  # one key each
-OF_A_PAIR = ("id", "gold", "metadata", "preferences", "verdicts")
+OF_A_PAIR = ("id", "gold", "metadata", "labels_wanted", "priority")
+OF_A_PAIR += ("preferences", "verdicts", "decision")
 
 
 def rows_of_set(record: dict[str, Any]) -> list[Row]:
@@ -45,7 +46,7 @@ def rows_of_set(record: dict[str, Any]) -> list[Row]:
         raise BadRow("`gold` of a list of responses: give it to a pair, in `pairs`")
     if record.get("purpose") not in (None, "", Comparison.Purpose.WORK):
         raise BadRow("`purpose` of a list of responses: only a single pair can have another")
-    listed = ResponseList(_responses(record["responses"]))
+    listed = _responses(record["responses"])
     n = len(listed.responses)
     pairs = _pairs(record.get("pairs"), n)
     rankings, problems = _rankings(record.get("rankings"), listed)
@@ -55,29 +56,33 @@ def rows_of_set(record: dict[str, Any]) -> list[Row]:
         a, b = entry["a"], entry["b"]
         row = parse_row(_record_of_pair(record, listed, a, b) | _given(entry))
         row.response_list = listed
-        # First, so that the same answers among the pair's own votes are known and not doubled.
-        row.votes[:0] = [_implied(ranking, a, b) for ranking in rankings]
+        for ranking in rankings:
+            if ranking.implies is None or (i, j) in ranking.implies:
+                _add_implied(row.votes, _implied(ranking, a, b))
         rows.append(row)
     rows[0].bad_votes += problems
     return rows
 
 
-def _responses(items: Any) -> list[tuple[Any, str]]:
+def _responses(items: Any) -> ResponseList:
     if not isinstance(items, list):
         raise BadRow("`responses` is no list")
     if not 2 <= len(items) <= MAX_SET:
         raise BadRow(f"{len(items)} responses: it may be 2 to {MAX_SET}")
-    responses = []
+    responses: list[tuple[Any, str]] = []
+    authors = []
     for number, item in enumerate(items):
-        name, text, model = f"responses[{number}]", item, ""
+        name, text, model, author = f"responses[{number}]", item, "", ""
         if isinstance(item, dict):
             text = next((item[k] for k in ("messages", "content", "text") if item.get(k)), "")
             model = short_text(item, "model")
+            author = short_text(item, "author")
         response = (messages_of(text, "assistant", name), model)
         if response in responses:
             raise BadRow(f"`{name}` and `responses[{responses.index(response)}]` are the same")
         responses.append(response)
-    return responses
+        authors.append(author)
+    return ResponseList(responses, authors)
 
 
 def _record_of_pair(record: dict[str, Any], listed: ResponseList, a: int, b: int) -> dict[str, Any]:
@@ -89,6 +94,8 @@ def _record_of_pair(record: dict[str, Any], listed: ResponseList, a: int, b: int
         "response_b": listed.responses[b][0],
         "model_a": listed.responses[a][1],
         "model_b": listed.responses[b][1],
+        "author_a": listed.authors[a],
+        "author_b": listed.authors[b],
         "metadata": record.get("metadata"),
         "labels_wanted": record.get("labels_wanted"),
         "priority": record.get("priority"),
@@ -127,6 +134,7 @@ def _rankings(entries: Any, listed: ResponseList) -> tuple[list[GivenRanking], l
                 rater=vote.rater,
                 kind=vote.kind,
                 order=_order(entry.get("order"), len(listed.responses)),
+                implies=_implies(entry.get("implies"), len(listed.responses)),
                 rationale=vote.rationale,
                 seconds=vote.seconds,
                 created_at=vote.created_at,
@@ -145,6 +153,17 @@ def _order(value: Any, n: int) -> list[list[int]]:
     return [place for place in order if place]
 
 
+def _implies(value: Any, n: int) -> set[tuple[int, int]] | None:
+    """The pairs that were not answered otherwise since; without a list all of them."""
+    if value in (None, ""):
+        return None
+    pairs = value if isinstance(value, list) else [value]
+    for pair in pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(_is_number(k, n) for k in pair)):
+            raise BadRow(f"`implies` does not name pairs of the responses 0 to {n - 1}")
+    return {(min(pair), max(pair)) for pair in pairs}
+
+
 def _is_number(value: Any, n: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < n
 
@@ -157,6 +176,17 @@ def _listed(value: Any, key: str) -> Iterator[Any]:
     if len(value) > MAX_VOTES:
         raise BadRow(f"more than {MAX_VOTES} `{key}`")
     return iter(value)
+
+
+def _add_implied(votes: list[Vote], implied: Vote) -> None:
+    """Where the rater's own vote on the pair says the same, it stands for both. Where
+    it says otherwise, the ranking comes first."""
+    for vote in votes:
+        if (vote.kind, vote.rater, vote.choice) == (implied.kind, implied.rater, implied.choice):
+            vote.ranking = implied.ranking
+            vote.created_at = vote.created_at or implied.created_at
+            return
+    votes.insert(0, implied)
 
 
 def _implied(ranking: GivenRanking, a: int, b: int) -> Vote:

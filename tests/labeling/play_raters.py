@@ -8,6 +8,7 @@ import os
 import random
 import sys
 import threading
+import time
 
 import django
 
@@ -23,6 +24,7 @@ def main(slug: str, first: int, n_raters: int) -> None:
         release,
         skip_comparison,
         undo_last,
+        why_empty,
         work_for,
     )
     from labeling.models import Project, Rater
@@ -34,7 +36,15 @@ def main(slug: str, first: int, n_raters: int) -> None:
     def play(number: int) -> None:
         chance = random.Random(number)
         rater, _ = Rater.objects.get_or_create(project=project, name=f"player-{number}")
-        while work := work_for(rater, chance.randint(1, 3)):
+        n_waited = 0
+        while n_waited < 100:
+            work = work_for(rater, chance.randint(1, 3))
+            if not work and why_empty(rater).reason not in ("paused", "disqualified"):
+                break
+            if not work:  # until a lead lets them go on
+                n_waited += 1
+                time.sleep(0.02)
+                continue
             assignment, event = work[0], "kept"
             if len(work) > 1 and chance.random() < 0.1:
                 release(rater, [a.pk for a in work[1:]])

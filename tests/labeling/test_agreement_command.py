@@ -122,17 +122,19 @@ def test_votes_are_current_and_of_this_project_alone(django_assert_num_queries):
     assert votes.is_judge.tolist() == [False, False, True, False]
 
 
-def test_answers_to_comparisons_with_a_known_answer_are_no_votes():
-    project = ProjectFactory()
-    gold = ComparisonFactory(project=project, purpose="check", gold="a", open_places=0)
-    PreferenceFactory(comparison=gold)
-    work = PreferenceFactory(comparison=ComparisonFactory(project=project))
+def test_votes_leave_out_what_raters_are_tried_with():
+    project = labelled_project()
+    before = state_of(project)
+    known = ComparisonFactory(project=project, gold="a", purpose="check", open_places=0)
+    for rater in project.raters.all():
+        PreferenceFactory(comparison=known, rater=rater, choice="a")
 
     votes = votes_of(project)
 
-    assert (len(votes), votes.n_comparisons) == (1, 1)
-    assert state_of(project) == (1, work.pk)
-    assert changed_since(project, 1, work.pk) == (0, 0)
+    assert len(votes) == before[0] == 9
+    assert votes.n_comparisons == project.comparisons.count() - 1
+    assert state_of(project) == before
+    assert changed_since(project, *before) == (0, 0)
 
 
 def test_votes_carry_sides_probabilities_and_lengths():

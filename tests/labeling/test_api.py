@@ -12,6 +12,7 @@ from django.test import Client
 from django.utils import timezone
 
 from labeling.api.documentation import groups, openapi
+from labeling.assignment import set_purpose
 from labeling.models import (
     Assignment,
     Change,
@@ -21,6 +22,7 @@ from labeling.models import (
     ImportJob,
     Preference,
     Rater,
+    ResponseSet,
 )
 from labeling.tasks import forget_old_rows
 from tests.factories import (
@@ -28,7 +30,9 @@ from tests.factories import (
     MembershipFactory,
     PreferenceFactory,
     ProjectFactory,
+    PromptFactory,
     RaterFactory,
+    ResponseFactory,
     bearer,
 )
 
@@ -221,6 +225,44 @@ def test_nothing_that_a_rater_reads_says_where_a_response_came_from():
     assert [row["id"] for row in rater.get("comparisons/").json()["results"]] == [pk]
     others = Comparison.objects.exclude(pk=pk).get()
     assert rater.get(f"comparisons/{others.pk}/").status_code == 404
+
+
+def test_no_filter_tells_a_rater_which_comparisons_are_gold():
+    lead = Program(project := ProjectFactory())
+    gold, work = ComparisonFactory.create_batch(2, project=project, gold="a")
+    rater = Program(project, "rater")
+    assert len(rater.post("next/", {"n": 2}).json()["work"]) == 2
+    set_purpose(project, [gold.pk], "check", None)
+
+    def ids(program: Program, query: str) -> set[int]:
+        return {row["id"] for row in program.get(f"comparisons/?{query}").json()["results"]}
+
+    assert ids(lead, "purpose=check") == {gold.pk}
+    for query in ("purpose=check", "state=open", "state=full", "decided=true", "flagged=true"):
+        assert ids(rater, query) == {gold.pk, work.pk}
+
+
+def test_a_program_is_given_a_set_in_the_places_that_its_answers_are_kept_with():
+    project = ProjectFactory()
+    prompt = PromptFactory(project=project)
+    a, b, c = ResponseFactory.create_batch(3, prompt=prompt)
+    of_set = ResponseSet.objects.create(project=project, prompt=prompt, content_hash="h")
+    for first, second in ((a, b), (a, c), (b, c)):
+        ComparisonFactory(
+            project=project,
+            prompt=prompt,
+            response_a=first,
+            response_b=second,
+            response_set=of_set,
+        )
+    rater = Program(project, "rater")
+    [piece] = rater.next()
+    places = [response["id"] for response in piece["responses"]]
+    assert len(places) == 3
+    for assignment in Assignment.objects.select_related("comparison"):
+        pair = assignment.comparison.response_a_id, assignment.comparison.response_b_id
+        stood_first = min(pair, key=places.index)
+        assert assignment.shown_first == "ab"[pair.index(stood_first)]
 
 
 def test_a_rater_lists_their_own_answers_alone():

@@ -6,13 +6,20 @@ import io
 import json
 from collections import Counter
 from datetime import UTC, datetime
+from itertools import permutations
 
 import pytest
 from django.core.management import CommandError, call_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labeling.assignment import next_comparison, record_preference
+from labeling.assignment import (
+    next_comparison,
+    record_preference,
+    record_ranking,
+    release,
+    revise_preference,
+)
 from labeling.export import (
     AGGREGATES,
     FORMATS,
@@ -245,28 +252,54 @@ def test_several_turns_are_a_transcript_as_text_and_messages_as_chat(project, pe
 
 
 def content(project) -> Counter:
-    """All that an import can bring, without keys and without the order."""
+    """All that an export carries, without keys and without the order. Not in it are the places in
+    the project's random order, which every project draws anew."""
     found: Counter = Counter()
     for c in project.comparisons.select_related(
-        "prompt", "response_a__author", "response_b__author"
+        "prompt", "response_a__author", "response_b__author", "response_set"
     ):
-        sides = [
-            (repr(r.messages), r.source, r.author.name if r.author else "", r.n_chars)
-            for r in (c.response_a, c.response_b)
-        ]
+        sides = [_in_words(r) for r in (c.response_a, c.response_b)]
         own = (c.external_id, repr(c.prompt.messages), *sides, c.gold, json.dumps(c.metadata))
-        found["comparison", own] += 1
-        for p in c.preferences.current().select_related("rater"):
+        of_queue = (c.purpose, c.labels_wanted, c.open_places, c.priority, tuple(c.leaks))
+        the_set = c.response_set.content_hash if c.response_set else ""
+        found["comparison", own, of_queue, the_set, c.content_hash] += 1
+        for p in c.preferences.current().select_related("rater", "ranking"):
             numbers = (p.strength, p.prob_a, p.prob_a_ab, p.prob_a_ba, p.seconds)
             texts = (p.rationale, json.dumps(p.tags), json.dumps(p.aspects, sort_keys=True))
             design = (p.shown_first, p.inclusion_probability, p.audit, p.created_at)
             who = (p.rater.kind, p.rater.name)
-            found["preference", own[1:4], who, p.choice, numbers, texts, design] += 1
+            ranked = p.ranking is not None and p.ranking.superseded_at is None
+            found["preference", own[1:4], who, p.choice, numbers, texts, design, ranked] += 1
         for d in c.decisions.filter(superseded_at=None):
             found["decision", own[1:4], d.choice, d.strength, d.note] += 1
+    for the_set in project.response_sets.select_related("prompt"):
+        found["set", the_set.content_hash, repr(the_set.prompt.messages)] += 1
+        responses = Response.objects.select_related("author").in_bulk(
+            [
+                pk
+                for pair in the_set.comparisons.values_list("response_a", "response_b")
+                for pk in pair
+            ]
+        )
+        for r in the_set.rankings.filter(superseded_at=None).select_related("rater"):
+            order = tuple(tuple(sorted(_in_words(responses[pk]) for pk in at)) for at in r.order)
+            more = (r.rationale, r.seconds, r.created_at, r.preferences.current().count())
+            found["ranking", the_set.content_hash, (r.rater.kind, r.rater.name), order, more] += 1
+    for prompt in project.prompts.all():
+        found["prompt", repr(prompt.messages)] += 1
+        for response in prompt.responses.select_related("author"):
+            found["response", repr(prompt.messages), _in_words(response)] += 1
+    for rater in project.raters.all():
+        found["rater", rater.kind, rater.name] += 1
     return found
 
 
+def _in_words(response: Response) -> tuple:
+    author = response.author.name if response.author else ""
+    return (repr(response.messages), response.source, author, response.n_chars)
+
+
+VOTES = ("preferences", "verdicts")
 texts = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=0, max_size=12
 ) | st.sampled_from(
@@ -304,31 +337,84 @@ verdicts = st.fixed_dictionaries(
         "rationale": texts,
     }
 )
-comparisons = st.fixed_dictionaries(
-    {
-        "id": st.sampled_from(["", "x-1", "=x"]),
-        "prompt": texts.filter(str.strip),
-        "response_a": texts,
-        "response_b": texts,
-        "model_b": st.sampled_from(["m", "@m"]),
-        "gold": st.sampled_from(["", "a", "tie"]),
-        "metadata": st.dictionaries(texts, texts | st.integers(-9, 9), max_size=2),
-        "decision": st.none()
-        | st.fixed_dictionaries({"choice": st.sampled_from(["a", "tie"]), "note": texts}),
-        "preferences": st.dictionaries(names, people_votes, max_size=2),
-        "verdicts": st.dictionaries(names, verdicts, max_size=2),
-    }
+fields = {
+    "id": st.sampled_from(["", "x-1", "=x"]),
+    "prompt": texts.filter(str.strip),
+    "response_a": texts,
+    "response_b": texts,
+    "model_b": st.sampled_from(["m", "@m"]),
+    "gold": st.sampled_from(["", "a", "tie"]),
+    "purpose": st.sampled_from(["", "work", "training", "qualification", "check"]),
+    "labels_wanted": st.none() | st.integers(0, 100),
+    "priority": st.integers(-32_767, 32_767),
+    "metadata": st.dictionaries(texts, texts | st.integers(-9, 9), max_size=2),
+    "decision": st.none()
+    | st.fixed_dictionaries({"choice": st.sampled_from(["a", "tie"]), "note": texts}),
+    "preferences": st.dictionaries(names, people_votes, max_size=2),
+    "verdicts": st.dictionaries(names, verdicts, max_size=2),
+}
+comparisons = st.fixed_dictionaries(fields)
+
+
+of_pairs = st.fixed_dictionaries(
+    {},
+    optional={
+        key: fields[key]
+        for key in ("id", "gold", "labels_wanted", "priority", "metadata", "decision", *VOTES)
+    },
 )
 
 
+@st.composite
+def response_sets(draw) -> dict:
+    """A list of responses with rankings, which may say otherwise than votes on its pairs."""
+    n = draw(st.integers(2, 4))
+    models = draw(st.permutations(["", "m", "@m", "n"]))
+    pairs = draw(st.dictionaries(st.sampled_from(list(permutations(range(n), 2))), of_pairs))
+    order = st.permutations(range(n)).flatmap(
+        lambda places: st.integers(1, n).map(lambda k: [places[:k], *([p] for p in places[k:])])
+    )
+    ranking = st.fixed_dictionaries(
+        {"order": order, "kind": st.sampled_from(["person", "judge"])},
+        optional={"rationale": texts, "seconds": seconds},
+    )
+    return {
+        "id": draw(st.sampled_from(["", "set"])),
+        "prompt": draw(texts.filter(str.strip)),
+        "responses": [{"messages": [message(draw(texts))], "model": models[k]} for k in range(n)],
+        "labels_wanted": draw(st.none() | st.integers(0, 9)),
+        "priority": draw(st.integers(-9, 9)),
+        "metadata": draw(fields["metadata"]),
+        "rankings": [
+            {"rater": rater} | given
+            for rater, given in draw(st.dictionaries(names, ranking, max_size=2)).items()
+        ],
+        "pairs": [
+            {"a": a, "b": b} | in_lists(pair)
+            for (a, b), pair in pairs.items()
+            if a < b or (b, a) not in pairs
+        ],
+    }
+
+
+def message(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def in_lists(record: dict) -> dict:
+    """The record with its votes as the interchange form has them."""
+    return record | {
+        key: [{"rater": rater} | given for rater, given in record[key].items()]
+        for key in VOTES
+        if key in record
+    }
+
+
 def imported(records: list[dict], path) -> object:
-    lines = []
-    for record in records:
-        votes = {
-            key: [{"rater": rater} | given for rater, given in record[key].items()]
-            for key in ("preferences", "verdicts")
-        }
-        lines.append(json.dumps(record | votes, default=datetime.isoformat))
+    lines = [
+        json.dumps(r if "responses" in r else in_lists(r), default=datetime.isoformat)
+        for r in records
+    ]
     path.write_text("\n".join(lines), encoding="utf-8")
     project = ProjectFactory()
     import_file(project, path, reject_path=path.with_suffix(".rejects"))
@@ -343,12 +429,15 @@ any_text = settings(
 
 
 @any_text
-@given(st.lists(comparisons, min_size=1, max_size=3))
+@given(st.lists(comparisons | response_sets(), min_size=1, max_size=3))
 def test_what_goes_out_comes_back_as_an_identical_project(tmp_path, records):
     original = imported(records, tmp_path / "in.jsonl")
     report = export_file(original, tmp_path / "out.jsonl", "jsonl")
-    assert report.rows == original.comparisons.count()
+    alone = original.comparisons.filter(response_set=None)
+    assert report.rows == alone.count() + original.response_sets.count()
     assert report.left_out == {}
+    if not report.rows:  # every record was refused
+        return
     copy = ProjectFactory()
     back = import_file(copy, tmp_path / "out.jsonl")
     assert (back.rejected, back.rejected_votes) == (0, 0)
@@ -360,7 +449,7 @@ def test_what_goes_out_comes_back_as_an_identical_project(tmp_path, records):
 
 
 @any_text
-@given(st.lists(comparisons, min_size=1, max_size=3))
+@given(st.lists(comparisons.map(lambda record: record | {"purpose": ""}), min_size=1, max_size=3))
 def test_a_table_of_votes_comes_back_with_every_vote(tmp_path, records):
     original = imported(records, tmp_path / "in.jsonl")
     for form in ("csv", "parquet"):
@@ -409,6 +498,174 @@ def test_a_project_that_was_labeled_here_adds_nothing_to_itself(project, tmp_pat
     import_file(copy, path)
     assert content(copy) == before
     assert Rater.objects.get(project=copy).user is None
+
+
+RIVERS = ["Po", "Oder", "Elbe", "Arno"]
+
+
+@pytest.fixture
+def labeled_here(tmp_path):
+    """A project with everything that an export carries, most of it made the way people make it."""
+    project = ProjectFactory(better_answers=True, labels_per_comparison=3)
+    pairs = [
+        {"id": "x-1", "response_a": "no", "response_b": "I am ChatGPT.", "labels_wanted": 3},
+        {"id": "check", "response_a": "yes", "response_b": "no", "gold": "a", "purpose": "check"},
+        {"id": "t", "response_a": "no", "response_b": "so", "gold": "b", "purpose": "training"},
+        {
+            "id": "q",
+            "response_a": "u",
+            "response_b": "v",
+            "gold": "tie",
+            "purpose": "qualification",
+        },
+        {"response_a": "w", "response_b": "w", "model_a": "m1", "model_b": "m2", "gold": "tie"},
+    ]
+    lists = [
+        {"responses": RIVERS, "id": "rivers", "priority": 9, "metadata": {"topic": "water"}},
+        {"responses": ["Nile", {"content": "Nile", "model": "m"}], "labels_wanted": 2},
+        {"responses": ["Po", "Oder", "Loire"]},  # a pair is in the first: these stay single pairs
+    ]
+    records = [{"prompt": "Is it?"} | pair for pair in pairs]
+    records += [{"prompt": "Name a river."} | a_list for a_list in lists]
+    path = tmp_path / "start.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    import_file(project, path)
+    # Raters would be given these first: they are put aside until the others are labeled.
+    taught = Comparison.objects.filter(purpose__in=["training", "qualification"])
+    purposes = dict(taught.values_list("pk", "purpose"))
+    taught.update(purpose="work")
+
+    ann, bo = (RaterFactory(project=project, name=name, user=UserFactory()) for name in "ab")
+    judge = RaterFactory(project=project, name="j1", kind="judge")
+    rivers = project.response_sets.get(comparisons__external_id="rivers#0-1")
+    keys = {
+        str(response): response.pk
+        for c in rivers.comparisons.select_related("response_a", "response_b")
+        for response in (c.response_a, c.response_b)
+    }
+    po, oder, elbe, arno = (keys[name] for name in RIVERS)
+    for rater, order in ((ann, [[po], [elbe, oder], [arno]]), (bo, [[arno], [po], [oder], [elbe]])):
+        assert next_comparison(rater).comparison.response_set == rivers
+        record_ranking(rater, rivers, order, rationale="shorter", seconds=40.5)
+    revised = ann.preferences.get(comparison__external_id="rivers#0-1")
+    revise_preference(ann, revised, "b", strength=1, tags=["clear"])
+    first = project.comparisons.get(external_id="x-1")
+    Comparison.objects.filter(pk=first.pk).update(priority=100)
+    held = next_comparison(ann)
+    assert held.comparison == first
+    said = {"strength": 2, "aspects": {"honest": "b"}, "tags": ["clear"], "rationale": "Because."}
+    record_preference(ann, first, "a", better="Better still.", seconds=3.5, **said)
+    release(ann)
+    vote(first, judge, "a", prob_a=0.75, prob_a_ab=0.7, prob_a_ba=0.8)
+    vote(rivers.comparisons.first(), judge, "unparsed", rationale="?")
+    for pk, purpose in purposes.items():
+        Comparison.objects.filter(pk=pk).update(purpose=purpose)
+    vote(project.comparisons.get(external_id="t"), bo, "b", seconds=2.0)
+    Preference.objects.filter(rater=bo).update(audit=True, inclusion_probability=0.25)
+    for comparison in (first, rivers.comparisons.last()):
+        Decision.objects.create(
+            comparison=comparison, choice="b", strength=3, note="See rule 2.", decided_by=ann.user
+        )
+    Comparison.objects.filter(pk=rivers.comparisons.last().pk).update(gold="tie", priority=-1)
+    return project
+
+
+def test_all_that_is_known_comes_back_and_adds_nothing_at_home(labeled_here, tmp_path):
+    before = content(labeled_here)
+    kinds = Counter(key[0] for key in before.elements())
+    assert (kinds["set"], kinds["ranking"], kinds["decision"]) == (2, 2, 2)
+    assert (kinds["comparison"], kinds["preference"]) == (5 + 6 + 1 + 2 + 2, 6 + 6 + 1 + 2 + 3)
+    assert sum(1 for c in labeled_here.comparisons.all() if c.leaks) > 0
+
+    path = tmp_path / "out.jsonl"
+    report = export_file(labeled_here, path, "jsonl")
+    assert (report.rows, report.left_out) == (5 + 2 + 2 + 2, {})
+    home = import_file(labeled_here, path)
+    assert (home.created, home.sets, home.split_sets, home.rankings) == (0, 0, 0, 0)
+    assert (home.preferences, home.verdicts, home.decisions, home.leaks) == (0, 0, 0, 0)
+    assert (home.rejected, home.rejected_votes, home.known_votes) == (0, 0, kinds["preference"])
+    assert content(labeled_here) == before
+
+    copy = ProjectFactory()
+    there = import_file(copy, path)
+    assert (there.sets, there.rankings, there.rejected, there.rejected_votes) == (2, 2, 0, 0)
+    assert content(copy) == before
+    export_file(copy, tmp_path / "again.jsonl", "jsonl")
+    again = ProjectFactory()
+    import_file(again, tmp_path / "again.jsonl")
+    assert content(again) == before
+
+
+def test_a_set_is_one_record_with_its_rankings_and_what_belongs_to_its_pairs(labeled_here):
+    records, _left_out = exported(labeled_here, "jsonl")
+    the_set = next(r for r in records if len(r.get("responses", [])) == 4)
+    assert [r["messages"][0]["content"] for r in the_set["responses"]] == RIVERS
+    assert (the_set["labels_wanted"], the_set["metadata"]) == (3, {"topic": "water"})
+    ann, bo = the_set["rankings"]
+    assert ann["order"] == [[0], [2, 1], [3]]
+    assert ann["implies"] == [[0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]  # 0-1 was answered anew
+    assert (bo["order"], bo.get("implies")) == ([[3], [0], [1], [2]], None)
+    assert [(p["a"], p["b"], p["id"]) for p in the_set["pairs"]][:2] == [
+        (0, 1, "rivers#0-1"),
+        (0, 2, "rivers#0-2"),
+    ]
+    # Other forms have the pairs alone.
+    pairs, _left_out = exported(labeled_here, "trl", aggregate="votes")
+    # Of twelve answers one is a tie, and two are on a control question.
+    assert sum(pair["id"].startswith("rivers#") for pair in pairs) == 9
+
+
+def test_rankings_of_the_other_kind_stay_out(labeled_here):
+    records, left_out = exported(labeled_here, "jsonl", "ai")
+    assert [r["rankings"] for r in records if "responses" in r] == [[], []]
+    assert left_out == {"human_preferences": 16}
+
+
+def test_a_ranking_that_no_answer_follows_from_is_counted(labeled_here):
+    for preference in Preference.objects.filter(ranking__rater__name="b"):
+        revise_preference(preference.rater, preference, "tie")
+    records, left_out = exported(labeled_here, "jsonl")
+    assert left_out == {"rankings": 1}
+    the_set = next(r for r in records if len(r.get("responses", [])) == 4)
+    assert [r["rater"] for r in the_set["rankings"]] == ["a"]
+    assert sum(v["rater"] == "b" for p in the_set["pairs"] for v in p["preferences"]) == 6
+
+
+def test_a_set_of_which_a_pair_is_gone_goes_out_as_pairs(labeled_here, tmp_path):
+    labeled_here.comparisons.get(external_id="rivers#2-3").delete()
+    records, left_out = exported(labeled_here, "jsonl")
+    assert left_out == {"rankings": 2}
+    assert sum(str(r.get("id", "")).startswith("rivers#") for r in records) == 5
+    export_file(labeled_here, tmp_path / "out.jsonl", "jsonl")
+    home = import_file(labeled_here, tmp_path / "out.jsonl")
+    assert (home.created, home.preferences, home.rejected_votes) == (0, 0, 0)
+
+
+def test_sets_are_read_a_few_at_a_time_with_the_same_queries(
+    project, tmp_path, monkeypatch, django_assert_num_queries
+):
+    monkeypatch.setattr("labeling.export.SETS", 2)
+    path = tmp_path / "sets.jsonl"
+    order = {"rater": "ann", "order": [0, 1, 2]}
+    lists = [
+        {"prompt": f"River {n}?", "responses": ["Po", "Oder", "Elbe"], "rankings": [order]}
+        for n in range(5)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in lists))
+    import_file(project, path)
+    with django_assert_num_queries(1 + 3 * 5 + 1):
+        records, _left_out = exported(project, "jsonl")
+    assert len(records) == 5
+
+
+def test_decisions_that_come_from_a_file_stand_in_the_change_log(labeled_here, tmp_path):
+    export_file(labeled_here, tmp_path / "out.jsonl", "jsonl")
+    copy, lead = ProjectFactory(), UserFactory()
+    for _ in range(2):  # the second brings none
+        import_file(copy, tmp_path / "out.jsonl", actor=lead)
+    (change,) = copy.changes.all()
+    assert (change.actor, change.action, change.subject) == (lead, "import decisions", "out.jsonl")
+    assert change.after == {"decisions": 2}
 
 
 def test_earlier_answers_stay_at_home(project, people):
@@ -687,6 +944,6 @@ def test_dawid_skene_without_a_crowd_is_a_mistake_of_the_caller(project, people)
     from labeling.export import _chunks
 
     vote(ComparisonFactory(project=project), people[0], "a")
-    ((row,),) = _chunks(project, ExportReport())
+    ((row,),) = _chunks(project.comparisons.all(), ExportReport())
     with pytest.raises(ValueError, match="whole crowd"):
         aggregated(row, "human", "dawid-skene")

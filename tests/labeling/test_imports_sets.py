@@ -145,11 +145,20 @@ def test_pairs_of_a_list_bring_their_own_votes_and_names(bring):
     }
     report = bring(listed(rankings=[{"rater": "ann", "order": [0, 1, 2]}], pairs=[entry]))
     assert (report.created, report.preferences, report.verdicts) == (3, 4, 1)
-    assert report.known_votes == 1  # ann says the same twice, in the ranking and of the pair
+    assert report.known_votes == 0  # ann says it twice, in the ranking and of the pair: one answer
     comparison = Comparison.objects.get(external_id="elbe-po")
     assert (str(comparison.response_a), str(comparison.response_b)) == ("Elbe", "Po")
     assert comparison.preferences.get(rater__name="gpt").prob_a == 0.75
     assert comparison.preferences.get(rater__name="ann").ranking.rater.name == "ann"
+
+
+def test_a_ranking_may_say_which_answers_still_follow_from_it(bring):
+    revised = {"a": 0, "b": 1, "preferences": [{"rater": "ann", "choice": "b", "strength": 1}]}
+    still = {"rater": "ann", "order": [0, 1, 2], "implies": [[2, 0], [1, 2]]}
+    report = bring(listed(rankings=[still], pairs=[revised]))
+    assert (report.rankings, report.preferences, report.rejected_votes) == (1, 3, 0)
+    assert choices("ann") == {"Po-Oder": "b", "Po-Elbe": "a", "Oder-Elbe": "a"}
+    assert Ranking.objects.get().preferences.count() == 2
 
 
 @pytest.mark.parametrize(
@@ -192,6 +201,7 @@ def test_a_list_that_cannot_be_ranked_says_why(more, reason):
         ({"rater": "ann", "order": [0, 1, "2"]}, "`order` does not name each of the responses"),
         ({"rater": "ann", "order": [0, 1, True]}, "`order` does not name each of the responses"),
         ({"rater": "ann", "order": [0, 1, 2], "kind": "robot"}, "`kind` may be person, judge"),
+        ({"rater": "a", "order": [0, 1, 2], "implies": [[0]]}, "`implies` does not name pairs"),
         ("ann", "a text where an object should be"),
     ],
 )

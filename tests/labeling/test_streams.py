@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from labeling.assignment import (
     REPEAT_AFTER,
+    TAKEN_BACK_AT_ONCE,
     NotYours,
     let_in,
     next_comparison,
@@ -489,10 +490,32 @@ def test_the_number_of_queries_does_not_grow_with_the_project(django_assert_num_
         work_for(rater, 1)
 
     one_label()  # from here on one is held when the next label begins
-    # Lock the rater, what they hold, texts; the answer: read, close, keep, who listens; then as at
+    # Lock the rater, what they hold, texts; the answer: read, lock, close, keep, who listens; as at
     # first with a lease: take the place, write it down. Three transactions.
-    with django_assert_num_queries(18):
+    with django_assert_num_queries(19):
         one_label()
     ComparisonFactory.create_batch(60, project=project, labels_wanted=2)
-    with django_assert_num_queries(18):
+    with django_assert_num_queries(19):
         one_label()
+
+
+def test_one_answer_of_a_ranking_is_not_revised_alone(three):
+    response_set, responses = three
+    rater = RaterFactory(project=response_set.project)
+    work_for(rater, 1)
+    record_ranking(rater, response_set, [[pk] for pk in responses])
+    preference = rater.preferences.current().first()
+    with pytest.raises(NotYours):
+        revise_preference(rater, preference, "tie")
+    assert rater.preferences.current().get(pk=preference.pk).choice == preference.choice
+
+
+def test_a_rater_who_finds_no_work_takes_some_leases_back_and_the_sweep_the_rest():
+    project = ProjectFactory()
+    ComparisonFactory.create_batch(TAKEN_BACK_AT_ONCE + 5, project=project)
+    gone = RaterFactory(project=project)
+    work_for(gone, TAKEN_BACK_AT_ONCE + 5)
+    gone.assignments.update(expires_at=timezone.now() - timedelta(seconds=1))
+    assert next_comparison(RaterFactory(project=project)) is not None
+    assert gone.assignments.filter(state="leased").count() == 5
+    assert take_back_expired() == 5

@@ -312,7 +312,11 @@ def test_a_name_that_leads_inside_is_refused_when_it_is_sent(project, monkeypatc
     assert "private network" in webhook.deliveries.get().error
 
 
-def test_a_server_that_drips_is_hung_up_on(project, settings, monkeypatch):
+@pytest.mark.parametrize(
+    ("scheme", "head"),
+    [("http", b""), ("https", b"\x16\x03\x03\x40\x00")],  # TLS: a record of 16 KB begins
+)
+def test_a_server_that_drips_is_hung_up_on(project, settings, monkeypatch, scheme, head):
     """A byte now and then would satisfy a timeout per read for ever."""
     import socket
     import time
@@ -325,6 +329,7 @@ def test_a_server_that_drips_is_hung_up_on(project, settings, monkeypatch):
             peer, _address = server.accept()
             with peer:
                 try:
+                    peer.sendall(head)
                     for _ in range(50):
                         peer.send(b"H")
                         time.sleep(0.1)
@@ -332,7 +337,7 @@ def test_a_server_that_drips_is_hung_up_on(project, settings, monkeypatch):
                     pass
 
         threading.Thread(target=drip, daemon=True).start()
-        webhook = hook(project, f"http://127.0.0.1:{server.getsockname()[1]}/")
+        webhook = hook(project, f"{scheme}://127.0.0.1:{server.getsockname()[1]}/")
         tell(project.pk, "project.completed", {})
         began = time.monotonic()
         assert deliver_due() == 0

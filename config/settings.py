@@ -17,10 +17,12 @@ PREFLOOP_STORAGE = Path(env.str("PREFLOOP_STORAGE", default=str(BASE_DIR / "data
 PREFLOOP_STORAGE.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 # Laptop mode is the default: it serves loopback only. Team mode says DEBUG=0 and must bring a key.
-DEBUG = env.bool("DEBUG", default=True)
+LAPTOP = env.bool("DEBUG", default=True)
+# Error pages with code and settings are for those who ask for them; all others see our own.
+DEBUG = LAPTOP and ("DEBUG" in env.ENVIRON or "runserver" in sys.argv)
 SECRET_KEY = env.str("SECRET_KEY", default="")
 if not SECRET_KEY:
-    if not DEBUG:
+    if not LAPTOP:
         raise ImproperlyConfigured(
             "SECRET_KEY is required when DEBUG is off: set it to a long random string, "
             'for example from `python -c "import secrets; print(secrets.token_urlsafe(50))"`.'
@@ -145,7 +147,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
 STATIC_ROOT.mkdir(exist_ok=True)
-WHITENOISE_USE_FINDERS = DEBUG
+WHITENOISE_USE_FINDERS = LAPTOP
 # Only the development server looks at every file again on every request.
 WHITENOISE_AUTOREFRESH = DEBUG and "runserver" in sys.argv
 
@@ -154,7 +156,7 @@ SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
 # Cookies travel over TLS alone in team mode; PREFLOOP_HTTP=1 is for a trusted plain-HTTP network.
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEBUG and not env.bool(
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not LAPTOP and not env.bool(
     "PREFLOOP_HTTP", default=False
 )
 

@@ -67,8 +67,9 @@ def labeler(user: Any, slug: str) -> tuple[Project, Rater]:
     """
     rater = (
         Rater.objects.select_related("project")
-        .annotate(role=F("project__memberships__role"))
         .filter(user=user.pk, project__slug=slug, project__memberships__user=user.pk)
+        # After the filter: before it, the role would be that of any member.
+        .annotate(role=F("project__memberships__role"))
         .first()
     )
     may = PERMISSIONS[rater.role] if rater else frozenset()

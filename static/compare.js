@@ -168,7 +168,7 @@ function sayHowMany(kept) {
   const sent = document.getElementById("sent");
   const waits = outbox.length > 0 && outbox[0].tries > 0;
   const text = waits ? say.sayUnsent.replace("#", outbox.length) : outbox.length ? say.saySaving : kept ? say.sayKept : "";
-  if (text) sent.textContent = text;
+  sent.textContent = text;
   sent.classList.toggle("unsent", waits);
 }
 
@@ -304,7 +304,11 @@ function take(html, entry) {
     } else cards.append(card);
   }
   const empty = news.querySelector("[data-empty]");
-  if (empty) cards.append(empty);
+  if (empty) {
+    cards.append(empty);
+    // Nothing is held any more, perhaps because a lead paused us: what stands here is not ours.
+    if (shown && !entry?.waits && !shown.querySelector("[data-feedback]")) shown.remove();
+  }
   localTimes(cards);
   clearTimeout(nextLook);
   if (entry?.waits && entry.pair === shown?.dataset.pair) {
@@ -366,6 +370,7 @@ function answer(form, button) {
     waits,
   };
   answered.push(entry.pair);
+  noNotice("graded"); // read by now
   if (waits) {
     form.dataset.sent = "yes";
     form.classList.add("sent");

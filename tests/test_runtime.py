@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -253,10 +254,21 @@ def test_a_taken_port_and_a_second_serve_give_one_clear_line_each(start, tmp_pat
     ]
 
 
-def test_debug_pages_are_never_served_to_other_machines(start):
+def test_an_unknown_address_gets_our_own_page_in_laptop_mode(start):
+    served = start()
+    served.wait_for_line("Stop with")
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        served.get("/no/such/page/")
+    page = refusal.value.read().decode()
+    assert refusal.value.code == 404
+    assert "There is no such page, or it is not yours to see." in page
+    assert served.get("/static/prefloop.css")[0] == 200
+
+
+def test_laptop_mode_is_never_served_to_other_machines(start):
     served = start("--host", "0.0.0.0")
     assert served.wait_for_end() == 1
-    assert "DEBUG is on" in served.output
+    assert "Laptop mode is for this machine alone: not on 0.0.0.0." in served.output
 
 
 def test_team_mode_without_a_secret_key_does_not_start(tmp_path):

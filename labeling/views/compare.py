@@ -89,6 +89,7 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
     assignment = _named_assignment(rater, given)
     if assignment is None:
         return refuse(request, project, rater, _("This comparison is not yours to answer."))
+    sent_again = assignment.state == Assignment.State.ANSWERED  # its first response was lost
     seconds = given["seconds"]
     if seconds is None:  # without JavaScript: time since it was given out
         seconds = (timezone.now() - assignment.leased_at).total_seconds()
@@ -106,7 +107,9 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
                 better=given["better"],
                 answer_key=given["answer_key"],
             )
-            held = work_for(rater, 1 + AHEAD, _have(request)) if request.htmx else []
+            held = None
+            if request.htmx and not sent_again:  # else the page must not add one to its count
+                held = work_for(rater, 1 + AHEAD, _have(request))
     except NotYours as error:
         return refuse(request, project, rater, str(error))
     feedback = None

@@ -40,7 +40,7 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         change.about, change.n_about = keys[:ABOUT], len(keys)
     context = {
         "project": project,
-        "active": "history",
+        "active": "settings",
         "form": form,
         "changes": found[:PAGE],
         "next": found[PAGE - 1].pk if len(found) > PAGE else None,

@@ -1,5 +1,7 @@
 """The list of projects, a project's overview, its settings and its comparisons."""
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.humanize.templatetags.humanize import intcomma
@@ -38,15 +40,17 @@ def create(request: HttpRequest) -> HttpResponse:
     copied = None
     if slug := request.POST.get("copied_from") or request.GET.get("from"):
         copied = project_for(request.user, slug, to="lead")
-    start = {"name": copied.name, **settings_of(copied)} if copied else {}
-    form = ProjectForm(_posted(request), initial=start)
-    if request.method == "POST" and "preset" not in request.POST and form.is_valid():
+    start = {"name": copied.name, **settings_of(copied)} if copied else settings_of(Project())
+    form = _form(request, initial=start)
+    if form.is_valid():
         members_of = copied if copied and "members" in request.POST else None
         project = make_project(form.save(commit=False), request.user, members_of)
         return redirect("labeling:import", project.slug)
     led = projects_of(request.user)
     if not request.user.is_superuser:
-        led = led.filter(memberships__role__in=(Membership.Role.OWNER, Membership.Role.LEAD))
+        # One filter: in two, the role could be another member's.
+        roles = (Membership.Role.OWNER, Membership.Role.LEAD)
+        led = Project.objects.filter(memberships__user=request.user, memberships__role__in=roles)
     context = {"form": form, "copied": copied, "sources": led.order_by("name")}
     return render(request, "labeling/project_form.html", context)
 
@@ -81,8 +85,8 @@ def edit(request: HttpRequest, slug: str) -> HttpResponse:
     """Change a project's settings."""
     project = project_for(request.user, slug, to="lead")
     before = settings_of(project) | {"name": project.name}
-    form = ProjectForm(_posted(request), instance=project)
-    if request.method == "POST" and "preset" not in request.POST and form.is_valid():
+    form = _form(request, instance=project)
+    if form.is_valid():
         keep_settings(form.save(commit=False), before, request.user)
         messages.success(request, _("Kept."))
         if form.n_following and form.cleaned_data["existing"] == "change":
@@ -90,18 +94,16 @@ def edit(request: HttpRequest, slug: str) -> HttpResponse:
         return redirect("labeling:project", project.slug)
     # A form that does not hold has changed the row in memory: the page's head shows the real one.
     context = {"form": form, "project": project_for(request.user, slug, to="lead")}
-    return render(request, "labeling/project_form.html", context | {"active": "overview"})
+    return render(request, "labeling/project_form.html", context | {"active": "settings"})
 
 
-def _posted(request: HttpRequest) -> object:
-    """What was sent, with the usual three questions put in where the button asked for them."""
-    if request.method != "POST":
-        return None
-    posted = request.POST.copy()
-    if "preset" in posted:
-        lines = [f"{aspect['name']}: {aspect['question']}" for aspect in HELPFUL_HONEST_HARMLESS]
-        posted["aspects"] = "\n".join(lines)
-    return posted
+def _form(request: HttpRequest, **start: Any) -> ProjectForm:
+    """The form as sent; or, where the button for the usual three questions was pressed, with them
+    put in and everything else as it was typed: nothing is checked before it is to be kept."""
+    if "preset" not in request.POST:
+        return ProjectForm(request.POST or None, **start)
+    typed = {name: request.POST.get(name, "") for name in ProjectForm.base_fields}
+    return ProjectForm(**start | {"initial": typed | {"aspects": HELPFUL_HONEST_HARMLESS}})
 
 
 def _change_existing(request: HttpRequest, project: Project, form: ProjectForm) -> None:

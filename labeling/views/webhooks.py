@@ -36,7 +36,7 @@ def webhooks(request: HttpRequest, slug: str) -> HttpResponse:
             status = 422
     context = {
         "project": project,
-        "active": "overview",
+        "active": "settings",
         "form": form,
         "made": made,
         "webhooks": _with_figures(project),
@@ -54,7 +54,7 @@ def webhook(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     deliveries = list(found.deliveries.order_by("-pk")[: DELIVERIES_SHOWN + 1])
     context = {
         "project": project,
-        "active": "overview",
+        "active": "settings",
         "webhook": found,
         "deliveries": deliveries[:DELIVERIES_SHOWN],
         "has_more": len(deliveries) > DELIVERIES_SHOWN,

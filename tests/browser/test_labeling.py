@@ -10,7 +10,7 @@ from django.contrib.sessions.models import Session
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from labeling.assignment import next_comparison, record_preference
+from labeling.assignment import next_comparison, pause_rater, record_preference
 from labeling.models import Assignment, Comparison, Flag, Preference, Rater, Response
 from tests.factories import (
     ComparisonFactory,
@@ -312,6 +312,17 @@ def test_an_answer_survives_a_session_that_ended(page: Page, live_server, projec
     wait_until_kept(page, 1)
     assert Preference.objects.get().rationale == "worth keeping"
     page.troubles.clear()  # the browser itself reports the 403
+
+
+def test_a_rater_who_is_paused_is_told_and_sees_no_pair_any_more(page: Page, live_server, project):
+    open_desk(page, live_server)
+    pause_rater(Assignment.objects.get(pk=shown(page)).rater, UserFactory())
+    press(page, "1")
+    expect(page.locator("#notices .note.bad")).to_contain_text("You are paused in this project")
+    expect(page.locator(SHOWN)).to_have_count(0)
+    expect(page.locator("#cards [data-empty]")).to_be_visible()
+    expect(page.locator("#sent")).to_have_text("")
+    page.troubles.clear()  # the browser itself reports the 409
 
 
 def test_an_answer_that_another_tab_gave_is_named_and_work_goes_on(

@@ -12,13 +12,22 @@ pytestmark = pytest.mark.django_db
 
 
 def test_a_rater_is_found_with_their_project_in_one_query(django_assert_num_queries):
-    member = MembershipFactory(role=Membership.Role.RATER)
-    MembershipFactory(project=member.project)  # of somebody else
+    owner = MembershipFactory(role=Membership.Role.OWNER)
+    member = MembershipFactory(project=owner.project, role=Membership.Role.RATER)
+    MembershipFactory(project=owner.project, role=Membership.Role.LEAD)
     project, rater = labeler(member.user, member.project.slug)  # makes the rater
     with django_assert_num_queries(1):
         again = labeler(member.user, member.project.slug)
     assert again == (project, rater)
     assert again[0].may == {"label"}
+
+
+def test_who_was_made_a_viewer_does_not_label_on_in_the_role_of_the_owner():
+    owner = MembershipFactory(role=Membership.Role.OWNER)
+    viewer = MembershipFactory(project=owner.project, role=Membership.Role.VIEWER)
+    RaterFactory(project=owner.project, user=viewer.user)
+    with pytest.raises(PermissionDenied):
+        labeler(viewer.user, owner.project.slug)
 
 
 @pytest.mark.parametrize(("role", "error"), [(None, Http404), ("viewer", PermissionDenied)])

@@ -264,6 +264,36 @@ def test_the_usual_aspects_are_put_in_by_a_button_and_nothing_is_kept_yet():
     assert Project.objects.get().aspects == []
 
 
+def test_a_new_project_starts_from_the_usual_shares():
+    client = Client()
+    client.force_login(UserFactory(is_staff=True))
+    form = client.get("/projects/new/").context["form"]
+    shares = ["audit_share", "check_share", "repeat_share", "qualification_pass"]
+    assert [form[name].value() for name in shares] == ["10", "5", "3", "80"]
+
+
+def test_only_projects_that_one_leads_are_offered_to_copy():
+    staff = UserFactory(is_staff=True)
+    for role in ("lead", "rater"):
+        project = MembershipFactory(role="owner").project
+        MembershipFactory(project=project, user=staff, role=role)
+    client = Client()
+    client.force_login(staff)
+    sources = client.get("/projects/new/").context["sources"]
+    assert [p.memberships.get(user=staff).role for p in sources] == ["lead"]
+
+
+def test_the_usual_aspects_are_put_into_a_form_that_is_not_finished_without_a_reproach():
+    client = Client()
+    client.force_login(UserFactory(is_staff=True))
+    typed = {"preset": "aspects", "guidelines": "Be kind.", "audit_share": "20"}
+    page = client.post("/projects/new/", typed)
+    assert page.context["form"].errors == {}
+    assert page.context["form"]["audit_share"].value() == "20"
+    assert page.context["form"]["guidelines"].value() == "Be kind."
+    assert page.context["form"]["better_answers"].value() == ""
+
+
 def test_a_copy_takes_settings_and_members_and_no_data():
     staff = UserFactory(is_staff=True)
     source = ProjectFactory(

@@ -46,9 +46,9 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, host: str, port: int, sample: bool, verbosity: int, **_: Any) -> None:
-        if settings.DEBUG and host not in LOOPBACK:
+        if settings.LAPTOP and host not in LOOPBACK:
             raise CommandError(
-                f"DEBUG is on, and its error pages show code and settings: not on {host}. "
+                f"Laptop mode is for this machine alone: not on {host}. "
                 "Set DEBUG=0, SECRET_KEY and ALLOWED_HOSTS, or stay on 127.0.0.1."
             )
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
@@ -57,7 +57,7 @@ class Command(BaseCommand):
 
         call_command("migrate", verbosity=0, interactive=False)
         settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
-        if not settings.DEBUG:  # with DEBUG on, files come straight from static/
+        if not settings.LAPTOP:  # in laptop mode, files come straight from static/
             call_command("collectstatic", verbosity=0, interactive=False)
         administrator = ensure_administrator()
         if sample and "sample_project" in get_commands():

@@ -3,13 +3,13 @@
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, OuterRef, QuerySet, Subquery
-from django.db.models.functions import Coalesce, Greatest
+from django.db.models import QuerySet
 from django.forms.models import model_to_dict
 from django.utils.translation import gettext_noop
 
+from labeling.assignment import count_places
 from labeling.changes import note_change
-from labeling.models import Assignment, Comparison, Membership, Preference, Project, Rater
+from labeling.models import Comparison, Membership, Project
 
 SETTINGS = (
     "guidelines",
@@ -94,31 +94,9 @@ def change_labels_wanted(project: Project, old: int, new: int) -> int:
 
 @transaction.atomic
 def _change_batch(pks: list[int], old: int, new: int) -> int:
-    """Places are counted from the rows, by one statement over one snapshot.
-
-    Whoever takes a place changes the comparison's row first and adds the assignment in the same
-    transaction. So with the rows locked here, every place that was taken has its assignment in
-    sight of the next statement; on PostgreSQL a single UPDATE without the lock would read the
-    counts as they were before it waited. An answer turns a held place into a given one, and one
-    statement never sees it as both or neither.
-    """
     rows = Comparison.objects.filter(pk__in=pks, labels_wanted=old)
-    list(rows.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True))
-    given = Preference.objects.current().filter(rater__kind=Rater.Kind.PERSON)
-    held = Assignment.objects.filter(state=Assignment.State.LEASED, repeats=None)
-    return rows.update(
-        labels_wanted=new,
-        open_places=Greatest(0, new - _number_of(given) - _number_of(held)),
-    )
-
-
-def _number_of(rows: QuerySet[Any]) -> Any:
-    """How many of these rows the comparison of the outer query has."""
-    counted = (
-        rows.filter(comparison=OuterRef("pk"))
-        .order_by()
-        .values("comparison")
-        .annotate(n=Count("pk"))
-        .values("n")
-    )
-    return Coalesce(Subquery(counted), 0)
+    # Locked in one order before they change: see labeling/assignment.py.
+    locked = list(rows.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True))
+    n_changed = rows.update(labels_wanted=new)
+    count_places(locked)
+    return n_changed

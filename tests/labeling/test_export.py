@@ -10,6 +10,7 @@ from itertools import permutations
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from labeling.assignment import (
     record_preference,
     record_ranking,
     release,
-    revise_preference,
 )
 from labeling.export import (
     AGGREGATES,
@@ -503,6 +503,21 @@ def test_a_project_that_was_labeled_here_adds_nothing_to_itself(project, tmp_pat
 RIVERS = ["Po", "Oder", "Elbe", "Arno"]
 
 
+def answer_anew(preference, choice, **more):
+    """Replace an answer that followed from a ranking by one of its own."""
+    Preference.objects.filter(pk=preference.pk).update(superseded_at=timezone.now())
+    vote(
+        preference.comparison,
+        preference.rater,
+        choice,
+        seconds=preference.seconds,
+        shown_first=preference.shown_first,
+        inclusion_probability=preference.inclusion_probability,
+        audit=preference.audit,
+        **more,
+    )
+
+
 @pytest.fixture
 def labeled_here(tmp_path):
     """A project with everything that an export carries, most of it made the way people make it."""
@@ -548,7 +563,7 @@ def labeled_here(tmp_path):
         assert next_comparison(rater).comparison.response_set == rivers
         record_ranking(rater, rivers, order, rationale="shorter", seconds=40.5)
     revised = ann.preferences.get(comparison__external_id="rivers#0-1")
-    revise_preference(ann, revised, "b", strength=1, tags=["clear"])
+    answer_anew(revised, "b", strength=1, tags=["clear"])
     first = project.comparisons.get(external_id="x-1")
     Comparison.objects.filter(pk=first.pk).update(priority=100)
     held = next_comparison(ann)
@@ -623,7 +638,7 @@ def test_rankings_of_the_other_kind_stay_out(labeled_here):
 
 def test_a_ranking_that_no_answer_follows_from_is_counted(labeled_here):
     for preference in Preference.objects.filter(ranking__rater__name="b"):
-        revise_preference(preference.rater, preference, "tie")
+        answer_anew(preference, "tie")
     records, left_out = exported(labeled_here, "jsonl")
     assert left_out == {"rankings": 1}
     the_set = next(r for r in records if len(r.get("responses", [])) == 4)

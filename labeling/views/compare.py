@@ -8,7 +8,6 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -20,6 +19,7 @@ from labeling.access import labeler
 from labeling.assignment import (
     NotYours,
     answer,
+    answer_and_go_on,
     release,
     skip_comparison,
     undo_last,
@@ -93,23 +93,16 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
     seconds = given["seconds"]
     if seconds is None:  # without JavaScript: time since it was given out
         seconds = (timezone.now() - assignment.leased_at).total_seconds()
+    said = {name: given[name] for name in ("strength", "rationale", "tags", "aspects", "better")}
+    said |= {"seconds": seconds, "answer_key": given["answer_key"]}
+    held = None
     try:
-        # The answer and the next lease reach the disk together: one wait instead of two.
-        with transaction.atomic():
-            answer(
-                assignment,
-                given["choice"],
-                strength=given["strength"],
-                rationale=given["rationale"],
-                tags=given["tags"],
-                aspects=given["aspects"],
-                seconds=seconds,
-                better=given["better"],
-                answer_key=given["answer_key"],
+        if request.htmx and not sent_again:  # else the page must not add one to its count
+            held = answer_and_go_on(
+                assignment, given["choice"], n=1 + AHEAD, have=_have(request), **said
             )
-            held = None
-            if request.htmx and not sent_again:  # else the page must not add one to its count
-                held = work_for(rater, 1 + AHEAD, _have(request))
+        else:
+            answer(assignment, given["choice"], **said)
     except NotYours as error:
         return refuse(request, project, rater, str(error))
     feedback = None

@@ -196,7 +196,7 @@ def web_command(host: str, port: int) -> list[str]:
         *("--bind", f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
         *("--worker-class", "gthread", "--workers", str(web_processes())),
         # Requests wait better in the server's queue than for each other's processor time or locks.
-        *("--threads", "2", "--preload"),
+        *("--threads", "4", "--preload"),
         *("--timeout", "120", "--graceful-timeout", "2", "--log-level", "warning"),
         "--no-control-socket",
     ]

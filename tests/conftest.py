@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.utils import translation
 
 from config import celery_app
 from tests import postgresql
@@ -27,6 +28,12 @@ def storage(settings, tmp_path: Path) -> Path:
     settings.PREFLOOP_STORAGE = tmp_path / "storage"
     settings.PREFLOOP_STORAGE.mkdir()
     return settings.PREFLOOP_STORAGE
+
+
+@pytest.fixture(autouse=True)
+def english() -> None:
+    """A request in another language leaves its thread speaking it: each test begins in English."""
+    translation.activate("en")
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def idempotent(handler: Callable[..., Response]) -> Callable[..., Response]:
                 body = json.loads(JSONRenderer().render(response.data) or b"null")
                 if not mine.update(status=response.status_code, body=body):
                     raise InProgress  # it took so long that the key went to a second try
-        except Exception:
+        except Exception:  # whatever it was, nothing was kept: the key is free for another try
             mine.delete()
             raise
         return response

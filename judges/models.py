@@ -5,6 +5,7 @@ from typing import Self
 from django.conf import settings
 from django.db import models
 from django.db.models import Avg, Count, F, Q, Sum
+from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.jobs import Job
 from labeling.models import Comparison, Project, Rater
@@ -27,6 +28,61 @@ class Judge(models.Model):
         return self.name
 
 
+class PromptVersion(models.Model):
+    """The words of a judge's question, frozen. A change makes a new version of the prompt, hence a
+    new version of every judge that goes over to it."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="prompt_versions")
+    name = models.CharField(max_length=100)
+    number = models.PositiveIntegerField()
+    words = models.JSONField()  # the fields of JudgeRecipe that a judge reads
+    content_hash = models.CharField(max_length=64)
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["name", "-number"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "name", "number"], name="prompt_version_number"
+            ),
+            models.UniqueConstraint(
+                fields=["project", "name", "content_hash"], name="prompt_version_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} v{self.number}"
+
+
+class JudgeServer(models.Model):
+    """An OpenAI-compatible server whose address an administrator has allowed."""
+
+    name = models.CharField(max_length=100, unique=True)
+    url = models.URLField(max_length=500)  # up to and with /v1
+    # The key is read from the environment, or stored encrypted; never shown again.
+    key_variable = models.CharField(max_length=100, blank=True)
+    encrypted_key = models.TextField(blank=True)
+    max_concurrency = models.PositiveSmallIntegerField(default=8)
+    timeout_seconds = models.PositiveIntegerField(default=120)  # of one request
+    # In `currency` per million tokens; empty: not known.
+    price_read = models.FloatField(null=True, blank=True)
+    price_written = models.FloatField(null=True, blank=True)
+    currency = models.CharField(max_length=3, default="USD")
+    created_at = models.DateTimeField(auto_now_add=True)
+    allowed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class JudgeVersion(models.Model):
     """One frozen state of a judge: model, prompt and settings. A change makes a new version,
     hence a new rater."""
@@ -34,8 +90,14 @@ class JudgeVersion(models.Model):
     judge = models.ForeignKey(Judge, models.CASCADE, related_name="versions")
     number = models.PositiveIntegerField()
     model = models.CharField(max_length=500)  # see labeling.storage.model_folder
-    # Everything that decides a verdict beside the model: see judges.ml.config.JudgeRecipe.
+    # Where the model runs; empty: in a worker of ours.
+    server = models.ForeignKey(JudgeServer, models.PROTECT, null=True, blank=True, related_name="+")
+    # Everything that decides a verdict beside the model: see judges.ml.config.JudgeRecipe. The
+    # words of the question are those of `prompt`, kept here too so that a recipe is whole.
     recipe = models.JSONField(default=dict)
+    prompt = models.ForeignKey(
+        PromptVersion, models.PROTECT, null=True, blank=True, related_name="judge_versions"
+    )
     rater = models.OneToOneField(Rater, models.PROTECT, related_name="judge_version")
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(
@@ -57,6 +119,14 @@ class JudgeRun(Job):
 
     version = models.ForeignKey(JudgeVersion, models.CASCADE, related_name="runs")
     limit = models.PositiveIntegerField(null=True, blank=True)
+    # Which comparisons, and in which order: see judges.selection.
+    selection = models.JSONField(default=dict)
+    # Whether its verdicts become preferences of the judge's rater. Those of the laboratory do not,
+    # until the judge is chosen.
+    counts = models.BooleanField(default=True)
+    # The run pauses before it would spend more; empty: no limit.
+    most_tokens = models.PositiveBigIntegerField(null=True, blank=True)
+    most_cost = models.FloatField(null=True, blank=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -141,13 +211,28 @@ class Verdict(models.Model):
     logp_ab_second = models.FloatField(null=True)
     logp_ba_first = models.FloatField(null=True)
     logp_ba_second = models.FloatField(null=True)
+    # Tie-aware judges alone.
+    logp_ab_tie = models.FloatField(null=True)
+    logp_ba_tie = models.FloatField(null=True)
+    prob_tie = models.FloatField(null=True)
+    # Direct scores from 1 to 10, or a reward model's rewards.
+    score_a = models.FloatField(null=True)
+    score_b = models.FloatField(null=True)
     prob_a = models.FloatField()
+    standard_error = models.FloatField(null=True)  # of prob_a, where rationales were drawn
     answer_mass_ab = models.FloatField()
     answer_mass_ba = models.FloatField()
     parsed = models.BooleanField()
     rationale_ab = models.TextField(blank=True)
     rationale_ba = models.TextField(blank=True)
+    aspects = models.JSONField(default=dict)  # {aspect: probability that A is better there}
+    # What the mode read beside the columns: every sample's log-probabilities, the distributions of
+    # scores, the members' logits of a jury, the principle drawn. See judges.ml.modes.
+    raw = models.JSONField(default=dict)
+    measured_by = models.CharField(max_length=10, default="logprobs")  # or "samples"
     n_tokens = models.PositiveIntegerField()  # read and written, both orders
+    n_tokens_written = models.PositiveIntegerField(default=0)
+    cost = models.FloatField(null=True)
     n_tokens_cut = models.PositiveIntegerField(default=0)  # of the prompt, to fit the context
     seconds = models.FloatField()
     problem = models.CharField(max_length=300, blank=True)
@@ -164,3 +249,89 @@ class Verdict(models.Model):
 
     def __str__(self) -> str:
         return f"{self.version} on {self.comparison}: {self.prob_a:.3f}"
+
+
+class Calibration(models.Model):
+    """How a judge version's probabilities are corrected; fitted once, on people's labels, and
+    frozen."""
+
+    class Method(models.TextChoices):
+        TEMPERATURE = "temperature", _lazy("Temperature")
+        ISOTONIC = "isotonic", _lazy("Isotonic")
+
+    version = models.ForeignKey(JudgeVersion, models.CASCADE, related_name="calibrations")
+    number = models.PositiveIntegerField()
+    method = models.CharField(max_length=20, choices=Method)
+    parameters = models.JSONField()  # see judges.ml.calibration
+    n = models.PositiveIntegerField()  # comparisons it was fitted on
+    experiment = models.ForeignKey(
+        "Experiment", models.SET_NULL, null=True, blank=True, related_name="calibrations"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["version", "number"], name="calibration_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version}, calibration {self.number}"
+
+
+class ChosenJudge(models.Model):
+    """The judge that a project works with, and how its probabilities are corrected."""
+
+    project = models.OneToOneField(Project, models.CASCADE, related_name="chosen_judge")
+    version = models.ForeignKey(JudgeVersion, models.PROTECT, related_name="+")
+    calibration = models.ForeignKey(
+        Calibration, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    chosen_at = models.DateTimeField(auto_now=True)
+    chosen_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+
+    def __str__(self) -> str:
+        return f"{self.project}: {self.version}"
+
+
+class Experiment(Job):
+    """The laboratory: judge versions held against people's labels of the same comparisons."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="experiments")
+    name = models.CharField(max_length=100)
+    selection = models.JSONField(default=dict)  # which labeled comparisons: see judges.selection
+    result = models.JSONField(default=dict)  # see judges.laboratory
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    def __str__(self) -> str:
+        return self.name
+
+    def enqueue(self) -> None:
+        from judges.tasks import run_experiment
+
+        run_experiment.delay_on_commit(self.pk)
+
+
+class Cell(models.Model):
+    """One judge version of an experiment, and the run that asked it."""
+
+    experiment = models.ForeignKey(Experiment, models.CASCADE, related_name="cells")
+    version = models.ForeignKey(JudgeVersion, models.CASCADE, related_name="cells")
+    run = models.ForeignKey(JudgeRun, models.SET_NULL, null=True, blank=True, related_name="cells")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["experiment", "version"], name="version_once_per_experiment"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.experiment}: {self.version}"

@@ -1,0 +1,95 @@
+"""What a model is asked and what it answers: the one interface between judges and engines.
+
+A verdict mode (`judges.ml.modes`) turns a sample into requests and the replies into a reading. An
+engine (`engine.py` on this machine, `server.py` over HTTP) knows no modes: it is given text, writes
+if it is asked to, and says how probable each of a few answers is next.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+MeasuredBy = Literal["logprobs", "samples"]
+"""How the log-probabilities of a reply were found. "samples": smoothed frequencies of drawn
+answers, for servers that give no log-probabilities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """What the model writes before its answer is read."""
+
+    max_tokens: int
+    n: int = 1
+    """So many texts are written, each followed by a reading of the answers."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    seed: int = 0
+    stops: tuple[str, ...] = ()
+    """The text ends before the first of these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One question in one order. What the model reads: `task`, `lead`, what it writes, `ending`."""
+
+    task: str
+    """The user's turn of a chat template, or the beginning of a plain text."""
+    lead: str = ""
+    """Begins the model's own turn."""
+    ending: str
+    """Stands after the written text; the next token begins the answer."""
+    answers: tuple[str, ...]
+    """Whose log-probabilities are wanted, such as ("1", "2") or ("1", …, "10"). An answer of
+    several tokens is scored as a sequence."""
+    write: Writing | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """One text that the model wrote, and its answer after it."""
+
+    logps: tuple[float, ...]
+    """Of each of the request's answers, in nats, at most 0; probability of other tokens is left
+    out, so that the answers' mass can be seen."""
+    text: str
+    """Exactly what the model read before its answer, its own words included."""
+    rationale: str = ""
+    measured_by: MeasuredBy = "logprobs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What came of one request, or the problem that kept it from being answered."""
+
+    said: tuple[Said, ...] = ()
+    """As many as `write.n`; one if nothing was written."""
+    n_tokens_read: int = 0
+    n_tokens_written: int = 0
+    seconds: float = 0.0
+    """Its share of the time of its batch."""
+    cost: float | None = None
+    """In the server's currency; None where no price is known."""
+    problem: str = ""
+
+
+class Engine(Protocol):
+    """A model that can be asked."""
+
+    @property
+    def control(self) -> tuple[str, ...]:
+        """Strings that the model's tokenizer reads as something other than text."""
+
+    def excess(self, request: Request) -> int:
+        """By how many tokens the request, with all that is to be written, exceeds the context; 0 or
+        less if it fits. An estimate where the tokenizer is not at hand."""
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Reply]]]:
+        """Replies batch by batch as they come: (place in `requests`, reply), each place once.
+
+        Raises: EngineStopped when nothing more can be asked (server gone, key refused, budget
+        spent); what was yielded before stays good.
+        """
+
+
+class EngineStopped(Exception):
+    """The engine cannot go on; the message is one clear line that says what to do."""

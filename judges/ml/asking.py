@@ -55,6 +55,8 @@ class Said:
     """Exactly what the model read before its answer, its own words included."""
     rationale: str = ""
     measured_by: MeasuredBy = "logprobs"
+    n_bounded: int = 0
+    """Answers that were not among the tokens a server names, and have a bound for a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +95,7 @@ class Engine(Protocol):
 
 class EngineStopped(Exception):
     """The engine cannot go on; the message is one clear line that says what to do."""
+
+
+class BudgetSpent(EngineStopped):
+    """One more question might exceed the budget: the run can go on when it is given more."""

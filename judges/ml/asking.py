@@ -73,6 +73,9 @@ class Reply:
     cost: float | None = None
     """In the server's currency; None where no price is known."""
     problem: str = ""
+    too_long: bool = False
+    """The problem is that the request does not fit the context, which nobody knew before it was
+    asked: from now on `excess` says so, and a shorter one may be asked in its place."""
 
 
 class Engine(Protocol):

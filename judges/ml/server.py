@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 
 from judges.ml.asking import BudgetSpent, EngineStopped, Reply, Request, Said
 from judges.ml.budget import Budget, Purse
+from judges.ml.questions import plain_text, tidy_written, with_written
 from judges.ml.wires import Connect, Wires, plain_connection
 
 FLOOR = -1e4
@@ -263,12 +264,12 @@ class ServerEngine:
 
     def _answer_one(self, request: Request) -> Reply:
         began = time.perf_counter()
-        bill = _Bill()
+        bill, too_long = _Bill(), False
         self._reserve(bill, request)
         try:
             said, problem = self._said(request, bill), ""
         except _NotAnswered as reason:
-            said, problem = (), str(reason)
+            said, problem, too_long = (), str(reason), isinstance(reason, _TooLong)
         finally:
             self._settle(bill)
         return Reply(
@@ -278,38 +279,44 @@ class ServerEngine:
             seconds=time.perf_counter() - began,
             cost=self.server.cost(bill.n_read, bill.n_written),
             problem=problem,
+            too_long=too_long,
         )
 
     def _said(self, request: Request, bill: _Bill) -> tuple[Said, ...]:
-        said = []
-        for draw in range(request.write.n if request.write else 1):
-            start = _Text(request.task, request.lead)
-            written = self._write(start, request, draw, bill) if request.write else ""
-            if self.abilities.continues:
-                text = _Text(request.task, request.lead + written + request.ending)
-            elif request.write:
-                text = _Text(request.task, request.lead + written, request.ending.strip())
-            else:
-                text = _Text(f"{request.task}\n{request.lead}{request.ending}".rstrip(), "")
-            bounded_before = bill.n_bounded
-            if self.abilities.n_top:
-                logps = self._read_answers(text, request.answers, bill)
-            else:
-                logps = self._draw_answers(text, request.answers, bill)
-            said.append(
-                Said(
-                    logps=logps,
-                    text=self._rendered(text),
-                    rationale=written.strip(),
-                    measured_by="logprobs" if self.abilities.n_top else "samples",
-                    n_bounded=bill.n_bounded - bounded_before,
-                )
-            )
-        return tuple(said)
+        write = request.write
+        if write is None:
+            return (self._said_after("", request, bill),)
+        if write.temperature == 0:  # greedy texts are all the same
+            written = self._write(request, 0, bill)
+            return (self._said_after(written, request, bill),) * write.n
+        return tuple(
+            self._said_after(self._write(request, draw, bill), request, bill)
+            for draw in range(write.n)
+        )
 
-    def _write(self, text: _Text, request: Request, draw: int, bill: _Bill) -> str:
+    def _said_after(self, written: str, request: Request, bill: _Bill) -> Said:
+        """The answer to a question after what was written to it."""
+        if self.abilities.continues:
+            text = _Text(request.task, with_written(request.lead, written, request.ending))
+        elif written:
+            text = _Text(request.task, written, request.ending.strip())
+        else:
+            text = _Text(f"{plain_text(request)}{request.ending}", "")
+        bounded_before = bill.n_bounded
+        reads = self._read_answers if self.abilities.n_top else self._draw_answers
+        return Said(
+            logps=reads(text, request.answers, bill),
+            text=self._rendered(text),
+            rationale=written,
+            measured_by="logprobs" if self.abilities.n_top else "samples",
+            n_bounded=bill.n_bounded - bounded_before,
+        )
+
+    def _write(self, request: Request, draw: int, bill: _Bill) -> str:
         writing = request.write
         assert writing is not None
+        lead = request.lead if self.abilities.continues else ""
+        text = _Text(request.task if lead else plain_text(request).rstrip(), lead)
         options: dict[str, Any] = {
             "max_tokens": writing.max_tokens,
             "temperature": writing.temperature,
@@ -318,30 +325,23 @@ class ServerEngine:
         if writing.temperature > 0:
             options |= {"seed": writing.seed + draw} | self._whole_distribution()
         choice = self._generate(text, options, bill)[0]
-        words = self._words(choice, text)
-        for stop in writing.stops:
-            words = words.split(stop, 1)[0]
-        return self._joined(request, words)
-
-    def _joined(self, request: Request, words: str) -> str:
-        """The written text as it stands between the lead and the ending."""
-        words = words.replace("\x00", "").strip()
-        return f" {words}" if words and request.lead else words
+        return tidy_written(self._words(choice, text), writing.stops, self.control)
 
     def _read_answers(
         self, text: _Text, answers: tuple[str, ...], bill: _Bill, follows: bool = False
     ) -> tuple[float, ...]:
         """Log-probabilities of the answers, log-sum-exp over their spellings.
 
-        An answer of several tokens is followed token by token. One that begins another, as "1"
+        An answer that is no single token is followed token by token. One that begins it, as "1"
         begins "10", counts without it.
         """
         tokens = self._top_tokens(text, bill)
         ways: dict[str, list[float]] = {answer: [] for answer in answers}
+        of_one_token = {token if follows else _bare(token) for token, _logp in tokens}
         for token, logp in tokens:
             said = token if follows else _bare(token)
             rests = [answer[len(said) :] for answer in answers if answer.startswith(said) and said]
-            further = [rest for rest in rests if rest]
+            further = [rest for rest in rests if rest and said + rest not in of_one_token]
             if further and logp > UNLIKELY and not text.question:  # a turn's end cannot be gone on
                 own = text.own + token.replace("▁", " ")
                 logps = self._read_answers(

@@ -16,48 +16,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from judges.ml.config import JudgeRecipe, Messages, ModelUnusable
-from judges.ml.questions import ANSWERS, Question, ask, stop_marks, tidy_rationale, verdict_text
+from judges.ml.asking import Reply, Request, Said, Writing
+from judges.ml.config import JudgeRecipe, ModelUnusable
+from judges.ml.questions import plain_text, tidy_written, with_written
 
 STOP_EVERY = 8  # tokens between two looks at whether a rationale has come to its end
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A prompt with responses A and B."""
-
-    prompt: Messages
-    a: Messages
-    b: Messages
-
-
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What the judge made of one question."""
-
-    text: str
-    """Exactly what the model read before its answer token, its own rationale included."""
-    rationale: str
-    logp_first: float
-    logp_second: float
-    n_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """Both orders of one sample, or the problem that kept it from being asked."""
-
-    ab: Answer | None = None
-    ba: Answer | None = None
-    n_tokens_cut: int = 0
-    """Tokens of the prompt's oldest turns that were left out to fit the context."""
-    problem: str = ""
-    seconds: float = 0.0
-    """Its share of the time of its batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Engine:
+class LocalEngine:
     """A judge's model in memory, with all that follows from model and recipe."""
 
     model: Any
@@ -65,25 +32,60 @@ class Engine:
     recipe: JudgeRecipe
     device: torch.device
     max_context: int
-    first_ids: tuple[int, ...]
-    second_ids: tuple[int, ...]
+    batch_tokens: int
     eos_ids: frozenset[int]
     control: tuple[str, ...]
     reads_last_logits_only: bool
     """Its forward pass can leave out the logits of all positions but the last."""
 
+    def excess(self, request: Request) -> int:
+        return len(self._ids(request)) + self._reserve(request) - self.max_context
 
-@dataclass(frozen=True)
-class _Asked:
-    """A sample whose two questions fit the context."""
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Reply]]]:
+        """Longest questions first, so that memory that does not suffice shows at once."""
+        for writes in (True, False):
+            places = [i for i, one in enumerate(requests) if (one.write is not None) is writes]
+            for batch in self._answer_alike([requests[i] for i in places]):
+                yield [(places[i], reply) for i, reply in batch]
 
-    index: int
-    texts: tuple[str, str]  # rendered questions, A first and B first
-    ids: tuple[list[int], list[int]]
-    n_tokens_cut: int = 0
+    def _answer_alike(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Reply]]]:
+        budget = self.batch_tokens or (8192 if self.device.type == "cpu" else 32768)
+        ids = [self._ids(request) for request in requests]
+        order = sorted(range(0, len(requests), 2), key=lambda i: -max(map(len, ids[i : i + 2])))
+        start = 0
+        while start < len(order):
+            first = order[start]
+            room = max(map(len, ids[first : first + 2])) + self._reserve(requests[first])
+            size = max(1, budget // (2 * room))
+            places = [
+                place
+                for i in order[start : start + size]
+                for place in (i, i + 1)
+                if place < len(requests)
+            ]
+            start += size
+            began = time.perf_counter()
+            said = _answer(self, [requests[p] for p in places], [ids[p] for p in places])
+            seconds = (time.perf_counter() - began) / len(places)
+            yield [
+                (place, Reply(said=(one,), n_tokens_read=n_tokens, seconds=seconds))
+                for place, (one, n_tokens) in zip(places, said, strict=True)
+            ]
+
+    def _ids(self, request: Request) -> list[int]:
+        text = rendered(self, request)
+        return _tokens(self, text if request.write else text + request.ending)
+
+    def _reserve(self, request: Request) -> int:
+        if request.write is None:
+            return 0
+        ending = self.tokenizer(request.ending, add_special_tokens=False)["input_ids"]
+        return request.write.max_tokens + len(ending) + 1
 
 
-def load_engine(model: str, recipe: JudgeRecipe, device: str = "") -> Engine:
+def load_engine(
+    model: str, recipe: JudgeRecipe, device: str = "", batch_tokens: int = 0
+) -> LocalEngine:
     """The judge's model in memory.
 
     Args:
@@ -124,68 +126,17 @@ def load_engine(model: str, recipe: JudgeRecipe, device: str = "") -> Engine:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     loaded.eval()
-    return Engine(
+    return LocalEngine(
         model=loaded,
         tokenizer=tokenizer,
         recipe=recipe,
         device=where,
         max_context=_max_context(loaded, tokenizer, recipe),
-        first_ids=answer_ids(tokenizer, recipe.ending, ANSWERS[0]),
-        second_ids=answer_ids(tokenizer, recipe.ending, ANSWERS[1]),
+        batch_tokens=batch_tokens,
         eos_ids=_eos_ids(loaded, tokenizer),
         control=control_marks(tokenizer),
         reads_last_logits_only="logits_to_keep" in inspect.signature(loaded.forward).parameters,
     )
-
-
-def judge_in_batches(
-    engine: Engine, samples: Sequence[Sample], batch_tokens: int = 0
-) -> Iterator[list[tuple[int, Outcome]]]:
-    """Both orders of every sample, batch by batch: (place in `samples`, outcome).
-
-    Longest questions come first, so that memory that does not suffice shows at once. Both orders
-    of a sample are in one batch.
-
-    Args:
-        batch_tokens: about how many tokens one batch may hold, padding and rationale included;
-            0 chooses 8,192 on a CPU and 32,768 on a GPU.
-    """
-    budget = batch_tokens or (8192 if engine.device.type == "cpu" else 32768)
-    asked, refused = [], []
-    for index, sample in enumerate(samples):
-        fitting = _fit(engine, index, sample)
-        if isinstance(fitting, _Asked):
-            asked.append(fitting)
-        else:
-            refused.append((index, fitting))
-    if refused:
-        yield refused
-    asked.sort(key=lambda one: -max(map(len, one.ids)))
-    start = 0
-    while start < len(asked):
-        room = max(map(len, asked[start].ids)) + _reserve(engine)
-        size = max(1, budget // (2 * room))
-        batch = asked[start : start + size]
-        start += size
-        began = time.perf_counter()
-        answers = _answer(
-            engine,
-            [text for one in batch for text in one.texts],
-            [ids for one in batch for ids in one.ids],
-        )
-        seconds = (time.perf_counter() - began) / len(batch)
-        yield [
-            (
-                one.index,
-                Outcome(
-                    ab=answers[2 * row],
-                    ba=answers[2 * row + 1],
-                    n_tokens_cut=one.n_tokens_cut,
-                    seconds=seconds,
-                ),
-            )
-            for row, one in enumerate(batch)
-        ]
 
 
 def answer_ids(tokenizer: Any, ending: str, answer: str) -> tuple[int, ...]:
@@ -218,77 +169,22 @@ def control_marks(tokenizer: Any) -> tuple[str, ...]:
     return tuple(sorted(mark for mark in marks if len(mark) > 1))
 
 
-def rendered(engine: Engine, question: Question) -> str:
+def rendered(engine: LocalEngine, request: Request) -> str:
     """The question as the model reads it: through its chat template, or as plain text."""
     if not _uses_chat(engine):
-        return question.text()
-    turn = [{"role": "user", "content": question.task}]
+        return plain_text(request)
+    turn = [{"role": "user", "content": request.task}]
     text: str = engine.tokenizer.apply_chat_template(
         turn, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
-    return text + question.lead
+    return text + request.lead
 
 
-def _uses_chat(engine: Engine) -> bool:
+def _uses_chat(engine: LocalEngine) -> bool:
     return engine.recipe.chat == "auto" and bool(engine.tokenizer.chat_template)
 
 
-def _fit(engine: Engine, index: int, sample: Sample) -> _Asked | Outcome:
-    """Both questions of a sample, the prompt's oldest turns left out as far as needed."""
-    prompt = [dict(message) for message in sample.prompt]
-    asked = _ask_both(engine, index, sample, prompt)
-    full_length = max(map(len, asked.ids))
-    room = engine.max_context - _reserve(engine)
-    if full_length <= room:
-        return asked
-    while max(map(len, asked.ids)) > room and len(prompt) > 1:
-        # A system message says what the whole conversation is about: it goes last but one.
-        oldest = next((i for i, turn in enumerate(prompt[:-1]) if turn["role"] != "system"), 0)
-        del prompt[oldest]
-        asked = _ask_both(engine, index, sample, prompt)
-    if max(map(len, asked.ids)) > room:
-        # The last turn alone is too long: keep as much of its end as fits.
-        words = prompt[0]["content"] if prompt else ""
-        keep = [{**turn, "content": "…"} for turn in prompt]
-        asked = _ask_both(engine, index, sample, keep)
-        if max(map(len, asked.ids)) > room:
-            return Outcome(
-                problem="The two responses do not fit the model's context of "
-                f"{engine.max_context} tokens."
-            )
-        low, high = 0, len(words)
-        while high - low > 1:
-            middle = (low + high) // 2
-            keep[0]["content"] = "…" + words[len(words) - middle :]
-            attempt = _ask_both(engine, index, sample, keep)
-            if max(map(len, attempt.ids)) <= room:
-                low, asked = middle, attempt
-            else:
-                high = middle
-    n_cut = full_length - max(map(len, asked.ids))
-    return _Asked(asked.index, asked.texts, asked.ids, n_cut)
-
-
-def _ask_both(engine: Engine, index: int, sample: Sample, prompt: Messages) -> _Asked:
-    questions = [
-        ask(engine.recipe, prompt, first, second, engine.control)
-        for first, second in ((sample.a, sample.b), (sample.b, sample.a))
-    ]
-    ab, ba = (rendered(engine, question) for question in questions)
-    if engine.recipe.mode == "direct":
-        ab, ba = (verdict_text(engine.recipe, text) for text in (ab, ba))
-    return _Asked(index, (ab, ba), (_tokens(engine, ab), _tokens(engine, ba)))
-
-
-def _reserve(engine: Engine) -> int:
-    """Tokens that a question needs after its text: the rationale and the ending."""
-    if engine.recipe.mode == "direct":
-        return 0
-    ending = engine.tokenizer(f"\n{engine.recipe.ending}", add_special_tokens=False)["input_ids"]
-    return engine.recipe.max_rationale_tokens + len(ending) + 1
-
-
-def _tokens(engine: Engine, text: str) -> list[int]:
+def _tokens(engine: LocalEngine, text: str) -> list[int]:
     # A chat template writes the mark of the text's beginning itself.
     ids: list[int] = engine.tokenizer(text, add_special_tokens=not _uses_chat(engine))["input_ids"]
     while ids and ids[-1] in engine.eos_ids and not _uses_chat(engine):
@@ -297,25 +193,29 @@ def _tokens(engine: Engine, text: str) -> list[int]:
 
 
 @torch.inference_mode()
-def _answer(engine: Engine, texts: list[str], ids: list[list[int]]) -> list[Answer]:
-    """One batch: rationales if the mode has them, then the answer's log-probabilities."""
-    recipe = engine.recipe
-    if recipe.mode == "direct":
+def _answer(
+    engine: LocalEngine, requests: list[Request], ids: list[list[int]]
+) -> list[tuple[Said, int]]:
+    """One batch, in which all write or none does: what was said, and how many tokens were read."""
+    texts = [rendered(engine, request) for request in requests]
+    write = requests[0].write
+    if write is None:
+        texts = [text + one.ending for text, one in zip(texts, requests, strict=True)]
         logits = _read(engine, ids).logits[:, -1]
-        return _answers(engine, logits, texts, [""] * len(texts), ids)
-    written, cache, n_padding = _write_rationales(engine, ids)
+        return _answers(engine, requests, logits, texts, [""] * len(texts), ids)
+    written, cache, n_padding = _write_rationales(engine, write, ids)
     rationales, full_texts, full_ids = [], [], []
-    for text, tokens in zip(texts, written, strict=True):
+    for request, text, tokens in zip(requests, texts, written, strict=True):
         words = engine.tokenizer.decode(
             tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        rationale = tidy_rationale(recipe, words, engine.control)
-        whole = verdict_text(recipe, text, rationale)
+        rationale = tidy_written(words, write.stops, engine.control)
+        whole = with_written(text, rationale, request.ending)
         whole_ids = _tokens(engine, whole)
         while rationale and len(whole_ids) > engine.max_context:
             # Broken characters take more tokens when read again than when they were written.
             rationale = rationale[: len(rationale) * 3 // 4].rstrip()
-            whole = verdict_text(recipe, text, rationale)
+            whole = with_written(text, rationale, request.ending)
             whole_ids = _tokens(engine, whole)
         rationales.append(rationale)
         full_texts.append(whole)
@@ -326,35 +226,34 @@ def _answer(engine: Engine, texts: list[str], ids: list[list[int]]) -> list[Answ
     else:
         in_cache = [row + tokens for row, tokens in zip(ids, written, strict=True)]
         logits = _read_on(engine, cache, n_padding, in_cache, full_ids)
-    return _answers(engine, logits, full_texts, rationales, full_ids)
+    return _answers(engine, requests, logits, full_texts, rationales, full_ids)
 
 
 def _answers(
-    engine: Engine,
+    engine: LocalEngine,
+    requests: list[Request],
     logits: torch.Tensor,  # (rows, vocabulary), of the last position alone
     texts: list[str],
     rationales: list[str],
     ids: list[list[int]],
-) -> list[Answer]:
-    logits = logits.float()
-    normaliser = logits.logsumexp(-1)  # (rows,)
-    both = []
-    for spellings in (engine.first_ids, engine.second_ids):
-        index = torch.tensor(spellings, device=logits.device)
-        logp = logits.index_select(-1, index).logsumexp(-1) - normaliser
-        # Rounding may leave it a hair above 0; an impossible token must stay a finite number.
-        both.append(logp.clamp(min=-1e4, max=0.0).tolist())
-    return [
-        Answer(
-            text=text, rationale=rationale, logp_first=first, logp_second=second, n_tokens=len(row)
-        )
-        for text, rationale, first, second, row in zip(
-            texts, rationales, both[0], both[1], ids, strict=True
-        )
-    ]
+) -> list[tuple[Said, int]]:
+    logp = logits.float().log_softmax(-1)
+    found = []
+    for request, row, text, rationale, tokens in zip(
+        requests, logp, texts, rationales, ids, strict=True
+    ):
+        logps = []
+        for answer in request.answers:
+            spellings = answer_ids(engine.tokenizer, request.ending.strip(), answer)
+            one = row[torch.tensor(spellings, device=row.device)].logsumexp(-1)
+            # Rounding may leave it a hair above 0; an impossible token must stay finite.
+            logps.append(float(one.clamp(min=-1e4, max=0.0)))
+        said = Said(logps=tuple(logps), text=text, rationale=rationale)
+        found.append((said, len(tokens)))
+    return found
 
 
-def _read(engine: Engine, ids: list[list[int]]) -> Any:
+def _read(engine: LocalEngine, ids: list[list[int]]) -> Any:
     """One forward pass over left-padded rows; logits of the last position where the model can."""
     tokens, mask = _left_padded(ids, engine.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -362,7 +261,7 @@ def _read(engine: Engine, ids: list[list[int]]) -> Any:
 
 
 def _write_rationales(
-    engine: Engine, ids: list[list[int]]
+    engine: LocalEngine, write: Writing, ids: list[list[int]]
 ) -> tuple[list[list[int]], Any, list[int]]:
     """Greedy rationales.
 
@@ -376,7 +275,7 @@ def _write_rationales(
     written: list[list[int]] = [[] for _ in ids]
     ended = [False] * len(ids)
     cache = None
-    for step in range(engine.recipe.max_rationale_tokens):
+    for step in range(write.max_tokens):
         output = _forward(engine, tokens, mask, positions, cache)
         cache = output.past_key_values
         chosen = output.logits[:, -1].argmax(-1)  # (rows,)
@@ -386,7 +285,7 @@ def _write_rationales(
                 written[row].append(token)
         if step % STOP_EVERY == STOP_EVERY - 1:
             for row, so_far in enumerate(written):
-                ended[row] = ended[row] or _has_stopped(engine, so_far)
+                ended[row] = ended[row] or _has_stopped(engine, write, so_far)
         if all(ended):
             break
         tokens = chosen[:, None]
@@ -396,13 +295,13 @@ def _write_rationales(
     return written, cache, n_padding
 
 
-def _has_stopped(engine: Engine, tokens: list[int]) -> bool:
+def _has_stopped(engine: LocalEngine, write: Writing, tokens: list[int]) -> bool:
     words = engine.tokenizer.decode(tokens, skip_special_tokens=True)
-    return any(stop in words for stop in stop_marks(engine.recipe))
+    return any(stop in words for stop in write.stops)
 
 
 def _read_on(
-    engine: Engine,
+    engine: LocalEngine,
     cache: Any,
     n_padding: list[int],
     in_cache: list[list[int]],
@@ -432,7 +331,11 @@ def _read_on(
 
 
 def _forward(
-    engine: Engine, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
+    engine: LocalEngine,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    cache: Any,
 ) -> Any:
     options: dict[str, Any] = {"use_cache": True}
     if engine.reads_last_logits_only:

@@ -40,11 +40,11 @@ django.setup()
 from django.core.management import call_command
 from judges.ml import engine
 read = engine._answer
-def noted(loaded, texts, ids):
+def noted(loaded, requests, ids):
     with open(sys.argv[1], "a") as notes:
-        for text in texts[::2]:
-            notes.write(text.split("=== USER ===\\n")[1].split("\\n")[0] + "\\n")
-    return read(loaded, texts, ids)
+        for request in requests[::2]:
+            notes.write(request.task.split("=== USER ===\\n")[1].split("\\n")[0] + "\\n")
+    return read(loaded, requests, ids)
 engine._answer = noted
 call_command("judge", *sys.argv[2:])
 """

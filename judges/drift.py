@@ -16,6 +16,7 @@ from typing import Any
 from django.db import transaction
 
 from judges.engines import opened
+from judges.ml.verdict import read_both_orders
 from judges.models import ChosenJudge, DriftCheck, JudgeVersion, Probe, Verdict
 from labeling.jobs import Job, heartbeat
 from labeling.models import Comparison, Project
@@ -51,7 +52,13 @@ def keep_probe(version: JudgeVersion, comparisons: Sequence[int] | None = None) 
     answers = [
         {
             "comparison": verdict.comparison_id,
-            "prob_a": verdict.prob_a,
+            "probs": [
+                verdict.prob_a,
+                *_in_each_order(
+                    (verdict.logp_ab_first, verdict.logp_ab_second, verdict.logp_ab_tie),
+                    (verdict.logp_ba_first, verdict.logp_ba_second, verdict.logp_ba_tie),
+                ),
+            ],
             "standard_error": verdict.standard_error,
         }
         for verdict in preferred
@@ -151,8 +158,13 @@ def carry_out_check(check: DriftCheck, *, device: str = "") -> None:
                 pairs.append(
                     {
                         "comparison": kept["comparison"],
-                        "before": kept["prob_a"],
-                        "after": outcome.prob_a if outcome.parsed else None,
+                        "before": kept["probs"],
+                        "after": [
+                            outcome.prob_a,
+                            *_in_each_order(outcome.logp_ab, outcome.logp_ba),
+                        ]
+                        if outcome.parsed
+                        else None,
                         "standard_error": max(
                             kept["standard_error"] or 0.0, outcome.standard_error or 0.0
                         ),
@@ -162,26 +174,51 @@ def carry_out_check(check: DriftCheck, *, device: str = "") -> None:
     check.finish(Job.Status.SUCCEEDED, fingerprint=fingerprint, result=drift_test(pairs))
 
 
+def _in_each_order(
+    logp_ab: Sequence[float | None], logp_ba: Sequence[float | None]
+) -> tuple[float, ...]:
+    """The probability of A with A shown first, and with B shown first; nothing from judges that are
+    not shown both. A change of the leaning to a place moves these, and not their mean."""
+    ab, ba = (tuple(logp for logp in one if logp is not None) for one in (logp_ab, logp_ba))
+    if len(ab) < 2 or len(ba) < 2:
+        return ()
+    reading = read_both_orders(ab, ba)
+    return reading.prob_a_ab, reading.prob_a_ba
+
+
 def drift_test(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Do answers differ more than they may?
 
-    An answer has moved if it cannot be read any more, or its probability differs by more than
-    `MOVED` (and, where rationales are drawn, by more than three standard errors of a difference).
+    An answer has moved if it cannot be read any more, or if a probability of it, over both orders or
+    in one of them, differs by more than `MOVED` (and, where rationales are drawn, by more than three
+    standard errors of a difference).
     The judge has drifted if so many moved that, were the chance of it `EXPECTED` each, it would
     happen less often than `RATE`: the exact binomial test, one-sided.
 
     Args:
-        pairs: {"comparison", "before", "after" (None: not readable), "standard_error"} each.
+        pairs: {"comparison", "before", "after", "standard_error"} each; before and after are the
+            probability that A is better, then those of each order if there are any; after is None
+            where it cannot be read any more.
     Returns: {"n", "n_moved", "n_turned" (name the other response now), "p_value", "drifted",
         "mean_shift" (mean absolute difference), "moved": the furthest of them}.
     """
     rows = []
     for pair in pairs:
         gone = pair["after"] is None
-        shift = 1.0 if gone else abs(pair["after"] - pair["before"])
+        before, after = pair["before"], pair["after"] or [None]
+        shift = 1.0 if gone else max(abs(x - y) for x, y in zip(before, after, strict=False))
         allowed = max(MOVED, 3 * 2**0.5 * pair["standard_error"])
-        turned = not gone and (pair["after"] - 0.5) * (pair["before"] - 0.5) < 0
-        rows.append({**pair, "shift": shift, "moved": shift > allowed, "turned": turned})
+        turned = not gone and (after[0] - 0.5) * (before[0] - 0.5) < 0
+        rows.append(
+            {
+                "comparison": pair["comparison"],
+                "before": before[0],
+                "after": after[0],
+                "shift": shift,
+                "moved": shift > allowed,
+                "turned": turned,
+            }
+        )
     n, n_moved = len(rows), sum(row["moved"] for row in rows)
     readable = [row["shift"] for row in rows if row["after"] is not None]
     p_value = chance_of_more(n_moved, n, EXPECTED)

@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ from judges.ml.modes import Outcome
 from judges.models import Judge, JudgeRun, JudgeTrial, JudgeVersion, Verdict
 from judges.verdicts import as_trial, keep_verdict
 from labeling.jobs import Job, JobTaken, heartbeat, process_lives
-from labeling.models import Comparison, Project, Rater, content_hash
+from labeling.judgements import record_judgement
+from labeling.models import Comparison, Preference, Project, Rater, content_hash
 from labeling.shares import clopper_pearson
 from labeling.storage import storage_path
 
@@ -71,13 +72,17 @@ def already_at_work(version: JudgeVersion, active: JudgeRun) -> str:
     return _("%(version)s is at work already: run %(run)s is %(status)s.") % words
 
 
-def waiting_for(version: JudgeVersion) -> QuerySet[Comparison]:
+def waiting_for(
+    version: JudgeVersion, selection: Mapping[str, Any] | None = None
+) -> QuerySet[Comparison]:
     """Comparisons of the project that this version has not judged, in random order.
 
     Its exemplars are left out: a judge that was shown the answer proves nothing by giving it.
     """
     judged = Verdict.objects.filter(version=version, comparison=OuterRef("pk"))
     waiting = Comparison.objects.filter(~Exists(judged), project=version.judge.project_id)
+    if selection and "comparisons" in selection:
+        waiting = waiting.filter(pk__in=selection["comparisons"])
     shown = list(exemplars_of(version).values_list("pk", flat=True))
     return waiting.exclude(pk__in=shown).order_by("random_key", "pk")
 
@@ -107,7 +112,14 @@ def n_left_out(version: JudgeVersion) -> int:
 
 
 @transaction.atomic
-def new_run(version: JudgeVersion, limit: int | None = None, user: Any = None) -> JudgeRun:
+def new_run(
+    version: JudgeVersion,
+    limit: int | None = None,
+    user: Any = None,
+    *,
+    selection: Mapping[str, Any] | None = None,
+    counts: bool = True,
+) -> JudgeRun:
     """A queued run over what this version has not judged yet. The caller wakes a worker.
 
     Raises: RunActive when one waits or works already.
@@ -116,10 +128,12 @@ def new_run(version: JudgeVersion, limit: int | None = None, user: Any = None) -
     active = version.runs.active().first()
     if active is not None:
         raise RunActive(already_at_work(version, active))
-    n_waiting = waiting_for(version).count()
+    n_waiting = waiting_for(version, selection).count()
     return JudgeRun.objects.create(
         version=version,
         limit=limit,
+        selection=dict(selection or {}),
+        counts=counts,
         created_by=user if user is not None and user.is_authenticated else None,
         n_total=n_waiting if limit is None else min(limit, n_waiting),
     )
@@ -170,7 +184,7 @@ def carry_out(
     """
     version = JudgeVersion.objects.select_related("judge", "rater").get(pk=run.version_id)
     n_done = run.verdicts.count()
-    left = list(waiting_for(version).values_list("pk", flat=True))
+    left = list(waiting_for(version, run.selection).values_list("pk", flat=True))
     if run.limit is not None:
         left = left[: max(0, run.limit - n_done)]
     run.report(n_done=n_done, n_total=n_done + len(left))
@@ -206,6 +220,19 @@ def _keep(
         raise JobTaken(f"judge run {run.pk} went to another worker")
     for comparison, outcome in outcomes:
         keep_verdict(version, comparison, outcome, run=run, counts=run.counts)
+
+
+def hand_over(version: JudgeVersion) -> int:
+    """Record the preferences of stored verdicts that did not count; how many they were."""
+    recorded = Preference.objects.current().filter(
+        rater=version.rater_id, comparison=OuterRef("comparison")
+    )
+    missing = list(version.verdicts.filter(~Exists(recorded)).select_related("comparison"))
+    for verdict in missing:
+        record_judgement(
+            version.rater, verdict.comparison, prob_a=verdict.prob_a, parsed=verdict.parsed
+        )
+    return len(missing)
 
 
 def carry_out_trial(trial: JudgeTrial, *, device: str = "") -> None:

@@ -186,9 +186,9 @@ def carry_out_experiment(experiment: Experiment, *, device: str = "") -> None:
     Raises: JobCancelled, JobTaken.
     """
     cells = list(
-        experiment.cells.select_related("version__judge__project", "version__rater", "run").order_by(
-            "pk"
-        )
+        experiment.cells.select_related(
+            "version__judge__project", "version__rater", "run"
+        ).order_by("pk")
     )
     problems = []
     for cell in cells:
@@ -228,9 +228,7 @@ def _ask(experiment: Experiment, cells: Sequence[Cell], cell: Cell, device: str)
         return _("Run %(run)s went to another worker.") % {"run": run.pk}
     try:
         with heartbeat(experiment):
-            carry_out(
-                claimed, device=device, on_batch=lambda _run: _report(experiment, cells)
-            )
+            carry_out(claimed, device=device, on_batch=lambda _run: _report(experiment, cells))
     except (JobCancelled, JobTaken):
         if experiment_goes_on(experiment):
             return _("Its run was stopped.")
@@ -302,7 +300,9 @@ def result_of(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any]:
                 **figures,
             }
         )
-    gold = experiment.project.comparisons.filter(pk__in=labeled.comparison.tolist()).exclude(gold="")
+    gold = experiment.project.comparisons.filter(pk__in=labeled.comparison.tolist()).exclude(
+        gold=""
+    )
     return {
         "set": {
             "n": len(labeled),

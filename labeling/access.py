@@ -3,11 +3,11 @@
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db.models import F
+from django.db.models import Exists, F, OuterRef
 from django.http import Http404
 from django.utils.translation import gettext_lazy as _lazy
 
-from labeling.models import Membership, Project, Rater
+from labeling.models import Membership, Project, Rater, Webhook
 
 Role = Membership.Role
 
@@ -59,23 +59,33 @@ def projects_of(user: Any) -> Any:
     return Project.objects.filter(memberships__user=user.pk)
 
 
-def labeler(user: Any, slug: str) -> tuple[Project, Rater]:
+def labeler(user: Any, slug: str, *, lock: bool = False) -> tuple[Project, Rater]:
     """The project and the person's rater in it, if they may label there: what `project_for` and
     `rater_of` give, in one query for those who have labeled before, because every label asks.
 
+    With `lock`, in a transaction, nobody else changes what the rater holds until it ends, and the
+    rater knows whether the project `has_webhooks`.
+
     Raises: as `project_for`.
     """
-    rater = (
-        Rater.objects.select_related("project")
-        .filter(user=user.pk, project__slug=slug, project__memberships__user=user.pk)
-        # After the filter: before it, the role would be that of any member.
-        .annotate(role=F("project__memberships__role"))
-        .first()
+    raters = Rater.objects.select_related("project").filter(
+        user=user.pk, project__slug=slug, project__memberships__user=user.pk
     )
+    # After the filter: before it, the role would be that of any member.
+    raters = raters.annotate(role=F("project__memberships__role"))
+    if lock:
+        listening = Webhook.objects.filter(project=OuterRef("project"), disabled_at=None)
+        raters = raters.annotate(has_webhooks=Exists(listening))
+        raters = raters.select_for_update(of=("self",), no_key=True)
+    rater = raters.first()
     may = PERMISSIONS[rater.role] if rater else frozenset()
     if rater is None or "label" not in may:
         project = project_for(user, slug, to="label")
-        return project, rater_of(user, project)
+        rater = rater_of(user, project)
+        if lock:
+            rater = Rater.objects.select_for_update(no_key=True).get(pk=rater.pk)
+            rater.project = project
+        return project, rater
     rater.project.may = may
     return rater.project, rater
 

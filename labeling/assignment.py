@@ -111,15 +111,23 @@ def _hold(rater: Rater, n: int, have: Collection[int]) -> list[Assignment]:
     return _fill(rater, in_hand(rater), n, have)
 
 
+# Written out, because it is asked for every single label: see labeling/access.py.
+IN_HAND = """
+    SELECT assignment.*, comparison.response_set_id AS set_id
+    FROM labeling_assignment AS assignment
+    JOIN labeling_comparison AS comparison ON comparison.id = assignment.comparison_id
+    WHERE assignment.rater_id = %s AND (assignment.state = 'leased' OR assignment.id = %s)
+    ORDER BY assignment.leased_at, assignment.id
+"""
+
+
 def in_hand(rater: Rater, named: int | None = None) -> list[Assignment]:
     """What the rater holds, in the order of their work; and the assignment of theirs that is
     `named`, if it is held no longer. Each knows the response set of its comparison (`set_id`)."""
-    mine = rater.assignments.filter(Q(state=State.LEASED) | Q(pk=named))
-    return list(
-        mine.annotate(set_id=F("comparison__response_set"))
-        .defer("skip_reason", "closed_at")
-        .order_by("leased_at", "pk")
-    )
+    held = list(Assignment.objects.raw(IN_HAND, [rater.pk, named]))
+    for assignment in held:
+        assignment.rater = rater
+    return held
 
 
 def _fill(rater: Rater, held: list[Assignment], n: int, have: Collection[int]) -> list[Assignment]:

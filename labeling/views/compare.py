@@ -111,7 +111,8 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
             else:
                 answer(assignment, given["choice"], **said)
     except NotYours as error:
-        return refuse(request, project, rater, str(error))
+        # A rater who was made with this request is gone with it.
+        return refuse(request, *labeler(request.user, slug), str(error))
     feedback = None
     if assignment.stream == Assignment.Stream.TRAINING:
         feedback = _feedback(assignment, given["choice"])

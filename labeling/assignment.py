@@ -29,6 +29,7 @@ from django.db import connection, transaction
 from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import gettext_noop
@@ -156,6 +157,24 @@ def ranking_places(rater_id: int, responses: Collection[int]) -> list[int]:
     )
 
 
+def response_name(rater_id: int, response_id: int) -> str:
+    """What a response to rank is called to this rater: ids follow the file, hence the models."""
+    return salted_hmac("prefloop.ranking", f"{rater_id} {response_id}").hexdigest()[:12]
+
+
+def responses_in_hand(assignment: Assignment) -> dict[str, int]:
+    """The responses that are to be ranked, by their names; of a ranking that is sent again, those
+    it had."""
+    given = Assignment.objects.filter(
+        rater=assignment.rater_id,
+        comparison__response_set=assignment.comparison.response_set_id,
+        repeats=None,
+    )
+    in_hand = given.filter(state__in=[State.LEASED, State.EXPIRED]) or given
+    pairs = in_hand.values_list("comparison__response_a", "comparison__response_b")
+    return {response_name(assignment.rater_id, pk): pk for pair in pairs for pk in pair}
+
+
 def why_empty(rater: Rater) -> EmptyQueue:
     """What the project still holds when `work_for` found nothing for this rater."""
     rater.refresh_from_db()
@@ -249,7 +268,13 @@ def _answer(
     strength = strength if choice in (Choice.A, Choice.B) else None
     if assignment.repeats_id is not None:
         return RepeatAnswer.objects.create(
-            assignment=assignment, choice=choice, strength=strength, seconds=seconds
+            assignment=assignment,
+            choice=choice,
+            strength=strength,
+            rationale=rationale,
+            tags=tags or [],
+            aspects=aspects or {},
+            seconds=seconds,
         )
     preference = _keep(
         assignment,
@@ -388,9 +413,10 @@ def undo_last(rater: Rater) -> Assignment | None:
     """
     _refuse_paused(rater.pk)
     last = _last_closed(rater)
-    if last is None or last.stream == Stream.TRAINING:
+    if last is None or (last.stream == Stream.TRAINING and rater.project.training_feedback):
         return None
-    if last.stream == Stream.QUALIFICATION and (rater.qualified_at or rater.disqualified_at):
+    of_entrance = last.stream in (Stream.TRAINING, Stream.QUALIFICATION)
+    if of_entrance and (rater.qualified_at or rater.disqualified_at):
         return None
     together = [last]
     set_id = last.comparison.response_set_id

@@ -158,7 +158,7 @@ def test_an_owner_comes_through():
 
 
 def test_somebody_elses_work_does_not_exist():
-    body = '{"assignment": 1, "choice": "a", "order": [[1]], "kind": "unsafe"}'
+    body = '{"assignment": 1, "choice": "left", "order": [["1"]], "kind": "unsafe"}'
     headers = member(Membership.Role.OWNER)
     for method, name, path, _needed in ROUTES:
         if name in OWN_WORK:

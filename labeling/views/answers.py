@@ -103,17 +103,8 @@ def _revise(
     if not form.is_valid() or preference.ranking_id is not None:
         messages.error(request, _("That was no valid answer; nothing was changed."))
         return redirect("labeling:answer", project.slug, preference.pk)
-    said = form.cleaned_data
     try:
-        revise_preference(
-            rater,
-            preference,
-            said["choice"],
-            strength=said["strength"],
-            rationale=said["rationale"],
-            tags=said["tags"],
-            aspects=said["aspects"],
-        )
+        revise_preference(rater, preference, **form.judgement(left=preference.shown_first))
     except NotYours as error:
         messages.error(request, str(error))
     else:

@@ -39,7 +39,15 @@ from labeling.models import (
     message_text,
 )
 from labeling.progress import done_today
-from labeling.scales import Button, answer_value, buttons, has_both_bad, in_words
+from labeling.scales import (
+    PLACES,
+    Button,
+    answer_value,
+    buttons,
+    by_place,
+    has_both_bad,
+    in_words,
+)
 
 AHEAD = 2
 """Pairs that a page with JavaScript reserves and loads while the rater reads."""
@@ -48,7 +56,6 @@ AHEAD = 2
 @dataclass(frozen=True)
 class Side:
     name: str  # "left" or "right"
-    letter: str  # the response shown there
     response: Response
 
 
@@ -86,28 +93,27 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
     if not form.is_valid():
         return refuse(request, project, rater, _not_valid(form))
     given = form.cleaned_data
-    assignment = _named_assignment(rater, given)
+    assignment = rater.assignments.filter(pk=given["assignment"]).first()
     if assignment is None:
         return refuse(request, project, rater, _("This comparison is not yours to answer."))
     sent_again = assignment.state == Assignment.State.ANSWERED  # its first response was lost
     seconds = given["seconds"]
     if seconds is None:  # without JavaScript: time since it was given out
         seconds = (timezone.now() - assignment.leased_at).total_seconds()
-    said = {name: given[name] for name in ("strength", "rationale", "tags", "aspects", "better")}
-    said |= {"seconds": seconds, "answer_key": given["answer_key"]}
+    said = form.judgement(left=assignment.shown_first)
+    said |= {"better": given["better"], "seconds": seconds, "answer_key": given["answer_key"]}
+    choice = said.pop("choice")
     held = None
     try:
         if request.htmx and not sent_again:  # else the page must not add one to its count
-            held = answer_and_go_on(
-                assignment, given["choice"], n=1 + AHEAD, have=_have(request), **said
-            )
+            held = answer_and_go_on(assignment, choice, n=1 + AHEAD, have=_have(request), **said)
         else:
-            answer(assignment, given["choice"], **said)
+            answer(assignment, choice, **said)
     except NotYours as error:
         return refuse(request, project, rater, str(error))
     feedback = None
-    if assignment.stream == Assignment.Stream.TRAINING:
-        feedback = _feedback(assignment, given["choice"])
+    if assignment.stream == Assignment.Stream.TRAINING and project.training_feedback:
+        feedback = _feedback(assignment, choice)
     return go_on(request, project, rater, after=assignment, feedback=feedback, held=held)
 
 
@@ -120,7 +126,7 @@ def skip(request: HttpRequest, slug: str) -> HttpResponse:
     if not form.is_valid():
         return refuse(request, project, rater, _not_valid(form))
     named = form.cleaned_data
-    assignment = _named_assignment(rater, named)
+    assignment = rater.assignments.filter(pk=named["assignment"]).first()
     if assignment is None:
         return refuse(request, project, rater, _("There was nothing to skip."))
     try:
@@ -225,26 +231,22 @@ def refuse(request: HttpRequest, project: Project, rater: Rater, why: str) -> Ht
 def sides(assignment: Assignment) -> list[Side]:
     """The responses from left to right."""
     comparison = assignment.comparison
-    responses = {"a": comparison.response_a, "b": comparison.response_b}
-    left, right = ("a", "b") if assignment.shown_first == "a" else ("b", "a")
-    return [Side("left", left, responses[left]), Side("right", right, responses[right])]
+    responses = [comparison.response_a, comparison.response_b]
+    if assignment.shown_first == "b":
+        responses.reverse()
+    return [Side(name, response) for name, response in zip(PLACES, responses, strict=True)]
 
 
 def make_card(
     project: Project, assignment: Assignment, earlier: dict[str, Any] | None = None
 ) -> Card:
     """The pair of an assignment; with `earlier`, what was answered before is filled in."""
-    left, right = sides(assignment)
     was = earlier or {"aspects": {}, "tags": []}
-    picks = [
-        ("1", left.letter, _("left")),
-        ("2", "tie", _("equal")),
-        ("3", right.letter, _("right")),
-    ]
+    picks = [("1", "left", _("left")), ("2", "tie", _("equal")), ("3", "right", _("right"))]
     return Card(
         assignment=assignment,
-        sides=[left, right],
-        buttons=buttons(project.scale, left.letter, right.letter),
+        sides=sides(assignment),
+        buttons=buttons(project.scale),
         both_bad=has_both_bad(project.scale),
         aspects=[
             a | {"picks": picks, "picked": was["aspects"].get(a["name"])} for a in project.aspects
@@ -349,27 +351,19 @@ def _earlier_answers(rater: Rater, assignments: list[Assignment]) -> dict[int, d
 def earlier_answer(preference: Preference, left: str) -> dict[str, Any]:
     """A kept answer as the vote form shows it; `left` is the letter of the response there."""
     shown = _as_shown(preference.choice, preference.strength, left)
-    said = {"rationale": preference.rationale, "tags": preference.tags}
-    return shown | said | {"aspects": preference.aspects}
+    aspects = {name: by_place(choice, left) for name, choice in preference.aspects.items()}
+    said = {"rationale": preference.rationale, "tags": preference.tags, "aspects": aspects}
+    return shown | said
 
 
 def _as_shown(choice: str, strength: int | None, left: str) -> dict[str, Any]:
     return {
-        "value": answer_value(choice, strength),
+        "value": answer_value(choice, strength, left),
         "words": in_words(choice, strength, left),
         "rationale": "",
         "tags": [],
         "aspects": {},
     }
-
-
-def _named_assignment(rater: Rater, named: dict[str, Any]) -> Assignment | None:
-    """The assignment that a form names; by its comparison alone, the one still in hand."""
-    of_rater = rater.assignments.filter(comparison=named["comparison"])
-    if named["assignment"] is not None:
-        return of_rater.filter(pk=named["assignment"]).first()
-    in_hand = {a.state: a for a in of_rater.order_by("-pk")}
-    return in_hand.get(Assignment.State.LEASED) or next(iter(in_hand.values()), None)
 
 
 def _taken_back_before(rater: Rater, pk: str) -> Assignment | None:
@@ -404,7 +398,7 @@ def _empty(rater: Rater) -> dict[str, Any]:
 
 def _not_valid(form: Any) -> str:
     """The first thing that is wrong, in words."""
-    if "answer" in form.errors or "comparison" in form.errors:
+    if "answer" in form.errors or "assignment" in form.errors:
         return _("That was no answer that this project knows.")
     return next(str(error) for errors in form.errors.values() for error in errors)
 

@@ -54,6 +54,7 @@ from labeling.models import (
     content_hash,
     message_text,
 )
+from labeling.progress import n_answers
 
 State, Stream, Purpose = Assignment.State, Assignment.Stream, Comparison.Purpose
 
@@ -123,7 +124,7 @@ def _hold(rater: Rater, n: int, have: Collection[int]) -> list[Assignment]:
             assignment.expires_at = now + _lease()
     pieces = _pieces(held)
     while len(pieces) < n:
-        leased = _lease_next(rater, project, n_held=len(held))
+        leased = _lease_next(rater, project, n_held=len(pieces))
         if not leased:
             break
         held += leased
@@ -318,11 +319,7 @@ def record_ranking(
         if kept is not None and same:
             return kept
         raise NotYours(_("This ranking is not yours to give, or you have given it already."))
-    places = {pk: place for place, tied in enumerate(order) for pk in tied}
-    comparisons = [a.comparison for a in assignments]
-    wanted = {pk for c in comparisons for pk in (c.response_a_id, c.response_b_id)}
-    if places.keys() != wanted or len(places) != sum(map(len, order)):
-        raise ValueError("A ranking names each response exactly once.")
+    choices = _implied_choices(order, [a.comparison for a in assignments])
     for assignment in assignments:
         _close(assignment, State.ANSWERED, answer_key)
     response_set.rankings.filter(rater=rater, superseded_at=None).update(
@@ -332,13 +329,60 @@ def record_ranking(
         response_set=response_set, rater=rater, order=order, rationale=rationale, seconds=seconds
     )
     for assignment in assignments:
-        a, b = (
-            places[pk]
-            for pk in (assignment.comparison.response_a_id, assignment.comparison.response_b_id)
-        )
-        choice = Choice.TIE if a == b else Choice.A if a < b else Choice.B
+        choice = choices[assignment.comparison_id]
         _keep(assignment, choice, rationale=rationale, ranking=ranking)
     return ranking
+
+
+@transaction.atomic
+def revise_ranking(
+    rater: Rater, ranking: Ranking, order: list[list[int]], *, rationale: str = ""
+) -> Ranking:
+    """Change an earlier order of the rater's own; it and what it implied are kept as superseded.
+
+    Raises: NotYours if it is somebody else's or has been replaced, or if the rater is paused;
+    ValueError if `order` does not name each of its responses exactly once.
+    """
+    _refuse_paused(rater.pk)
+    implied = list(
+        rater.preferences.current()
+        .filter(ranking=ranking)
+        .select_related("comparison")
+        .order_by("comparison")
+    )
+    now = timezone.now()
+    own = rater.rankings.filter(pk=ranking.pk, superseded_at=None)
+    if not implied or not own.update(superseded_at=now):
+        raise NotYours(_("This order is not yours, or you have changed it since."))
+    choices = _implied_choices(order, [p.comparison for p in implied])
+    rater.preferences.filter(pk__in=[p.pk for p in implied]).update(superseded_at=now)
+    revised = Ranking.objects.create(
+        response_set_id=ranking.response_set_id,
+        rater=rater,
+        order=order,
+        rationale=rationale,
+        seconds=ranking.seconds,
+    )
+    for preference in implied:
+        choice = choices[preference.comparison_id]
+        _again(preference, choice, rationale=rationale, ranking=revised)
+    return revised
+
+
+def _implied_choices(order: list[list[int]], comparisons: list[Comparison]) -> dict[int, Choice]:
+    """What an order says of each of these comparisons, by their ids.
+
+    Raises: ValueError if it does not name each of their responses exactly once.
+    """
+    places = {pk: place for place, tied in enumerate(order) for pk in tied}
+    wanted = {pk for c in comparisons for pk in (c.response_a_id, c.response_b_id)}
+    if places.keys() != wanted or len(places) != sum(map(len, order)):
+        raise ValueError("A ranking names each response exactly once.")
+    choices = {}
+    for comparison in comparisons:
+        a, b = places[comparison.response_a_id], places[comparison.response_b_id]
+        choices[comparison.pk] = Choice.TIE if a == b else Choice.A if a < b else Choice.B
+    return choices
 
 
 @transaction.atomic
@@ -482,18 +526,13 @@ def revise_preference(
     )
     if not replaced:
         raise NotYours(_("This answer is not yours, or you have changed it since."))
-    return Preference.objects.create(
-        comparison_id=preference.comparison_id,
-        rater=rater,
-        choice=choice,
+    return _again(
+        preference,
+        choice,
         strength=strength if choice in (Choice.A, Choice.B) else None,
         rationale=rationale,
         tags=tags or [],
         aspects=aspects or {},
-        seconds=preference.seconds,
-        shown_first=preference.shown_first,
-        inclusion_probability=preference.inclusion_probability,
-        audit=preference.audit,
     )
 
 
@@ -904,20 +943,29 @@ def _repeat(rater: Rater) -> Assignment | None:
 
 
 def _limit_reached(rater: Rater, project: Project, n_held: int) -> str | None:
-    """ "limit" or "day_limit" if the rater may not be given more, else None."""
+    """ "limit" or "day_limit" if the rater may not be given more, else None.
+
+    A ranking is one label here, whatever its pairs. Checks and repeats are no labels.
+    """
     limit = rater.label_limit or project.labels_per_rater
     if limit is None and project.labels_per_day is None:
         return None
     answered = rater.assignments.filter(
         state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT]
     )
-    if limit is not None and answered.count() + n_held >= limit:
+    if limit is not None and _reach(answered, limit - n_held):
         return "limit"
     if project.labels_per_day is not None:
         midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
-        if answered.filter(closed_at__gte=midnight).count() + n_held >= project.labels_per_day:
+        if _reach(answered.filter(closed_at__gte=midnight), project.labels_per_day - n_held):
             return "day_limit"
     return None
+
+
+def _reach(answered: Any, n: int) -> bool:
+    """Whether these are `n` answers. Their pairs are counted by the index alone; only where those
+    reach it, rankings are told apart."""
+    return answered.count() >= n and n_answers(answered) >= n
 
 
 def _in_hand(
@@ -997,6 +1045,20 @@ def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
     )
     answered(preference)
     return preference
+
+
+def _again(preference: Preference, choice: str, **answer: Any) -> Preference:
+    """The new version of an answer that was superseded: asked in the same way, and once."""
+    return Preference.objects.create(
+        comparison_id=preference.comparison_id,
+        rater_id=preference.rater_id,
+        choice=choice,
+        seconds=preference.seconds,
+        shown_first=preference.shown_first,
+        inclusion_probability=preference.inclusion_probability,
+        audit=preference.audit,
+        **answer,
+    )
 
 
 def _supersede(rater: Rater, comparison: Comparison, now: datetime) -> None:

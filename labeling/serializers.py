@@ -614,8 +614,9 @@ class KeptSerializer(serializers.Serializer):
     why = WhySerializer(allow_null=True)
 
 
-class RankingSerializer(serializers.Serializer):
-    assignment = identifier()
+class OrderSerializer(serializers.Serializer):
+    """An order of the responses of a set."""
+
     order = serializers.ListField(
         child=serializers.ListField(
             child=serializers.CharField(max_length=20), min_length=1, max_length=20
@@ -627,13 +628,17 @@ class RankingSerializer(serializers.Serializer):
     rationale = serializers.CharField(
         max_length=10_000, required=False, allow_blank=True, default=""
     )
+
+
+class RankingSerializer(OrderSerializer):
+    assignment = identifier()
     seconds = serializers.FloatField(
         min_value=0, max_value=86_400, required=False, allow_null=True, default=None
     )
 
 
 class KeptRankingSerializer(serializers.Serializer):
-    assignment = serializers.IntegerField()
+    id = serializers.IntegerField(help_text="What a revision names.")
     order = serializers.ListField(child=serializers.ListField(child=serializers.CharField()))
     kept_at = serializers.DateTimeField()
 

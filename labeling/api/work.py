@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions, status
@@ -19,6 +20,7 @@ from labeling.assignment import (
     release,
     response_name,
     responses_in_hand,
+    revise_ranking,
     set_assignments,
     skip_comparison,
     skip_set,
@@ -26,7 +28,7 @@ from labeling.assignment import (
     why_empty,
     work_for,
 )
-from labeling.models import Assignment, Flag, Rater
+from labeling.models import Assignment, Flag, Ranking, Rater
 from labeling.scales import by_place
 from labeling.serializers import (
     AnswerSerializer,
@@ -34,6 +36,7 @@ from labeling.serializers import (
     KeptRankingSerializer,
     KeptSerializer,
     NewFlagSerializer,
+    OrderSerializer,
     RankingSerializer,
     ReleasedSerializer,
     ReleaseSerializer,
@@ -125,19 +128,45 @@ class Rankings(GenericAPIView):
             raise Conflict("This is a pair to compare: see /api/preferences/.")
         in_hand = responses_in_hand(assignment)
         try:
-            record_ranking(
+            ranking = record_ranking(
                 assignment.rater,
                 assignment.comparison.response_set,
-                # 0 is no response: it is refused with the order that names it.
-                [[in_hand.get(name, 0) for name in tied] for tied in answer["order"]],
+                _by_id(answer["order"], in_hand),
                 rationale=answer["rationale"],
                 seconds=answer["seconds"],
                 answer_key=answer_key(request),
             )
         except ValueError as problem:
             raise exceptions.ValidationError({"order": [str(problem)]}) from None
-        body = {"assignment": assignment.pk, "order": answer["order"], "kept_at": timezone.now()}
+        body = {"id": ranking.pk, "order": answer["order"], "kept_at": timezone.now()}
         return Response(body, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(tags=["Labeling"])
+class OneRanking(GenericAPIView):
+    allowed = {"PATCH": "label"}
+    serializer_class = OrderSerializer
+
+    @extend_schema(request=OrderSerializer, responses={200: KeptRankingSerializer})
+    def patch(self, request: Request, pk: int) -> Response:
+        """Replace an earlier order of one's own; it and what it implied are kept."""
+        mine = Ranking.objects.select_related("rater__project").filter(rater__user=request.user)
+        ranking = get_object_or_404(mine, pk=pk)
+        if "label" not in permissions(request.user, ranking.rater.project):
+            self.permission_denied(
+                request, "Your role in this project does not allow you to label."
+            )
+        given = OrderSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        answer, rater = given.validated_data, ranking.rater
+        names = {response_name(rater.pk, pk): pk for tied in ranking.order for pk in tied}
+        try:
+            revised = revise_ranking(
+                rater, ranking, _by_id(answer["order"], names), rationale=answer["rationale"]
+            )
+        except ValueError as problem:
+            raise exceptions.ValidationError({"order": [str(problem)]}) from None
+        return Response({"id": revised.pk, "order": answer["order"], "kept_at": revised.created_at})
 
 
 @extend_schema(tags=["Labeling"])
@@ -252,6 +281,11 @@ def _piece(assignment: Assignment) -> dict[str, Any]:
         for letter, response in (("a", comparison.response_a), ("b", comparison.response_b))
     }
     return piece | {"kind": "pair", **shown, "responses": []}
+
+
+def _by_id(order: list[list[str]], named: dict[str, int]) -> list[list[int]]:
+    """An order of names as one of ids; 0 is no response, and refused with the order."""
+    return [[named.get(name, 0) for name in tied] for tied in order]
 
 
 def _is_ranking(assignment: Assignment) -> bool:

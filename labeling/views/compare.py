@@ -38,7 +38,7 @@ from labeling.models import (
     Response,
     message_text,
 )
-from labeling.progress import done_today
+from labeling.progress import ENTRANCE, done_today
 from labeling.scales import (
     PLACES,
     Button,
@@ -165,7 +165,7 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
     earlier = _earlier_answers(rater, [back])
     if repeat is not None and repeat.assignment_id == back.pk:
         # Gone from the database, but a pair without its "you took back" would be known as a repeat.
-        earlier = {back.pk: _as_shown(repeat.choice, repeat.strength, back.shown_first)}
+        earlier = {back.pk: earlier_answer(repeat, back.shown_first)}
     return _cards(request, project, rater, back=back, earlier=earlier)
 
 
@@ -307,7 +307,8 @@ def _cards(
 ) -> HttpResponse:
     """The cards that the page has not got, and what it is to say."""
     have = _have(request)
-    is_one_more = held is not None  # an answer: the page adds it to the day's count by itself
+    # Of work the page adds one to the day's count by itself.
+    is_one_more = held is not None and after is not None and after.stream not in ENTRANCE
     if held is None:
         held = work_for(rater, 1 + AHEAD, have)
     missing = [a for a in held if a.pk not in have]
@@ -348,21 +349,14 @@ def _earlier_answers(rater: Rater, assignments: list[Assignment]) -> dict[int, d
     }
 
 
-def earlier_answer(preference: Preference, left: str) -> dict[str, Any]:
+def earlier_answer(kept: Preference | RepeatAnswer, left: str) -> dict[str, Any]:
     """A kept answer as the vote form shows it; `left` is the letter of the response there."""
-    shown = _as_shown(preference.choice, preference.strength, left)
-    aspects = {name: by_place(choice, left) for name, choice in preference.aspects.items()}
-    said = {"rationale": preference.rationale, "tags": preference.tags, "aspects": aspects}
-    return shown | said
-
-
-def _as_shown(choice: str, strength: int | None, left: str) -> dict[str, Any]:
     return {
-        "value": answer_value(choice, strength, left),
-        "words": in_words(choice, strength, left),
-        "rationale": "",
-        "tags": [],
-        "aspects": {},
+        "value": answer_value(kept.choice, kept.strength, left),
+        "words": in_words(kept.choice, kept.strength, left),
+        "rationale": kept.rationale,
+        "tags": kept.tags,
+        "aspects": {name: by_place(choice, left) for name, choice in kept.aspects.items()},
     }
 
 

@@ -109,17 +109,26 @@ def rank_card(assignment: Assignment) -> RankCard:
     )
     taken_back = rankings.exclude(superseded_at=None).order_by("-superseded_at").first()
     order = taken_back.order if taken_back else []
+    return RankCard(ranked(assignment.rater_id, responses, order), taken_back)
+
+
+def ranked(
+    rater_id: int, responses: dict[int, Response], order: list[list[int]]
+) -> list[RankedResponse]:
+    """Responses, by their ids, where this rater sees them, with their places in an order."""
     place = {pk: number for number, tied in enumerate(order, start=1) for pk in tied}
-    shown = ranking_places(assignment.rater_id, responses)
-    return RankCard(
-        responses=[
-            RankedResponse(
-                letter, response_name(assignment.rater_id, pk), responses[pk], place.get(pk)
-            )
-            for letter, pk in zip(LETTERS, shown, strict=False)
-        ],
-        taken_back=taken_back,
-    )
+    shown = ranking_places(rater_id, responses)
+    return [
+        RankedResponse(letter, response_name(rater_id, pk), responses[pk], place.get(pk))
+        for letter, pk in zip(LETTERS, shown, strict=False)
+    ]
+
+
+def order_in_words(ranking: Ranking) -> str:
+    """An order in the letters that its rater saw: "B, A = C"."""
+    shown = ranking_places(ranking.rater_id, [pk for tied in ranking.order for pk in tied])
+    letters = dict(zip(shown, LETTERS, strict=False))
+    return ", ".join(" = ".join(sorted(letters[pk] for pk in tied)) for tied in ranking.order)
 
 
 def _of_a_set(rater: Rater, pk: str) -> Assignment | None:

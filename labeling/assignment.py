@@ -18,6 +18,7 @@ Whoever comes from elsewhere (`take_back_expired`) takes what is free and leaves
 """
 
 import hashlib
+import json
 import random
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ from labeling.models import (
     Messages,
     Preference,
     Project,
+    Prompt,
     Ranking,
     Rater,
     RepeatAnswer,
@@ -108,12 +110,30 @@ def work_for(rater: Rater, n: int = 1, have: Collection[int] = ()) -> list[Assig
 
 def _hold(rater: Rater, n: int, have: Collection[int]) -> list[Assignment]:
     """`work_for`, when the rater is locked."""
-    project = rater.project
-    held = list(
-        rater.assignments.filter(state=State.LEASED)
-        .annotate(set_id=F("comparison__response_set"))
-        .order_by("leased_at", "pk")
-    )
+    return _fill(rater, in_hand(rater), n, have)
+
+
+# Written out, because it is asked for every single label: see labeling/access.py.
+IN_HAND = """
+    SELECT assignment.*, comparison.response_set_id AS set_id
+    FROM labeling_assignment AS assignment
+    JOIN labeling_comparison AS comparison ON comparison.id = assignment.comparison_id
+    WHERE assignment.rater_id = %s AND (assignment.state = 'leased' OR assignment.id = %s)
+    ORDER BY assignment.leased_at, assignment.id
+"""
+
+
+def in_hand(rater: Rater, named: int | None = None) -> list[Assignment]:
+    """What the rater holds, in the order of their work; and the assignment of theirs that is
+    `named`, if it is held no longer. Each knows the response set of its comparison (`set_id`)."""
+    held = list(Assignment.objects.raw(IN_HAND, [rater.pk, named]))
+    for assignment in held:
+        assignment.rater = rater
+    return held
+
+
+def _fill(rater: Rater, held: list[Assignment], n: int, have: Collection[int]) -> list[Assignment]:
+    """What a locked rater holds, with as much leased as is missing of `n` pieces."""
     if rater.paused_at is not None:
         return []
     now = timezone.now()
@@ -124,10 +144,9 @@ def _hold(rater: Rater, n: int, have: Collection[int]) -> list[Assignment]:
             assignment.expires_at = now + _lease()
     pieces = _pieces(held)
     while len(pieces) < n:
-        leased = _lease_next(rater, project, n_held=len(pieces))
+        leased = _lease_next(rater, rater.project, n_held=len(pieces))
         if not leased:
             break
-        held += leased
         pieces.append(leased[0])
     _read_texts([a for a in pieces if a.pk not in have])
     return pieces
@@ -229,21 +248,25 @@ def answer(assignment: Assignment, choice: str, **given: Any) -> Preference | Re
     return _answer(assignment, choice, **given)
 
 
-@transaction.atomic
 def answer_and_go_on(
-    assignment: Assignment, choice: str, *, n: int, have: Collection[int], **given: Any
+    assignment: Assignment,
+    held: list[Assignment],
+    choice: str,
+    *,
+    n: int,
+    have: Collection[int],
+    **given: Any,
 ) -> list[Assignment]:
-    """`answer`, then `work_for(rater, n, have)`, in one transaction and with one lock.
+    """`answer`, then `work_for(rater, n, have)`, when the rater is locked and `held` is `in_hand`.
 
     The answer and the next lease reach the disk together, and the database is asked less often:
     this is what every label costs.
     """
     rater = assignment.rater
-    _lock(rater)
     if rater.paused_at is not None:
         raise NotYours(PAUSED)
     _answer(assignment, choice, **given)
-    return _hold(rater, n, have)
+    return _fill(rater, [a for a in held if a.pk != assignment.pk], n, have)
 
 
 def _answer(
@@ -740,10 +763,13 @@ def _lease_from(rater: Rater, project: Project, streams: list[Stream]) -> list[A
         taken = _take_next(rater, share, stream) if probability else None
         if taken is None:
             continue
-        comparison_id, set_id, given_before = taken
+        comparison, given_before = taken
+        set_id = comparison.response_set_id
         if set_id is not None:
-            return _lease_set(rater, set_id, {comparison_id: given_before}, stream, probability)
-        return [_assign(rater, comparison_id, stream, probability, given_before=given_before)]
+            return _lease_set(rater, set_id, {comparison.pk: given_before}, stream, probability)
+        leased = _assign(rater, comparison.pk, stream, probability, given_before=given_before)
+        leased.comparison = comparison
+        return [leased]
     return []
 
 
@@ -775,13 +801,16 @@ TAKE_NEXT = """
     RETURNING id, response_set_id, EXISTS (
         SELECT 1 FROM labeling_assignment AS given
         WHERE given.comparison_id = labeling_comparison.id AND given.rater_id = %(rater)s
-            AND given.repeats_id IS NULL)
+            AND given.repeats_id IS NULL),
+        prompt_id, (SELECT messages FROM labeling_prompt WHERE id = prompt_id),
+        response_a_id, (SELECT messages FROM labeling_response WHERE id = response_a_id),
+        response_b_id, (SELECT messages FROM labeling_response WHERE id = response_b_id)
 """
 
 
-def _take_next(rater: Rater, share: float, stream: str) -> tuple[int, int | None, bool] | None:
-    """Take a place of the stream's next comparison: (its id, its response set, whether the rater
-    had it before and gave it back), or None."""
+def _take_next(rater: Rater, share: float, stream: str) -> tuple[Comparison, bool] | None:
+    """Take a place of the stream's next comparison: it with its texts, and whether the rater had it
+    before and gave it back; None if there is none."""
     is_audit = stream == Stream.AUDIT
     # Others may be taking the same rows right now. PostgreSQL skips rows that are locked; on
     # SQLite this transaction already holds the only write lock.
@@ -796,7 +825,25 @@ def _take_next(rater: Rater, share: float, stream: str) -> tuple[int, int | None
     values = {"project": rater.project_id, "rater": rater.pk, "share": share}
     with connection.cursor() as cursor:
         cursor.execute(sql, values)
-        return cursor.fetchone()
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    pk, set_id, given_before, *texts = row
+    # The columns that were not read are read when somebody asks for them.
+    comparison = Comparison.from_db(
+        connection.alias,
+        ["id", "project_id", "prompt_id", "response_a_id", "response_b_id", "response_set_id"],
+        [pk, rater.project_id, *texts[::2], set_id],  # in the order of the model's fields
+    )
+    names = ["id", "messages"]
+    for name, model, number, messages in (
+        ("prompt", Prompt, *texts[:2]),
+        ("response_a", Response, *texts[2:4]),
+        ("response_b", Response, *texts[4:]),
+    ):
+        text = model.from_db(connection.alias, names, [number, json.loads(messages)])
+        setattr(comparison, name, text)
+    return comparison, bool(given_before)
 
 
 def _lease_set(
@@ -1043,7 +1090,9 @@ def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
         audit=assignment.stream == Stream.AUDIT,
         **answer,
     )
-    answered(preference)
+    # Whether anybody listens was read with the rater, where every label pays for a question.
+    if getattr(assignment.rater, "has_webhooks", True):
+        answered(preference)
     return preference
 
 
@@ -1136,12 +1185,20 @@ def _pieces(held: list[Assignment]) -> list[Assignment]:
 
 
 def _read_texts(assignments: list[Assignment]) -> None:
-    """Put comparison, prompt and responses on the assignments: one query for all."""
+    """Put comparison, prompt and responses on the assignments that lack them: one query for all."""
+    assignments = [a for a in assignments if not _has_texts(a)]
+    if not assignments:
+        return
     comparisons = Comparison.objects.select_related("prompt", "response_a", "response_b").in_bulk(
         [a.comparison_id for a in assignments]
     )
     for assignment in assignments:
         assignment.comparison = comparisons[assignment.comparison_id]
+
+
+def _has_texts(assignment: Assignment) -> bool:
+    comparison = assignment._state.fields_cache.get("comparison")
+    return comparison is not None and "prompt" in comparison._state.fields_cache
 
 
 def _give_back(leases: Any) -> int:

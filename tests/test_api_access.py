@@ -23,7 +23,14 @@ SAMPLE_ARGUMENTS = {"<slug:slug>": "secret", "<int:pk>": "999999", "<int:deliver
 # What is no project's: these decide by themselves what the caller may see. `docs` is a page.
 WITHOUT_PROJECT = {"api:schema", "api:me", "api:projects"}
 # Work is the caller's own or it is nobody's: to everybody else it does not exist.
-OWN_WORK = {"api:answer", "api:revise", "api:rank", "api:skip", "api:flag_it"}
+OWN_WORK = {
+    "api:answer",
+    "api:revise",
+    "api:rank",
+    "api:revise_ranking",
+    "api:skip",
+    "api:flag_it",
+}
 OPEN_TO_RATERS = {
     ("GET", "api:project"),
     ("GET", "api:comparisons"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -20,6 +21,7 @@ from labeling.assignment import (
     NotYours,
     answer,
     answer_and_go_on,
+    in_hand,
     release,
     skip_comparison,
     undo_last,
@@ -86,31 +88,37 @@ class Feedback:
 @require_http_methods(["GET", "POST"])
 def compare(request: HttpRequest, slug: str) -> HttpResponse:
     """Show the pair in hand; a POST keeps an answer first. The page's script gets cards alone."""
-    project, rater = labeler(request.user, slug)
     if request.method == "GET":
+        project, rater = labeler(request.user, slug)
         return _cards(request, project, rater) if request.htmx else _page(request, project, rater)
-    form = AnswerForm(request.POST, project=project)
-    if not form.is_valid():
-        return refuse(request, project, rater, _not_valid(form))
-    given = form.cleaned_data
-    assignment = rater.assignments.filter(pk=given["assignment"]).first()
-    if assignment is None:
-        return refuse(request, project, rater, _("This comparison is not yours to answer."))
-    sent_again = assignment.state == Assignment.State.ANSWERED  # its first response was lost
-    seconds = given["seconds"]
-    if seconds is None:  # without JavaScript: time since it was given out
-        seconds = (timezone.now() - assignment.leased_at).total_seconds()
-    said = form.judgement(left=assignment.shown_first)
-    said |= {"better": given["better"], "seconds": seconds, "answer_key": given["answer_key"]}
-    choice = said.pop("choice")
     held = None
     try:
-        if request.htmx and not sent_again:  # else the page must not add one to its count
-            held = answer_and_go_on(assignment, choice, n=1 + AHEAD, have=_have(request), **said)
-        else:
-            answer(assignment, choice, **said)
+        with transaction.atomic():
+            project, rater = labeler(request.user, slug, lock=True)
+            form = AnswerForm(request.POST, project=project)
+            if not form.is_valid():
+                raise NotYours(_not_valid(form))
+            given = form.cleaned_data
+            hand = in_hand(rater, given["assignment"])
+            assignment = next((a for a in hand if a.pk == given["assignment"]), None)
+            if assignment is None:
+                raise NotYours(_("This comparison is not yours to answer."))
+            said = form.judgement(left=assignment.shown_first)
+            choice = said.pop("choice")
+            said |= {"better": given["better"], "answer_key": given["answer_key"]}
+            said["seconds"] = given["seconds"]
+            if given["seconds"] is None:  # without JavaScript: time since it was given out
+                said["seconds"] = (timezone.now() - assignment.leased_at).total_seconds()
+            # An answer whose first response was lost must not add one to the page's count.
+            sent_again = assignment.state == Assignment.State.ANSWERED
+            if request.htmx and not sent_again:
+                have = _have(request)
+                held = answer_and_go_on(assignment, hand, choice, n=1 + AHEAD, have=have, **said)
+            else:
+                answer(assignment, choice, **said)
     except NotYours as error:
-        return refuse(request, project, rater, str(error))
+        # Asked again: what the transaction made is gone with it, and be it the rater's first row.
+        return refuse(request, *labeler(request.user, slug), str(error))
     feedback = None
     if assignment.stream == Assignment.Stream.TRAINING and project.training_feedback:
         feedback = _feedback(assignment, choice)

@@ -329,6 +329,17 @@ def test_a_program_is_given_a_set_in_the_places_that_its_answers_are_kept_with()
     assert (kept.status_code, kept.json()["order"]) == (201, body["order"])
     assert Ranking.objects.get().order == [[names[third]], [names[first], names[second]]]
 
+    change = {"order": [[first], [second], [third]], "rationale": "now"}
+    revised = rater.send("PATCH", f"/api/rankings/{kept.json()['id']}/", change)
+    assert (revised.status_code, revised.json()["order"]) == (200, change["order"])
+    now = Ranking.objects.get(superseded_at=None)
+    assert (now.pk, now.rationale) == (revised.json()["id"], "now")
+    assert Preference.objects.current().filter(ranking=now).count() == 3
+    again = rater.send("PATCH", f"/api/rankings/{kept.json()['id']}/", change)
+    wrong = rater.send("PATCH", f"/api/rankings/{now.pk}/", {"order": [[first]]})
+    theirs = Program(project, "rater").send("PATCH", f"/api/rankings/{now.pk}/", change)
+    assert (again.status_code, wrong.status_code, theirs.status_code) == (409, 400, 404)
+
 
 def test_a_rater_lists_their_own_answers_alone():
     preference = PreferenceFactory()

@@ -244,6 +244,7 @@ def test_nothing_tells_a_check_or_a_repeat_from_the_queue(client, project, strea
     Assignment.objects.update(shown_first="a")
     ahead = ",".join(map(str, pairs_in(client.get(address, {"have": held.pk}, **HTMX))))
     answer = {"assignment": held.pk, "have": ahead, "answer": "right-1"}
+    answer |= {"tags": ["safe"], "rationale": "said with it"}
 
     def everything() -> list[str]:
         responses = [
@@ -265,7 +266,8 @@ def test_nothing_tells_a_check_or_a_repeat_from_the_queue(client, project, strea
         withdrawn = Preference.objects.current().get()
         withdrawn.superseded_at = timezone.now()
         withdrawn.save()
-        given["repeats"] = held.rater.preferences.create(comparison=held.comparison, choice="a")
+        of_then = {"choice": "a", "rationale": "of then", "tags": ["clear"]}
+        given["repeats"] = held.rater.preferences.create(comparison=held.comparison, **of_then)
     else:
         Preference.objects.all().delete()
     if stream == "check":
@@ -274,6 +276,8 @@ def test_nothing_tells_a_check_or_a_repeat_from_the_queue(client, project, strea
     Assignment.objects.filter(pk=held.pk).update(**given)
     assert everything() == from_the_queue
     assert RepeatAnswer.objects.count() == (stream == "repeat")
+    for again in RepeatAnswer.objects.all():
+        assert (again.tags, again.rationale) == (["safe"], "said with it")
 
 
 def test_training_tells_the_known_answer_and_qualification_only_the_result(client, project):
@@ -319,6 +323,19 @@ def test_a_project_may_leave_the_known_answer_of_the_training_unsaid(client, pro
     back = client.post("/projects/tea/compare/undo/", **HTMX).content.decode()
     assert "data-back" in back
     assert Preference.objects.current().count() == 0
+
+
+def test_the_days_count_leaves_training_and_qualification_out(client, project):
+    for purpose in ("training", "qualification"):
+        ComparisonFactory(project=project, purpose=purpose, gold="a", labels_wanted=0)
+    client.get("/projects/tea/compare/")
+    for n_today in ("0", "0"):
+        text = client.post("/projects/tea/compare/", answer_with("a-1"), **HTMX).content.decode()
+        assert f'data-today="{n_today}"' in text  # else the page would add one by itself
+    text = client.post("/projects/tea/compare/", answer_with("a-1"), **HTMX).content.decode()
+    assert "data-today" not in text
+    assert 'data-today="1"' in client.get("/projects/tea/compare/").content.decode()
+    assert "<dd>1</dd>" in client.get("/projects/tea/answers/").content.decode()
 
 
 def test_training_without_javascript_says_the_known_answer_on_the_next_page(client, project):

@@ -30,6 +30,7 @@ from django.db import connection, transaction
 from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import gettext_noop
@@ -55,6 +56,7 @@ from labeling.models import (
     content_hash,
     message_text,
 )
+from labeling.progress import n_answers
 
 State, Stream, Purpose = Assignment.State, Assignment.Stream, Comparison.Purpose
 
@@ -142,10 +144,9 @@ def _fill(rater: Rater, held: list[Assignment], n: int, have: Collection[int]) -
             assignment.expires_at = now + _lease()
     pieces = _pieces(held)
     while len(pieces) < n:
-        leased = _lease_next(rater, rater.project, n_held=len(held))
+        leased = _lease_next(rater, rater.project, n_held=len(pieces))
         if not leased:
             break
-        held = held + leased
         pieces.append(leased[0])
     _read_texts([a for a in pieces if a.pk not in have])
     return pieces
@@ -174,6 +175,24 @@ def ranking_places(rater_id: int, responses: Collection[int]) -> list[int]:
     return sorted(
         responses, key=lambda pk: hashlib.sha256(f"{rater_id} ranks {pk}".encode()).digest()
     )
+
+
+def response_name(rater_id: int, response_id: int) -> str:
+    """What a response to rank is called to this rater: ids follow the file, hence the models."""
+    return salted_hmac("prefloop.ranking", f"{rater_id} {response_id}").hexdigest()[:12]
+
+
+def responses_in_hand(assignment: Assignment) -> dict[str, int]:
+    """The responses that are to be ranked, by their names; of a ranking that is sent again, those
+    it had."""
+    given = Assignment.objects.filter(
+        rater=assignment.rater_id,
+        comparison__response_set=assignment.comparison.response_set_id,
+        repeats=None,
+    )
+    in_hand = given.filter(state__in=[State.LEASED, State.EXPIRED]) or given
+    pairs = in_hand.values_list("comparison__response_a", "comparison__response_b")
+    return {response_name(assignment.rater_id, pk): pk for pair in pairs for pk in pair}
 
 
 def why_empty(rater: Rater) -> EmptyQueue:
@@ -273,7 +292,13 @@ def _answer(
     strength = strength if choice in (Choice.A, Choice.B) else None
     if assignment.repeats_id is not None:
         return RepeatAnswer.objects.create(
-            assignment=assignment, choice=choice, strength=strength, seconds=seconds
+            assignment=assignment,
+            choice=choice,
+            strength=strength,
+            rationale=rationale,
+            tags=tags or [],
+            aspects=aspects or {},
+            seconds=seconds,
         )
     preference = _keep(
         assignment,
@@ -317,11 +342,7 @@ def record_ranking(
         if kept is not None and same:
             return kept
         raise NotYours(_("This ranking is not yours to give, or you have given it already."))
-    places = {pk: place for place, tied in enumerate(order) for pk in tied}
-    comparisons = [a.comparison for a in assignments]
-    wanted = {pk for c in comparisons for pk in (c.response_a_id, c.response_b_id)}
-    if places.keys() != wanted or len(places) != sum(map(len, order)):
-        raise ValueError("A ranking names each response exactly once.")
+    choices = _implied_choices(order, [a.comparison for a in assignments])
     for assignment in assignments:
         _close(assignment, State.ANSWERED, answer_key)
     response_set.rankings.filter(rater=rater, superseded_at=None).update(
@@ -331,13 +352,60 @@ def record_ranking(
         response_set=response_set, rater=rater, order=order, rationale=rationale, seconds=seconds
     )
     for assignment in assignments:
-        a, b = (
-            places[pk]
-            for pk in (assignment.comparison.response_a_id, assignment.comparison.response_b_id)
-        )
-        choice = Choice.TIE if a == b else Choice.A if a < b else Choice.B
+        choice = choices[assignment.comparison_id]
         _keep(assignment, choice, rationale=rationale, ranking=ranking)
     return ranking
+
+
+@transaction.atomic
+def revise_ranking(
+    rater: Rater, ranking: Ranking, order: list[list[int]], *, rationale: str = ""
+) -> Ranking:
+    """Change an earlier order of the rater's own; it and what it implied are kept as superseded.
+
+    Raises: NotYours if it is somebody else's or has been replaced, or if the rater is paused;
+    ValueError if `order` does not name each of its responses exactly once.
+    """
+    _refuse_paused(rater.pk)
+    implied = list(
+        rater.preferences.current()
+        .filter(ranking=ranking)
+        .select_related("comparison")
+        .order_by("comparison")
+    )
+    now = timezone.now()
+    own = rater.rankings.filter(pk=ranking.pk, superseded_at=None)
+    if not implied or not own.update(superseded_at=now):
+        raise NotYours(_("This order is not yours, or you have changed it since."))
+    choices = _implied_choices(order, [p.comparison for p in implied])
+    rater.preferences.filter(pk__in=[p.pk for p in implied]).update(superseded_at=now)
+    revised = Ranking.objects.create(
+        response_set_id=ranking.response_set_id,
+        rater=rater,
+        order=order,
+        rationale=rationale,
+        seconds=ranking.seconds,
+    )
+    for preference in implied:
+        choice = choices[preference.comparison_id]
+        _again(preference, choice, rationale=rationale, ranking=revised)
+    return revised
+
+
+def _implied_choices(order: list[list[int]], comparisons: list[Comparison]) -> dict[int, Choice]:
+    """What an order says of each of these comparisons, by their ids.
+
+    Raises: ValueError if it does not name each of their responses exactly once.
+    """
+    places = {pk: place for place, tied in enumerate(order) for pk in tied}
+    wanted = {pk for c in comparisons for pk in (c.response_a_id, c.response_b_id)}
+    if places.keys() != wanted or len(places) != sum(map(len, order)):
+        raise ValueError("A ranking names each response exactly once.")
+    choices = {}
+    for comparison in comparisons:
+        a, b = places[comparison.response_a_id], places[comparison.response_b_id]
+        choices[comparison.pk] = Choice.TIE if a == b else Choice.A if a < b else Choice.B
+    return choices
 
 
 @transaction.atomic
@@ -412,9 +480,10 @@ def undo_last(rater: Rater) -> Assignment | None:
     """
     _refuse_paused(rater.pk)
     last = _last_closed(rater)
-    if last is None or last.stream == Stream.TRAINING:
+    if last is None or (last.stream == Stream.TRAINING and rater.project.training_feedback):
         return None
-    if last.stream == Stream.QUALIFICATION and (rater.qualified_at or rater.disqualified_at):
+    of_entrance = last.stream in (Stream.TRAINING, Stream.QUALIFICATION)
+    if of_entrance and (rater.qualified_at or rater.disqualified_at):
         return None
     together = [last]
     set_id = last.comparison.response_set_id
@@ -480,18 +549,13 @@ def revise_preference(
     )
     if not replaced:
         raise NotYours(_("This answer is not yours, or you have changed it since."))
-    return Preference.objects.create(
-        comparison_id=preference.comparison_id,
-        rater=rater,
-        choice=choice,
+    return _again(
+        preference,
+        choice,
         strength=strength if choice in (Choice.A, Choice.B) else None,
         rationale=rationale,
         tags=tags or [],
         aspects=aspects or {},
-        seconds=preference.seconds,
-        shown_first=preference.shown_first,
-        inclusion_probability=preference.inclusion_probability,
-        audit=preference.audit,
     )
 
 
@@ -926,20 +990,29 @@ def _repeat(rater: Rater) -> Assignment | None:
 
 
 def _limit_reached(rater: Rater, project: Project, n_held: int) -> str | None:
-    """ "limit" or "day_limit" if the rater may not be given more, else None."""
+    """ "limit" or "day_limit" if the rater may not be given more, else None.
+
+    A ranking is one label here, whatever its pairs. Checks and repeats are no labels.
+    """
     limit = rater.label_limit or project.labels_per_rater
     if limit is None and project.labels_per_day is None:
         return None
     answered = rater.assignments.filter(
         state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT]
     )
-    if limit is not None and answered.count() + n_held >= limit:
+    if limit is not None and _reach(answered, limit - n_held):
         return "limit"
     if project.labels_per_day is not None:
         midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
-        if answered.filter(closed_at__gte=midnight).count() + n_held >= project.labels_per_day:
+        if _reach(answered.filter(closed_at__gte=midnight), project.labels_per_day - n_held):
             return "day_limit"
     return None
+
+
+def _reach(answered: Any, n: int) -> bool:
+    """Whether these are `n` answers. Their pairs are counted by the index alone; only where those
+    reach it, rankings are told apart."""
+    return answered.count() >= n and n_answers(answered) >= n
 
 
 def _in_hand(
@@ -1021,6 +1094,20 @@ def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
     if getattr(assignment.rater, "has_webhooks", True):
         answered(preference)
     return preference
+
+
+def _again(preference: Preference, choice: str, **answer: Any) -> Preference:
+    """The new version of an answer that was superseded: asked in the same way, and once."""
+    return Preference.objects.create(
+        comparison_id=preference.comparison_id,
+        rater_id=preference.rater_id,
+        choice=choice,
+        seconds=preference.seconds,
+        shown_first=preference.shown_first,
+        inclusion_probability=preference.inclusion_probability,
+        audit=preference.audit,
+        **answer,
+    )
 
 
 def _supersede(rater: Rater, comparison: Comparison, now: datetime) -> None:

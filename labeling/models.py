@@ -123,6 +123,11 @@ class Project(models.Model):
         validators=[MinValueValidator(0), MaxValueValidator(1)],
         help_text=_lazy("Share of right answers that a rater needs before real work."),
     )
+    training_feedback = models.BooleanField(
+        _lazy("Feedback in training"),
+        default=True,
+        help_text=_lazy("After each training pair the rater is told the known answer and why."),
+    )
     labels_per_rater = models.PositiveIntegerField(
         _lazy("Most labels of one rater"),
         null=True,
@@ -271,7 +276,7 @@ class Comparison(models.Model):
     class Purpose(models.TextChoices):
         WORK = "work", _lazy("Work")
         # The others have a known answer, want no labels, and every rater may be given them.
-        TRAINING = "training", _lazy("Training of raters, with feedback")
+        TRAINING = "training", _lazy("Training of raters")
         QUALIFICATION = "qualification", _lazy("Qualification of raters")
         CHECK = "check", _lazy("Gold, mixed into the work")
 
@@ -507,6 +512,9 @@ class RepeatAnswer(models.Model):
     assignment = models.OneToOneField(Assignment, models.CASCADE, related_name="repeat_answer")
     choice = models.CharField(max_length=10, choices=Choice)
     strength = models.PositiveSmallIntegerField(null=True, blank=True)
+    rationale = models.TextField(blank=True)
+    tags = models.JSONField(default=list, blank=True)
+    aspects = models.JSONField(default=dict, blank=True)
     seconds = models.FloatField(null=True, blank=True)
     created_at = models.DateTimeField(db_default=Now())
 

@@ -23,6 +23,7 @@ SETTINGS = (
     "check_share",
     "repeat_share",
     "qualification_pass",
+    "training_feedback",
     "labels_per_rater",
     "labels_per_day",
 )

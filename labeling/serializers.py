@@ -27,11 +27,14 @@ from labeling.models import (
     Response,
     Webhook,
 )
+from labeling.scales import PLACES, by_letter, by_place
 from labeling.webhooks import check_address
 
 MAX_ROWS = 1_000
 LARGEST_ID = 2**63 - 1
 HUMAN_CHOICES = [choice for choice in Choice.choices if choice[0] != Choice.UNPARSED]
+SAID = [*PLACES, str(Choice.TIE), str(Choice.BOTH_BAD)]
+"""What a rater's program says: of the places where it was shown the responses, never of A and B."""
 
 
 class MessageSerializer(serializers.Serializer):
@@ -108,6 +111,7 @@ class ProjectSerializer(serializers.ModelSerializer):
             "check_share",
             "repeat_share",
             "qualification_pass",
+            "training_feedback",
             "labels_per_rater",
             "labels_per_day",
             "completed_at",
@@ -260,16 +264,30 @@ class TextOnlySerializer(serializers.Serializer):
 
 
 class GivenComparisonSerializer(serializers.ModelSerializer):
-    """A comparison as its rater may know it: what was shown, and nothing of where it came from."""
+    """A comparison as its rater may know it: what was shown, and nothing of where it came from.
+
+    Its rows carry `shown_first`, the letter of the response that this rater saw on the left.
+    """
 
     prompt = MessagesField(source="prompt.messages")
-    response_a = TextOnlySerializer(read_only=True)
-    response_b = TextOnlySerializer(read_only=True)
+    left = serializers.SerializerMethodField()
+    right = serializers.SerializerMethodField()
 
     class Meta:
         model = Comparison
-        fields = ["id", "prompt", "response_a", "response_b"]
+        fields = ["id", "prompt", "left", "right"]
         read_only_fields = fields
+
+    def get_left(self, comparison: Any) -> dict[str, Any]:
+        return self._shown(comparison, "left")
+
+    def get_right(self, comparison: Any) -> dict[str, Any]:
+        return self._shown(comparison, "right")
+
+    def _shown(self, comparison: Any, place: str) -> dict[str, Any]:
+        is_a = by_letter(place, comparison.shown_first) == Choice.A
+        response = comparison.response_a if is_a else comparison.response_b
+        return TextOnlySerializer(response).data
 
 
 class ComparisonFilter(serializers.Serializer):
@@ -372,8 +390,9 @@ class OwnPreferenceSerializer(serializers.ModelSerializer):
     """A rater's own answer: what they said, and not by which stream they were asked."""
 
     comparison = serializers.IntegerField(source="comparison_id", read_only=True)
+    choice = serializers.SerializerMethodField(help_text="Of the places where they were shown.")
     tags = serializers.ListField(child=serializers.CharField(), read_only=True)
-    aspects = serializers.DictField(child=serializers.CharField(), read_only=True)
+    aspects = serializers.SerializerMethodField()
 
     class Meta:
         model = Preference
@@ -390,6 +409,15 @@ class OwnPreferenceSerializer(serializers.ModelSerializer):
             "superseded_at",
         ]
         read_only_fields = fields
+
+    @extend_schema_field(serializers.ChoiceField(choices=SAID))
+    def get_choice(self, preference: Preference) -> str:
+        return by_place(preference.choice, preference.shown_first)
+
+    @extend_schema_field(serializers.DictField(child=serializers.CharField()))
+    def get_aspects(self, preference: Preference) -> dict[str, str]:
+        left = preference.shown_first
+        return {name: by_place(choice, left) for name, choice in preference.aspects.items()}
 
 
 class FlagSerializer(serializers.ModelSerializer):
@@ -455,20 +483,18 @@ class WantedWorkSerializer(serializers.Serializer):
 
 
 class ShownSerializer(serializers.Serializer):
-    letter = serializers.ChoiceField(choices=["a", "b"], help_text="What `choice` calls it.")
     messages = MessageSerializer(many=True)
 
 
 class RankedSerializer(serializers.Serializer):
-    id = serializers.IntegerField(help_text="What `order` calls it.")
+    id = serializers.CharField(help_text="What `order` calls it.")
     messages = MessageSerializer(many=True)
 
 
 class PieceSerializer(serializers.Serializer):
     """One piece of work: a pair to compare, or a set of responses to rank."""
 
-    assignment = serializers.IntegerField()
-    comparison = serializers.IntegerField()
+    assignment = serializers.IntegerField(help_text="What its answer names.")
     kind = serializers.ChoiceField(choices=["pair", "ranking"])
     prompt = MessageSerializer(many=True)
     left = ShownSerializer(allow_null=True, help_text="Of a pair: the response to show first.")
@@ -503,14 +529,14 @@ class WorkSerializer(serializers.Serializer):
 class JudgementSerializer(serializers.Serializer):
     """What a rater says of a pair."""
 
-    choice = serializers.ChoiceField(choices=HUMAN_CHOICES)
+    choice = serializers.ChoiceField(choices=SAID, help_text="Which of the two is better.")
     strength = serializers.IntegerField(
         min_value=1,
         max_value=3,
         required=False,
         allow_null=True,
         default=None,
-        help_text="1 slightly, 2 clearly, 3 much better; for a and b.",
+        help_text="1 slightly, 2 clearly, 3 much better; for left and right.",
     )
     rationale = serializers.CharField(
         max_length=10_000, required=False, allow_blank=True, default=""
@@ -519,14 +545,16 @@ class JudgementSerializer(serializers.Serializer):
         child=serializers.CharField(max_length=60), max_length=20, required=False, default=list
     )
     aspects = serializers.DictField(
-        child=serializers.ChoiceField(choices=["a", "b", "tie"]), required=False, default=dict
+        child=serializers.ChoiceField(choices=[*PLACES, str(Choice.TIE)]),
+        required=False,
+        default=dict,
     )
 
     def check_against(self, project: Project) -> None:
         """Raises: ValidationError for what the project does not ask."""
         answer, problems = self.validated_data, {}
-        if project.scale == Project.Scale.TWO and answer["choice"] not in (Choice.A, Choice.B):
-            problems["choice"] = ["This project asks for a or b alone."]
+        if project.scale == Project.Scale.TWO and answer["choice"] not in PLACES:
+            problems["choice"] = ["This project asks for left or right alone."]
         if project.scale != Project.Scale.SEVEN and answer["strength"] is not None:
             problems["strength"] = ["This project does not ask how much better."]
         unknown = [tag for tag in answer["tags"] if tag not in project.tags]
@@ -539,6 +567,12 @@ class JudgementSerializer(serializers.Serializer):
             problems["better"] = ["This project takes no better answers."]
         if problems:
             raise serializers.ValidationError(problems)
+
+    def judgement(self, left: str) -> dict[str, Any]:
+        """What was sent, of responses instead of places; `left` is the letter shown there."""
+        said = self.validated_data
+        aspects = {name: by_letter(place, left) for name, place in said["aspects"].items()}
+        return {**said, "choice": by_letter(said["choice"], left), "aspects": aspects}
 
 
 class AnswerSerializer(JudgementSerializer):
@@ -562,7 +596,7 @@ class AnswerSerializer(JudgementSerializer):
 
 
 class FeedbackSerializer(serializers.Serializer):
-    gold = serializers.CharField()
+    gold = serializers.ChoiceField(choices=SAID, help_text="The known answer.")
     is_right = serializers.BooleanField()
 
 
@@ -570,34 +604,42 @@ class KeptSerializer(serializers.Serializer):
     """An answer that is on disk."""
 
     assignment = serializers.IntegerField()
-    comparison = serializers.IntegerField()
-    choice = serializers.CharField()
+    choice = serializers.ChoiceField(choices=SAID)
     strength = serializers.IntegerField(allow_null=True)
     kept_at = serializers.DateTimeField()
-    feedback = FeedbackSerializer(allow_null=True, help_text="In the training phase alone.")
+    feedback = FeedbackSerializer(
+        allow_null=True, help_text="In training, where the project gives it."
+    )
     work = PieceSerializer(many=True)
     why = WhySerializer(allow_null=True)
 
 
-class RankingSerializer(serializers.Serializer):
-    assignment = identifier()
+class OrderSerializer(serializers.Serializer):
+    """An order of the responses of a set."""
+
     order = serializers.ListField(
-        child=serializers.ListField(child=identifier(), min_length=1, max_length=20),
+        child=serializers.ListField(
+            child=serializers.CharField(max_length=20), min_length=1, max_length=20
+        ),
         min_length=1,
         max_length=20,
-        help_text="Ids of the responses, best first; equals share a place: [[7], [3, 9]].",
+        help_text='Ids of the responses, best first; equals share a place: [["c4"], ["07", "9b"]].',
     )
     rationale = serializers.CharField(
         max_length=10_000, required=False, allow_blank=True, default=""
     )
+
+
+class RankingSerializer(OrderSerializer):
+    assignment = identifier()
     seconds = serializers.FloatField(
         min_value=0, max_value=86_400, required=False, allow_null=True, default=None
     )
 
 
 class KeptRankingSerializer(serializers.Serializer):
-    assignment = serializers.IntegerField()
-    order = serializers.ListField(child=serializers.ListField(child=serializers.IntegerField()))
+    id = serializers.IntegerField(help_text="What a revision names.")
+    order = serializers.ListField(child=serializers.ListField(child=serializers.CharField()))
     kept_at = serializers.DateTimeField()
 
 
@@ -753,9 +795,7 @@ class DeliverySerializer(serializers.ModelSerializer):
 class AssignmentSerializer(serializers.ModelSerializer):
     """Where a piece of work stands after a skip."""
 
-    comparison = serializers.IntegerField(source="comparison_id", read_only=True)
-
     class Meta:
         model = Assignment
-        fields = ["id", "comparison", "state"]
+        fields = ["id", "state"]
         read_only_fields = fields

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Subquery
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions, status
@@ -137,8 +137,11 @@ def _visible(request: Request) -> Any:
     comparisons = request.project.comparisons.select_related("prompt", "response_a", "response_b")
     if "view" in request.project.may:
         return comparisons
-    given = Assignment.objects.filter(comparison=OuterRef("pk"), rater__user=request.user.pk)
-    return comparisons.filter(Exists(given))
+    given = Assignment.objects.filter(
+        comparison=OuterRef("pk"), rater__user=request.user.pk, repeats=None
+    )
+    shown = Subquery(given.values("shown_first")[:1])
+    return comparisons.filter(Exists(given)).annotate(shown_first=shown)
 
 
 def _shown_to(request: Request) -> Any:

@@ -45,6 +45,7 @@ urlpatterns = [
     path("preferences/", work.Answers.as_view(), name="answer"),
     path("preferences/<int:pk>/", answers.OnePreference.as_view(), name="revise"),
     path("rankings/", work.Rankings.as_view(), name="rank"),
+    path("rankings/<int:pk>/", work.OneRanking.as_view(), name="revise_ranking"),
     path("assignments/<int:pk>/skip/", work.Skip.as_view(), name="skip"),
     path("assignments/<int:pk>/flag/", work.FlagIt.as_view(), name="flag_it"),
     path(f"{PROJECT}imports/", jobs.Imports.as_view(), name="imports"),

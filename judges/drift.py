@@ -189,9 +189,9 @@ def _in_each_order(
 def drift_test(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Do answers differ more than they may?
 
-    An answer has moved if it cannot be read any more, or if a probability of it, over both orders or
-    in one of them, differs by more than `MOVED` (and, where rationales are drawn, by more than three
-    standard errors of a difference).
+    An answer has moved if it cannot be read any more, or if a probability of it, over both orders
+    or in one of them, differs by more than `MOVED` (and, where rationales are drawn, by more than
+    three standard errors of a difference).
     The judge has drifted if so many moved that, were the chance of it `EXPECTED` each, it would
     happen less often than `RATE`: the exact binomial test, one-sided.
 

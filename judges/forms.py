@@ -10,8 +10,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
+from judges.laboratory import MOST, USUAL
 from judges.ml.config import PREAMBLE, Exemplar, JudgeRecipe, recipe_from
-from judges.models import JudgeVersion
+from judges.models import Calibration, Experiment, JudgeVersion, PromptVersion
 from labeling.forms import check_model_name
 from labeling.models import Choice, Comparison, Project
 
@@ -30,6 +31,12 @@ RECIPE_FIELDS = (
 )
 
 
+MODE_CHOICES = [
+    ("rationale", _lazy("Explain first, then answer")),
+    ("direct", _lazy("Answer at once (faster)")),
+]
+
+
 class JudgeForm(forms.Form):
     """Make a judge, or with `version` change one: the change becomes a version of its own."""
 
@@ -46,10 +53,7 @@ class JudgeForm(forms.Form):
     )
     mode = forms.ChoiceField(
         label=_lazy("How it judges"),
-        choices=[
-            ("rationale", _lazy("Explain first, then answer")),
-            ("direct", _lazy("Answer at once (faster)")),
-        ],
+        choices=MODE_CHOICES,
     )
     preamble = forms.CharField(
         required=False,
@@ -242,6 +246,83 @@ class TrialForm(forms.Form):
         # Any will do, and sorting a million rows at random to draw one would take its time.
         place = random.randint(ends["first"], ends["last"])  # noqa: S311
         return comparisons.filter(pk__gte=place).order_by("pk").first()
+
+
+class ExperimentForm(forms.Form):
+    """Which judges to hold against people: versions, and variants of them to be made."""
+
+    name = forms.CharField(max_length=100, label=_lazy("Name"))
+    versions = forms.ModelMultipleChoiceField(
+        JudgeVersion.objects.none(),
+        label=_lazy("Judges"),
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": _lazy("Choose at least one judge.")},
+    )
+    modes = forms.MultipleChoiceField(
+        required=False,
+        label=_lazy("In these modes"),
+        widget=forms.CheckboxSelectMultiple,
+        help_text=_lazy("None: as each judge is. Every one makes a version of each judge."),
+    )
+    prompts = forms.ModelMultipleChoiceField(
+        PromptVersion.objects.none(),
+        required=False,
+        label=_lazy("With these prompts"),
+        widget=forms.CheckboxSelectMultiple,
+        help_text=_lazy("None: as each judge is."),
+    )
+    most = forms.IntegerField(
+        label=_lazy("Labeled comparisons"),
+        min_value=1,
+        max_value=MOST,
+        initial=USUAL,
+        help_text=_lazy(
+            "At most; drawn at random from those whose answer people know. 500 allow isotonic "
+            "calibration."
+        ),
+    )
+    epsilon = forms.TypedChoiceField(
+        label=_lazy("The people who labeled are"),
+        coerce=float,
+        initial="0.15",
+        choices=[
+            ("0.2", _lazy("experts (ε = 0.2)")),
+            ("0.15", _lazy("trained raters (ε = 0.15)")),
+            ("0.1", _lazy("a crowd (ε = 0.1)")),
+        ],
+        help_text=_lazy("For the alt-test: how much a judge may be behind, for being cheaper."),
+    )
+
+    def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
+        super().__init__(*args, label_suffix="", **kwargs)
+        versions = JudgeVersion.objects.filter(judge__project=project)
+        self.fields["versions"].queryset = versions.select_related("judge").order_by(
+            "judge__name", "-number"
+        )
+        self.fields["modes"].choices = MODE_CHOICES
+        prompts = PromptVersion.objects.filter(project=project)
+        self.fields["prompts"].queryset = prompts
+        if not prompts.exists():
+            del self.fields["prompts"]
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean()
+        values.setdefault("prompts", [])
+        return values
+
+
+class UseForm(forms.Form):
+    """Which judge of an experiment to use, and how its probabilities are corrected."""
+
+    version = forms.ModelChoiceField(JudgeVersion.objects.none())
+    method = forms.ChoiceField(
+        required=False, choices=[("", ""), *((m.value, m.label) for m in Calibration.Method)]
+    )
+
+    def __init__(self, *args: Any, experiment: Experiment, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        versions = JudgeVersion.objects.filter(cells__experiment=experiment)
+        self.fields["version"].queryset = versions.select_related("judge__project", "rater")
 
 
 def _first_recipe(project: Project) -> JudgeRecipe:

@@ -2,12 +2,37 @@
 
 from django.urls import path
 
-from judges import views
+from judges.views import judges as views
+from judges.views import laboratory
 
 app_name = "judges"
 urlpatterns = [
     path("projects/<slug:slug>/judges/", views.judge_list, name="list"),
     path("projects/<slug:slug>/judges/new/", views.create, name="create"),
+    path("projects/<slug:slug>/judges/laboratory/", laboratory.laboratory, name="laboratory"),
+    path(
+        "projects/<slug:slug>/judges/laboratory/<int:pk>/",
+        laboratory.experiment_page,
+        name="experiment",
+    ),
+    path(
+        "projects/<slug:slug>/judges/laboratory/<int:pk>/cancel/",
+        laboratory.cancel_experiment,
+        name="experiment_cancel",
+    ),
+    path(
+        "projects/<slug:slug>/judges/laboratory/<int:pk>/resume/",
+        laboratory.resume_experiment,
+        name="experiment_resume",
+    ),
+    path("projects/<slug:slug>/judges/laboratory/<int:pk>/use/", laboratory.use, name="use"),
+    path("projects/<slug:slug>/judges/drift/", laboratory.start_check, name="check_start"),
+    path("projects/<slug:slug>/judges/drift/<int:pk>/", laboratory.check_page, name="check"),
+    path(
+        "projects/<slug:slug>/judges/drift/<int:pk>/known/",
+        laboratory.drift_is_known,
+        name="drift_is_known",
+    ),
     path("projects/<slug:slug>/judges/<int:pk>/", views.judge_page, name="judge"),
     path("projects/<slug:slug>/judges/<int:pk>/edit/", views.edit, name="edit"),
     path("projects/<slug:slug>/judges/<int:pk>/launch/", views.launch, name="launch"),

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from judges.drift import notice_of
 from judges.forms import JudgeForm, LaunchForm, TrialForm
 from judges.judging import (
     Figures,
@@ -51,6 +52,7 @@ def judge_list(request: HttpRequest, slug: str) -> HttpResponse:
         "judges": judges,
         "runs": _runs(JudgeRun.objects.filter(version__judge__project=project)),
         "n_comparisons": project.comparisons.count(),
+        "notice": notice_of(project),
     }
     return render(request, "judges/list.html", context)
 
@@ -117,6 +119,7 @@ def judge_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     context = {
         "project": project,
         "active": "judges",
+        "notice": notice_of(project),
         "judge": judge,
         "versions": versions,
         "newest": newest,

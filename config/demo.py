@@ -559,7 +559,7 @@ def decided(labeled: Labeled, answers: Answers) -> dict[str, Any]:
 
 
 def share_right_of(version: JudgeVersion) -> dict[str, dict[str, Any]]:
-    """How often the judge prefers what the world's utility prefers: {"one order", "both orders"}."""
+    """How often it prefers what the world's utility prefers: {"one order", "both orders"}."""
     one_order, both = [], []
     for verdict in Verdict.objects.filter(version=version, parsed=True).select_related(
         "comparison__prompt", "comparison__response_a", "comparison__response_b"

@@ -25,6 +25,7 @@ from judges.serializers import (
     NewExperimentSerializer,
     UseSerializer,
 )
+from judges.tasks import settle_judge
 from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
@@ -232,6 +233,7 @@ class UseJudge(GenericAPIView):
                 experiment=experiment,
                 method=given.validated_data["method"],
             )
+            settle_judge.delay_on_commit(chosen.version_id)
         except NoSuchCalibration as error:
             raise Conflict(str(error)) from None
         return Response(ChosenJudgeSerializer(chosen).data)

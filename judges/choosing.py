@@ -29,8 +29,7 @@ def choose(
     """Let the project work with this version from now on, its probabilities corrected by what the
     experiment fitted.
 
-    The calibration is frozen as a row with a number; the version's stored verdicts become
-    preferences of its rater, with corrected probabilities.
+    The calibration is frozen as a row with a number. The caller wakes a worker to `settle` it.
 
     Args:
         method: "temperature", "isotonic", or "" to leave probabilities as they are.
@@ -48,11 +47,22 @@ def choose(
             "chosen_by": user if user.is_authenticated else None,
         },
     )
-    hand_over(version)
-    correct_preferences(version)
-    keep_probe(version, experiment.selection["comparisons"] if experiment else None)
     note_change(project, user, "choose judge", version, before=before, after=_in_words(chosen))
     return chosen
+
+
+def settle(version: JudgeVersion) -> None:
+    """What follows from choosing a judge, for a worker: its stored verdicts become preferences of
+    its rater, with corrected probabilities, and its probe is kept. Called again, it goes on.
+
+    A version that is not its project's judge is left alone.
+    """
+    if not ChosenJudge.objects.filter(version=version).exists():
+        return
+    hand_over(version)
+    correct_preferences(version)
+    newest = version.cells.select_related("experiment").order_by("-pk").first()
+    keep_probe(version, newest.experiment.selection["comparisons"] if newest else None)
 
 
 def _in_words(chosen: ChosenJudge | None) -> dict[str, Any]:

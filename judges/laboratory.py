@@ -5,6 +5,7 @@ about them (runs that do not count), and stores what they come to. `judges/quali
 figures; it wants the extra `stats`, so only the worker's functions here load it.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from judges.judging import (
     notice_death,
     requeue,
 )
+from judges.ml.asking import EngineStopped
 from judges.ml.config import ModelUnusable, recipe_from
 from judges.models import Cell, Experiment, JudgeRun, JudgeVersion, PromptVersion, Verdict
 from labeling.changes import note_change
@@ -29,6 +31,8 @@ from labeling.models import Choice, Comparison, Preference, Project, Rater
 
 if TYPE_CHECKING:
     from judges.quality import Answers, Labeled
+
+logger = logging.getLogger(__name__)
 
 MOST = 5_000
 """Comparisons of an experiment, at most."""
@@ -234,9 +238,11 @@ def _ask(experiment: Experiment, cells: Sequence[Cell], cell: Cell, device: str)
             return _("Its run was stopped.")
         claimed.finish(Job.Status.CANCELLED)
         raise
-    except ModelUnusable as error:
-        claimed.finish(Job.Status.FAILED, error=str(error))
-        return str(error)
+    except Exception as error:  # the reason stands with the run; the other cells go on
+        if not isinstance(error, ModelUnusable | EngineStopped):
+            logger.exception("cell %s of %s", cell.pk, experiment)
+        claimed.finish(Job.Status.FAILED, error=str(error) or repr(error))
+        return str(error) or repr(error)
     return ""
 
 

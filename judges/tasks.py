@@ -6,7 +6,7 @@ from celery import shared_task
 
 from judges.judging import carry_out, carry_out_trial
 from judges.ml.config import ModelUnusable
-from judges.models import DriftCheck, Experiment, JudgeRun, JudgeTrial
+from judges.models import DriftCheck, Experiment, JudgeRun, JudgeTrial, JudgeVersion
 from labeling.jobs import Job, JobCancelled, JobTaken
 
 
@@ -91,6 +91,16 @@ def check_drift(check_id: int) -> None:
     except Exception as error:
         check.finish(Job.Status.FAILED, error=said(error))
         raise
+
+
+@shared_task
+def settle_judge(version_id: int) -> None:
+    """Let the verdicts of a judge that was chosen count. Run again, it goes on."""
+    from judges.choosing import settle
+
+    version = JudgeVersion.objects.select_related("rater").filter(pk=version_id).first()
+    if version is not None:
+        settle(version)
 
 
 def said(error: Exception) -> str:

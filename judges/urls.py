@@ -26,6 +26,7 @@ urlpatterns = [
         name="experiment_resume",
     ),
     path("projects/<slug:slug>/judges/laboratory/<int:pk>/use/", laboratory.use, name="use"),
+    path("projects/<slug:slug>/judges/laboratory/labels/", laboratory.settle_again, name="settle"),
     path("projects/<slug:slug>/judges/drift/", laboratory.start_check, name="check_start"),
     path("projects/<slug:slug>/judges/drift/<int:pk>/", laboratory.check_page, name="check"),
     path(

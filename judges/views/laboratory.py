@@ -12,8 +12,8 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from judges.choosing import NoSuchCalibration, choose
-from judges.drift import EXPECTED, MOVED, RATE, keep_probe, new_check, notice_of
+from judges.choosing import NoSuchCalibration, choose, n_not_handed_over
+from judges.drift import EXPECTED, MOVED, RATE, new_check, notice_of
 from judges.forms import ExperimentForm, UseForm
 from judges.laboratory import (
     NothingLabeled,
@@ -22,8 +22,9 @@ from judges.laboratory import (
     grid,
     new_experiment,
 )
-from judges.models import ChosenJudge, DriftCheck, Experiment
+from judges.models import ChosenJudge, DriftCheck, Experiment, Probe
 from judges.readings import best_method, readings_of
+from judges.tasks import settle_judge
 from labeling.access import project_for
 from labeling.changes import note_change
 from labeling.jobs import Job
@@ -67,6 +68,7 @@ def laboratory(request: HttpRequest, slug: str) -> HttpResponse:
         "has_judges": project.judges.exists(),
         "chosen": chosen,
         "checks": _checks(chosen)[:5],
+        "n_waiting": n_not_handed_over(chosen.version) if chosen else 0,
         "notice": notice_of(project),
         "moved": MOVED,
         "expected": EXPECTED,
@@ -151,6 +153,7 @@ def use(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     version, method = form.cleaned_data["version"], form.cleaned_data["method"]
     try:
         choose(version, user=request.user, experiment=experiment, method=method)
+        settle_judge.delay_on_commit(version.pk)
     except NoSuchCalibration as error:
         messages.error(request, str(error))
     else:
@@ -163,13 +166,24 @@ def use(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 @login_required
 @require_POST
+def settle_again(request: HttpRequest, slug: str) -> HttpResponse:
+    """Send a worker once more for verdicts of the project's judge that are no labels yet."""
+    project = project_for(request.user, slug, to="lead")
+    chosen = _chosen(project)
+    if chosen is not None:
+        settle_judge.delay_on_commit(chosen.version_id)
+    return redirect("judges:laboratory", slug)
+
+
+@login_required
+@require_POST
 def start_check(request: HttpRequest, slug: str) -> HttpResponse:
     """Ask the project's judge its probe again."""
     project = project_for(request.user, slug, to="lead")
     chosen = _chosen(project)
-    probe = keep_probe(chosen.version) if chosen else None
+    probe = Probe.objects.filter(version=chosen.version).first() if chosen else None
     if probe is None:
-        messages.error(request, _("The project has no judge with readable verdicts yet."))
+        messages.error(request, _("No answers of the project's judge are kept yet."))
         return redirect("judges:laboratory", slug)
     with transaction.atomic():
         check = new_check(probe, user=request.user)

@@ -31,7 +31,7 @@ from judges.ml.config import JudgeRecipe
 from judges.ml.correction import corrected
 from judges.models import ChosenJudge, DriftCheck, Experiment, JudgeRun, Probe, Verdict
 from judges.quality import alignment
-from judges.tasks import check_drift, run_experiment, run_judge
+from judges.tasks import check_drift, run_experiment, run_judge, settle_judge
 from labeling.jobs import JobCancelled
 from labeling.models import Change, Preference
 from tests.factories import (
@@ -278,6 +278,7 @@ def test_using_a_judge_freezes_its_calibration_and_hands_its_verdicts_over():
     assert n_not_handed_over(version) == 60
 
     chosen = choose(version, user=user, experiment=experiment, method="temperature")
+    settle_judge(version.pk)
 
     assert chosen.version == version
     assert (chosen.calibration.number, chosen.calibration.n) == (1, 60)
@@ -309,7 +310,9 @@ def test_choosing_twice_makes_one_calibration_and_choosing_without_one_restores_
     assert version.calibrations.count() == 1
     assert Change.objects.filter(action="choose judge").count() == 1  # nothing changed the 2nd time
 
+    settle_judge(version.pk)
     choose(version, user=user, experiment=experiment)
+    settle_judge(version.pk)
 
     assert ChosenJudge.objects.get().calibration is None
     for row in Preference.objects.of_judges():
@@ -322,7 +325,9 @@ def test_choosing_twice_makes_one_calibration_and_choosing_without_one_restores_
 def test_the_preferences_of_another_version_are_left_alone():
     project, _version, _experiment = sure_experiment(12)
     other = judge(project, "owner/other", name="other")
+    settle_judge(other.pk)
     assert correct_preferences(other) == 0
+    assert not Preference.objects.of_judges().exists()
 
 
 def test_labels_that_a_chosen_judge_gives_later_are_corrected_too(tiny_judge):
@@ -331,6 +336,7 @@ def test_labels_that_a_chosen_judge_gives_later_are_corrected_too(tiny_judge):
     version = judge(project, tiny_judge)
     experiment = carried_out(new_experiment(project, "first", [version]))
     chosen = choose(version, user=UserFactory(), experiment=experiment, method="temperature")
+    settle_judge(version.pk)
     new = ComparisonFactory(project=project)
 
     run_judge(new_run(version).pk)
@@ -402,6 +408,7 @@ def test_a_model_that_changes_is_asked_again_and_noticed(tiny_judge, tmp_path):
     version = judge(project, folder)
     experiment = carried_out(new_experiment(project, "first", [version]))
     choose(version, user=UserFactory(), experiment=experiment)
+    settle_judge(version.pk)
     probe = Probe.objects.get(version=version)
     assert len(probe.answers) == 12
 

@@ -13,7 +13,7 @@ from judges.laboratory import new_experiment
 from judges.ml.config import JudgeRecipe
 from judges.models import ChosenJudge, Experiment, Verdict
 from judges.readings import best_method, readings_of
-from judges.tasks import check_drift, run_experiment
+from judges.tasks import check_drift, run_experiment, settle_judge
 from labeling.models import Membership, Preference
 from tests.factories import (
     ComparisonFactory,
@@ -32,7 +32,11 @@ URL = "/projects/kitchen/judges/laboratory/"
 def queued(monkeypatch) -> list[tuple[str, int]]:
     """What would have been sent to a worker: the network begins there."""
     sent: list[tuple[str, int]] = []
-    for task, name in ((run_experiment, "experiment"), (check_drift, "check")):
+    for task, name in (
+        (run_experiment, "experiment"),
+        (check_drift, "check"),
+        (settle_judge, "settle"),
+    ):
         monkeypatch.setattr(task, "delay_on_commit", lambda pk, name=name: sent.append((name, pk)))
     return sent
 
@@ -166,6 +170,8 @@ def test_use_this_one_makes_it_the_projects_judge(lead, project):
         follow=True,
     )
 
+    assert "40 verdicts of it are no labels yet" in words_of(lead.get(URL))
+    settle_judge(version.pk)
     page = words_of(response)
     assert "sure v1 is the project's judge now" in page.replace("&#x27;", "'")
     assert ChosenJudge.objects.get().calibration.method == "temperature"
@@ -191,6 +197,9 @@ def test_drift_is_noticed_on_the_judges_pages_until_a_lead_takes_it_down(lead, p
     experiment = computed(project, [version])
     user = Membership.objects.get(project=project).user
     choose(version, user=user, experiment=experiment)
+    lead.post(reverse("judges:check_start", args=["kitchen"]))
+    assert queued == []  # nothing is kept yet that could be asked again
+    settle_judge(version.pk)
     lead.post(reverse("judges:check_start", args=["kitchen"]))
     check = keep_probe(version).checks.get()
     assert queued == [("check", check.pk)]

@@ -117,7 +117,7 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
             else:
                 answer(assignment, choice, **said)
     except NotYours as error:
-        # Asked again: what the transaction made is gone with it, and be it the rater's first row.
+        # A rater who was made with this request is gone with it.
         return refuse(request, *labeler(request.user, slug), str(error))
     feedback = None
     if assignment.stream == Assignment.Stream.TRAINING and project.training_feedback:

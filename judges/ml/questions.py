@@ -28,6 +28,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from judges.ml.asking import Request
 from judges.ml.config import JudgeRecipe, Messages
 
 ANSWERS = ("1", "2")
@@ -98,6 +99,11 @@ def question_text(recipe: JudgeRecipe, prompt: Messages, first: Messages, second
     return ask(recipe, prompt, first, second).text()
 
 
+def plain_text(request: Request) -> str:
+    """What a model without a chat template reads before it writes or answers."""
+    return f"{request.task}\n{request.lead}"
+
+
 def verdict_text(recipe: JudgeRecipe, question: str, rationale: str = "") -> str:
     """The question, its rationale and the ending: the next token is the answer.
 
@@ -106,13 +112,22 @@ def verdict_text(recipe: JudgeRecipe, question: str, rationale: str = "") -> str
     """
     if recipe.mode == "direct":
         return f"{question}{recipe.ending}"
-    words = tidy_rationale(recipe, rationale)
-    return f"{question}{' ' if words else ''}{words}\n{recipe.ending}"
+    return with_written(question, tidy_rationale(recipe, rationale), f"\n{recipe.ending}")
+
+
+def with_written(question: str, written: str, ending: str) -> str:
+    """The question, what was written after it, and the ending."""
+    return f"{question}{' ' if written else ''}{written}{ending}"
 
 
 def tidy_rationale(recipe: JudgeRecipe, written: str, control: Iterable[str] = ()) -> str:
     """What a judge wrote up to where it began to answer or to invent a next section."""
-    for stop in stop_marks(recipe):
+    return tidy_written(written, stop_marks(recipe), control)
+
+
+def tidy_written(written: str, stops: Iterable[str], control: Iterable[str] = ()) -> str:
+    """What a model wrote, up to the first of the stops and without marks of its tokenizer."""
+    for stop in stops:
         written = written.split(stop, 1)[0]
     return _neutral(written.replace("\x00", ""), tuple(control)).strip()
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 Logps = tuple[float, ...]
 """Log-probabilities in nats of the answers, at most 0: (first, second) or (first, second, tie)."""
 
-FURTHEST = 1e-12
-"""A probability nearer than this to 0 or 1 counts as this far from it where a logit is taken."""
+LARGEST_LOGIT = 30.0
+"""A probability of 0 or 1 has no logit; it counts as this one, which is a doubt of 1e-13."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,9 +183,10 @@ def jury(probs: Sequence[float]) -> tuple[float, list[float]]:
 
 
 def logit(prob: float) -> float:
-    """log(p / (1 - p)), with p kept FURTHEST away from 0 and 1."""
-    kept = min(max(prob, FURTHEST), 1 - FURTHEST)
-    return math.log(kept / (1 - kept))
+    """log(p / (1 - p)), within ±LARGEST_LOGIT."""
+    if prob in (0, 1):
+        return math.copysign(LARGEST_LOGIT, prob - 0.5)
+    return min(max(math.log(prob / (1 - prob)), -LARGEST_LOGIT), LARGEST_LOGIT)
 
 
 def _prob_a(z: float, tie_share: float) -> float:

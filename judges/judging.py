@@ -15,7 +15,7 @@ from judges.engines import opened
 from judges.ml.config import JudgeRecipe, recipe_from, recipe_values
 from judges.ml.modes import Outcome
 from judges.models import Judge, JudgeRun, JudgeTrial, JudgeVersion, Verdict
-from judges.verdicts import as_trial, keep_verdict
+from judges.verdicts import as_trial, record_verdict, verdict_of
 from labeling.jobs import Job, JobTaken, heartbeat, process_lives
 from labeling.models import Comparison, Project, Rater, content_hash
 from labeling.shares import clopper_pearson
@@ -205,7 +205,10 @@ def _keep(
     if mine.first() is None:
         raise JobTaken(f"judge run {run.pk} went to another worker")
     for comparison, outcome in outcomes:
-        keep_verdict(version, comparison, outcome, run=run, counts=run.counts)
+        verdict = verdict_of(run, version, comparison, outcome)
+        verdict.save(force_insert=True)
+        if run.counts:
+            record_verdict(verdict)
 
 
 def carry_out_trial(trial: JudgeTrial, *, device: str = "") -> None:

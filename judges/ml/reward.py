@@ -16,9 +16,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from judges.ml.config import JudgeRecipe, Messages, ModelUnusable
-from judges.ml.engine import control_marks
 from judges.ml.modes import Outcome, reward_outcome
 from judges.ml.questions import Sample, neutral
+from judges.ml.spelling import control_marks
 
 # The form in which training shows conversations to models whose tokenizer has no chat template: see
 # training.ml.data. A reward model must read what it was trained on, to the last blank.

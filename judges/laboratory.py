@@ -24,9 +24,12 @@ from judges.judging import (
 )
 from judges.ml.asking import EngineStopped
 from judges.ml.config import ModelUnusable, recipe_from
+from judges.ml.verdict import says_tie
 from judges.models import Cell, Experiment, JudgeRun, JudgeVersion, PromptVersion, Verdict
+from judges.prompts import with_words
 from labeling.changes import note_change
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
+from labeling.judgements import choice_of
 from labeling.models import Choice, Comparison, Preference, Project, Rater
 
 if TYPE_CHECKING:
@@ -114,12 +117,17 @@ def grid(
     for base in bases:
         for prompt in prompts or (None,):
             for mode in modes or (None,):
-                words = dict(prompt.words) if prompt else {}
-                recipe = recipe_from(base.recipe | words | ({"mode": mode} if mode else {}))
+                values = with_words(base.recipe, prompt.words) if prompt else base.recipe
+                recipe = recipe_from(values | ({"mode": mode} if mode else {}))
                 version = base
                 if prompt or mode:
                     version, _made = judge_version(
-                        base.judge.project, base.judge.name, base.model, recipe, user
+                        base.judge.project,
+                        base.judge.name,
+                        base.model,
+                        recipe,
+                        user,
+                        prompt=prompt.name if prompt else "",
                     )
                 found[version.pk] = version
     return list(found.values())
@@ -428,10 +436,9 @@ def choice_said(verdict: Verdict) -> str:
     """What a stored verdict names: a response, a tie where that is most probable, or nothing."""
     if not verdict.parsed:
         return Choice.UNPARSED
-    tie, prob_a = verdict.prob_tie or 0.0, verdict.prob_a
-    if prob_a == 0.5 or tie > max(prob_a - tie / 2, 1 - prob_a - tie / 2):
+    if says_tie(verdict.prob_a, verdict.prob_tie):
         return Choice.TIE
-    return Choice.A if prob_a > 0.5 else Choice.B
+    return choice_of(verdict.prob_a)
 
 
 def _logit(for_a: float | None, for_b: float | None) -> float | None:

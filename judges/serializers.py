@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from judges.forms import MODE_CHOICES
+from judges.forms import GRID_MODES
 from judges.laboratory import EPSILON, MOST, MOST_CELLS, USUAL
 from judges.models import (
     Calibration,
@@ -104,10 +104,10 @@ class NewExperimentSerializer(serializers.Serializer):
         help_text="Versions of judges of this project.",
     )
     modes = serializers.ListField(
-        child=serializers.ChoiceField(choices=[mode for mode, _words in MODE_CHOICES]),
+        child=serializers.ChoiceField(choices=[mode for mode, _words in GRID_MODES]),
         required=False,
         default=list,
-        max_length=len(MODE_CHOICES),
+        max_length=len(GRID_MODES),
         help_text="Each makes a version of each judge; empty: as each judge is.",
     )
     prompts = serializers.ListField(

@@ -34,6 +34,8 @@ urlpatterns = [
         laboratory.drift_is_known,
         name="drift_is_known",
     ),
+    path("projects/<slug:slug>/judges/prompts/", views.prompt_list, name="prompts"),
+    path("projects/<slug:slug>/judges/prompts/<int:pk>/", views.prompt_page, name="prompt"),
     path("projects/<slug:slug>/judges/<int:pk>/", views.judge_page, name="judge"),
     path("projects/<slug:slug>/judges/<int:pk>/edit/", views.edit, name="edit"),
     path("projects/<slug:slug>/judges/<int:pk>/launch/", views.launch, name="launch"),

@@ -113,20 +113,24 @@ def _hold(rater: Rater, n: int, have: Collection[int]) -> list[Assignment]:
     return _fill(rater, in_hand(rater), n, have)
 
 
-# Written out, because it is asked for every single label: see labeling/access.py.
+# Written out, because it is asked for every single label: see labeling/access.py. A union, because
+# SQLite would look through everything the rater ever did for an OR.
 IN_HAND = """
-    SELECT assignment.*, comparison.response_set_id AS set_id
-    FROM labeling_assignment AS assignment
-    JOIN labeling_comparison AS comparison ON comparison.id = assignment.comparison_id
-    WHERE assignment.rater_id = %s AND (assignment.state = 'leased' OR assignment.id = %s)
-    ORDER BY assignment.leased_at, assignment.id
+    SELECT held.*, comparison.response_set_id AS set_id FROM labeling_assignment AS held
+    JOIN labeling_comparison AS comparison ON comparison.id = held.comparison_id
+    WHERE held.rater_id = %(rater)s AND held.state = 'leased'
+    UNION ALL
+    SELECT named.*, comparison.response_set_id FROM labeling_assignment AS named
+    JOIN labeling_comparison AS comparison ON comparison.id = named.comparison_id
+    WHERE named.id = %(named)s AND named.rater_id = %(rater)s AND named.state <> 'leased'
+    ORDER BY leased_at, id
 """
 
 
 def in_hand(rater: Rater, named: int | None = None) -> list[Assignment]:
     """What the rater holds, in the order of their work; and the assignment of theirs that is
     `named`, if it is held no longer. Each knows the response set of its comparison (`set_id`)."""
-    held = list(Assignment.objects.raw(IN_HAND, [rater.pk, named]))
+    held = list(Assignment.objects.raw(IN_HAND, {"rater": rater.pk, "named": named}))
     for assignment in held:
         assignment.rater = rater
     return held

@@ -10,6 +10,7 @@ from rest_framework import serializers
 from labeling.export import AGGREGATES, FORMATS, LABELS
 from labeling.imports.forms import FORM_NAMES
 from labeling.imports.interchange import BadRow, check_storable
+from labeling.invitations import state_of
 from labeling.models import (
     AgreementReport,
     Assignment,
@@ -20,6 +21,7 @@ from labeling.models import (
     Delivery,
     Flag,
     ImportJob,
+    Invitation,
     Membership,
     Preference,
     Project,
@@ -166,6 +168,51 @@ class MembershipSerializer(serializers.ModelSerializer):
         return username
 
 
+class InvitationSerializer(serializers.ModelSerializer):
+    """A link that makes whoever opens it a member."""
+
+    role = serializers.ChoiceField(choices=Membership.Role.choices, default=Membership.Role.RATER)
+    days = serializers.IntegerField(
+        min_value=1, max_value=90, default=7, write_only=True, help_text="How long it is valid."
+    )
+    uses = serializers.IntegerField(
+        min_value=1, max_value=1_000, default=1, write_only=True, help_text="For how many people."
+    )
+    state = serializers.SerializerMethodField()
+    created_by = serializers.CharField(
+        source="created_by.username", allow_null=True, read_only=True
+    )
+
+    class Meta:
+        model = Invitation
+        fields = [
+            "id",
+            "role",
+            "days",
+            "uses",
+            "state",
+            "uses_left",
+            "created_by",
+            "created_at",
+            "expires_at",
+            "revoked_at",
+        ]
+        read_only_fields = ["id", "uses_left", "created_at", "expires_at", "revoked_at"]
+
+    @extend_schema_field(serializers.ChoiceField(choices=["open", "used", "expired", "revoked"]))
+    def get_state(self, invitation: Invitation) -> str:
+        return state_of(invitation)
+
+
+class NewInvitationSerializer(InvitationSerializer):
+    """An invitation that was just made, with the link that is shown this once."""
+
+    link = serializers.CharField(read_only=True)
+
+    class Meta(InvitationSerializer.Meta):
+        fields = [*InvitationSerializer.Meta.fields, "link"]
+
+
 class RaterSerializer(serializers.ModelSerializer):
     username = serializers.CharField(source="user.username", allow_null=True, read_only=True)
     label_limit = serializers.IntegerField(
@@ -291,17 +338,94 @@ class GivenComparisonSerializer(serializers.ModelSerializer):
 
 
 class ComparisonFilter(serializers.Serializer):
+    """What the queue's page filters by, and what only programs ask for."""
+
     state = serializers.ChoiceField(
-        choices=["open", "full"],
+        choices=["open", "full", "held", "done", "skipped"],
         required=False,
-        help_text="open: a label is wanted that nobody holds; full: none is.",
+        help_text="open: a label is wanted that nobody holds; full: none is; held: a rater has it "
+        "now; done: it has all its labels; skipped: by somebody.",
     )
-    purpose = serializers.ChoiceField(choices=Comparison.Purpose.choices, required=False)
+    purpose = serializers.ChoiceField(
+        choices=[*Comparison.Purpose.values, "gold"],
+        required=False,
+        help_text="gold: any with a known answer.",
+    )
     external_id = serializers.CharField(max_length=200, required=False)
+    disagreement = serializers.ChoiceField(
+        choices=["people", "all"], required=False, help_text="People differ; or any two raters."
+    )
+    judge = serializers.ChoiceField(
+        choices=["differs", "agrees"],
+        required=False,
+        help_text="A judge differs from the majority of people; or all agree with it.",
+    )
+    flag = serializers.ChoiceField(
+        choices=["unresolved", "resolved", "any", *Flag.Kind.values],
+        required=False,
+        help_text="A kind means an unresolved flag of that kind.",
+    )
     flagged = serializers.BooleanField(
         required=False, allow_null=True, default=None, help_text="With an unresolved flag, or not."
     )
     decided = serializers.BooleanField(required=False, allow_null=True, default=None)
+    leaks = serializers.BooleanField(
+        required=False, allow_null=True, default=None, help_text="Its texts name a model, or not."
+    )
+    rater = identifier(required=False, help_text="Judged by this rater of the project.")
+    tag = serializers.CharField(max_length=100, required=False)
+    length_min = serializers.FloatField(
+        min_value=0,
+        max_value=100,
+        required=False,
+        help_text="The lengths differ by at least so many per cent of the longer response.",
+    )
+    length_max = serializers.FloatField(min_value=0, max_value=100, required=False)
+    text = serializers.CharField(
+        max_length=200, required=False, help_text="In the prompt, a response or the id."
+    )
+
+
+class ChangeManySerializer(serializers.Serializer):
+    """One change to many comparisons: those named, or all that a filter lets through."""
+
+    comparisons = serializers.ListField(
+        child=identifier(), min_length=1, max_length=10_000, required=False
+    )
+    filter = ComparisonFilter(required=False, help_text="Instead of `comparisons`.")
+    priority = serializers.IntegerField(min_value=-1_000, max_value=1_000, required=False)
+    labels_wanted = serializers.IntegerField(min_value=1, max_value=100, required=False)
+    purpose = serializers.ChoiceField(choices=Comparison.Purpose.choices, required=False)
+    gold = serializers.ChoiceField(
+        choices=["", *HUMAN_CHOICES], required=False, help_text="Empty: not known."
+    )
+    queue = serializers.ChoiceField(
+        choices=["take_out", "put_back"],
+        required=False,
+        help_text="Ask nobody any more (whoever holds it loses it), or as before.",
+    )
+    note = serializers.CharField(
+        max_length=500, required=False, allow_blank=True, default="", help_text="With `take_out`."
+    )
+
+    CHANGES = ("priority", "labels_wanted", "purpose", "gold", "queue")
+
+    def validate(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if ("comparisons" in asked) == ("filter" in asked):
+            raise serializers.ValidationError("Give either `comparisons` or `filter`.")
+        changes = [name for name in self.CHANGES if name in asked]
+        if len(changes) != 1:
+            raise serializers.ValidationError(f"Give one of: {', '.join(self.CHANGES)}.")
+        asked["action"], asked["value"] = changes[0], asked[changes[0]]
+        if changes == ["queue"]:
+            asked["action"] = asked["queue"]
+        return asked
+
+
+class ChangedSerializer(serializers.Serializer):
+    changed = serializers.IntegerField()
+    left = serializers.IntegerField(help_text="Left as they are.")
+    why_left = serializers.CharField(help_text="Why, or empty.")
 
 
 class PreferenceFilter(serializers.Serializer):

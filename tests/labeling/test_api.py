@@ -12,7 +12,8 @@ from django.test import Client
 from django.utils import timezone
 
 from labeling.api.documentation import groups, openapi
-from labeling.assignment import response_name, set_purpose
+from labeling.assignment import next_comparison, response_name, set_purpose
+from labeling.invitations import invitation_of
 from labeling.models import (
     Assignment,
     Change,
@@ -403,6 +404,157 @@ def test_filters():
     assert ids("purpose=check") == []
     assert lead.get("comparisons/?state=lost").status_code == 400
     assert lead.get("comparisons/?external_id=%00").status_code == 400
+
+
+def test_the_filters_of_the_queue():
+    project = ProjectFactory(labels_per_comparison=3)
+    disputed, flagged, long, plain = (
+        ComparisonFactory(project=project, labels_wanted=3, open_places=3) for _ in range(4)
+    )
+    ann, bo = RaterFactory.create_batch(2, project=project)
+    judge = RaterFactory(project=project, kind="judge")
+    PreferenceFactory(comparison=disputed, rater=ann, choice="a")
+    PreferenceFactory(comparison=disputed, rater=bo, choice="b", tags=["kind"])
+    PreferenceFactory(comparison=plain, rater=ann, choice="a")
+    PreferenceFactory(comparison=plain, rater=judge, choice="b")
+    Flag.objects.create(comparison=flagged, rater=ann, kind="unsafe")
+    long.response_a.n_chars = 1_000
+    long.response_a.save()
+    Comparison.objects.filter(pk=long.pk).update(leaks=["GPT-9"], external_id="Loud-7", gold="a")
+    held = next_comparison(RaterFactory(project=project))
+    lead = Program(project)
+
+    def ids(query: str) -> list[int]:
+        return [row["id"] for row in lead.get(f"comparisons/?{query}").json()["results"]]
+
+    assert ids("disagreement=people") == [disputed.pk]
+    assert ids("disagreement=all") == [plain.pk, disputed.pk]
+    assert ids("judge=differs") == [plain.pk]
+    assert ids("judge=agrees") == []
+    assert ids("flag=unsafe") == ids("flag=unresolved") == ids("flagged=true") == [flagged.pk]
+    assert ids("flag=private") == []
+    assert ids("tag=kind") == [disputed.pk]
+    assert ids("length_min=50") == ids("leaks=true") == ids("text=loud") == [long.pk]
+    assert ids("purpose=gold") == [long.pk]
+    assert long.pk not in ids("length_max=50")
+    assert ids(f"rater={ann.pk}") == [plain.pk, disputed.pk]
+    assert ids(f"rater={ann.pk}&disagreement=people") == [disputed.pk]
+    assert ids("state=held") == [held.comparison_id]
+    assert ids("state=done") == []
+    for wrong in ("judge=maybe", "rater=9999", "length_min=-1", "disagreement=yes"):
+        assert lead.get(f"comparisons/?{wrong}").status_code == 400
+
+
+def test_a_filtered_list_goes_on_by_next_even_where_the_time_was_up(monkeypatch):
+    project = ProjectFactory()
+    made = ComparisonFactory.create_batch(7, project=project)
+    wanted = [c.pk for c in made[::2]]
+    Comparison.objects.filter(pk__in=wanted).update(external_id="this one")
+    lead = Program(project)
+
+    def walk() -> tuple[list[int], int]:
+        seen, n_pages, address = [], 0, f"{lead.base}comparisons/?text=THIS&limit=3"
+        while address:
+            page = lead.get(address).json()
+            assert page["previous"] is None
+            seen += [row["id"] for row in page["results"]]
+            address, n_pages = page["next"], n_pages + 1
+        return seen, n_pages
+
+    assert walk() == (wanted[::-1], 2)
+    # So little time that each page looks at two comparisons.
+    monkeypatch.setattr("labeling.queue.SECONDS", 0)
+    monkeypatch.setattr("labeling.queue.FIRST_STRETCH", 2)
+    seen, n_pages = walk()
+    assert seen == wanted[::-1]
+    assert n_pages >= 4
+
+
+def test_many_comparisons_are_changed_by_their_ids_or_by_a_filter():
+    project = ProjectFactory()
+    first, second, third = ComparisonFactory.create_batch(3, project=project, external_id="x-1")
+    other = ComparisonFactory()
+    lead = Program(project)
+
+    def change(**body) -> Any:
+        return lead.post("comparisons/change/", body)
+
+    def now(name: str) -> list[Any]:
+        return list(project.comparisons.order_by("pk").values_list(name, flat=True))
+
+    done = change(comparisons=[first.pk, second.pk, other.pk], priority=7)
+    assert done.json() == {"changed": 2, "left": 0, "why_left": ""}
+    assert now("priority") == [7, 7, 0]
+    other.refresh_from_db()
+    assert other.priority == 0
+    assert change(filter={"text": "X-1"}, labels_wanted=2).json()["changed"] == 3
+    assert now("open_places") == [2, 2, 2]
+    left = change(comparisons=[third.pk], purpose="check").json()
+    assert (left["changed"], left["left"]) == (0, 1)
+    assert "needs a known answer" in left["why_left"]
+    assert change(comparisons=[third.pk], gold="tie").json()["changed"] == 1
+    assert change(comparisons=[third.pk], purpose="check").json()["changed"] == 1
+    assert change(filter={"purpose": "check"}, gold="").json()["left"] == 1
+    assert change(filter={"state": "open"}, queue="take_out", note="bad").json()["changed"] == 2
+    assert now("labels_wanted") == [0, 0, 0]
+    assert change(filter={}, queue="put_back").json()["changed"] == 2
+    assert now("labels_wanted") == [2, 2, 0]
+    assert Change.objects.filter(action="take out of the queue").get().after["note"] == "bad"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"priority": 1},
+        {"comparisons": [1]},
+        {"comparisons": [], "priority": 1},
+        {"comparisons": [1], "filter": {}, "priority": 1},
+        {"comparisons": [1], "priority": 1, "labels_wanted": 2},
+        {"comparisons": [1], "queue": "burn"},
+        {"filter": {"judge": "maybe"}, "priority": 1},
+        {"filter": {"rater": 99}, "priority": 1},
+    ],
+)
+def test_a_change_to_many_that_makes_no_sense_is_400(body):
+    lead = Program(ProjectFactory())
+    assert lead.post("comparisons/change/", body).status_code == 400
+    assert not Change.objects.exists()
+
+
+def test_a_change_to_too_many_is_409_and_changes_nothing(monkeypatch):
+    project = ProjectFactory()
+    ComparisonFactory.create_batch(3, project=project)
+    monkeypatch.setattr("labeling.queue.CHANGED_AT_ONCE", 2)
+    lead = Program(project)
+    refused = lead.post("comparisons/change/", {"filter": {}, "priority": 3})
+    assert refused.status_code == 409
+    assert set(project.comparisons.values_list("priority", flat=True)) == {0}
+
+
+def test_invitations_are_made_listed_and_revoked():
+    lead = Program(project := ProjectFactory())
+    made = lead.post("invitations/", {"role": "rater", "days": 2, "uses": 5}, key="once")
+    told = made.json()
+    assert (made.status_code, told["state"], told["uses_left"]) == (201, "open", 5)
+    assert (told["role"], told["created_by"]) == ("rater", lead.user.username)
+    token = told["link"].rstrip("/").rpartition("/")[2]
+    assert invitation_of(token).project == project
+    # The link is nowhere in the database, and comes once.
+    again = lead.post("invitations/", {"role": "rater", "days": 2, "uses": 5}, key="once")
+    assert (again.json()["id"], again.json()["link"]) == (told["id"], "")
+    assert token not in str(list(IdempotentRequest.objects.values()))
+    assert "link" not in lead.get("invitations/").json()["results"][0]
+    revoked = lead.post(f"invitations/{told['id']}/revoke/")
+    assert (revoked.status_code, revoked.json()["state"]) == (200, "revoked")
+    assert [row["state"] for row in lead.get("invitations/").json()["results"]] == ["revoked"]
+    assert Client().get(f"/join/{token}/").status_code == 410
+    assert lead.post("invitations/", {"role": "owner"}).status_code == 403
+    assert lead.post("invitations/", {"uses": 0}).status_code == 400
+    owner = Program(project, "owner")
+    assert owner.post("invitations/", {"role": "owner"}).status_code == 201
+    theirs = Program(ProjectFactory())
+    assert theirs.post(f"invitations/{told['id']}/revoke/").status_code == 404
 
 
 def test_a_lead_changes_priority_wanted_labels_gold_and_purpose():

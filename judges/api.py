@@ -11,8 +11,8 @@ from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from judges.judging import RunActive, new_run, requeue
 from judges.models import JudgeRun
+from judges.runs import RunActive, new_run, requeue
 from judges.serializers import JudgeRunSerializer, JudgeSerializer, LaunchSerializer
 from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.api.idempotency import idempotent

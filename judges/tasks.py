@@ -4,9 +4,10 @@ import traceback
 
 from celery import shared_task
 
-from judges.judging import carry_out, carry_out_trial
+from judges.judging import carry_out_trial
 from judges.ml.config import ModelUnusable
 from judges.models import JudgeRun, JudgeTrial
+from judges.runs import carry_out
 from labeling.jobs import Job, JobCancelled, JobTaken
 
 

@@ -10,23 +10,13 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from judges.figures import Figures, figures_by, figures_of, seconds_left
 from judges.forms import JudgeForm, LaunchForm, TrialForm
-from judges.judging import (
-    Figures,
-    RunActive,
-    figures_by,
-    figures_of,
-    judge_version,
-    n_left_out,
-    new_run,
-    requeue,
-    seconds_left,
-    stored_models,
-    waiting_for,
-)
+from judges.judging import judge_version, n_left_out, stored_models
 from judges.ml.config import recipe_from
 from judges.ml.questions import question_text, verdict_text
 from judges.models import JudgeRun, JudgeTrial, JudgeVersion, Verdict
+from judges.runs import RunActive, new_run, requeue, waiting_for
 from labeling.access import project_for
 from labeling.models import Project
 

@@ -4,7 +4,7 @@ from django import template
 from django.contrib.humanize.templatetags.humanize import intcomma
 from django.utils.formats import number_format
 
-from judges.judging import Share
+from judges.figures import Share
 
 register = template.Library()
 

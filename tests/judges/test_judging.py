@@ -9,24 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from judges import judging
-from judges.judging import (
-    Figures,
-    RunActive,
-    Share,
-    carry_out,
-    carry_out_trial,
-    exemplars_of,
-    figures_of,
-    judge_version,
-    new_run,
-    notice_death,
-    requeue,
-    seconds_left,
-    waiting_for,
-)
+from judges import runs
+from judges.figures import Figures, Share, figures_of, seconds_left
+from judges.judging import carry_out_trial, exemplars_of, judge_version
 from judges.ml.config import Exemplar, JudgeRecipe
 from judges.models import JudgeRun, JudgeTrial, JudgeVersion, Verdict
+from judges.runs import RunActive, carry_out, new_run, notice_death, requeue, waiting_for
 from judges.tasks import run_judge, try_judge
 from labeling.jobs import JobCancelled, JobTaken
 from labeling.models import Preference, Rater
@@ -295,7 +283,7 @@ def test_a_share_has_its_exact_interval():
 
 
 def test_a_window_of_comparisons_is_only_a_way_of_reading(tiny_judge, monkeypatch):
-    monkeypatch.setattr(judging, "WINDOW", 2)
+    monkeypatch.setattr(runs, "WINDOW", 2)
     project = ProjectFactory()
     ComparisonFactory.create_batch(5, project=project)
     version = version_of(project, tiny_judge)

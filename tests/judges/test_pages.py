@@ -7,9 +7,10 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from judges.judging import judge_version, new_run
+from judges.judging import judge_version
 from judges.ml.config import Exemplar, JudgeRecipe
 from judges.models import Judge, JudgeRun, JudgeTrial, JudgeVersion, Verdict
+from judges.runs import new_run
 from judges.tasks import run_judge, try_judge
 from labeling.models import Membership
 from tests.factories import (

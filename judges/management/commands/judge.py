@@ -8,17 +8,11 @@ from typing import Any, get_type_hints
 
 from django.core.management.base import BaseCommand, CommandError
 
-from judges.judging import (
-    RunActive,
-    carry_out,
-    figures_of,
-    judge_version,
-    new_run,
-    notice_death,
-    requeue,
-)
+from judges.figures import figures_of
+from judges.judging import judge_version
 from judges.ml.config import JudgeRecipe, ModelUnusable, recipe_from
 from judges.models import Judge, JudgeRun, JudgeVersion
+from judges.runs import RunActive, carry_out, new_run, notice_death, requeue
 from labeling.jobs import Job, JobCancelled, JobTaken
 from labeling.models import Project
 

@@ -4,21 +4,23 @@ cost at most, so that the run pauses before its budget is spent."""
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from django.db import transaction
 from django.db.models import Exists, Max, OuterRef, QuerySet, Sum
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
-from judges.ml.config import JudgeRecipe
+from judges.engines import sample_of
+from judges.ml.config import ASKING_MODES, JudgeRecipe, recipe_from
+from judges.ml.modes import requests_for
+from judges.ml.questions import draw_principle
 from judges.models import Claim, JudgeRun, JudgeServer, JudgeVersion, RunWorker
 from judges.workers import RunPaused, let_go_of_the_dead, locked
 from labeling.models import Comparison
 
 WINDOW = 256  # comparisons that a worker claims at once, and sorts by length into batches
 FIRST_LOOK = 8  # claimed under a budget while nobody knows what one comparison takes
-AROUND_THE_TEXT = 128  # tokens of titles and a chat template, in one order
+AROUND_THE_TEXT = 128  # tokens of a chat template and of marks made harmless, in one question
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,13 @@ def _within_budget(run: JudgeRun, claims: Sequence[Claim]) -> int:
     if run.most_tokens is None and run.most_cost is None:
         return len(claims)
     version = JudgeVersion.objects.select_related("server").get(pk=run.version_id)
+    recipe = recipe_from(version.recipe)
     spent = spent_by(run)
     n_tokens, cost = spent.n_tokens + spent.n_tokens_held, spent.cost + spent.cost_held
     dearest = version.verdicts.aggregate(n_tokens=Max("n_tokens"), cost=Max("cost"))
     known = dearest["n_tokens"] is not None
     for place, claim in enumerate(claims if known else claims[:FIRST_LOOK]):
-        claim.n_tokens = max(
-            most_tokens_of(version.recipe, claim.comparison), dearest["n_tokens"] or 0
-        )
+        claim.n_tokens = max(most_tokens_of(recipe, claim.comparison), dearest["n_tokens"] or 0)
         claim.cost = max(
             claim.n_tokens * (price_of_a_token(version.server) or 0), dearest["cost"] or 0.0
         )
@@ -118,25 +119,26 @@ def _within_budget(run: JudgeRun, claims: Sequence[Claim]) -> int:
     return len(claims) if known else min(FIRST_LOOK, len(claims))
 
 
-def most_tokens_of(recipe: dict[str, Any], comparison: Comparison) -> int:
-    """An upper bound of the tokens that both orders of a comparison take, rationales included.
+def most_tokens_of(recipe: JudgeRecipe, comparison: Comparison) -> int:
+    """An upper bound of what all questions about a comparison take, read and written.
 
     No tokenizer in use makes more tokens of a text than it has bytes.
     """
-    texts = (comparison.prompt, comparison.response_a, comparison.response_b)
-    n_tokens = _n_bytes(recipe) + sum(_n_bytes(text.messages) for text in texts)
-    if recipe.get("mode", JudgeRecipe.mode) != "direct":
-        n_tokens += recipe.get("max_rationale_tokens", JudgeRecipe.max_rationale_tokens)
-    return 2 * (n_tokens + AROUND_THE_TEXT)
+    sample = sample_of(comparison)
+    if recipe.mode not in ASKING_MODES:  # a reward model reads either response after the prompt
+        words = [turn["content"] for texts in (sample.prompt, sample.a, sample.b) for turn in texts]
+        return 2 * (sum(map(_n_bytes, words)) + AROUND_THE_TEXT)
+    n_tokens = 0
+    for request in requests_for(recipe, sample, principle=draw_principle(recipe, sample)):
+        read = _n_bytes(request.task) + _n_bytes(request.lead) + _n_bytes(request.ending)
+        read += sum(map(_n_bytes, request.answers)) + AROUND_THE_TEXT
+        written, times = (request.write.max_tokens, request.write.n) if request.write else (0, 1)
+        n_tokens += times * (read + written)
+    return n_tokens
 
 
-def _n_bytes(value: Any) -> int:
-    """Of all texts in a JSON value."""
-    if isinstance(value, dict):
-        return sum(map(_n_bytes, value.values()))
-    if isinstance(value, list):
-        return sum(map(_n_bytes, value))
-    return len(value.encode("utf-8", "replace")) if isinstance(value, str) else 0
+def _n_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 def price_of_a_token(server: JudgeServer | None) -> float | None:

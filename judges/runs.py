@@ -7,22 +7,24 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from judges.claims import claim_window, price_of_a_token
+from judges.engines import Ask, opened
 from judges.figures import figures_of
-from judges.judging import engines, exemplars_of, record_verdict, sample_of, verdict_of
+from judges.judging import exemplars_of
 from judges.ml.asking import EngineStopped
-from judges.ml.config import JudgeRecipe, ModelUnusable, recipe_from
+from judges.ml.config import ModelUnusable
+from judges.ml.modes import Outcome
 from judges.models import Claim, JudgeRun, JudgeVersion, RunWorker, Verdict
 from judges.selection import selected
+from judges.verdicts import record_verdict, verdict_of
 from judges.workers import Attendance, RunEnded, RunPaused, StopNow, come_in, leave, locked, over
 from labeling.jobs import Job, JobCancelled, JobTaken
 from labeling.models import Comparison, Preference
-from labeling.storage import model_folder
 
 WAIT = 0.5  # seconds between two looks at what colleagues still hold
 HANDED_OVER_AT_ONCE = 500  # verdicts in one transaction
@@ -33,7 +35,7 @@ class RunActive(Exception):
 
 
 class BudgetUnknown(ValueError):
-    """A limit of cost for a judge whose costs nobody knows."""
+    """A limit for a judge that takes what the run cannot see."""
 
 
 def already_at_work(version: JudgeVersion, active: JudgeRun) -> str:
@@ -83,7 +85,7 @@ def new_run(
     active = version.runs.unfinished().first()
     if active is not None:
         raise RunActive(already_at_work(version, active))
-    check_budget(version, most_cost)
+    check_budget(version, most_tokens, most_cost)
     n_waiting = waiting_for(version, selection).count()
     return JudgeRun.objects.create(
         version=version,
@@ -98,8 +100,13 @@ def new_run(
     )
 
 
-def check_budget(version: JudgeVersion, most_cost: float | None) -> None:
-    """Raises: BudgetUnknown for a limit of cost where the judge's server has no prices."""
+def check_budget(version: JudgeVersion, most_tokens: int | None, most_cost: float | None) -> None:
+    """Raises: BudgetUnknown for a limit that could not be kept: of cost where the judge's server
+    has no prices, of anything for a jury."""
+    if version.recipe.get("mode") == "jury" and (most_tokens, most_cost) != (None, None):
+        raise BudgetUnknown(
+            _("What a jury takes, its members spend: give each of them a run with a limit first.")
+        )
     if most_cost is not None and price_of_a_token(version.server) is None:
         raise BudgetUnknown(
             _("No price is known for %(version)s, so a limit of its cost cannot be kept.")
@@ -114,7 +121,7 @@ def raise_budget(
 
     Raises: BudgetUnknown for a limit of cost where the judge's server has no prices.
     """
-    check_budget(run.version, most_cost)
+    check_budget(run.version, most_tokens, most_cost)
     run.most_tokens = run.most_tokens if most_tokens is None else most_tokens
     run.most_cost = run.most_cost if most_cost is None else most_cost
     run.save(update_fields=["most_tokens", "most_cost"])
@@ -187,6 +194,8 @@ def carry_out(
         with attendance.kept():
             _work(run, worker, attendance, batch_tokens, device, on_batch)
     except StopNow:
+        if not connection.in_atomic_block:
+            connection.close()  # a jury reads and writes rows between its questions
         row = JudgeRun.objects.get(pk=run.pk)
         goes_on = row.status == Job.Status.RUNNING and row.worker == run.worker
         leave(run, worker, Job.Status.PAUSED)
@@ -226,7 +235,6 @@ def _work(
     version = JudgeVersion.objects.select_related("judge__project", "rater", "server").get(
         pk=run.version_id
     )
-    recipe = recipe_from(version.recipe)
     if run.counts:
         hand_over(version)  # what the laboratory asked before is not asked again
 
@@ -235,21 +243,21 @@ def _work(
 
     left = deque(waiting().values_list("pk", flat=True))
     _count(run, len(left))
-    engine = None
+    ask = None
     while True:
-        if left and engine is None:
+        if left and ask is None:
             with attendance.loading():
-                engine = _load(version, recipe, device)
+                ask = opened(version, device=device, batch_tokens=batch_tokens)
             RunWorker.objects.filter(pk=worker.pk).update(asking_since=timezone.now())
         window = claim_window(run, worker, left, waiting)
         if window.comparisons:
-            batches = _ask(engine, recipe, window.comparisons, batch_tokens)
+            batches = _batches(ask, window.comparisons)
             while True:
                 with attendance.computing():
                     batch = next(batches, None)
                 if batch is None:
                     break
-                _keep(run, worker, version, recipe, batch)
+                _keep(run, worker, version, batch)
                 if on_batch is not None:
                     on_batch(run)
                 if run.pause_requested:
@@ -262,16 +270,11 @@ def _work(
             left = deque(waiting().values_list("pk", flat=True))
 
 
-def _load(version: JudgeVersion, recipe: JudgeRecipe, device: str) -> Any:
-    return engines().load_engine(model_folder(version.model), recipe, device)
-
-
-def _ask(
-    engine: Any, recipe: JudgeRecipe, comparisons: Sequence[Comparison], batch_tokens: int
-) -> Iterator[list[tuple[Comparison, Any]]]:
-    """Both orders of every comparison, batch by batch."""
-    samples = [sample_of(comparison) for comparison in comparisons]
-    for batch in engines().judge_in_batches(engine, samples, batch_tokens):
+def _batches(
+    ask: Ask, comparisons: Sequence[Comparison]
+) -> Iterator[list[tuple[Comparison, Outcome]]]:
+    """What the judge makes of every comparison, batch by batch."""
+    for batch in ask(comparisons):
         yield [(comparisons[place], outcome) for place, outcome in batch]
 
 
@@ -294,8 +297,7 @@ def _keep(
     run: JudgeRun,
     worker: RunWorker,
     version: JudgeVersion,
-    recipe: JudgeRecipe,
-    outcomes: Sequence[tuple[Comparison, Any]],
+    outcomes: Sequence[tuple[Comparison, Outcome]],
 ) -> None:
     """Verdicts and preferences of one batch: all of them, or none.
 
@@ -303,14 +305,17 @@ def _keep(
     taken for dead and its comparisons went back; then nothing is written.
     """
     row = locked(run)
-    held = Claim.objects.filter(worker=worker, comparison__in=[one for one, _out in outcomes])
+    asked = [comparison for comparison, _outcome in outcomes]
+    held = Claim.objects.filter(worker=worker, comparison__in=asked)
     if held.delete()[0] != len(outcomes):
         raise JobTaken(f"judge run {run.pk} took this worker for dead: it was not heard of")
-    for comparison, outcome in outcomes:
-        verdict = verdict_of(run, version, recipe, comparison, outcome)
-        verdict.save(force_insert=True)
-        if row.counts:
-            record_verdict(verdict, recipe)
+    verdicts = [verdict_of(run, version, comparison, outcome) for comparison, outcome in outcomes]
+    # A jury on which this judge sits may have been quicker: its verdict stands.
+    Verdict.objects.bulk_create(verdicts, ignore_conflicts=True)
+    if row.counts:
+        for verdict in version.verdicts.filter(comparison__in=asked).select_related("comparison"):
+            verdict.version = version
+            record_verdict(verdict)
     now = timezone.now()
     RunWorker.objects.filter(pk=worker.pk).update(
         n_judged=F("n_judged") + len(outcomes), last_kept_at=now, heartbeat_at=now
@@ -340,7 +345,6 @@ def hand_over(version: JudgeVersion) -> int:
     Verdicts of the laboratory become labels by this alone. Called again, it goes on.
     """
     version.runs.filter(counts=False).update(counts=True)
-    recipe = recipe_from(version.recipe)
     recorded = Preference.objects.current().filter(
         rater=version.rater_id, comparison=OuterRef("comparison")
     )
@@ -352,7 +356,7 @@ def hand_over(version: JudgeVersion) -> int:
             verdicts = list(missing.order_by("pk")[:HANDED_OVER_AT_ONCE])
             for verdict in verdicts:
                 verdict.version = version
-                record_verdict(verdict, recipe)
+                record_verdict(verdict)
         if not verdicts:
             return n
         n += len(verdicts)

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('judges', '0002_laboratory'),
-        ('labeling', '0002_paused_jobs'),
+        ('labeling', '0004_paused_jobs'),
     ]
 
     operations = [

@@ -42,7 +42,7 @@ CALL = {
     "batch_tokens": 1,
     "json": True,
 }
-asked = runs._ask
+asked = runs._batches
 
 
 def noted(*arguments: Any) -> Any:
@@ -54,7 +54,7 @@ def noted(*arguments: Any) -> Any:
         yield batch
 
 
-runs._ask = noted
+runs._batches = noted
 
 
 def start(**more: Any) -> int:
@@ -141,16 +141,16 @@ def cancel() -> dict[str, Any]:
     seconds = {}
     CALL["set"] = ["max_rationale_tokens=700", "min_answer_mass=0"]
     CALL["batch_tokens"] = 10**6
-    loaded = runs._load
+    loaded = runs.opened
 
-    def load_slowly(*arguments: Any) -> Any:
+    def load_slowly(*arguments: Any, **options: Any) -> Any:
         LOG.with_suffix(".loading").touch()
         for _moment in range(6000):
             time.sleep(0.01)
-        return loaded(*arguments)
+        return loaded(*arguments, **options)
 
     for moment in ("loading", "computing"):
-        runs._load = load_slowly if moment == "loading" else loaded
+        runs.opened = load_slowly if moment == "loading" else loaded
         pid = start()
         if moment == "loading":
             wait(LOG.with_suffix(".loading").exists)

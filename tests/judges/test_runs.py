@@ -6,10 +6,10 @@ import pytest
 from django.utils import timezone
 
 from judges import claims, runs
-from judges.claims import AROUND_THE_TEXT, claim_window, most_tokens_of, price_of_a_token
+from judges.claims import claim_window, most_tokens_of, price_of_a_token
 from judges.judging import judge_version
 from judges.ml.asking import EngineStopped
-from judges.ml.config import JudgeRecipe
+from judges.ml.config import JudgeRecipe, recipe_from
 from judges.models import Claim, JudgeRun, JudgeServer, JudgeVersion, RunWorker
 from judges.runs import (
     BudgetUnknown,
@@ -99,7 +99,7 @@ def test_a_run_pauses_before_it_would_spend_more_tokens_than_it_may(tiny_judge, 
     project = ProjectFactory()
     ComparisonFactory.create_batch(12, project=project)
     version = version_of(project, tiny_judge)
-    one = most_tokens_of(version.recipe, project.comparisons.first())
+    one = most_tokens_of(recipe_from(version.recipe), project.comparisons.first())
     run = new_run(version, most_tokens=2 * one)
 
     run_judge(run.pk)
@@ -134,21 +134,22 @@ def test_no_comparison_takes_more_tokens_than_is_set_aside_for_it(tiny_judge):
         verdicts = version.verdicts.select_related("comparison")
         assert len(verdicts) == 3
         for verdict in verdicts:
-            assert 0 < verdict.n_tokens <= most_tokens_of(version.recipe, verdict.comparison)
+            assert (
+                0
+                < verdict.n_tokens
+                <= most_tokens_of(recipe_from(version.recipe), verdict.comparison)
+            )
 
 
 def test_what_a_comparison_may_take_follows_from_its_bytes():
     comparison = ComparisonFactory()
-    comparison.prompt.messages = [{"role": "user", "content": "ab"}]
-    comparison.response_a.messages = [{"role": "assistant", "content": "ü"}]
-    comparison.response_b.messages = []
-    words = 2 + 4 + 2 + 9  # "ab", "user", two bytes of "ü", "assistant"
+    direct, explained = DIRECT, JudgeRecipe(max_rationale_tokens=50)
+    before = most_tokens_of(direct, comparison)
 
-    direct = most_tokens_of({"mode": "direct", "ending": "E="}, comparison)
-    explained = most_tokens_of({"max_rationale_tokens": 50}, comparison)
+    comparison.response_a.messages[0]["content"] += "ü"  # two bytes, in both orders
 
-    assert direct == 2 * (words + len("direct") + len("E=") + AROUND_THE_TEXT)
-    assert explained == 2 * (words + 50 + AROUND_THE_TEXT)
+    assert most_tokens_of(direct, comparison) == before + 4
+    assert most_tokens_of(explained, comparison) > most_tokens_of(direct, comparison) + 2 * 50
 
 
 def test_a_limit_of_cost_wants_a_price_and_is_kept(monkeypatch):
@@ -157,13 +158,18 @@ def test_a_limit_of_cost_wants_a_price_and_is_kept(monkeypatch):
     version = version_of(project)
     with pytest.raises(BudgetUnknown, match="No price is known for tiny v1"):
         new_run(version, most_cost=1.0)
+    jury, _made = judge_version(
+        project, "jury", "", JudgeRecipe(mode="jury", members=(version.pk, version.pk + 1))
+    )
+    with pytest.raises(BudgetUnknown, match="What a jury takes"):
+        new_run(jury, most_tokens=1000)
     server = JudgeServer.objects.create(
         name="hosted", url="https://judge.example/v1", price_read=2.0, price_written=6.0
     )
     assert price_of_a_token(server) == 6e-6
     version.server = server
     version.save()
-    one = most_tokens_of(version.recipe, project.comparisons.first()) * 6e-6
+    one = most_tokens_of(recipe_from(version.recipe), project.comparisons.first()) * 6e-6
     run = claimed(new_run(version, most_cost=2.5 * one))
     worker = come_in(run)
     left = runs.deque(waiting_for(version).values_list("pk", flat=True))
@@ -188,13 +194,13 @@ def test_an_engine_that_stops_pauses_the_run_with_its_line(tiny_judge, monkeypat
     ComparisonFactory.create_batch(3, project=project)
     version = version_of(project, tiny_judge)
     run = new_run(version)
-    asked = runs._ask
+    batches = runs._batches
 
-    def stop_after_one(*arguments):
-        yield next(asked(*arguments[:3], 1))
+    def stop_after_one(ask, comparisons):
+        yield from batches(ask, comparisons[:1])
         raise EngineStopped("The server refused the key: set JUDGE_KEY anew.")
 
-    monkeypatch.setattr(runs, "_ask", stop_after_one)
+    monkeypatch.setattr(runs, "_batches", stop_after_one)
     run_judge(run.pk)
 
     run.refresh_from_db()
@@ -202,7 +208,7 @@ def test_an_engine_that_stops_pauses_the_run_with_its_line(tiny_judge, monkeypat
     assert run.error == "The server refused the key: set JUDGE_KEY anew."
     assert version.verdicts.count() == Preference.objects.count() == 1
     assert not Claim.objects.exists()
-    monkeypatch.setattr(runs, "_ask", asked)
+    monkeypatch.setattr(runs, "_batches", batches)
     requeue(run)
     run_judge(run.pk)
     run.refresh_from_db()
@@ -214,10 +220,10 @@ def test_memory_that_does_not_suffice_is_one_clear_line(tiny_judge, monkeypatch)
     ComparisonFactory(project=project)
     run = new_run(version_of(project, tiny_judge))
 
-    def too_large(*_arguments):
+    def too_large(*_arguments, **_options):
         raise RuntimeError("CUDA out of memory. Tried to allocate 14.00 GiB")
 
-    monkeypatch.setattr(runs, "_load", too_large)
+    monkeypatch.setattr(runs, "opened", too_large)
     with pytest.raises(RuntimeError):
         run_judge(run.pk)
 
@@ -322,10 +328,10 @@ def test_one_worker_that_fails_leaves_the_run_to_the_others(tiny_judge, monkeypa
     run = claimed(new_run(version, workers=2))
     come_in(run)  # a colleague on another machine
 
-    def no_folder(*_arguments):
+    def no_folder(*_arguments, **_options):
         raise EngineStopped("there is no model folder here")
 
-    monkeypatch.setattr(runs, "_load", no_folder)
+    monkeypatch.setattr(runs, "opened", no_folder)
     with pytest.raises(RunPaused):
         carry_out(run)
 

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('labeling', '0001_start'),
+        ('labeling', '0003_one_index_of_a_rater'),
     ]
 
     operations = [

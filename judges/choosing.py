@@ -5,9 +5,9 @@ from typing import Any
 from django.db import transaction
 
 from judges.drift import keep_probe
-from judges.judging import hand_over
 from judges.ml.correction import corrected
 from judges.models import Calibration, ChosenJudge, Experiment, JudgeVersion, Verdict
+from judges.runs import hand_over
 from labeling.changes import note_change
 from labeling.models import Preference
 

@@ -15,12 +15,11 @@ from typing import Any
 
 from django.db import transaction
 
-from judges.engines import opened
+from judges.engines import model_place, opened
 from judges.ml.verdict import read_both_orders
 from judges.models import ChosenJudge, DriftCheck, JudgeVersion, Probe, Verdict
 from labeling.jobs import Job, heartbeat
 from labeling.models import Comparison, Project
-from labeling.storage import model_folder
 
 PROBES = 50
 MOVED = 0.05
@@ -75,7 +74,7 @@ def fingerprint_of(version: JudgeVersion) -> str:
     """
     if version.server is not None:
         return server_fingerprint(version)
-    folder = Path(model_folder(version.model))
+    folder = Path(model_place(version.judge.project, version.model))
     return folder_fingerprint(folder) if folder.is_dir() else ""
 
 

@@ -13,20 +13,14 @@ from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.utils.translation import gettext as _
 
-from judges.judging import (
-    RunActive,
-    carry_out,
-    exemplars_of,
-    judge_version,
-    new_run,
-    notice_death,
-    requeue,
-)
-from judges.ml.asking import EngineStopped
-from judges.ml.config import ModelUnusable, recipe_from
+from judges.judging import exemplars_of, judge_version
+from judges.ml.config import recipe_from
 from judges.ml.verdict import says_tie
 from judges.models import Cell, Experiment, JudgeRun, JudgeVersion, PromptVersion, Verdict
 from judges.prompts import with_words
+from judges.runs import RunActive, carry_out, failure_line, new_run, notice_death, requeue
+from judges.selection import selection_of_set
+from judges.workers import RunPaused
 from labeling.changes import note_change
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
 from labeling.judgements import choice_of
@@ -226,7 +220,7 @@ def _ask(experiment: Experiment, cells: Sequence[Cell], cell: Cell, device: str)
                 cell.version,
                 limit=n_left,
                 user=experiment.created_by,
-                selection={"comparisons": experiment.selection["comparisons"]},
+                selection=selection_of_set(experiment.selection["comparisons"]),
                 counts=False,
             )
             cell.run = run
@@ -241,16 +235,17 @@ def _ask(experiment: Experiment, cells: Sequence[Cell], cell: Cell, device: str)
     try:
         with heartbeat(experiment):
             carry_out(claimed, device=device, on_batch=lambda _run: _report(experiment, cells))
+    except RunPaused as error:
+        return str(error)
     except (JobCancelled, JobTaken):
         if experiment_goes_on(experiment):
             return _("Its run was stopped.")
-        claimed.finish(Job.Status.CANCELLED)
+        unfinished = JudgeRun.objects.filter(pk=run.pk).exclude(status=Job.Status.SUCCEEDED)
+        unfinished.update(status=Job.Status.CANCELLED, error="")
         raise
     except Exception as error:  # the reason stands with the run; the other cells go on
-        if not isinstance(error, ModelUnusable | EngineStopped):
-            logger.exception("cell %s of %s", cell.pk, experiment)
-        claimed.finish(Job.Status.FAILED, error=str(error) or repr(error))
-        return str(error) or repr(error)
+        logger.exception("cell %s of %s", cell.pk, experiment)
+        return failure_line(error)
     return ""
 
 

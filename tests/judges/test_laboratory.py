@@ -14,7 +14,7 @@ from judges.drift import (
     new_check,
     notice_of,
 )
-from judges.judging import judge_version, new_run
+from judges.judging import judge_version
 from judges.laboratory import (
     NothingLabeled,
     answers_of,
@@ -31,6 +31,7 @@ from judges.ml.config import JudgeRecipe
 from judges.ml.correction import corrected
 from judges.models import ChosenJudge, DriftCheck, Experiment, JudgeRun, Probe, Verdict
 from judges.quality import alignment
+from judges.runs import new_run
 from judges.tasks import check_drift, run_experiment, run_judge, settle_judge
 from labeling.jobs import JobCancelled
 from labeling.models import Change, Preference

@@ -13,7 +13,8 @@ from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
 from judges.engines import why_unusable
-from judges.laboratory import MOST, USUAL
+from judges.laboratory import MOST as MOST_LABELED
+from judges.laboratory import USUAL
 from judges.ml.config import (
     BASE,
     DETAILED,
@@ -506,7 +507,7 @@ class ExperimentForm(forms.Form):
     most = forms.IntegerField(
         label=_lazy("Labeled comparisons"),
         min_value=1,
-        max_value=MOST,
+        max_value=MOST_LABELED,
         initial=USUAL,
         help_text=_lazy(
             "At most; drawn at random from those whose answer people know. 500 allow isotonic "

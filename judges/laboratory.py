@@ -306,6 +306,7 @@ def result_of(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any]:
                 "model": version.model,
                 "mode": version.recipe.get("mode", "rationale"),
                 "prompt": str(version.prompt) if version.prompt else "",
+                "currency": version.server.currency if version.server else "",
                 **figures,
             }
         )

@@ -68,12 +68,10 @@ def keep_probe(version: JudgeVersion, comparisons: Sequence[int] | None = None) 
 
 
 def fingerprint_of(version: JudgeVersion) -> str:
-    """What tells one state of the model from another; "" where nothing does.
-
-    Of a folder: a hash of its weights, settings and tokenizer. Of a server: what it says of itself.
-    """
+    """What tells one state of the model's files from another; "" where there are none on this
+    machine, as for a model behind a server: such a judge is checked on request."""
     if version.server is not None:
-        return server_fingerprint(version)
+        return ""
     folder = Path(model_place(version.judge.project, version.model))
     return folder_fingerprint(folder) if folder.is_dir() else ""
 
@@ -97,11 +95,6 @@ def folder_fingerprint(folder: Path) -> str:
 
 _HASHES: dict[tuple[str, int, int], str] = {}
 """Of files that this process has read."""
-
-
-def server_fingerprint(version: JudgeVersion) -> str:
-    """What the server says of the model; "" if it says nothing."""
-    return ""
 
 
 @transaction.atomic

@@ -452,7 +452,11 @@ document.addEventListener("click", (event) => {
 
 // On a narrow screen the tools are a menu; on a wide one they stand in the bar.
 function openTools(open) {
-  desk.querySelector("[data-tools]").setAttribute("aria-expanded", String(open));
+  const toggle = desk.querySelector("[data-tools]");
+  const chosen = document.getElementById("tools").contains(document.activeElement);
+  // What was chosen disappears with the menu: the focus stays at its place in the bar.
+  if (!open && chosen && toggle.getAttribute("aria-expanded") === "true") toggle.focus();
+  toggle.setAttribute("aria-expanded", String(open));
 }
 
 document.addEventListener("click", (event) => {

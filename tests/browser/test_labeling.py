@@ -590,7 +590,9 @@ def test_on_a_phone_the_bar_is_one_line_and_its_tools_are_a_menu(page: Page, liv
     box = tool.bounding_box()
     assert box["x"] + box["width"] <= 390
     tool.click()
-    expect(page.locator(".pair:not([hidden]) .difference").first).to_be_visible()
+    found = page.locator(".pair:not([hidden])").locator(".difference, [data-too-long]")
+    expect(found.first).to_be_visible()
+    expect(toggle).to_be_focused()
     expect(tool).to_be_hidden()
     toggle.click()
     page.keyboard.press("Escape")

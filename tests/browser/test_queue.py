@@ -87,9 +87,9 @@ def test_on_a_phone_the_pages_of_a_project_are_a_menu(page: Page, live_server):
     expect(page.get_by_role("link", name="Agreement")).to_have_count(0)
     page.locator(".tabs-menu summary").click()
     links = page.get_by_role("navigation", name="Project").get_by_role("link")
-    assert links.count() == 10
+    assert links.count() == 11
     for box in (link.bounding_box() for link in links.all()):
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
-    links.get_by_text("Agreement").click()
+    page.get_by_role("link", name="Agreement").click()
     page.wait_for_url(f"{live_server.url}/projects/browser/agreement/")

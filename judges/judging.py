@@ -1,7 +1,6 @@
 """Put a judge to work on comparisons, and hand its preferences to labeling."""
 
 import json
-import math
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +11,23 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from judges.ml.config import JudgeRecipe, ModelUnusable, recipe_from, recipe_values
-from judges.ml.verdict import read_both_orders
-from judges.models import Judge, JudgeRun, JudgeTrial, JudgeVersion, Verdict
+from judges.engines import opened
+from judges.ml.config import (
+    ASKING_MODES,
+    PAIR_MODES,
+    JudgeRecipe,
+    prompt_words,
+    recipe_from,
+    recipe_values,
+)
+from judges.ml.modes import Outcome
+from judges.models import Judge, JudgeRun, JudgeTrial, JudgeVersion, PromptVersion, Verdict
+from judges.prompts import prompt_of, prompt_version
+from judges.verdicts import as_trial, record_verdict, verdict_of
 from labeling.jobs import Job, JobTaken, heartbeat, process_lives
-from labeling.judgements import record_judgement
 from labeling.models import Comparison, Project, Rater, content_hash
 from labeling.shares import clopper_pearson
-from labeling.storage import model_folder, storage_path
+from labeling.storage import storage_path
 
 WINDOW = 256  # comparisons read from the database at once, and sorted by length into batches
 
@@ -30,11 +38,20 @@ class RunActive(Exception):
 
 @transaction.atomic
 def judge_version(
-    project: Project, name: str, model: str, recipe: JudgeRecipe, user: Any = None
+    project: Project,
+    name: str,
+    model: str,
+    recipe: JudgeRecipe,
+    user: Any = None,
+    *,
+    prompt: str = "",
 ) -> tuple[JudgeVersion, bool]:
     """The version of the judge `name` with this model and recipe, and whether it was made now.
 
     The same settings are the same version; a change makes a new version, hence a new rater.
+
+    Args: prompt: what the words of the question are called if the project has none like them;
+        empty: as the judge is.
     """
     judge, _created = Judge.objects.get_or_create(project=project, name=name)
     judge = Judge.objects.select_for_update().get(pk=judge.pk)  # one new version at a time
@@ -50,10 +67,22 @@ def judge_version(
         number=number,
         model=model,
         recipe=values,
+        prompt=_prompt(project, recipe, prompt, name, user),
         rater=_new_rater(project, f"{name} v{number}"),
         created_by=user if user is not None and user.is_authenticated else None,
     )
     return version, True
+
+
+def _prompt(
+    project: Project, recipe: JudgeRecipe, prompt: str, judge: str, user: Any
+) -> PromptVersion | None:
+    """The words of the recipe's question; None of a judge that is asked none."""
+    if recipe.mode not in ASKING_MODES:
+        return None
+    if prompt:
+        return prompt_version(project, prompt, prompt_words(recipe), user)[0]
+    return prompt_of(project, recipe, judge, user)[0]
 
 
 def _new_rater(project: Project, name: str) -> Rater:
@@ -89,7 +118,8 @@ def exemplars_of(version: JudgeVersion) -> QuerySet[Comparison]:
     and both responses, in whichever order.
     """
     shown = Q()
-    for exemplar in recipe_from(version.recipe).exemplars:
+    recipe = recipe_from(version.recipe)
+    for exemplar in recipe.exemplars if recipe.mode in PAIR_MODES else ():
         first, second = content_hash(exemplar.first), content_hash(exemplar.second)
         of_prompt = Q(prompt__content_hash=content_hash(exemplar.prompt))
         shown |= of_prompt & (
@@ -168,9 +198,7 @@ def carry_out(
 
     Raises: JobCancelled, JobTaken; ModelUnusable when the model cannot be loaded.
     """
-    engines = _engines()
     version = JudgeVersion.objects.select_related("judge", "rater").get(pk=run.version_id)
-    recipe = recipe_from(version.recipe)
     n_done = run.verdicts.count()
     left = list(waiting_for(version).values_list("pk", flat=True))
     if run.limit is not None:
@@ -178,50 +206,24 @@ def carry_out(
     run.report(n_done=n_done, n_total=n_done + len(left))
     if left:
         with heartbeat(run):  # loading a model and one batch of it may each take minutes
-            engine = engines.load_engine(model_folder(version.model), recipe, device)
+            ask = opened(version, device=device, batch_tokens=batch_tokens)
             for start in range(0, len(left), WINDOW):
                 comparisons = list(
                     waiting_for(version)
                     .filter(pk__in=left[start : start + WINDOW])
                     .select_related("prompt", "response_a", "response_b")
                 )
-                samples = [_sample(comparison) for comparison in comparisons]
-                for batch in engines.judge_in_batches(engine, samples, batch_tokens):
-                    _keep(run, version, recipe, [(comparisons[i], out) for i, out in batch])
+                for batch in ask(comparisons):
+                    _keep(run, version, [(comparisons[i], outcome) for i, outcome in batch])
                     run.report(n_done=run.n_done + len(batch))
                     if on_batch is not None:
                         on_batch(run)
     run.finish(Job.Status.SUCCEEDED, result=figures_of(run).as_json())
 
 
-def _engines() -> Any:
-    """The module that runs models. It imports torch: only the process that judges pays for it.
-
-    Raises: ModelUnusable where the libraries are not installed.
-    """
-    try:
-        from judges.ml import engine
-    except ModuleNotFoundError as error:
-        raise ModelUnusable(
-            f"A judge runs a model, and {error.name} is not installed here: pip install '.[train]'"
-        ) from error
-    return engine
-
-
-def _sample(comparison: Comparison) -> Any:
-    from judges.ml.engine import Sample
-
-    return Sample(
-        comparison.prompt.messages, comparison.response_a.messages, comparison.response_b.messages
-    )
-
-
 @transaction.atomic
 def _keep(
-    run: JudgeRun,
-    version: JudgeVersion,
-    recipe: JudgeRecipe,
-    outcomes: Sequence[tuple[Comparison, Any]],
+    run: JudgeRun, version: JudgeVersion, outcomes: Sequence[tuple[Comparison, Outcome]]
 ) -> None:
     """Verdicts and preferences of one batch: all of them, or none.
 
@@ -233,109 +235,22 @@ def _keep(
     if mine.first() is None:
         raise JobTaken(f"judge run {run.pk} went to another worker")
     for comparison, outcome in outcomes:
-        verdict = _verdict(run, version, recipe, comparison, outcome)
+        verdict = verdict_of(run, version, comparison, outcome)
         verdict.save(force_insert=True)
-        prob_a_ab = prob_a_ba = None
-        if not outcome.problem:
-            reading = read_both_orders(*_logps(outcome), recipe.min_answer_mass)
-            prob_a_ab, prob_a_ba = reading.prob_a_ab, reading.prob_a_ba
-        record_judgement(
-            version.rater,
-            comparison,
-            prob_a=verdict.prob_a,
-            prob_a_ab=prob_a_ab,
-            prob_a_ba=prob_a_ba,
-            parsed=verdict.parsed,
-            rationale=verdict.rationale_ab,
-            seconds=verdict.seconds,
-        )
-
-
-def _verdict(
-    run: JudgeRun,
-    version: JudgeVersion,
-    recipe: JudgeRecipe,
-    comparison: Comparison,
-    outcome: Any,
-) -> Verdict:
-    verdict = Verdict(
-        run=run,
-        version=version,
-        comparison=comparison,
-        n_tokens_cut=outcome.n_tokens_cut,
-        seconds=outcome.seconds,
-        problem=outcome.problem,
-    )
-    if outcome.problem:
-        # Never asked: says nothing for either side, and counts as unparsed.
-        verdict.prob_a, verdict.parsed, verdict.n_tokens = 0.5, False, 0
-        verdict.answer_mass_ab = verdict.answer_mass_ba = 0.0
-        return verdict
-    logp_ab, logp_ba = _logps(outcome)
-    verdict.logp_ab_first, verdict.logp_ab_second = logp_ab
-    verdict.logp_ba_first, verdict.logp_ba_second = logp_ba
-    reading = read_both_orders(logp_ab, logp_ba, recipe.min_answer_mass)
-    verdict.prob_a, verdict.parsed = reading.prob_a, reading.parsed
-    verdict.answer_mass_ab = reading.answer_mass_ab
-    verdict.answer_mass_ba = reading.answer_mass_ba
-    verdict.rationale_ab, verdict.rationale_ba = outcome.ab.rationale, outcome.ba.rationale
-    verdict.n_tokens = outcome.ab.n_tokens + outcome.ba.n_tokens
-    return verdict
-
-
-def _logps(outcome: Any) -> tuple[tuple[float, float], tuple[float, float]]:
-    return (
-        (outcome.ab.logp_first, outcome.ab.logp_second),
-        (outcome.ba.logp_first, outcome.ba.logp_second),
-    )
+        if run.counts:
+            record_verdict(verdict)
 
 
 def carry_out_trial(trial: JudgeTrial, *, device: str = "") -> None:
     """Ask a judge version about one comparison and keep everything it read and said.
 
-    Nothing of it counts: no verdict, no preference. The result is `{"problem", "n_tokens_cut",
-    "seconds", "prob_a", "prob_a_ab", "prob_a_ba", "mean_logit", "position_bias", "consistent",
-    "parsed", "orders": [{"shown", "text", "rationale", "prob_first", "prob_second", "mass"}, …]}`.
+    Nothing of it counts: no verdict, no preference. For the result see `verdicts.as_trial`.
     Raises: JobCancelled, JobTaken; ModelUnusable when the model cannot be loaded.
     """
-    engines = _engines()
-    version = trial.version
-    recipe = recipe_from(version.recipe)
     with heartbeat(trial):
-        engine = engines.load_engine(model_folder(version.model), recipe, device)
-        [[(_index, outcome)]] = engines.judge_in_batches(engine, [_sample(trial.comparison)])
+        [[(_index, outcome)]] = opened(trial.version, device=device)([trial.comparison])
     trial.report()
-    result: dict[str, Any] = {
-        "problem": outcome.problem,
-        "n_tokens_cut": outcome.n_tokens_cut,
-        "seconds": outcome.seconds,
-    }
-    if not outcome.problem:
-        reading = read_both_orders(*_logps(outcome), recipe.min_answer_mass)
-        result |= {
-            "prob_a": reading.prob_a,
-            "prob_a_ab": reading.prob_a_ab,
-            "prob_a_ba": reading.prob_a_ba,
-            "mean_logit": reading.mean_logit,
-            "position_bias": reading.position_bias,
-            "consistent": reading.consistent,
-            "parsed": reading.parsed,
-            "orders": [
-                {
-                    "shown": shown,
-                    "text": answer.text,
-                    "rationale": answer.rationale,
-                    "prob_first": math.exp(answer.logp_first),
-                    "prob_second": math.exp(answer.logp_second),
-                    "mass": mass,
-                }
-                for shown, answer, mass in (
-                    ("ab", outcome.ab, reading.answer_mass_ab),
-                    ("ba", outcome.ba, reading.answer_mass_ba),
-                )
-            ],
-        }
-    trial.finish(Job.Status.SUCCEEDED, result=result)
+    trial.finish(Job.Status.SUCCEEDED, result=as_trial(outcome))
 
 
 @dataclass(frozen=True)

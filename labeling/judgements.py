@@ -15,14 +15,16 @@ def record_judgement(
     prob_a_ab: float | None = None,
     prob_a_ba: float | None = None,
     parsed: bool = True,
+    choice: str = "",
     rationale: str = "",
+    aspects: dict[str, str] | None = None,
     seconds: float | None = None,
 ) -> Preference:
     """Keep a judge's verdict; one that it gave before is kept as superseded.
 
     The probabilities are those of "A is better": over both orders, with A shown first, with B shown
-    first. Exactly 0.5 is a tie. A verdict that could not be read is "unparsed" and has none: it is
-    counted, and weighs nothing.
+    first. The choice follows from them unless the judge made it itself; exactly 0.5 is a tie. A
+    verdict that could not be read is "unparsed" and has none: it is counted, and weighs nothing.
 
     Raises: ValueError for a rater that is no judge, a comparison of another project, or a
     probability outside [0, 1].
@@ -40,11 +42,12 @@ def record_judgement(
     return Preference.objects.create(
         comparison=comparison,
         rater=rater,
-        choice=choice_of(prob_a) if parsed and prob_a is not None else Choice.UNPARSED,
+        choice=choice or choice_of(prob_a) if parsed and prob_a is not None else Choice.UNPARSED,
         prob_a=prob_a if parsed else None,
         prob_a_ab=prob_a_ab if parsed else None,
         prob_a_ba=prob_a_ba if parsed else None,
         rationale=rationale,
+        aspects=aspects or {},
         seconds=seconds,
     )
 

@@ -407,7 +407,8 @@ class Assignment(models.Model):
         REPEAT = "repeat"  # an earlier pair of their own, sides exchanged
 
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="assignments")
-    rater = models.ForeignKey(Rater, models.CASCADE, related_name="assignments")
+    # "assignment_of_rater" begins with it; of two indexes SQLite would choose the wrong one.
+    rater = models.ForeignKey(Rater, models.CASCADE, related_name="assignments", db_index=False)
     state = models.CharField(max_length=10, choices=State, default=State.LEASED)
     stream = models.CharField(max_length=15, choices=Stream, default=Stream.QUEUE)
     shown_first = models.CharField(max_length=1, choices=[("a", "A"), ("b", "B")])
@@ -462,7 +463,8 @@ class Preference(models.Model):
     """One rater's choice on one comparison. An edit adds a row and keeps the earlier one."""
 
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="preferences")
-    rater = models.ForeignKey(Rater, models.CASCADE, related_name="preferences")
+    # No index of its own: "preference_of_rater" begins with it.
+    rater = models.ForeignKey(Rater, models.CASCADE, related_name="preferences", db_index=False)
     choice = models.CharField(max_length=10, choices=Choice)
     strength = models.PositiveSmallIntegerField(
         null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(3)]

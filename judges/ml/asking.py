@@ -40,7 +40,8 @@ class Request:
     """Stands after the written text; the next token begins the answer."""
     answers: tuple[str, ...]
     """Whose log-probabilities are wanted, such as ("1", "2") or ("1", …, "10"). An answer of
-    several tokens is scored as a sequence."""
+    several tokens is scored as a sequence; one that begins another ("1" and "10") counts without
+    it, so that no probability is counted twice."""
     write: Writing | None = None
 
 

@@ -1,491 +1,234 @@
-"""Put questions to a causal language model on this machine: log-probabilities and texts out.
+"""Put requests to a causal language model on this machine: log-probabilities and texts out.
 
-One question costs one reading of its text. In mode "rationale" the judge first writes, greedily;
-the ending is then appended and the text read on from where it is already in the key/value cache.
-The numbers are those of the whole text (question, rationale, ending) read at once, in one piece.
+What many requests begin with (preamble, exemplars) is read once and kept; what some of them share
+after that (the prompt, in both orders of its responses) is read once for them together; each then
+reads its own rest. Where something is to be written, all texts of a batch are written side by side,
+and the ending is read on from where the text is already in memory. The numbers are those of the
+whole text (question, rationale, ending) read at once, in one piece.
+
+An engine works on one device. For several GPUs start a worker for each, with CUDA_VISIBLE_DEVICES
+set to its own.
 """
 
-import inspect
-import os
+import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from judges.ml.config import JudgeRecipe, Messages, ModelUnusable
-from judges.ml.questions import ANSWERS, Question, ask, stop_marks, tidy_rationale, verdict_text
+from judges.ml.asking import Reply, Request, Said
+from judges.ml.batch import MIN_COMMON, ask_plainly, ask_with_rows, families, n_common
+from judges.ml.config import JudgeRecipe
+from judges.ml.loading import eos_ids, load_model, max_context
+from judges.ml.rows import Rows, use_rows
+from judges.ml.wording import Asked, Text, Wording
 
-STOP_EVERY = 8  # tokens between two looks at whether a rationale has come to its end
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A prompt with responses A and B."""
-
-    prompt: Messages
-    a: Messages
-    b: Messages
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What the judge made of one question."""
+class LocalEngine:
+    """A judge's model in memory. Implements `judges.ml.asking.Engine`."""
 
-    text: str
-    """Exactly what the model read before its answer token, its own rationale included."""
-    rationale: str
-    logp_first: float
-    logp_second: float
-    n_tokens: int
+    def __init__(self, model: Any, wording: Wording, batch_tokens: int = 0) -> None:
+        """
+        Args:
+            batch_tokens: about how many tokens a batch may hold, beside what all its texts share; 0
+                chooses 32,768 on a CPU and 262,144 on a GPU.
+        """
+        on_cpu = model.device.type == "cpu"
+        self.model, self.wording = model, wording
+        self.batch_tokens = batch_tokens or (32_768 if on_cpu else 262_144)
+        self.read_tokens = 1024 if on_cpu else 16_384
+        self.reads_on = use_rows(model)
+        """Whether texts are read on from where they stopped; else each is read as a whole."""
+        self.n_out_of_memory = 0
+        """How often memory ran out and a batch was made smaller."""
+        self._shared: tuple[list[int], Rows] | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.wording.tokenizer
+
+    @property
+    def max_context(self) -> int:
+        return self.wording.max_context
+
+    @property
+    def control(self) -> tuple[str, ...]:
+        """Strings that the model's tokenizer reads as something other than text."""
+        return self.wording.control
+
+    def excess(self, request: Request) -> int:
+        """By how many tokens the request, with all that is to be written, exceeds the context."""
+        asked = self.wording.asked(0, request)
+        return len(asked.ids) + asked.n_needed - self.max_context
+
+    @torch.inference_mode()
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Reply]]]:
+        """Replies batch by batch: (place in `requests`, reply).
+
+        The longest come first, so that memory that does not suffice shows at once. When it does
+        not, the batch is halved and asked again.
+        """
+        asked: list[Asked] = []
+        too_long: list[Asked] = []
+        for index, request in enumerate(requests):
+            one = self.wording.asked(index, request)
+            fits = len(one.ids) + one.n_needed <= self.max_context
+            (asked if fits else too_long).append(one)
+        if too_long:
+            problem = f"The question does not fit the model's context of {self.max_context} tokens."
+            yield [(one.index, Reply(problem=problem)) for one in too_long]
+        prefix = self._prefix(asked)
+        waiting = _longest_first(asked, len(prefix))
+        done: dict[int, list[Text]] = {}
+        most, budget = len(waiting), self.batch_tokens
+        while waiting:
+            batch = waiting[: min(most, _batch_size(waiting, len(prefix), budget))]
+            began = time.perf_counter()
+            if not self._ask(batch, prefix):
+                if len(batch) > 1:
+                    most, budget = len(batch) // 2, _n_tokens(batch, len(prefix)) // 2
+                    continue
+                most, budget = len(waiting), self.batch_tokens  # the next may be shorter
+                one = batch[0].asked
+                done.pop(one.index, None)
+                waiting = [text for text in waiting if text.asked is not one]
+                problem = f"One question alone needs more memory than {self.model.device} has."
+                yield [(one.index, Reply(problem=problem))]
+                continue
+            self.batch_tokens = budget
+            waiting = waiting[len(batch) :]
+            replies = []
+            for text in batch:
+                text.seconds = (time.perf_counter() - began) / len(batch)
+                texts = done.setdefault(text.asked.index, [])
+                texts.append(text)
+                if len(texts) == text.asked.n_texts:
+                    replies.append((text.asked.index, _reply(done.pop(text.asked.index))))
+            if replies:
+                yield replies
+
+    def _ask(self, batch: Sequence[Text], prefix: list[int]) -> bool:
+        """Ask a batch. False if memory ran out; nothing is kept of it then."""
+        try:
+            if self.reads_on:
+                shared = self._shared_rows(prefix)
+                ask_with_rows(self.model, self.wording, batch, shared, self.read_tokens)
+            else:
+                ask_plainly(self.model, self.wording, batch)
+            return True
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Outside of `except`, where the error would hold on to the memory.
+        self.n_out_of_memory += 1
+        logger.warning(
+            "out of memory over a batch of %d texts on %s", len(batch), self.model.device
+        )
+        for text in batch:
+            text.forget()
+        self._shared = None
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return False
+
+    def _prefix(self, asked: Sequence[Asked]) -> list[int]:
+        """What all of them begin with, as far as it is worth a reading of its own."""
+        if not self.reads_on or len(asked) < 2:
+            return []
+        n = n_common([one.ids for one in asked])
+        return asked[0].ids[:n] if n >= MIN_COMMON else []
+
+    def _shared_rows(self, prefix: list[int]) -> Rows | None:
+        """The prefix, read; it stays in memory for the next batch and the next call."""
+        if self._shared is not None and self._shared[0] == prefix:
+            return self._shared[1]
+        self._shared = None  # its memory first
+        if not prefix:
+            return None
+        rows = Rows(self.model, 1, len(prefix))
+        rows.read([0], [0], [prefix])
+        self._shared = (prefix, rows)
+        return rows
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """Both orders of one sample, or the problem that kept it from being asked."""
-
-    ab: Answer | None = None
-    ba: Answer | None = None
-    n_tokens_cut: int = 0
-    """Tokens of the prompt's oldest turns that were left out to fit the context."""
-    problem: str = ""
-    seconds: float = 0.0
-    """Its share of the time of its batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """A judge's model in memory, with all that follows from model and recipe."""
-
-    model: Any
-    tokenizer: Any
-    recipe: JudgeRecipe
-    device: torch.device
-    max_context: int
-    first_ids: tuple[int, ...]
-    second_ids: tuple[int, ...]
-    eos_ids: frozenset[int]
-    control: tuple[str, ...]
-    reads_last_logits_only: bool
-    """Its forward pass can leave out the logits of all positions but the last."""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A sample whose two questions fit the context."""
-
-    index: int
-    texts: tuple[str, str]  # rendered questions, A first and B first
-    ids: tuple[list[int], list[int]]
-    n_tokens_cut: int = 0
-
-
-def load_engine(model: str, recipe: JudgeRecipe, device: str = "") -> Engine:
+def load_engine(
+    model: str, recipe: JudgeRecipe, device: str = "", batch_tokens: int = 0
+) -> LocalEngine:
     """The judge's model in memory.
 
     Args:
-        model: hub id or local folder. Weights are read as safetensors; code that comes with a model
-            is never run.
-        device: "cpu", "cuda", …; empty is the GPU if there is one.
+        model: hub id or local folder, also of a LoRA adapter. Weights are read as safetensors; code
+            that comes with a model is never run.
+        recipe: of it, how the model is loaded and read: `dtype`, `load_in_4bit`, `max_context`,
+            `chat`.
+        device: "cpu", "cuda", "cuda:1", …; empty is the GPU if there is one.
+        batch_tokens: see LocalEngine.
     Raises: ModelUnusable when the folder is missing or is no causal language model.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if _is_path(model) and not Path(model).expanduser().is_dir():
-        raise ModelUnusable(f"there is no model folder {model}")
-    name = str(Path(model).expanduser()) if _is_path(model) else model
-    options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
-    options["dtype"] = _dtype(recipe, where)
-    if recipe.load_in_4bit:
-        compute = torch.float32 if options["dtype"] == "auto" else options["dtype"]
-        if where.type == "cuda" and options["dtype"] == "auto":
-            compute = torch.bfloat16
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
-        )
-        options["device_map"] = {"": where}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        loaded = AutoModelForCausalLM.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelUnusable(f"the model {model} could not be loaded: {reason}") from error
-    if not recipe.load_in_4bit:
-        loaded = loaded.to(where)
-    for module in loaded.modules():
-        # On processors with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first forward
-        # pass, rounds their scales to bfloat16 and fails on layers narrower than 64: the plain path
-        # gives the same numbers on every processor.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    loaded.eval()
-    return Engine(
-        model=loaded,
-        tokenizer=tokenizer,
-        recipe=recipe,
-        device=where,
-        max_context=_max_context(loaded, tokenizer, recipe),
-        first_ids=answer_ids(tokenizer, recipe.ending, ANSWERS[0]),
-        second_ids=answer_ids(tokenizer, recipe.ending, ANSWERS[1]),
-        eos_ids=_eos_ids(loaded, tokenizer),
-        control=control_marks(tokenizer),
-        reads_last_logits_only="logits_to_keep" in inspect.signature(loaded.forward).parameters,
+    loaded, tokenizer = load_model(model, recipe, where)
+    wording = Wording(
+        tokenizer,
+        eos_ids=eos_ids(loaded, tokenizer),
+        max_context=max_context(loaded, tokenizer, recipe),
+        use_chat=recipe.chat == "auto",
     )
+    return LocalEngine(loaded, wording, batch_tokens)
 
 
-def judge_in_batches(
-    engine: Engine, samples: Sequence[Sample], batch_tokens: int = 0
-) -> Iterator[list[tuple[int, Outcome]]]:
-    """Both orders of every sample, batch by batch: (place in `samples`, outcome).
-
-    Longest questions come first, so that memory that does not suffice shows at once. Both orders
-    of a sample are in one batch.
-
-    Args:
-        batch_tokens: about how many tokens one batch may hold, padding and rationale included;
-            0 chooses 8,192 on a CPU and 32,768 on a GPU.
-    """
-    budget = batch_tokens or (8192 if engine.device.type == "cpu" else 32768)
-    asked, refused = [], []
-    for index, sample in enumerate(samples):
-        fitting = _fit(engine, index, sample)
-        if isinstance(fitting, _Asked):
-            asked.append(fitting)
-        else:
-            refused.append((index, fitting))
-    if refused:
-        yield refused
-    asked.sort(key=lambda one: -max(map(len, one.ids)))
-    start = 0
-    while start < len(asked):
-        room = max(map(len, asked[start].ids)) + _reserve(engine)
-        size = max(1, budget // (2 * room))
-        batch = asked[start : start + size]
-        start += size
-        began = time.perf_counter()
-        answers = _answer(
-            engine,
-            [text for one in batch for text in one.texts],
-            [ids for one in batch for ids in one.ids],
-        )
-        seconds = (time.perf_counter() - began) / len(batch)
-        yield [
-            (
-                one.index,
-                Outcome(
-                    ab=answers[2 * row],
-                    ba=answers[2 * row + 1],
-                    n_tokens_cut=one.n_tokens_cut,
-                    seconds=seconds,
-                ),
-            )
-            for row, one in enumerate(batch)
-        ]
-
-
-def answer_ids(tokenizer: Any, ending: str, answer: str) -> tuple[int, ...]:
-    """Tokens that spell the answer after the ending, with and without a space before it.
-
-    Raises: ModelUnusable if the tokenizer has no single token for it.
-    """
-    vocabulary = tokenizer.get_vocab()
-    # As it stands in byte-level (Ġ) and in sentencepiece (▁) vocabularies.
-    ids = {vocabulary[name] for name in (answer, f"Ġ{answer}", f"▁{answer}") if name in vocabulary}
-    before = tokenizer(ending, add_special_tokens=False)["input_ids"]
-    for spelling in (answer, f" {answer}"):
-        after = tokenizer(ending + spelling, add_special_tokens=False)["input_ids"]
-        if len(after) == len(before) + 1 and after[:-1] == before:
-            ids.add(after[-1])
-    if not ids:
-        raise ModelUnusable(f'the tokenizer of this model has no single token for "{answer}"')
-    return tuple(sorted(ids))
-
-
-def control_marks(tokenizer: Any) -> tuple[str, ...]:
-    """Strings that this tokenizer reads as something other than text: ends of turns and the like.
-
-    Added tokens that are plain runs of spaces or words are left out.
-    """
-    marks = set(tokenizer.all_special_tokens)
-    for token in tokenizer.added_tokens_decoder.values():
-        if token.special or set(token.content) & set("<>[]|"):
-            marks.add(token.content)
-    return tuple(sorted(mark for mark in marks if len(mark) > 1))
-
-
-def rendered(engine: Engine, question: Question) -> str:
-    """The question as the model reads it: through its chat template, or as plain text."""
-    if not _uses_chat(engine):
-        return question.text()
-    turn = [{"role": "user", "content": question.task}]
-    text: str = engine.tokenizer.apply_chat_template(
-        turn, tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-    return text + question.lead
-
-
-def _uses_chat(engine: Engine) -> bool:
-    return engine.recipe.chat == "auto" and bool(engine.tokenizer.chat_template)
-
-
-def _fit(engine: Engine, index: int, sample: Sample) -> _Asked | Outcome:
-    """Both questions of a sample, the prompt's oldest turns left out as far as needed."""
-    prompt = [dict(message) for message in sample.prompt]
-    asked = _ask_both(engine, index, sample, prompt)
-    full_length = max(map(len, asked.ids))
-    room = engine.max_context - _reserve(engine)
-    if full_length <= room:
-        return asked
-    while max(map(len, asked.ids)) > room and len(prompt) > 1:
-        # A system message says what the whole conversation is about: it goes last but one.
-        oldest = next((i for i, turn in enumerate(prompt[:-1]) if turn["role"] != "system"), 0)
-        del prompt[oldest]
-        asked = _ask_both(engine, index, sample, prompt)
-    if max(map(len, asked.ids)) > room:
-        # The last turn alone is too long: keep as much of its end as fits.
-        words = prompt[0]["content"] if prompt else ""
-        keep = [{**turn, "content": "…"} for turn in prompt]
-        asked = _ask_both(engine, index, sample, keep)
-        if max(map(len, asked.ids)) > room:
-            return Outcome(
-                problem="The two responses do not fit the model's context of "
-                f"{engine.max_context} tokens."
-            )
-        low, high = 0, len(words)
-        while high - low > 1:
-            middle = (low + high) // 2
-            keep[0]["content"] = "…" + words[len(words) - middle :]
-            attempt = _ask_both(engine, index, sample, keep)
-            if max(map(len, attempt.ids)) <= room:
-                low, asked = middle, attempt
-            else:
-                high = middle
-    n_cut = full_length - max(map(len, asked.ids))
-    return _Asked(asked.index, asked.texts, asked.ids, n_cut)
-
-
-def _ask_both(engine: Engine, index: int, sample: Sample, prompt: Messages) -> _Asked:
-    questions = [
-        ask(engine.recipe, prompt, first, second, engine.control)
-        for first, second in ((sample.a, sample.b), (sample.b, sample.a))
+def _longest_first(asked: Sequence[Asked], n_shared: int) -> list[Text]:
+    """The texts of requests that begin alike beside each other, those with the longest first."""
+    ordered = sorted(asked, key=lambda one: one.ids)
+    groups = [
+        [ordered[place] for place in family]
+        for family in families([one.ids for one in ordered], n_shared)
     ]
-    ab, ba = (rendered(engine, question) for question in questions)
-    if engine.recipe.mode == "direct":
-        ab, ba = (verdict_text(engine.recipe, text) for text in (ab, ba))
-    return _Asked(index, (ab, ba), (_tokens(engine, ab), _tokens(engine, ba)))
-
-
-def _reserve(engine: Engine) -> int:
-    """Tokens that a question needs after its text: the rationale and the ending."""
-    if engine.recipe.mode == "direct":
-        return 0
-    ending = engine.tokenizer(f"\n{engine.recipe.ending}", add_special_tokens=False)["input_ids"]
-    return engine.recipe.max_rationale_tokens + len(ending) + 1
-
-
-def _tokens(engine: Engine, text: str) -> list[int]:
-    # A chat template writes the mark of the text's beginning itself.
-    ids: list[int] = engine.tokenizer(text, add_special_tokens=not _uses_chat(engine))["input_ids"]
-    while ids and ids[-1] in engine.eos_ids and not _uses_chat(engine):
-        ids.pop()  # some tokenizers close every text; the judge is to go on
-    return ids
-
-
-@torch.inference_mode()
-def _answer(engine: Engine, texts: list[str], ids: list[list[int]]) -> list[Answer]:
-    """One batch: rationales if the mode has them, then the answer's log-probabilities."""
-    recipe = engine.recipe
-    if recipe.mode == "direct":
-        logits = _read(engine, ids).logits[:, -1]
-        return _answers(engine, logits, texts, [""] * len(texts), ids)
-    written, cache, n_padding = _write_rationales(engine, ids)
-    rationales, full_texts, full_ids = [], [], []
-    for text, tokens in zip(texts, written, strict=True):
-        words = engine.tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        rationale = tidy_rationale(recipe, words, engine.control)
-        whole = verdict_text(recipe, text, rationale)
-        whole_ids = _tokens(engine, whole)
-        while rationale and len(whole_ids) > engine.max_context:
-            # Broken characters take more tokens when read again than when they were written.
-            rationale = rationale[: len(rationale) * 3 // 4].rstrip()
-            whole = verdict_text(recipe, text, rationale)
-            whole_ids = _tokens(engine, whole)
-        rationales.append(rationale)
-        full_texts.append(whole)
-        full_ids.append(whole_ids)
-    if not _is_plain_cache(cache):
-        # Sliding windows and recurrent states cannot be taken up in the middle of a row.
-        logits = _read(engine, full_ids).logits[:, -1]
-    else:
-        in_cache = [row + tokens for row, tokens in zip(ids, written, strict=True)]
-        logits = _read_on(engine, cache, n_padding, in_cache, full_ids)
-    return _answers(engine, logits, full_texts, rationales, full_ids)
-
-
-def _answers(
-    engine: Engine,
-    logits: torch.Tensor,  # (rows, vocabulary), of the last position alone
-    texts: list[str],
-    rationales: list[str],
-    ids: list[list[int]],
-) -> list[Answer]:
-    logits = logits.float()
-    normaliser = logits.logsumexp(-1)  # (rows,)
-    both = []
-    for spellings in (engine.first_ids, engine.second_ids):
-        index = torch.tensor(spellings, device=logits.device)
-        logp = logits.index_select(-1, index).logsumexp(-1) - normaliser
-        # Rounding may leave it a hair above 0; an impossible token must stay a finite number.
-        both.append(logp.clamp(min=-1e4, max=0.0).tolist())
+    groups.sort(key=lambda group: -max(len(one.ids) + one.n_needed for one in group))
     return [
-        Answer(
-            text=text, rationale=rationale, logp_first=first, logp_second=second, n_tokens=len(row)
-        )
-        for text, rationale, first, second, row in zip(
-            texts, rationales, both[0], both[1], ids, strict=True
-        )
+        Text(one, number, family)
+        for family, group in enumerate(groups)
+        for one in group
+        for number in range(one.n_texts)
     ]
 
 
-def _read(engine: Engine, ids: list[list[int]]) -> Any:
-    """One forward pass over left-padded rows; logits of the last position where the model can."""
-    tokens, mask = _left_padded(ids, engine.device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return _forward(engine, tokens, mask, positions, None)
+def _batch_size(waiting: Sequence[Text], n_shared: int, budget: int) -> int:
+    """How many of the texts fit the budget, at least two: the orders of one comparison.
 
-
-def _write_rationales(
-    engine: Engine, ids: list[list[int]]
-) -> tuple[list[list[int]], Any, list[int]]:
-    """Greedy rationales.
-
-    Returns: the tokens that each row wrote, without its end mark; the cache, which may lack the
-    last of them; and how many slots of padding each row has in it.
+    It does not end in the midst of texts that begin alike, unless they fill it alone.
     """
-    tokens, mask = _left_padded(ids, engine.device)
-    width = tokens.shape[1]
-    n_padding = [width - len(row) for row in ids]
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    written: list[list[int]] = [[] for _ in ids]
-    ended = [False] * len(ids)
-    cache = None
-    for step in range(engine.recipe.max_rationale_tokens):
-        output = _forward(engine, tokens, mask, positions, cache)
-        cache = output.past_key_values
-        chosen = output.logits[:, -1].argmax(-1)  # (rows,)
-        for row, token in enumerate(chosen.tolist()):
-            ended[row] = ended[row] or token in engine.eos_ids
-            if not ended[row]:
-                written[row].append(token)
-        if step % STOP_EVERY == STOP_EVERY - 1:
-            for row, so_far in enumerate(written):
-                ended[row] = ended[row] or _has_stopped(engine, so_far)
-        if all(ended):
-            break
-        tokens = chosen[:, None]
-        # An ended row goes on in its slots; what it reads there is masked when the text is read on.
-        mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
-        positions = positions[:, -1:] + 1
-    return written, cache, n_padding
+    width = 0
+    for size, text in enumerate(waiting):
+        width = max(width, len(text.asked.ids) + text.asked.n_needed - n_shared)
+        if (size + 1) * width > budget and size >= 2:
+            begins = [n for n in range(size) if waiting[n].family == text.family]
+            return (begins[0] if begins else size) or size
+    return len(waiting)
 
 
-def _has_stopped(engine: Engine, tokens: list[int]) -> bool:
-    words = engine.tokenizer.decode(tokens, skip_special_tokens=True)
-    return any(stop in words for stop in stop_marks(engine.recipe))
+def _n_tokens(batch: Sequence[Text], n_shared: int) -> int:
+    width = max(len(text.asked.ids) + text.asked.n_needed for text in batch) - n_shared
+    return len(batch) * width
 
 
-def _read_on(
-    engine: Engine,
-    cache: Any,
-    n_padding: list[int],
-    in_cache: list[list[int]],
-    ids: list[list[int]],
-) -> torch.Tensor:
-    """Logits after each row of `ids`, (rows, vocabulary), reading only what the cache lacks.
-
-    A row keeps of the cache what its text has in common with what was read and written, token by
-    token; the slots after that are masked, and the rest of the text follows at its own positions.
-    """
-    n_slots = cache.get_seq_length()
-    rest, start = [], []
-    mask = torch.zeros((len(ids), n_slots), dtype=torch.long)
-    for row, (old, new) in enumerate(zip(in_cache, ids, strict=True)):
-        # At least the last token is read: its logits are what we want.
-        limit = min(len(old), len(new) - 1, n_slots - n_padding[row])
-        common = next((i for i in range(limit) if old[i] != new[i]), limit)
-        mask[row, n_padding[row] : n_padding[row] + common] = 1
-        rest.append(new[common:])
-        start.append(common)
-    tokens, rest_mask = _left_padded(rest, engine.device)
-    mask = torch.cat([mask.to(engine.device), rest_mask], dim=1)
-    positions = (rest_mask.cumsum(-1) - 1).clamp(min=0)
-    positions = positions + torch.tensor(start, device=engine.device)[:, None]
-    logits: torch.Tensor = _forward(engine, tokens, mask, positions, cache).logits[:, -1]
-    return logits
-
-
-def _forward(
-    engine: Engine, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
-) -> Any:
-    options: dict[str, Any] = {"use_cache": True}
-    if engine.reads_last_logits_only:
-        options["logits_to_keep"] = 1  # (rows, 1, vocabulary) instead of one row for every token
-    return engine.model(
-        input_ids=tokens,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        **options,
+def _reply(texts: Sequence[Text]) -> Reply:
+    """What one request came to."""
+    texts = sorted(texts, key=lambda text: text.number)
+    said = [Said(logps=text.logps, text=text.whole, rationale=text.rationale) for text in texts]
+    write = texts[0].asked.request.write
+    if write is not None and len(said) < write.n:
+        said *= write.n  # greedy: all the same
+    n_written = sum(len(text.written) for text in texts)
+    return Reply(
+        said=tuple(said),
+        n_tokens_read=max(0, sum(len(text.ids) for text in texts) - n_written),
+        n_tokens_written=n_written,
+        seconds=sum(text.seconds for text in texts),
     )
 
 
-def _left_padded(ids: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, both (rows, longest), padding on the left."""
-    width = max(map(len, ids))
-    tokens = torch.tensor([[row[0]] * (width - len(row)) + row for row in ids], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
-    return tokens, mask
-
-
-def _is_plain_cache(cache: Any) -> bool:
-    """Whether every layer keeps keys and values of all tokens in their order."""
-    layers: list[Any] = getattr(cache, "layers", [])
-    return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
-
-
-def _is_path(model: str) -> bool:
-    """A hub id is `owner/name` or `name`; everything else is a folder."""
-    return model.startswith((os.sep, ".", "~")) or model.count("/") > 1 or Path(model).is_dir()
-
-
-def _dtype(recipe: JudgeRecipe, device: torch.device) -> Any:
-    if recipe.dtype != "auto":
-        return getattr(torch, recipe.dtype)
-    return torch.float32 if device.type == "cpu" else "auto"
-
-
-def _max_context(model: Any, tokenizer: Any, recipe: JudgeRecipe) -> int:
-    """Tokens that model, tokenizer and recipe all allow."""
-    limits = [
-        getattr(model.config.get_text_config(), "max_position_embeddings", None),
-        tokenizer.model_max_length,
-        recipe.max_context,
-    ]
-    # Tokenizers without a limit say 1e30.
-    known = [int(limit) for limit in limits if limit and limit < 1e9]
-    return min(known, default=10**9)
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    ids: set[Any] = {tokenizer.eos_token_id}
-    for config in (model.generation_config, model.config):
-        eos: Any = getattr(config, "eos_token_id", None)
-        ids.update(eos if isinstance(eos, list | tuple) else [eos])
-    return frozenset(token for token in ids if token is not None)
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

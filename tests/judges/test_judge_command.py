@@ -39,13 +39,14 @@ import django
 django.setup()
 from django.core.management import call_command
 from judges.ml import engine
-read = engine._answer
-def noted(loaded, texts, ids):
+ask = engine.ask_with_rows
+def noted(model, wording, batch, *rest):
+    sections = [text.asked.text.split("=== USER ===\\n")[1] for text in batch]
     with open(sys.argv[1], "a") as notes:
-        for text in texts[::2]:
-            notes.write(text.split("=== USER ===\\n")[1].split("\\n")[0] + "\\n")
-    return read(loaded, texts, ids)
-engine._answer = noted
+        for prompt in {section.split("\\n")[0] for section in sections}:
+            notes.write(prompt + "\\n")
+    return ask(model, wording, batch, *rest)
+engine.ask_with_rows = noted
 call_command("judge", *sys.argv[2:])
 """
 

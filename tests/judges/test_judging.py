@@ -244,12 +244,15 @@ def test_a_trial_shows_both_orders_and_counts_for_nothing(tiny_judge):
 
     trial.refresh_from_db()
     assert trial.status == "succeeded"
-    ab, ba = trial.result["orders"]
+    ab, ba = trial.result["questions"]
+    assert (ab["name"], ba["name"]) == ("ab", "ba")
     assert comparison.response_a.messages[0]["content"] in ab["text"].split("RESPONSE 2")[0]
     assert comparison.response_b.messages[0]["content"] in ba["text"].split("RESPONSE 2")[0]
-    prob_a_ab = ab["prob_first"] / (ab["prob_first"] + ab["prob_second"])
-    prob_a_ba = ba["prob_second"] / (ba["prob_first"] + ba["prob_second"])
-    assert trial.result["prob_a"] == pytest.approx((prob_a_ab + prob_a_ba) / 2)
+    first, second = (
+        [answer["prob"] / question["mass"] for answer in question["answers"]]
+        for question in (ab, ba)
+    )
+    assert trial.result["prob_a"] == pytest.approx((first[0] + second[1]) / 2)
     assert ab["rationale"] in ab["text"]
     assert not Verdict.objects.exists()
     assert not Preference.objects.exists()

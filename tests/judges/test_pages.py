@@ -329,9 +329,9 @@ def test_a_judge_is_tried_by_a_worker_and_the_page_shows_all_it_read(
     assert "hx-trigger" not in done
     trial.refresh_from_db()
     assert f"{trial.result['prob_a']:.3f}" in done
-    for order in trial.result["orders"]:
-        assert f"{order['mass']:.4f}" in done
-        assert f"{order['prob_first']:.4f}" in done
+    for question in trial.result["questions"]:
+        assert f"{question['mass']:.4f}" in done
+        assert f"{question['answers'][0]['prob']:.4f}" in done
     assert done.count("=== RESPONSE 1 ===") == 2
     assert "Preferred Response=" in done
 

@@ -77,8 +77,8 @@ def test_a_recipe_survives_its_way_through_json():
     recipe = JudgeRecipe(exemplars=(exemplar,), mode="direct", max_context=512)
 
     assert recipe_from(recipe_values(recipe)) == recipe
-    with pytest.raises(ValueError, match="no temperature"):
-        recipe_from({"temperature": 1})
+    with pytest.raises(ValueError, match="no patience"):
+        recipe_from({"patience": 1})
     with pytest.raises(ValueError, match="mode"):
         recipe_from({"mode": "loud"})
 

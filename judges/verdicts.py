@@ -1,0 +1,148 @@
+"""What a judge said, as rows: its verdict, and the preference of its rater."""
+
+import math
+from typing import Any
+
+from judges.ml.modes import Outcome, Question
+from judges.ml.verdict import Logps, mean_and_error, read_both_orders, says_tie
+from judges.models import JudgeRun, JudgeVersion, Verdict
+from labeling.judgements import choice_of, record_judgement
+from labeling.models import Choice, Comparison
+
+
+def verdict_of(
+    run: JudgeRun | None, version: JudgeVersion, comparison: Comparison, outcome: Outcome
+) -> Verdict:
+    """An outcome as a row that is not saved yet. What could not be asked says nothing for either
+    side: it is unparsed, and says why."""
+    verdict = Verdict(
+        run=run,
+        version=version,
+        comparison=comparison,
+        prob_a=outcome.prob_a,
+        prob_tie=outcome.reading.prob_tie if outcome.reading else None,
+        score_a=outcome.score_a,
+        score_b=outcome.score_b,
+        standard_error=outcome.standard_error,
+        answer_mass_ab=outcome.answer_mass_ab,
+        answer_mass_ba=outcome.answer_mass_ba,
+        parsed=outcome.parsed,
+        rationale_ab=outcome.rationale_ab,
+        rationale_ba=outcome.rationale_ba,
+        aspects=dict(outcome.aspects),
+        raw=dict(outcome.raw),
+        measured_by=outcome.measured_by,
+        n_tokens=outcome.n_tokens,
+        n_tokens_written=outcome.n_tokens_written,
+        n_tokens_cut=outcome.n_tokens_cut,
+        cost=outcome.cost,
+        seconds=outcome.seconds,
+        problem=outcome.problem[:300],
+    )
+    for order, logps in (("ab", outcome.logp_ab), ("ba", outcome.logp_ba)):
+        for answer, logp in zip(("first", "second", "tie"), logps, strict=False):
+            setattr(verdict, f"logp_{order}_{answer}", logp)
+    return verdict
+
+
+def record_verdict(verdict: Verdict) -> None:
+    """Keep a saved verdict as the one current preference of the judge's rater."""
+    prob_a_ab, prob_a_ba = probs_by_order(verdict)
+    tie = says_tie(verdict.prob_a, verdict.prob_tie)
+    record_judgement(
+        verdict.version.rater,
+        verdict.comparison,
+        prob_a=verdict.prob_a,
+        prob_a_ab=prob_a_ab,
+        prob_a_ba=prob_a_ba,
+        parsed=verdict.parsed,
+        choice=Choice.TIE if tie else choice_of(verdict.prob_a),
+        rationale=verdict.rationale_ab,
+        aspects={name: choice_of(prob) for name, prob in verdict.aspects.items()},
+        seconds=verdict.seconds,
+    )
+
+
+def probs_by_order(verdict: Verdict) -> tuple[float | None, float | None]:
+    """Probability that A is better with A shown first, and with B shown first: their mean is
+    `prob_a`. None of a judge that has no orders, or that was not asked."""
+    pairs = [_logps(verdict)]
+    if "samples" in verdict.raw:
+        pairs = [
+            (_from_json(one["logp_ab"]), _from_json(one["logp_ba"]))
+            for one in verdict.raw["samples"]
+        ]
+    if not pairs[0][0]:
+        return None, None
+    readings = [read_both_orders(*pair) for pair in pairs]
+    return (
+        mean_and_error([reading.prob_a_ab for reading in readings])[0],
+        mean_and_error([reading.prob_a_ba for reading in readings])[0],
+    )
+
+
+def _logps(verdict: Verdict) -> tuple[Logps, Logps]:
+    """Of both orders; empty where the verdict has none."""
+    names = ("first", "second", "tie")
+    ab, ba = (
+        [getattr(verdict, f"logp_{order}_{name}") for name in names] for order in ("ab", "ba")
+    )
+    return (
+        tuple(value for value in ab if value is not None),
+        tuple(value for value in ba if value is not None),
+    )
+
+
+def _from_json(logps: list[float | None]) -> Logps:
+    """JSON has no infinity: null is an answer that is impossible."""
+    return tuple(-math.inf if value is None else value for value in logps)
+
+
+def as_trial(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as the result of a trial, in JSON: {"problem", "n_tokens_cut", "n_tokens",
+    "seconds", "prob_a", "parsed", …, "questions": [{"name", "text", "rationale", "answers":
+    [{"answer", "prob"}, …], "mass"}, …]}; what a mode has no word for is null."""
+    reading = outcome.reading
+    return {
+        "problem": outcome.problem,
+        "prob_a": outcome.prob_a,
+        "parsed": outcome.parsed,
+        "says_tie": says_tie(outcome.prob_a, reading.prob_tie if reading else None),
+        "prob_a_ab": reading.prob_a_ab if reading else None,
+        "prob_a_ba": reading.prob_a_ba if reading else None,
+        "prob_tie": reading.prob_tie if reading else None,
+        "mean_logit": _finite(reading.mean_logit) if reading else None,
+        "position_bias": _finite(reading.position_bias) if reading else None,
+        "consistent": reading.consistent if reading else None,
+        "score_a": outcome.score_a,
+        "score_b": outcome.score_b,
+        "standard_error": outcome.standard_error,
+        "aspects": dict(outcome.aspects),
+        "raw": dict(outcome.raw),
+        "measured_by": outcome.measured_by,
+        "n_tokens": outcome.n_tokens,
+        "n_tokens_written": outcome.n_tokens_written,
+        "n_tokens_cut": outcome.n_tokens_cut,
+        "cost": outcome.cost,
+        "seconds": outcome.seconds,
+        "questions": [_question(question) for question in outcome.questions],
+    }
+
+
+def _question(question: Question) -> dict[str, Any]:
+    probs = [math.exp(logp) for logp in question.logps]
+    return {
+        "name": question.name,
+        "text": question.text,
+        "rationale": question.rationale,
+        "answers": [
+            {"answer": answer, "prob": prob}
+            for answer, prob in zip(question.answers, probs, strict=True)
+        ],
+        "mass": min(1.0, math.fsum(probs)),
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None

@@ -36,13 +36,14 @@ class Reading:
     """Both orders name the same response."""
     parsed: bool
 
-    @property
-    def says_tie(self) -> bool:
-        """A tie is more probable than either response."""
-        if self.prob_tie is None:
-            return self.prob_a == 0.5
-        prob_a_alone = self.prob_a - self.prob_tie / 2
-        return self.prob_tie > max(prob_a_alone, 1 - self.prob_tie - prob_a_alone)
+
+def says_tie(prob_a: float, prob_tie: float | None) -> bool:
+    """Whether a tie is more probable than either response; where a judge has no answer for ties,
+    exactly one half is one."""
+    if prob_tie is None:
+        return prob_a == 0.5
+    a_alone = prob_a - prob_tie / 2
+    return prob_tie > max(a_alone, 1 - prob_tie - a_alone)
 
 
 def read_both_orders(logp_ab: Logps, logp_ba: Logps, min_answer_mass: float = 0.5) -> Reading:

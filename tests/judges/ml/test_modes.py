@@ -11,6 +11,7 @@ from judges.ml.asking import Reply, Request, Said
 from judges.ml.config import Aspect, Exemplar, JudgeRecipe
 from judges.ml.modes import judge, jury_outcome, requests_for, reward_outcome
 from judges.ml.questions import Sample, draw_principle
+from judges.ml.verdict import says_tie
 
 EGG = [{"role": "user", "content": "How do I boil an egg?"}]
 TEN = [{"role": "assistant", "content": "Ten minutes in water."}]
@@ -121,7 +122,7 @@ def test_a_tie_is_a_third_answer_and_half_of_it_speaks_for_either():
     assert outcome.reading.prob_a_ab == pytest.approx(0.375 + 0.25)
     assert outcome.reading.prob_a_ba == pytest.approx(0.25 + 0.25)
     assert outcome.prob_a == pytest.approx(0.5625)
-    assert outcome.says_tie
+    assert says_tie(outcome.prob_a, outcome.reading.prob_tie)
     assert outcome.answer_mass_ab == pytest.approx(0.8)
     assert known.asked[0].answers == ("1", "2", "3")
     assert "the preferred response is 3." in known.asked[0].task
@@ -134,7 +135,7 @@ def test_a_tie_that_is_less_probable_than_a_response_is_none():
 
     outcome = outcome_of(known, JudgeRecipe(mode="direct", ties=True))
 
-    assert not outcome.says_tie
+    assert not says_tie(outcome.prob_a, outcome.reading.prob_tie)
     assert outcome.prob_a == pytest.approx(0.7)
 
 
@@ -203,7 +204,7 @@ def test_rewards_become_a_probability_by_bradley_and_terry():
 
     assert outcome.prob_a == pytest.approx(0.731059, abs=5e-7)
     assert (outcome.score_a, outcome.score_b, outcome.parsed) == (1.5, 0.5, True)
-    assert reward_outcome(2.0, 2.0, n_tokens=20).says_tie
+    assert says_tie(reward_outcome(2.0, 2.0, n_tokens=20).prob_a, None)
     broken = reward_outcome(math.nan, 1.0, n_tokens=20)
     assert (broken.parsed, broken.problem) == (False, "The reward model gave no number.")
 

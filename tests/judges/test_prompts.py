@@ -130,7 +130,12 @@ def test_a_new_judge_may_begin_with_the_words_of_a_prompt(lead, project):
     assert (form["preamble"].value(), form["ending"].value()) == ("Be terse.", "Better=")
     assert (form["prompt_name"].value(), form["preamble_kind"].value()) == ("terse", "own")
     assert "Hidden." not in page
-    kept = form_values(preamble="Be terse.", ending="Better=", prompt_name="terse")
+    kept = form_values(
+        preamble="Be terse.",
+        ending="Better=",
+        prompt_name="terse",
+        rationale_request=JudgeRecipe().rationale_request,
+    )
     lead.post(f"{route}?prompt={terse.pk}", kept)
     assert JudgeVersion.objects.get().prompt == terse
 

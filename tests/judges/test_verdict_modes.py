@@ -76,8 +76,9 @@ def test_a_tie_that_is_most_probable_is_the_choice(tiny_judge):
         )
     ]
     assert verdict.prob_tie == pytest.approx(sum(of_answers) / 2)
-    reading = read_both_orders((-2.0, -2.0, -0.5), (-2.0, -2.1, -0.5))
-    outcome = Outcome(prob_a=reading.prob_a, parsed=True, reading=reading, logp_ab=(-2, -2, -0.5))
+    ab, ba = (-2.0, -2.0, -0.5), (-2.0, -2.1, -0.5)
+    reading = read_both_orders(ab, ba)
+    outcome = Outcome(prob_a=reading.prob_a, parsed=True, reading=reading, logp_ab=ab, logp_ba=ba)
     other, _ = judge_version(project, "other", "owner/model", recipe)
     tied = verdict_of(None, other, comparison, outcome)
     tied.save()

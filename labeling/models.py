@@ -407,7 +407,7 @@ class Assignment(models.Model):
         REPEAT = "repeat"  # an earlier pair of their own, sides exchanged
 
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="assignments")
-    # No index of its own: "assignment_of_rater" begins with it, and SQLite would take the wrong one.
+    # "assignment_of_rater" begins with it; of two indexes SQLite would choose the wrong one.
     rater = models.ForeignKey(Rater, models.CASCADE, related_name="assignments", db_index=False)
     state = models.CharField(max_length=10, choices=State, default=State.LEASED)
     stream = models.CharField(max_length=15, choices=Stream, default=Stream.QUEUE)

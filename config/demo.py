@@ -23,11 +23,13 @@ import numpy as np
 from django.core.management import call_command
 from django.utils import timezone
 
-from judges.judging import carry_out as carry_out_judge_run
-from judges.judging import figures_of, judge_version, new_run, notice_death, requeue
+from judges.figures import figures_of
+from judges.judging import judge_version
 from judges.ml.config import JudgeRecipe
 from judges.ml.questions import question_text, verdict_text
 from judges.models import JudgeRun, JudgeVersion, Verdict
+from judges.runs import carry_out as carry_out_judge_run
+from judges.runs import new_run, notice_death, requeue
 from labeling import microworld
 from labeling.agreement import CHOICES, krippendorff_alpha
 from labeling.imports.importing import import_file

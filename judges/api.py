@@ -11,9 +11,16 @@ from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from judges.judging import RunActive, new_run, requeue
 from judges.models import JudgeRun
-from judges.serializers import JudgeRunSerializer, JudgeSerializer, LaunchSerializer
+from judges.runs import BudgetUnknown, RunActive, add_worker, new_run, raise_budget, requeue
+from judges.selection import selection_of
+from judges.serializers import (
+    JudgeRunSerializer,
+    JudgeSerializer,
+    LaunchSerializer,
+    OneJudgeRunSerializer,
+    ResumeSerializer,
+)
 from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
@@ -62,14 +69,16 @@ class JudgeRuns(ListAPIView):
         left."""
         given = LaunchSerializer(data=request.data, context={"project": request.project})
         given.is_valid(raise_exception=True)
-        version = given.validated_data["version"]
+        wanted = dict(given.validated_data)
+        version, which = wanted.pop("version"), wanted.pop("select")
+        wanted["selection"] = selection_of(which)
         try:
             with transaction.atomic():
-                run = new_run(version, given.validated_data["limit"], request.user)
+                run = new_run(version, user=request.user, **wanted)
                 if not run.n_total:
                     raise Conflict(f"{version} has nothing left to judge.")
                 run.enqueue()
-        except RunActive as error:
+        except (RunActive, BudgetUnknown) as error:
             raise Conflict(str(error)) from None
         return Response(JudgeRunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
 
@@ -77,11 +86,11 @@ class JudgeRuns(ListAPIView):
 @extend_schema(tags=["Judges"])
 class OneJudgeRun(GenericAPIView):
     allowed = {"GET": "view"}
-    serializer_class = JudgeRunSerializer
+    serializer_class = OneJudgeRunSerializer
 
     def get(self, request: Request, slug: str, pk: int) -> Response:
-        """How far a run is; `result` is what `judge --json` prints."""
-        return Response(JudgeRunSerializer(get_object_or_404(_runs(request), pk=pk)).data)
+        """How far a run is; `result` is what `judge --json` prints at its end."""
+        return Response(OneJudgeRunSerializer(get_object_or_404(_runs(request), pk=pk)).data)
 
 
 @extend_schema(tags=["Judges"])
@@ -92,10 +101,43 @@ class CancelJudgeRun(GenericAPIView):
     @extend_schema(request=None, responses={200: JudgeRunSerializer})
     @idempotent
     def post(self, request: Request, slug: str, pk: int) -> Response:
-        """Stop a run: at once while it waits, after the batch in hand while it works."""
+        """Stop a run. What its workers hold is dropped within seconds; what is judged is kept."""
         run = get_object_or_404(_runs(request), pk=pk)
         run.request_cancel()
         return Response(JudgeRunSerializer(run).data)
+
+
+@extend_schema(tags=["Judges"])
+class PauseJudgeRun(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = JudgeRunSerializer
+
+    @extend_schema(request=None, responses={200: JudgeRunSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Let a run keep its place: at once while it waits, after the batch in hand while it
+        works."""
+        run = get_object_or_404(_runs(request), pk=pk)
+        run.request_pause()
+        return Response(JudgeRunSerializer(run).data)
+
+
+@extend_schema(tags=["Judges"])
+class AnotherWorker(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = JudgeRunSerializer
+
+    @extend_schema(request=None, responses={202: JudgeRunSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Let one more worker share a run; 409 if it has ended."""
+        run = get_object_or_404(_runs(request), pk=pk)
+        with transaction.atomic():
+            if not add_worker(run):
+                raise Conflict(f"This run is {run.status}: nobody is at work on it.")
+            run.refresh_from_db()
+            run.wake_worker()
+        return Response(JudgeRunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
 
 
 @extend_schema(tags=["Judges"])
@@ -103,24 +145,27 @@ class ResumeJudgeRun(GenericAPIView):
     allowed = {"POST": "lead"}
     serializer_class = JudgeRunSerializer
 
-    @extend_schema(request=None, responses={202: JudgeRunSerializer})
+    @extend_schema(request=ResumeSerializer, responses={202: JudgeRunSerializer})
     @idempotent
     def post(self, request: Request, slug: str, pk: int) -> Response:
-        """Queue a stopped run again; what it has judged is kept."""
+        """Queue a stopped run again, perhaps with other limits; what it has judged is kept."""
         run = get_object_or_404(_runs(request), pk=pk)
+        given = ResumeSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
         try:
             with transaction.atomic():
+                raise_budget(run, **given.validated_data)
                 if not requeue(run):
                     raise Conflict(f"This run is {run.status}: there is nothing to resume.")
                 run.enqueue()
-        except RunActive as error:
+        except (RunActive, BudgetUnknown) as error:
             raise Conflict(str(error)) from None
         return Response(JudgeRunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
 
 
 def _runs(request: Request) -> Any:
     runs = JudgeRun.objects.filter(version__judge__project=request.project)
-    return runs.select_related("version__judge")
+    return runs.select_related("version__judge", "version__server")
 
 
 PROJECT = "projects/<slug:slug>/"
@@ -131,5 +176,7 @@ urlpatterns = [
     path(f"{PROJECT}judge-runs/", JudgeRuns.as_view(), name="runs"),
     path(f"{PROJECT}judge-runs/<int:pk>/", OneJudgeRun.as_view(), name="run"),
     path(f"{PROJECT}judge-runs/<int:pk>/cancel/", CancelJudgeRun.as_view(), name="cancel"),
+    path(f"{PROJECT}judge-runs/<int:pk>/pause/", PauseJudgeRun.as_view(), name="pause"),
     path(f"{PROJECT}judge-runs/<int:pk>/resume/", ResumeJudgeRun.as_view(), name="resume"),
+    path(f"{PROJECT}judge-runs/<int:pk>/worker/", AnotherWorker.as_view(), name="worker"),
 ]

@@ -26,8 +26,11 @@ from judges.ml.config import (
 )
 from judges.models import JudgeVersion, PromptVersion
 from judges.prompts import with_words
+from judges.selection import Which, selection_of
 from labeling.forms import LinesField, check_model_name
 from labeling.models import Choice, Comparison, Project
+
+MOST = 2**31 - 1
 
 # Settings of the recipe that the form has a field of the same name for; the rest stays as it was.
 RECIPE_FIELDS = (
@@ -397,12 +400,51 @@ class JudgeForm(forms.Form):
 
 
 class LaunchForm(forms.Form):
-    version = forms.ModelChoiceField(JudgeVersion.objects.none())
-    limit = forms.IntegerField(required=False, min_value=1)
+    """What a run is to judge; the names of the cleaned values are those of runs.new_run."""
 
-    def __init__(self, *args: Any, versions: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    version = forms.ModelChoiceField(JudgeVersion.objects.none(), widget=forms.HiddenInput)
+    which = forms.ChoiceField(
+        label=_lazy("Which comparisons"), choices=Which.choices, required=False
+    )
+    limit = forms.IntegerField(label=_lazy("At most"), required=False, min_value=1, max_value=MOST)
+    most_tokens = forms.IntegerField(
+        label=_lazy("Pause before more tokens than"), required=False, min_value=1, max_value=MOST
+    )
+    most_cost = forms.FloatField(
+        label=_lazy("Pause before a cost of more than"), required=False, min_value=0
+    )
+    workers = forms.IntegerField(
+        label=_lazy("Workers that share it"), required=False, min_value=1, max_value=100
+    )
+
+    def __init__(
+        self, *args: Any, versions: Any, newest: JudgeVersion | None = None, **kwargs: Any
+    ) -> None:
+        initial = {"version": newest, "which": Which.ALL, "workers": 1}
+        super().__init__(*args, initial=initial, label_suffix="", **kwargs)
         self.fields["version"].queryset = versions
+        if newest is not None and newest.server is None:
+            del self.fields["most_cost"]  # a model in our own worker has no price
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean()
+        values["selection"] = selection_of(values.pop("which", "") or Which.ALL)
+        values["workers"] = values.get("workers") or 1
+        return values
+
+
+class ResumeForm(forms.Form):
+    """The limits with which a stopped run goes on; empty is as it was."""
+
+    most_tokens = forms.IntegerField(
+        label=_lazy("Pause before more tokens than"), required=False, min_value=1, max_value=MOST
+    )
+    most_cost = forms.FloatField(
+        label=_lazy("Pause before a cost of more than"), required=False, min_value=0
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, label_suffix="", **kwargs)
 
 
 class TrialForm(forms.Form):

@@ -1,13 +1,16 @@
 """AI judges: what they are asked, their runs, and the raw numbers of every verdict."""
 
+import socket
+from datetime import timedelta
 from typing import Self
 
 from django.conf import settings
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Avg, Count, F, Q, Sum
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _lazy
 
-from labeling.jobs import Job
+from labeling.jobs import Job, JobQuerySet, process_lives
 from labeling.models import Comparison, Project, Rater
 
 
@@ -114,8 +117,24 @@ class JudgeVersion(models.Model):
         return f"{self.judge} v{self.number}"
 
 
+class JudgeRunQuerySet(JobQuerySet):
+    def unfinished(self) -> Self:
+        """Runs that are at work, wait for a worker, or keep their place while they are paused."""
+        return self.filter(status__in=[Job.Status.QUEUED, Job.Status.RUNNING, Job.Status.PAUSED])
+
+    def orphaned(self) -> Self:
+        """Running runs whose workers are all processes of this machine that are gone."""
+        running = self.filter(status=Job.Status.RUNNING).prefetch_related("workers")
+        gone = [run.pk for run in running if run.is_deserted]
+        return self.filter(status=Job.Status.RUNNING, pk__in=gone)
+
+
 class JudgeRun(Job):
-    """A judge version put to work on comparisons of its project."""
+    """A judge version put to work on comparisons of its project.
+
+    Several processes may share it: `worker` names the one that started it and stands for this start
+    of the run, and each of them has a RunWorker row.
+    """
 
     version = models.ForeignKey(JudgeVersion, models.CASCADE, related_name="runs")
     limit = models.PositiveIntegerField(null=True, blank=True)
@@ -127,18 +146,121 @@ class JudgeRun(Job):
     # The run pauses before it would spend more; empty: no limit.
     most_tokens = models.PositiveBigIntegerField(null=True, blank=True)
     most_cost = models.FloatField(null=True, blank=True)
+    workers_wanted = models.PositiveSmallIntegerField(default=1)
+    pause_requested = models.BooleanField(default=False)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
     result = models.JSONField(default=dict)  # what `judge --json` prints
 
+    objects = JudgeRunQuerySet.as_manager()
+
     def __str__(self) -> str:
         return f"{self.version} run {self.pk}"
 
     def enqueue(self) -> None:
+        for _worker in range(self.workers_wanted):
+            self.wake_worker()
+
+    def wake_worker(self) -> None:
+        """Send a message that has one worker start the run, or share it."""
         from judges.tasks import run_judge
 
         run_judge.delay_on_commit(self.pk)
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether every process that works on it was one of this machine, and is gone.
+
+        Only for who sees all processes of this machine: see JobQuerySet.orphaned.
+        """
+        names = [worker.name for worker in self.workers.all() if worker.left_at is None]
+        for name in names or [self.worker]:
+            host, _, rest = name.partition(":")
+            pid = rest.partition(":")[0]
+            if host != socket.gethostname() or (pid.isdigit() and process_lives(int(pid))):
+                return False
+        return True
+
+    def request_pause(self) -> None:
+        """Pause a queued run now, and a running one when its workers have kept what they hold."""
+        JudgeRun.objects.filter(pk=self.pk, status=Job.Status.QUEUED).update(
+            status=Job.Status.PAUSED, finished_at=timezone.now()
+        )
+        JudgeRun.objects.filter(pk=self.pk, status=Job.Status.RUNNING).update(pause_requested=True)
+        self.refresh_from_db()
+
+    def request_cancel(self) -> None:
+        """End the run now. Its workers see it within a second or two and drop what they hold; they
+        could keep nothing of it any more."""
+        JudgeRun.objects.unfinished().filter(pk=self.pk).update(
+            status=Job.Status.CANCELLED, finished_at=timezone.now()
+        )
+        self.refresh_from_db()
+
+    @transaction.atomic
+    def requeue(self) -> bool:
+        queued = super().requeue()
+        if queued:
+            # Whoever still has a row or a claim belongs to an earlier start, and may write no more.
+            JudgeRun.objects.filter(pk=self.pk).update(pause_requested=False)
+            self.pause_requested = False
+            self.workers.filter(left_at=None).update(left_at=timezone.now())
+            self.claims.all().delete()
+        return queued
+
+
+class RunWorkerQuerySet(models.QuerySet):
+    def present(self) -> Self:
+        """Those that have not left and were heard of lately."""
+        deadline = timezone.now() - timedelta(seconds=3 * settings.PREFLOOP_HEARTBEAT_SECONDS)
+        return self.filter(left_at=None, heartbeat_at__gte=deadline)
+
+    def silent(self) -> Self:
+        """Those that have not left, and have missed three heartbeats."""
+        deadline = timezone.now() - timedelta(seconds=3 * settings.PREFLOOP_HEARTBEAT_SECONDS)
+        return self.filter(left_at=None, heartbeat_at__lt=deadline)
+
+
+class RunWorker(models.Model):
+    """A process at work on a run, from when it comes to when it leaves."""
+
+    run = models.ForeignKey(JudgeRun, models.CASCADE, related_name="workers")
+    name = models.CharField(max_length=200)  # host:pid:time
+    joined_at = models.DateTimeField(default=timezone.now)
+    asking_since = models.DateTimeField(null=True, blank=True)  # empty while the model loads
+    heartbeat_at = models.DateTimeField(default=timezone.now)
+    left_at = models.DateTimeField(null=True, blank=True)
+    n_judged = models.PositiveIntegerField(default=0)
+    last_kept_at = models.DateTimeField(null=True, blank=True)
+    problem = models.TextField(blank=True)  # why it left, if not because its work was done
+
+    objects = RunWorkerQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        return self.name.rpartition(":")[0] or self.name
+
+
+class Claim(models.Model):
+    """A comparison in the hands of a worker, which alone may keep a verdict on it."""
+
+    run = models.ForeignKey(JudgeRun, models.CASCADE, related_name="claims")
+    worker = models.ForeignKey(RunWorker, models.CASCADE, related_name="claims")
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="+")
+    # What asking about it may take at most, set aside from the run's budget.
+    n_tokens = models.PositiveIntegerField(default=0)
+    cost = models.FloatField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["run", "comparison"], name="claimed_once_per_run")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.comparison}, held by {self.worker}"
 
 
 class JudgeTrial(Job):
@@ -193,6 +315,8 @@ class VerdictQuerySet(models.QuerySet):
                 n_second_twice=Count("pk", filter=parsed & _SECOND_AB & _SECOND_BA),
                 mean_mass=Avg(mass, filter=asked),
                 n_tokens=Sum("n_tokens"),
+                n_tokens_written=Sum("n_tokens_written"),
+                cost=Sum("cost"),
                 seconds=Sum("seconds"),
             )
         )

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from judges.figures import progress_of
 from judges.models import Judge, JudgeRun, JudgeVersion
+from judges.selection import Which, which_of
 from labeling.serializers import JOB_FIELDS, ObjectField, identifier
 
 
@@ -32,15 +35,113 @@ class JudgeSerializer(serializers.ModelSerializer):
 class JudgeRunSerializer(serializers.ModelSerializer):
     version = serializers.IntegerField(source="version_id", read_only=True)
     judge = serializers.CharField(source="version.judge.name", read_only=True)
+    select = serializers.SerializerMethodField(help_text="Which comparisons.")
+    workers = serializers.IntegerField(
+        source="workers_wanted", read_only=True, help_text="How many workers may share the run."
+    )
     result = ObjectField(read_only=True)
 
     class Meta:
         model = JudgeRun
-        fields = [*JOB_FIELDS, "judge", "version", "limit", "result"]
+        fields = [
+            *JOB_FIELDS,
+            "judge",
+            "version",
+            "select",
+            "limit",
+            "most_tokens",
+            "most_cost",
+            "workers",
+            "counts",
+            "result",
+        ]
         read_only_fields = fields
 
+    def get_select(self, run: JudgeRun) -> str:
+        return which_of(run.selection).value
 
-class LaunchSerializer(serializers.Serializer):
+
+class RunWorkerSerializer(serializers.Serializer):
+    """A process that shares, or shared, a run."""
+
+    name = serializers.CharField(help_text="Its machine and process.")
+    joined_at = serializers.DateTimeField()
+    left_at = serializers.DateTimeField(allow_null=True)
+    loading = serializers.BooleanField(help_text="The model is being loaded.")
+    judged = serializers.IntegerField()
+    problem = serializers.CharField(help_text="Why it left before the run was done.")
+
+
+class ProgressSerializer(serializers.Serializer):
+    """What a run has come to so far: `result`, of this moment, and how fast it goes on."""
+
+    questions = serializers.IntegerField()
+    parsed = serializers.IntegerField()
+    unparsed = serializers.IntegerField()
+    unparsed_share = serializers.FloatField(allow_null=True)
+    unparsed_low = serializers.FloatField(allow_null=True)
+    unparsed_high = serializers.FloatField(allow_null=True)
+    position_consistency = serializers.FloatField(allow_null=True)
+    position_consistency_low = serializers.FloatField(allow_null=True)
+    position_consistency_high = serializers.FloatField(allow_null=True)
+    first_shown_twice = serializers.IntegerField()
+    second_shown_twice = serializers.IntegerField()
+    first_place_share = serializers.FloatField(
+        allow_null=True, help_text="Of those that named one place twice, the first place's share."
+    )
+    first_place_low = serializers.FloatField(allow_null=True)
+    first_place_high = serializers.FloatField(allow_null=True)
+    position_bias_p = serializers.FloatField(
+        allow_null=True, help_text="Exact binomial test of that share against one half."
+    )
+    mean_answer_mass = serializers.FloatField(allow_null=True)
+    did_not_fit = serializers.IntegerField()
+    prompts_cut = serializers.IntegerField()
+    exemplars_left_out = serializers.IntegerField()
+    tokens = serializers.IntegerField()
+    tokens_written = serializers.IntegerField()
+    cost = serializers.FloatField(allow_null=True)
+    seconds = serializers.FloatField(help_text="Computing time of all workers together.")
+    per_minute = serializers.FloatField(allow_null=True)
+    seconds_left = serializers.FloatField(allow_null=True)
+    workers = RunWorkerSerializer(many=True)
+
+
+class OneJudgeRunSerializer(JudgeRunSerializer):
+    """A run with its progress."""
+
+    progress = serializers.SerializerMethodField()
+
+    class Meta(JudgeRunSerializer.Meta):
+        fields = [*JudgeRunSerializer.Meta.fields, "progress"]
+        read_only_fields = fields
+
+    @extend_schema_field(ProgressSerializer)
+    def get_progress(self, run: JudgeRun) -> dict[str, Any]:
+        return ProgressSerializer(progress_of(run)).data
+
+
+class ResumeSerializer(serializers.Serializer):
+    """Other limits to go on with; what is left out stays as it was."""
+
+    most_tokens = serializers.IntegerField(
+        min_value=1,
+        max_value=2**31 - 1,
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="The run pauses before it would read and write more tokens than this.",
+    )
+    most_cost = serializers.FloatField(
+        min_value=0,
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="The run pauses before it would cost more, in its server's currency.",
+    )
+
+
+class LaunchSerializer(ResumeSerializer):
     version = identifier(help_text="A version of a judge of this project.")
     limit = serializers.IntegerField(
         min_value=1,
@@ -49,6 +150,12 @@ class LaunchSerializer(serializers.Serializer):
         allow_null=True,
         default=None,
         help_text="How many comparisons at most.",
+    )
+    select = serializers.ChoiceField(
+        choices=Which.choices, default=Which.ALL, help_text="Which comparisons."
+    )
+    workers = serializers.IntegerField(
+        min_value=1, max_value=100, default=1, help_text="How many workers may share the run."
     )
 
     def validate_version(self, pk: int) -> Any:

@@ -1,28 +1,24 @@
 """Celery: fetch the run, judge, record. The row holds all state."""
 
-import traceback
-
 from celery import shared_task
 
-from judges.judging import carry_out, carry_out_trial
-from judges.ml.config import ModelUnusable
+from judges.judging import carry_out_trial
 from judges.models import JudgeRun, JudgeTrial
+from judges.runs import carry_out, failure_line, joined
+from judges.workers import RunPaused
 from labeling.jobs import Job, JobCancelled, JobTaken
 
 
 @shared_task
 def run_judge(run_id: int) -> None:
-    """Carry one judge run from queued to its end."""
-    run = JudgeRun.objects.claim(run_id)
-    if run is None:  # cancelled while queued, or another worker has it
+    """Carry one judge run from queued to its end, or help those who do."""
+    run = JudgeRun.objects.claim(run_id) or joined(run_id)
+    if run is None:  # cancelled while queued, or other workers have it
         return
     try:
         carry_out(run)
-    except (JobCancelled, JobTaken):
+    except (JobCancelled, JobTaken, RunPaused):
         return
-    except Exception as error:
-        run.finish(Job.Status.FAILED, error=said(error))
-        raise
 
 
 @shared_task
@@ -36,13 +32,5 @@ def try_judge(trial_id: int) -> None:
     except (JobCancelled, JobTaken):
         return
     except Exception as error:
-        trial.finish(Job.Status.FAILED, error=said(error))
+        trial.finish(Job.Status.FAILED, error=failure_line(error))
         raise
-
-
-def said(error: Exception) -> str:
-    """An error for the page: our own in plain words, a surprise with where it came from."""
-    if isinstance(error, ModelUnusable):
-        return str(error)
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{error!r}, in {last.name} ({last.filename.rpartition('/')[2]}:{last.lineno})"

@@ -17,5 +17,7 @@ urlpatterns = [
     path("projects/<slug:slug>/judges/trials/<int:pk>/", views.trial_page, name="trial"),
     path("projects/<slug:slug>/judges/runs/<int:pk>/", views.run_page, name="run"),
     path("projects/<slug:slug>/judges/runs/<int:pk>/cancel/", views.cancel, name="cancel"),
+    path("projects/<slug:slug>/judges/runs/<int:pk>/pause/", views.pause, name="pause"),
     path("projects/<slug:slug>/judges/runs/<int:pk>/resume/", views.resume, name="resume"),
+    path("projects/<slug:slug>/judges/runs/<int:pk>/worker/", views.another_worker, name="worker"),
 ]

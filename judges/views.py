@@ -11,25 +11,24 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from judges.engines import sample_of
-from judges.forms import JudgeForm, LaunchForm, PromptDifferenceForm, TrialForm
-from judges.judging import (
-    Figures,
-    RunActive,
-    figures_by,
-    figures_of,
-    judge_version,
-    n_left_out,
-    new_run,
-    requeue,
-    seconds_left,
-    stored_models,
-    waiting_for,
-)
+from judges.figures import Figures, figures_by, figures_of, per_minute_now, seconds_left
+from judges.forms import JudgeForm, LaunchForm, PromptDifferenceForm, ResumeForm, TrialForm
+from judges.judging import judge_version, n_left_out, stored_models
 from judges.ml.config import ASKING_MODES, PROMPT_FIELDS, recipe_from
 from judges.ml.modes import requests_for
 from judges.ml.questions import draw_principle, plain_text, with_written
 from judges.models import JudgeRun, JudgeTrial, JudgeVersion, PromptVersion, Verdict
 from judges.prompts import as_text, prompt_differences
+from judges.runs import (
+    BudgetUnknown,
+    RunActive,
+    add_worker,
+    new_run,
+    raise_budget,
+    requeue,
+    waiting_for,
+)
+from judges.selection import Which, which_of
 from labeling.access import project_for
 from labeling.changes import note_change
 from labeling.differences import TooLong
@@ -168,6 +167,7 @@ def judge_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "n_comparisons": n_comparisons,
         "n_waiting": waiting_for(newest).count() if newest else 0,
         "n_left_out": n_left_out(newest) if newest else 0,
+        "launch": LaunchForm(versions=judge.versions.all(), newest=newest),
         "runs": _runs(JudgeRun.objects.filter(version__judge=judge)),
         "trials": JudgeTrial.objects.filter(version__judge=judge)
         .select_related("version__judge", "comparison")
@@ -182,22 +182,28 @@ def launch(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Put a judge to work on what it has not judged yet."""
     project = project_for(request.user, slug, to="lead")
     judge = get_object_or_404(project.judges, pk=pk)
-    form = LaunchForm(request.POST, versions=judge.versions.all())
+    form = LaunchForm(request.POST, versions=judge.versions.select_related("server"))
     if not form.is_valid():
         return _said_wrong(request, form, slug, pk)
-    version = form.cleaned_data["version"]
+    version = form.cleaned_data.pop("version")
     try:
         with transaction.atomic():
-            run = new_run(version, form.cleaned_data["limit"], request.user)
+            run = new_run(version, user=request.user, **form.cleaned_data)
             if run.n_total:
                 run.enqueue()
             else:
                 run.delete()
+    except BudgetUnknown as error:
+        messages.error(request, str(error))
+        return redirect("judges:judge", slug, pk)
     except RunActive as error:
         messages.warning(request, str(error))
-        return redirect("judges:run", slug, version.runs.active().latest("pk").pk)
+        return redirect("judges:run", slug, version.runs.unfinished().latest("pk").pk)
     if not run.n_total:
-        messages.info(request, _("%(version)s has nothing left to judge.") % {"version": version})
+        nothing = _("%(version)s has nothing left to judge.")
+        if form.cleaned_data["selection"]["which"] != Which.ALL:
+            nothing = _("%(version)s has nothing left to judge among what was chosen.")
+        messages.info(request, nothing % {"version": version})
         return redirect("judges:judge", slug, pk)
     return redirect("judges:run", slug, run.pk)
 
@@ -257,7 +263,7 @@ def run_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 @require_POST
 def cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Stop a run: at once while it waits, after the batch in hand while it works."""
+    """Stop a run. What its workers hold at this moment is dropped; what is judged is kept."""
     project = project_for(request.user, slug, to="lead")
     run = _run(project, pk)
     run.request_cancel()
@@ -266,22 +272,51 @@ def cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 @login_required
 @require_POST
-def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Queue a stopped run again; what it has judged is kept."""
+def pause(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Let a run keep its place: at once while it waits, after the batch in hand while it works."""
     project = project_for(request.user, slug, to="lead")
     run = _run(project, pk)
+    run.request_pause()
+    return _run_card(request, project, run) if request.htmx else redirect("judges:run", slug, pk)
+
+
+@login_required
+@require_POST
+def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Queue a stopped run again; what it has judged is kept. The form may raise its limits."""
+    project = project_for(request.user, slug, to="lead")
+    run = _run(project, pk)
+    form = ResumeForm(request.POST)
     refused = ""
-    try:
-        with transaction.atomic():
-            if requeue(run):
-                run.enqueue()
-    except RunActive as error:
-        refused = str(error)
+    if not form.is_valid():
+        refused = " ".join(error for errors in form.errors.values() for error in errors)
+    else:
+        try:
+            with transaction.atomic():
+                raise_budget(run, **form.cleaned_data)
+                if requeue(run):
+                    run.enqueue()
+        except (RunActive, BudgetUnknown) as error:
+            refused = str(error)
+            run.refresh_from_db()
     if request.htmx:
         return _run_card(request, project, run, refused=refused)
     if refused:
         messages.warning(request, refused)
     return redirect("judges:run", slug, pk)
+
+
+@login_required
+@require_POST
+def another_worker(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Let one more worker share a run."""
+    project = project_for(request.user, slug, to="lead")
+    run = _run(project, pk)
+    with transaction.atomic():
+        if add_worker(run):
+            run.refresh_from_db()
+            run.wake_worker()
+    return _run_card(request, project, run) if request.htmx else redirect("judges:run", slug, pk)
 
 
 def _prompt_asked_for(request: HttpRequest, project: Project) -> PromptVersion | None:
@@ -327,7 +362,7 @@ def _members(version: JudgeVersion) -> list[JudgeVersion]:
 
 def _run(project: Project, pk: int) -> JudgeRun:
     runs = JudgeRun.objects.filter(version__judge__project=project)
-    return get_object_or_404(runs.select_related("version__judge"), pk=pk)
+    return get_object_or_404(runs.select_related("version__judge", "version__server"), pk=pk)
 
 
 def _runs(runs):
@@ -343,13 +378,23 @@ def _run_card(
     request: HttpRequest, project: Project, run: JudgeRun, refused: str = ""
 ) -> HttpResponse:
     figures = figures_of(run)
+    workers = list(run.workers.all())
+    present = [worker for worker in workers if worker.left_at is None]
+    speed = per_minute_now(workers) if run.status == run.Status.RUNNING else None
     context = {
         "project": project,
         "active": "judges",
         "run": run,
         "refused": refused,
         "figures": figures,
-        "seconds_left": seconds_left(run, figures),
+        "selection": which_of(run.selection).label,
+        "workers": workers,
+        "present": present,
+        "is_loading": bool(present) and all(worker.asking_since is None for worker in present),
+        "per_minute": speed or figures.per_minute,
+        "seconds_left": seconds_left(run, speed),
+        "currency": run.version.server.currency if run.version.server else "",
+        "resume": ResumeForm(initial={"most_tokens": run.most_tokens, "most_cost": run.most_cost}),
         "waits_long": _waits_long(run),
         "verdicts": run.verdicts.select_related("comparison").order_by("-pk")[:10],
     }

@@ -92,6 +92,7 @@ class Job(models.Model):
     class Status(models.TextChoices):
         QUEUED = "queued", _lazy("Queued")
         RUNNING = "running", _lazy("Running")
+        PAUSED = "paused", _lazy("Paused")  # of jobs that can: goes on from its place when resumed
         SUCCEEDED = "succeeded", _lazy("Succeeded")
         FAILED = "failed", _lazy("Failed")
         CANCELLED = "cancelled", _lazy("Cancelled")
@@ -120,7 +121,7 @@ class Job(models.Model):
 
     @property
     def can_resume(self) -> bool:
-        return self.status in (self.Status.FAILED, self.Status.CANCELLED, self.Status.LOST)
+        return self.status in RESUMABLE
 
     def enqueue(self) -> None:
         """Send the message that wakes a worker, once the row is committed."""
@@ -173,10 +174,7 @@ class Job(models.Model):
         """Queue a stopped job again; what it has done is kept. False if it is not stopped."""
         queued = (
             type(self)
-            .objects.filter(
-                pk=self.pk,
-                status__in=[self.Status.FAILED, self.Status.CANCELLED, self.Status.LOST],
-            )
+            .objects.filter(pk=self.pk, status__in=RESUMABLE)
             .update(
                 status=self.Status.QUEUED,
                 queued_at=timezone.now(),
@@ -189,6 +187,9 @@ class Job(models.Model):
         if queued:
             self.refresh_from_db()
         return bool(queued)
+
+
+RESUMABLE = (Job.Status.PAUSED, Job.Status.FAILED, Job.Status.CANCELLED, Job.Status.LOST)
 
 
 def job_models() -> list[type[Job]]:

@@ -118,7 +118,7 @@ def filtered(
     if flag:
         rows = rows.filter(_flagged(flag))
     if judge:
-        rows = _judge_and_people(rows, preferences, people, judge)
+        rows = _judge_and_people(rows, preferences, judge)
     if length_min is not None or length_max is not None:
         rows = rows.annotate(length_difference=_length_difference())
         if length_min is not None:
@@ -150,6 +150,21 @@ def filtered(
             | Q(b_words__icontains=text)
         )
     return rows
+
+
+def with_majority_of_people(rows: ComparisonQuerySet) -> ComparisonQuerySet:
+    """The rows with what people said most: `people_choice`, given `n_most` times, and the answer
+    after it `n_next` times. Without an answer `n_most` is null."""
+    people = Preference.objects.current().filter(
+        comparison=OuterRef("pk"), rater__kind=Rater.Kind.PERSON
+    )
+    by_choice = people.order_by().values("choice").annotate(n=Count("pk")).order_by("-n", "choice")
+    n_of_people = by_choice.values("n")
+    return rows.alias(
+        people_choice=Subquery(by_choice.values("choice")[:1]),
+        n_most=Subquery(n_of_people[:1], output_field=IntegerField()),
+        n_next=Coalesce(Subquery(n_of_people[1:2], output_field=IntegerField()), 0),
+    )
 
 
 def find(
@@ -440,20 +455,14 @@ def _flagged(which: str) -> Any:
     return Exists(unresolved if which == "unresolved" else unresolved.filter(kind=which))
 
 
-def _judge_and_people(rows: Any, preferences: Any, people: Any, which: str) -> Any:
+def _judge_and_people(rows: Any, preferences: Any, which: str) -> Any:
     """Where a judge's choice is, or is not, the one that most people made; a shared first place of
     people is held against no judge."""
-    by_choice = people.order_by().values("choice").annotate(n=Count("pk")).order_by("-n", "choice")
-    n_of_people = by_choice.values("n")
     verdicts = preferences.of_judges().exclude(choice=Choice.UNPARSED)
     majority = OuterRef("people_choice")
     same = verdicts.filter(choice=majority)
     other = verdicts.exclude(choice=majority)
-    return rows.alias(
-        people_choice=Subquery(by_choice.values("choice")[:1]),
-        n_most=Subquery(n_of_people[:1], output_field=IntegerField()),
-        n_next=Coalesce(Subquery(n_of_people[1:2], output_field=IntegerField()), 0),
-    ).filter(
+    return with_majority_of_people(rows).filter(
         Exists(verdicts),  # first, because it is cheap
         Exists(other) if which == "differs" else Exists(same) & ~Exists(other),
         n_most__gt=F("n_next"),

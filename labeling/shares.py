@@ -1,4 +1,5 @@
-"""The exact interval of a share, in plain Python: pages show one without a statistics library."""
+"""The exact interval of a share, and the exact test of one half, in plain Python: pages show them
+without a statistics library."""
 
 import math
 
@@ -17,6 +18,25 @@ def clopper_pearson(
         raise ValueError(f"no interval for {n_successes} of {n}")
     tail = (1 - confidence) / 2
     return _lower(n_successes, n, tail), 1 - _lower(n - n_successes, n, tail)
+
+
+def chance_of_split(n_successes: int, n: int) -> float:
+    """p-value of `n_successes` in `n` trials if each were a fair coin: exact binomial, two-sided.
+
+    The chance of a split as uneven as this one, either way. 1.0 where nothing was tried.
+
+    Raises: ValueError if there are more successes than trials.
+    Source: the sign test; 8 of 10 gives .109375, 7 of 7 gives .015625.
+    """
+    if not 0 <= n_successes <= n:
+        raise ValueError(f"{n_successes} of {n} is no count")
+    larger = max(n_successes, n - n_successes)
+    if 2 * larger == n:
+        return 1.0
+    if larger == n:
+        return 2 * 0.5**n
+    log_chance, _slope = _log_chance(larger, n, 0.5)
+    return min(1.0, 2 * math.exp(log_chance))
 
 
 def _lower(k: int, n: int, tail: float) -> float:

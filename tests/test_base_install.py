@@ -25,7 +25,8 @@ import sys
 import config.wsgi
 from django.contrib.auth import get_user_model
 from django.test import Client
-from judges.judging import judge_version, new_run
+from judges.judging import judge_version
+from judges.runs import new_run
 from judges.ml.config import JudgeRecipe
 from judges.models import Verdict
 from labeling.models import Project

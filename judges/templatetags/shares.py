@@ -1,10 +1,10 @@
-"""`{{ share|percent }}` and `{{ share|interval }}`: k of n as a person reads it."""
+"""`{{ share|percent }}`, `{{ share|interval }}`, `{{ p|p_value }}`: k of n as a person reads it."""
 
 from django import template
 from django.contrib.humanize.templatetags.humanize import intcomma
 from django.utils.formats import number_format
 
-from judges.judging import Share
+from judges.figures import Share
 
 register = template.Library()
 
@@ -22,3 +22,9 @@ def interval(share: Share) -> str:
         return ""
     low, high = (number_format(f"{100 * end:.1f}") for end in share.interval)
     return f"{low}–{high} %, n = {intcomma(share.n)}"
+
+
+@register.filter
+def p_value(value: float) -> str:
+    """0.0312 → "0.031"; below a thousandth, only that it is."""
+    return f"< {number_format('0.001')}" if value < 0.001 else number_format(f"{value:.3f}")

@@ -16,9 +16,10 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 
-from judges.judging import judge_version, new_run
+from judges.judging import judge_version
 from judges.ml.config import JudgeRecipe
 from judges.models import JudgeRun, JudgeVersion
+from judges.runs import new_run
 from tests.factories import ComparisonFactory, ProjectFactory
 
 N = 40

@@ -5,28 +5,18 @@ import shutil
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.utils import timezone
 
-from judges import judging
-from judges.judging import (
-    Figures,
-    RunActive,
-    Share,
-    carry_out,
-    carry_out_trial,
-    exemplars_of,
-    figures_of,
-    judge_version,
-    new_run,
-    notice_death,
-    requeue,
-    seconds_left,
-    waiting_for,
-)
+from judges import claims
+from judges.figures import Share, figures_of, per_minute_now, seconds_left
+from judges.judging import carry_out_trial, exemplars_of, judge_version
 from judges.ml.config import Exemplar, JudgeRecipe
-from judges.models import JudgeRun, JudgeTrial, JudgeVersion, Verdict
+from judges.models import Claim, JudgeRun, JudgeTrial, JudgeVersion, RunWorker, Verdict
+from judges.runs import RunActive, carry_out, new_run, notice_death, requeue, waiting_for
 from judges.tasks import run_judge, try_judge
 from labeling.jobs import JobCancelled, JobTaken
 from labeling.models import Preference, Rater
@@ -166,7 +156,7 @@ def test_a_limit_is_kept_over_a_resume(tiny_judge, monkeypatch):
     assert waiting_for(version).count() == 2
 
 
-def test_a_cancelled_run_stops_after_its_batch_and_keeps_it(tiny_judge):
+def test_a_cancelled_run_keeps_what_was_judged_before_and_nothing_after(tiny_judge):
     project = ProjectFactory()
     ComparisonFactory.create_batch(3, project=project)
     version = version_of(project, tiny_judge)
@@ -176,8 +166,9 @@ def test_a_cancelled_run_stops_after_its_batch_and_keeps_it(tiny_judge):
         carry_out(run, batch_tokens=1, on_batch=lambda run: run.request_cancel())
 
     run.refresh_from_db()
-    assert run.status == "cancelled"
-    assert version.verdicts.count() == Preference.objects.filter(rater=version.rater).count() == 2
+    assert (run.status, run.n_done) == ("cancelled", 1)
+    assert version.verdicts.count() == Preference.objects.filter(rater=version.rater).count() == 1
+    assert not Claim.objects.exists()
 
 
 def test_a_worker_that_lost_its_run_writes_nothing_more(tiny_judge):
@@ -298,7 +289,7 @@ def test_a_share_has_its_exact_interval():
 
 
 def test_a_window_of_comparisons_is_only_a_way_of_reading(tiny_judge, monkeypatch):
-    monkeypatch.setattr(judging, "WINDOW", 2)
+    monkeypatch.setattr(claims, "WINDOW", 2)
     project = ProjectFactory()
     ComparisonFactory.create_batch(5, project=project)
     version = version_of(project, tiny_judge)
@@ -323,12 +314,19 @@ def test_carrying_out_a_trial_of_a_cancelled_row_does_nothing(tiny_judge):
         carry_out_trial(trial)
 
 
-def test_the_time_left_follows_from_the_speed_so_far():
+def test_the_time_left_follows_from_the_speed_of_the_present_workers():
+    start = timezone.now()
+    half, whole = start + timedelta(seconds=30), start + timedelta(seconds=60)
+    quick = RunWorker(asking_since=start, last_kept_at=whole, n_judged=20)
+    slow = RunWorker(asking_since=start, last_kept_at=half, n_judged=5)
+    loading, gone = RunWorker(), RunWorker(asking_since=start, last_kept_at=half, left_at=whole)
     run = JudgeRun(status="running", n_done=30, n_total=90)
 
-    assert seconds_left(run, Figures(n=30, seconds=15.0)) == pytest.approx(30.0)
-    assert seconds_left(run, Figures()) is None
-    assert seconds_left(JudgeRun(status="queued", n_total=90), Figures(n=1, seconds=1.0)) is None
+    assert per_minute_now([loading, gone]) is None
+    assert per_minute_now([quick, slow, loading, gone]) == pytest.approx(20 + 10)
+    assert seconds_left(run, 30.0) == pytest.approx(120.0)
+    assert seconds_left(run, None) is None
+    assert seconds_left(JudgeRun(status="queued", n_total=90), 30.0) is None
 
 
 def test_a_worker_that_is_a_zombie_is_dead():

@@ -7,9 +7,10 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from judges.judging import judge_version, new_run
+from judges.judging import judge_version
 from judges.ml.config import Exemplar, JudgeRecipe
 from judges.models import Judge, JudgeRun, JudgeTrial, JudgeVersion, Verdict
+from judges.runs import new_run
 from judges.tasks import run_judge, try_judge
 from labeling.models import Membership
 from tests.factories import (
@@ -102,6 +103,8 @@ def routes(project, version, run, trial) -> dict[str, tuple[str, str]]:
         reverse("judges:launch", args=[slug, judge]): ("post", "lead"),
         reverse("judges:try", args=[slug, judge]): ("post", "lead"),
         reverse("judges:cancel", args=[slug, run.pk]): ("post", "lead"),
+        reverse("judges:pause", args=[slug, run.pk]): ("post", "lead"),
+        reverse("judges:worker", args=[slug, run.pk]): ("post", "lead"),
         reverse("judges:resume", args=[slug, run.pk]): ("post", "lead"),
     }
 
@@ -283,6 +286,7 @@ def test_stop_and_go_on_by_form_and_by_htmx(lead, project, queued):
     run = new_run(version)
     cancel = reverse("judges:cancel", args=[project.slug, run.pk])
     resume = reverse("judges:resume", args=[project.slug, run.pk])
+    pause = reverse("judges:pause", args=[project.slug, run.pk])
 
     stopped = lead.post(cancel, **HTMX).content.decode()
     assert "cancelled" in stopped
@@ -292,9 +296,10 @@ def test_stop_and_go_on_by_form_and_by_htmx(lead, project, queued):
     assert run.status == "queued"
     assert queued == [("run", run.pk)]
     JudgeRun.objects.filter(pk=run.pk).update(status="running")
-    assert "It stops after the batch in hand" in lead.post(cancel, **HTMX).content.decode()
+    assert "It pauses after the batch in hand" in lead.post(pause, **HTMX).content.decode()
     run.refresh_from_db()
-    assert (run.status, run.cancel_requested) == ("running", True)
+    assert (run.status, run.pause_requested) == ("running", True)
+    assert ">cancelled</span>" in lead.post(cancel, **HTMX).content.decode()
 
 
 def test_a_stopped_run_does_not_go_on_beside_another(lead, project, queued):

@@ -8,17 +8,22 @@ from typing import Any, get_type_hints
 
 from django.core.management.base import BaseCommand, CommandError
 
-from judges.judging import (
-    RunActive,
-    carry_out,
-    figures_of,
-    judge_version,
-    new_run,
-    notice_death,
-    requeue,
-)
+from judges.figures import figures_of
+from judges.judging import judge_version
 from judges.ml.config import MODES, JudgeRecipe, ModelUnusable, recipe_from
 from judges.models import Judge, JudgeRun, JudgeVersion
+from judges.runs import (
+    BudgetUnknown,
+    RunActive,
+    add_worker,
+    carry_out,
+    new_run,
+    notice_death,
+    raise_budget,
+    requeue,
+)
+from judges.selection import Which, selection_of, which_of
+from judges.workers import RunPaused
 from labeling.jobs import Job, JobCancelled, JobTaken
 from labeling.models import Project
 
@@ -37,6 +42,24 @@ class Command(BaseCommand):
         parser.add_argument("--project", required=True, metavar="SLUG")
         parser.add_argument("--judge", required=True, metavar="NAME")
         parser.add_argument("--limit", type=int, metavar="N", help="judge at most N comparisons")
+        parser.add_argument(
+            "--select",
+            choices=Which.values,
+            default=Which.ALL,
+            help="which comparisons; default: everything, the audit set first",
+        )
+        parser.add_argument(
+            "--most-tokens", type=int, metavar="N", help="pause before more tokens than this"
+        )
+        parser.add_argument(
+            "--most-cost",
+            type=float,
+            metavar="X",
+            help="pause before more of the server's currency",
+        )
+        parser.add_argument(
+            "--join", action="store_true", help="share the run that is at work, as one more worker"
+        )
         parser.add_argument(
             "--model", help="hub id, folder, or a name under PREFLOOP_STORAGE/models"
         )
@@ -57,13 +80,16 @@ class Command(BaseCommand):
         project = Project.objects.filter(slug=options["project"]).first()
         if project is None:
             raise CommandError(f"there is no project {options['project']}", returncode=WRONG_CALL)
-        if options["limit"] is not None and options["limit"] < 1:
-            raise CommandError("--limit must be at least 1", returncode=WRONG_CALL)
+        for name in ("limit", "most_tokens"):
+            if options[name] is not None and options[name] < 1:
+                argument = name.replace("_", "-")
+                raise CommandError(f"--{argument} must be at least 1", returncode=WRONG_CALL)
         version = _version(project, options)
         if not project.comparisons.exists():
             raise CommandError(f"{project} has no comparisons", returncode=NOTHING_DONE)
-        run = _claimed_run(version, options["limit"])
+        run = _joined_run(version) if options["join"] else _claimed_run(version, options)
         self.stderr.write(f"{version} ({version.model}): {run.n_total} comparisons")
+        paused = ""
         try:
             carry_out(
                 run,
@@ -71,8 +97,9 @@ class Command(BaseCommand):
                 device=options["device"],
                 on_batch=self._show_progress,
             )
+        except RunPaused as error:
+            paused = str(error)
         except ModelUnusable as error:
-            run.finish(Job.Status.FAILED, error=str(error))
             raise CommandError(str(error), returncode=NOTHING_DONE) from error
         except JobCancelled as error:
             raise CommandError(
@@ -81,19 +108,23 @@ class Command(BaseCommand):
         except JobTaken as error:
             raise CommandError(str(error), returncode=NOTHING_DONE) from error
         except KeyboardInterrupt:
-            run.finish(Job.Status.CANCELLED)
             self.stderr.write(
                 "\nstopped; what is done is kept, and the same call goes on from there"
             )
             sys.exit(130)
-        except Exception as error:
-            run.finish(Job.Status.FAILED, error=repr(error))
-            raise
-        figures = {"run": run.pk, "version": version.number, **figures_of(run).as_json()}
+        run.refresh_from_db()
+        figures = {
+            "run": run.pk,
+            "version": version.number,
+            "status": run.status,
+            **figures_of(run).as_json(),
+        }
         if options["json"]:
             self.stdout.write(json.dumps(figures))
         else:
             self.stdout.write(_in_words(version, figures))
+        if paused:
+            raise CommandError(paused, returncode=NOTHING_DONE)
 
     def _show_progress(self, run: JudgeRun) -> None:
         end = "\n" if run.n_done == run.n_total else ""
@@ -139,25 +170,43 @@ def _setting(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _claimed_run(version: JudgeVersion, limit: int | None) -> JudgeRun:
+def _claimed_run(version: JudgeVersion, options: dict[str, Any]) -> JudgeRun:
     """A run that this process carries out: the last one if it stopped half-way, or a new one."""
+    limit, selection = options["limit"], selection_of(options["select"])
+    budget = {"most_tokens": options["most_tokens"], "most_cost": options["most_cost"]}
     last = version.runs.order_by("-pk").first()
+    same = last is not None and (last.limit, which_of(last.selection)) == (limit, options["select"])
     if last is not None:
         notice_death(last)
     try:
-        if last is not None and last.can_resume and last.limit == limit:
+        if same and last.can_resume:
+            raise_budget(last, **budget)
             requeue(last)
             run = last
-        elif last is not None and last.status == Job.Status.QUEUED and last.limit == limit:
+        elif same and last.status == Job.Status.QUEUED:
+            raise_budget(last, **budget)
             run = last
         else:
-            run = new_run(version, limit)
+            run = new_run(version, limit, selection=selection, **budget)
     except RunActive as error:
-        raise CommandError(str(error), returncode=NOTHING_DONE) from error
+        raise CommandError(
+            f"{error} --join shares one at work.", returncode=NOTHING_DONE
+        ) from error
+    except BudgetUnknown as error:
+        raise CommandError(str(error), returncode=WRONG_CALL) from error
     claimed = JudgeRun.objects.claim(run.pk)
     if claimed is None:
         raise CommandError(f"run {run.pk} went to another worker", returncode=NOTHING_DONE)
     return claimed
+
+
+def _joined_run(version: JudgeVersion) -> JudgeRun:
+    """The run of this version that is at work, with room for this process."""
+    run = version.runs.filter(status=Job.Status.RUNNING).first()
+    if run is None or not add_worker(run):
+        raise CommandError(f"no run of {version} is at work", returncode=NOTHING_DONE)
+    run.refresh_from_db()
+    return run
 
 
 def _in_words(version: JudgeVersion, figures: dict[str, Any]) -> str:

@@ -122,8 +122,8 @@ def _places(cell: dict[str, Any]) -> Reading | None:
     if first or second:
         said += " " + _(
             "Otherwise it named the first place twice in %(first)s and the second in %(second)s "
-            "verdicts (p = %(p)s)."
-        ) % {"first": first, "second": second, "p": decimals(position.get("p_value"), 3)}
+            "verdicts (%(p)s)."
+        ) % {"first": first, "second": second, "p": _p_words(position.get("p_value"))}
     if bias["value"] is not None:
         words = decimals(bias["value"])
         if bias["low"] is not None:
@@ -152,6 +152,12 @@ def _places(cell: dict[str, Any]) -> Reading | None:
             _("Its single answers are shaky: ask for a rationale, or use a larger model."),
         )
     return Reading(subject, "ok", said)
+
+
+def _p_words(p_value: float | None) -> str:
+    if p_value is not None and p_value < 0.001:
+        return f"p < {decimals(0.001, 3)}"
+    return f"p = {decimals(p_value, 3)}"
 
 
 def _calibration(calibration: dict[str, Any]) -> Reading | None:

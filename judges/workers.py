@@ -167,9 +167,9 @@ class Attendance:
                 signal.signal(signal.SIGUSR2, former or signal.SIG_DFL)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # In the main thread, between two steps of it: outside of the blocks it does nothing.
+        # In the main thread, between two steps of it: outside of the blocks it does nothing. Sent
+        # again at the next look, should something like a finalizer have swallowed it.
         if self._at:
-            self._at = ""
             raise StopNow
 
     def _attend(self) -> None:

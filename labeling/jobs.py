@@ -174,10 +174,7 @@ class Job(models.Model):
         """Queue a stopped job again; what it has done is kept. False if it is not stopped."""
         queued = (
             type(self)
-            .objects.filter(
-                pk=self.pk,
-                status__in=[self.Status.FAILED, self.Status.CANCELLED, self.Status.LOST],
-            )
+            .objects.filter(pk=self.pk, status__in=RESUMABLE)
             .update(
                 status=self.Status.QUEUED,
                 queued_at=timezone.now(),

@@ -1,5 +1,6 @@
 """The life of a judge run: paused, limited by a budget, failing, shared, handed over."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def claimed(run: JudgeRun) -> JudgeRun:
 
 
 def silence(worker: RunWorker) -> None:
-    long_ago = timezone.now() - timezone.timedelta(minutes=5)
+    long_ago = timezone.now() - timedelta(minutes=5)
     RunWorker.objects.filter(pk=worker.pk).update(heartbeat_at=long_ago)
 
 
@@ -62,7 +63,6 @@ def test_a_paused_run_keeps_the_batch_in_hand_and_its_place(tiny_judge):
         carry_out(run, batch_tokens=1, on_batch=lambda run: run.request_pause())
 
     run.refresh_from_db()
-    # The second batch began before the pause was seen, and is kept.
     assert (run.status, run.n_done, run.error) == ("paused", 1, "")
     assert not run.pause_requested
     assert run.can_resume

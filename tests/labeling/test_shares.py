@@ -1,11 +1,12 @@
-"""The exact interval of a share: worked values, properties, and the library that it must equal."""
+"""The exact interval of a share and the test of one half: worked values, properties, and the
+library that they must equal."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from labeling.shares import clopper_pearson
+from labeling.shares import chance_of_split, clopper_pearson
 
 
 def test_42_of_50():
@@ -37,3 +38,19 @@ def test_a_million_trials_take_milliseconds_and_stay_right():
 def test_there_is_no_interval_of_nothing():
     with pytest.raises(ValueError, match="no interval for 0 of 0"):
         clopper_pearson(0, 0)
+
+
+def test_8_of_10_and_7_of_7_fall_like_coins():
+    assert chance_of_split(8, 10) == pytest.approx(0.109375)
+    assert chance_of_split(7, 7) == pytest.approx(0.015625)
+    assert chance_of_split(5, 10) == chance_of_split(0, 0) == 1.0
+    with pytest.raises(ValueError, match="3 of 2"):
+        chance_of_split(3, 2)
+
+
+@given(st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_chance_of_a_split_is_scipys_binomial_test(counts):
+    k, n = counts
+
+    assert chance_of_split(k, n) == pytest.approx(binomtest(k, n).pvalue, rel=1e-7, abs=1e-300)
+    assert chance_of_split(n - k, n) == chance_of_split(k, n)

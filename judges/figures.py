@@ -39,6 +39,8 @@ class Figures:
 
     n: int = 0
     n_parsed: int = 0
+    n_ordered: int = 0
+    """Of the parsed ones, those that were asked in both orders."""
     n_refused: int = 0
     n_cut: int = 0
     n_consistent: int = 0
@@ -60,8 +62,8 @@ class Figures:
 
     @property
     def consistency(self) -> Share:
-        """Of the parsed verdicts, those that name the same response in both orders."""
-        return Share(self.n_consistent, self.n_parsed)
+        """Of the parsed verdicts in both orders, those that name the same response in both."""
+        return Share(self.n_consistent, self.n_ordered)
 
     @property
     def first_place(self) -> Share:

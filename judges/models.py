@@ -293,8 +293,9 @@ class VerdictQuerySet(models.QuerySet):
     def counted_by(self, field: str) -> Self:
         """One row per value of `field`: how many verdicts, and the sums of what they say.
 
-        A parsed verdict is consistent when both orders name the same response. One that is not
-        names the same place in both (first_twice, second_twice), or an order is undecided.
+        A parsed verdict of both orders (n_ordered) is consistent when both name the same response.
+        One that is not names the same place in both (first_twice, second_twice), or an order is
+        undecided. Scores, rewards and juries have no orders.
         """
         asked, parsed = Q(problem=""), Q(parsed=True)
         mass = (F("answer_mass_ab") + F("answer_mass_ba")) / 2
@@ -304,6 +305,7 @@ class VerdictQuerySet(models.QuerySet):
             .annotate(
                 n=Count("pk"),
                 n_parsed=Count("pk", filter=parsed),
+                n_ordered=Count("pk", filter=parsed & Q(logp_ab_first__isnull=False)),
                 n_refused=Count("pk", filter=~asked),
                 n_cut=Count("pk", filter=Q(n_tokens_cut__gt=0)),
                 n_consistent=Count(

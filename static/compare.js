@@ -440,6 +440,7 @@ document.addEventListener("click", (event) => {
     show();
   }
   if (!button.closest(".desk-bar, [data-aspects]")) return;
+  openTools("tools" in button.dataset && button.getAttribute("aria-expanded") === "false");
   if (button.dataset.key === "p") foldPrompt(isPressed("p"));
   if (button.dataset.key === "d") showDifference(!isPressed("d"));
   if (button.dataset.key === "l") {
@@ -447,6 +448,19 @@ document.addEventListener("click", (event) => {
     localStorage.setItem("linkedScroll", isPressed("l") ? "on" : "off");
   }
   if (button.dataset.key === "q") nextQuestion();
+});
+
+// On a narrow screen the tools are a menu; on a wide one they stand in the bar.
+function openTools(open) {
+  const toggle = desk.querySelector("[data-tools]");
+  const chosen = document.getElementById("tools").contains(document.activeElement);
+  // What was chosen disappears with the menu: the focus stays at its place in the bar.
+  if (!open && chosen && toggle.getAttribute("aria-expanded") === "true") toggle.focus();
+  toggle.setAttribute("aria-expanded", String(open));
+}
+
+document.addEventListener("click", (event) => {
+  if (!event.target.closest(".desk-bar")) openTools(false);
 });
 
 // ---- Keys ----
@@ -505,7 +519,10 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
   if (document.querySelector("dialog[open]")) return;
   const key = keyOf(event);
-  if (key === "escape") leaveMenus();
+  if (key === "escape") {
+    leaveMenus();
+    openTools(false);
+  }
   if (localStorage.getItem("singleKeys") === "off" && key !== "?") return;
   const menu = inShown(".menu[open]");
   const question = inShown(".aspect.current");

@@ -26,6 +26,8 @@ from judges.ml.wording import Asked, Text, Wording
 
 logger = logging.getLogger(__name__)
 
+EVEN = 0.75  # of a batch's longest text: below this, one is much shorter
+
 
 class LocalEngine:
     """A judge's model in memory. Implements `judges.ml.asking.Engine`."""
@@ -40,6 +42,9 @@ class LocalEngine:
         self.model, self.wording = model, wording
         self.batch_tokens = batch_tokens or (32_768 if on_cpu else 262_144)
         self.read_tokens = 1024 if on_cpu else 16_384
+        self.even_from = 16 if on_cpu else 256
+        """Batches of so many texts take no more that are much shorter: on a CPU attention to empty
+        slots costs more than a few texts more in a batch save, on a GPU much later."""
         self.reads_on = use_rows(model)
         """Whether texts are read on from where they stopped; else each is read as a whole."""
         self.n_out_of_memory = 0
@@ -85,7 +90,7 @@ class LocalEngine:
         done: dict[int, list[Text]] = {}
         most, budget = len(waiting), self.batch_tokens
         while waiting:
-            batch = waiting[: min(most, _batch_size(waiting, len(prefix), budget))]
+            batch = waiting[: min(most, self._batch_size(waiting, len(prefix), budget))]
             began = time.perf_counter()
             if not self._ask(batch, prefix):
                 if len(batch) > 1:
@@ -133,6 +138,21 @@ class LocalEngine:
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         return False
+
+    def _batch_size(self, waiting: Sequence[Text], n_shared: int, budget: int) -> int:
+        """How many of the texts fit the budget, at least two: the orders of one comparison.
+
+        It does not end in the midst of texts that begin alike, unless they fill it alone.
+        """
+        width = 0
+        for size, text in enumerate(waiting):
+            needed = len(text.asked.ids) + text.asked.n_needed - n_shared
+            width = max(width, needed)
+            is_full = (size + 1) * width > budget and size >= 2
+            if is_full or (size >= self.even_from and needed < EVEN * width):
+                begins = [n for n in range(size) if waiting[n].family == text.family]
+                return (begins[0] if begins else size) or size
+        return len(waiting)
 
     def _prefix(self, asked: Sequence[Asked]) -> list[int]:
         """What all of them begin with, as far as it is worth a reading of its own."""
@@ -193,20 +213,6 @@ def _longest_first(asked: Sequence[Asked], n_shared: int) -> list[Text]:
         for one in group
         for number in range(one.n_texts)
     ]
-
-
-def _batch_size(waiting: Sequence[Text], n_shared: int, budget: int) -> int:
-    """How many of the texts fit the budget, at least two: the orders of one comparison.
-
-    It does not end in the midst of texts that begin alike, unless they fill it alone.
-    """
-    width = 0
-    for size, text in enumerate(waiting):
-        width = max(width, len(text.asked.ids) + text.asked.n_needed - n_shared)
-        if (size + 1) * width > budget and size >= 2:
-            begins = [n for n in range(size) if waiting[n].family == text.family]
-            return (begins[0] if begins else size) or size
-    return len(waiting)
 
 
 def _n_tokens(batch: Sequence[Text], n_shared: int) -> int:

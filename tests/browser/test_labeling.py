@@ -575,3 +575,26 @@ def test_axe_finds_nothing_on_the_raters_pages(
     found["empty"] = axe_findings(page)
     assert {name: findings for name, findings in found.items() if findings} == {}
     page.troubles.clear()  # the browser itself reports the 409
+
+
+def test_on_a_phone_the_bar_is_one_line_and_its_tools_are_a_menu(page: Page, live_server, project):
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_desk(page, live_server)
+    bar = page.locator(".desk-bar")
+    assert bar.bounding_box()["height"] < 48
+    tool = page.get_by_role("button", name="Differences")
+    expect(tool).to_be_hidden()
+    toggle = page.get_by_role("button", name="Tools")
+    toggle.click()
+    expect(toggle).to_have_attribute("aria-expanded", "true")
+    box = tool.bounding_box()
+    assert box["x"] + box["width"] <= 390
+    tool.click()
+    found = page.locator(".pair:not([hidden])").locator(".difference, [data-too-long]")
+    expect(found.first).to_be_visible()
+    expect(toggle).to_be_focused()
+    expect(tool).to_be_hidden()
+    toggle.click()
+    page.keyboard.press("Escape")
+    expect(tool).to_be_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

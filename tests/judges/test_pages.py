@@ -96,6 +96,8 @@ def routes(project, version, run, trial) -> dict[str, tuple[str, str]]:
         reverse("judges:judge", args=[slug, judge]): ("get", "view"),
         reverse("judges:run", args=[slug, run.pk]): ("get", "view"),
         reverse("judges:trial", args=[slug, trial.pk]): ("get", "view"),
+        reverse("judges:prompts", args=[slug]): ("get", "view"),
+        reverse("judges:prompt", args=[slug, version.prompt_id]): ("get", "view"),
         reverse("judges:create", args=[slug]): ("get", "lead"),
         reverse("judges:edit", args=[slug, judge]): ("get", "lead"),
         reverse("judges:launch", args=[slug, judge]): ("post", "lead"),
@@ -143,7 +145,7 @@ def test_nothing_of_another_project_is_found_through_ones_own(lead, project, que
     )
 
     for route, (method, _role) in routes(project, other, run, trial).items():
-        if str(project.slug) + "/judges/new" in route or route.endswith("/judges/"):
+        if route.endswith(("/judges/new/", "/judges/", "/judges/prompts/")):
             continue
         assert getattr(lead, method)(route).status_code == 404, route
 

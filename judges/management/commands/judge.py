@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from judges.figures import figures_of
 from judges.judging import judge_version
-from judges.ml.config import JudgeRecipe, ModelUnusable, recipe_from
+from judges.ml.config import MODES, JudgeRecipe, ModelUnusable, recipe_from
 from judges.models import Judge, JudgeRun, JudgeVersion
 from judges.runs import (
     BudgetUnknown,
@@ -63,7 +63,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--model", help="hub id, folder, or a name under PREFLOOP_STORAGE/models"
         )
-        parser.add_argument("--mode", choices=["rationale", "direct"])
+        parser.add_argument("--mode", choices=MODES, help="see docs/judges.md")
         parser.add_argument(
             "--set",
             action="append",
@@ -140,6 +140,8 @@ def _version(project: Project, options: dict[str, Any]) -> JudgeVersion:
     if options["mode"]:
         changes["mode"] = options["mode"]
     model = options["model"] or (newest.model if newest else None)
+    if changes.get("mode") == "jury":
+        model = ""  # its members have models
     if model is None:
         raise CommandError(
             f"{project} has no judge {options['judge']}; --model MODEL makes it",

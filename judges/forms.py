@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
 from judges.ml.config import PREAMBLE, Exemplar, JudgeRecipe, recipe_from
-from judges.models import JudgeVersion
+from judges.models import JudgeServer, JudgeVersion
 from labeling.forms import check_model_name
 from labeling.models import Choice, Comparison, Project
 
@@ -36,12 +36,20 @@ class JudgeForm(forms.Form):
     name = forms.CharField(
         max_length=100, help_text=_lazy("How the judge is called on every page.")
     )
+    server = forms.ModelChoiceField(
+        JudgeServer.objects.all(),
+        required=False,
+        label=_lazy("Where the model runs"),
+        empty_label=_lazy("In a worker of ours"),
+        help_text=_lazy("Servers are allowed by administrators. They are sent what is judged."),
+    )
     model = forms.CharField(
         max_length=500,
         widget=forms.TextInput(attrs={"list": "stored-models", "spellcheck": "false"}),
         help_text=_lazy(
             "A name in the storage's models folder, a folder on the worker's machine, or a hub id "
-            "such as <code>Qwen/Qwen2.5-0.5B-Instruct</code>. Weights are read as safetensors only."
+            "such as <code>Qwen/Qwen2.5-0.5B-Instruct</code>. Weights are read as safetensors "
+            "only. On a server: the name by which it knows the model."
         ),
     )
     mode = forms.ChoiceField(
@@ -121,10 +129,12 @@ class JudgeForm(forms.Form):
         initial = {name: getattr(self.base, name) for name in RECIPE_FIELDS}
         initial |= {"keep_exemplars": True}
         if version is not None:
-            initial |= {"model": version.model}
+            initial |= {"model": version.model, "server": version.server_id}
         super().__init__(*args, initial=initial, label_suffix="", **kwargs)
         if version is not None:
             del self.fields["name"]
+        if not JudgeServer.objects.exists():
+            del self.fields["server"]
         if self.base.exemplars:
             n = len(self.base.exemplars)
             self.fields["keep_exemplars"].label = ngettext(
@@ -135,7 +145,7 @@ class JudgeForm(forms.Form):
 
     def main_fields(self) -> list[forms.BoundField]:
         """What everybody should look at; `more_fields` are the others."""
-        names = ("name", "model", "mode", "preamble")
+        names = ("name", "server", "model", "mode", "preamble")
         return [self[name] for name in names if name in self.fields]
 
     def more_fields(self) -> list[forms.BoundField]:
@@ -149,7 +159,8 @@ class JudgeForm(forms.Form):
         return name
 
     def clean_model(self) -> str:
-        check_model_name(self.cleaned_data["model"], self.user)
+        if not self.cleaned_data.get("server"):  # a server's names are its own
+            check_model_name(self.cleaned_data["model"], self.user)
         return self.cleaned_data["model"]
 
     def clean_preamble(self) -> str:

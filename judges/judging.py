@@ -14,7 +14,8 @@ from django.utils.translation import gettext as _
 from judges.engines import opened
 from judges.ml.config import JudgeRecipe, recipe_from, recipe_values
 from judges.ml.modes import Outcome
-from judges.models import Judge, JudgeRun, JudgeTrial, JudgeVersion, Verdict
+from judges.models import Judge, JudgeRun, JudgeServer, JudgeTrial, JudgeVersion, Verdict
+from judges.servers import budget_of
 from judges.verdicts import as_trial, keep_verdict
 from labeling.jobs import Job, JobTaken, heartbeat, process_lives
 from labeling.models import Comparison, Project, Rater, content_hash
@@ -30,7 +31,12 @@ class RunActive(Exception):
 
 @transaction.atomic
 def judge_version(
-    project: Project, name: str, model: str, recipe: JudgeRecipe, user: Any = None
+    project: Project,
+    name: str,
+    model: str,
+    recipe: JudgeRecipe,
+    user: Any = None,
+    server: JudgeServer | None = None,
 ) -> tuple[JudgeVersion, bool]:
     """The version of the judge `name` with this model and recipe, and whether it was made now.
 
@@ -39,7 +45,7 @@ def judge_version(
     judge, _created = Judge.objects.get_or_create(project=project, name=name)
     judge = Judge.objects.select_for_update().get(pk=judge.pk)  # one new version at a time
     values = recipe_values(recipe)
-    for version in judge.versions.filter(model=model):
+    for version in judge.versions.filter(model=model, server=server):
         # What an older version did not name yet had the default's value.
         if recipe_values(recipe_from(version.recipe)) == values:
             return version, False
@@ -49,6 +55,7 @@ def judge_version(
         judge=judge,
         number=number,
         model=model,
+        server=server,
         recipe=values,
         rater=_new_rater(project, f"{name} v{number}"),
         created_by=user if user is not None and user.is_authenticated else None,
@@ -176,7 +183,7 @@ def carry_out(
     run.report(n_done=n_done, n_total=n_done + len(left))
     if left:
         with heartbeat(run):  # loading a model and one batch of it may each take minutes
-            ask = opened(version, device=device, batch_tokens=batch_tokens)
+            ask = opened(version, device=device, batch_tokens=batch_tokens, budget=budget_of(run))
             for start in range(0, len(left), WINDOW):
                 comparisons = list(
                     waiting_for(version)

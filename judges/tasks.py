@@ -5,8 +5,10 @@ import traceback
 from celery import shared_task
 
 from judges.judging import carry_out, carry_out_trial
+from judges.ml.asking import EngineStopped
 from judges.ml.config import ModelUnusable
-from judges.models import JudgeRun, JudgeTrial
+from judges.models import JudgeRun, JudgeServer, JudgeTrial
+from judges.servers import carry_out_server_trial
 from labeling.jobs import Job, JobCancelled, JobTaken
 
 
@@ -40,9 +42,17 @@ def try_judge(trial_id: int) -> None:
         raise
 
 
+@shared_task
+def try_server(pk: int) -> None:
+    """Ask a judge server a question; the page waits for its row to say what came of it."""
+    server = JudgeServer.objects.filter(pk=pk, trial__waits=True).first()
+    if server is not None:
+        carry_out_server_trial(server)
+
+
 def said(error: Exception) -> str:
     """An error for the page: our own in plain words, a surprise with where it came from."""
-    if isinstance(error, ModelUnusable):
+    if isinstance(error, ModelUnusable | EngineStopped):
         return str(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{error!r}, in {last.name} ({last.filename.rpartition('/')[2]}:{last.lineno})"

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from judges import views
+from judges import server_pages, views
 
 app_name = "judges"
 urlpatterns = [
@@ -16,4 +16,10 @@ urlpatterns = [
     path("projects/<slug:slug>/judges/runs/<int:pk>/", views.run_page, name="run"),
     path("projects/<slug:slug>/judges/runs/<int:pk>/cancel/", views.cancel, name="cancel"),
     path("projects/<slug:slug>/judges/runs/<int:pk>/resume/", views.resume, name="resume"),
+    path("judge-servers/", server_pages.server_list, name="servers"),
+    path("judge-servers/new/", server_pages.allow, name="allow_server"),
+    path("judge-servers/<int:pk>/", server_pages.server_page, name="server"),
+    path("judge-servers/<int:pk>/change/", server_pages.change, name="change_server"),
+    path("judge-servers/<int:pk>/try/", server_pages.try_it, name="try_server"),
+    path("judge-servers/<int:pk>/remove/", server_pages.remove, name="remove_server"),
 ]

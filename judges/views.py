@@ -68,6 +68,7 @@ def create(request: HttpRequest, slug: str) -> HttpResponse:
             form.cleaned_data["model"],
             form.recipe,
             request.user,
+            form.cleaned_data.get("server"),
         )
         return redirect("judges:judge", slug, version.judge_id)
     return _form_page(request, project, form)
@@ -87,7 +88,12 @@ def edit(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     )
     if request.method == "POST" and form.is_valid():
         version, made = judge_version(
-            project, judge.name, form.cleaned_data["model"], form.recipe, request.user
+            project,
+            judge.name,
+            form.cleaned_data["model"],
+            form.recipe,
+            request.user,
+            form.cleaned_data.get("server"),
         )
         if made:
             messages.success(
@@ -108,7 +114,7 @@ def judge_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """One judge: its versions with their figures, what it is asked, its runs."""
     project = project_for(request.user, slug, to="view")
     judge = get_object_or_404(project.judges, pk=pk)
-    versions = list(judge.versions.select_related("rater"))
+    versions = list(judge.versions.select_related("rater", "server"))
     figures = figures_by(Verdict.objects.filter(version__judge=judge), "version")
     for version in versions:
         version.figures = figures.get(version.pk, Figures())

@@ -153,6 +153,19 @@ class _Text:
     """Asked in a turn after its own, where the server does not continue a turn."""
 
 
+def list_models(server: Server, connect: Connect = plain_connection) -> list[str]:
+    """Names of the models that the server lists; none where it has no list.
+
+    Raises: EngineStopped.
+    """
+    engine = ServerEngine(server, connect=connect)
+    try:
+        listed = engine._call("/models", None, _Bill(), probes=True).get("data") or []
+    except _Refused:
+        return []
+    return [str(one.get("id")) for one in listed if isinstance(one, dict)]
+
+
 class ServerEngine:
     """A model behind a server that can be asked. Implements `judges.ml.asking.Engine`."""
 

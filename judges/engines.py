@@ -1,17 +1,21 @@
 """What a judge version is asked through, whatever it is made of."""
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from judges.ml.asking import Engine
+from django.utils.translation import gettext as _
+
+from judges.jury import ask_jury, members_of
 from judges.ml.budget import Budget
-from judges.ml.config import JudgeRecipe, ModelUnusable, recipe_from
+from judges.ml.config import ModelUnusable, recipe_from
 from judges.ml.modes import Outcome, judge
 from judges.ml.questions import Sample
 from judges.models import JudgeVersion
 from judges.servers import server_engine
-from labeling.models import Comparison
-from labeling.storage import model_folder
+from labeling.models import Comparison, Project
+from labeling.storage import model_folder, names_a_path, storage_path
 
 Ask = Callable[[Sequence[Comparison]], Iterator[list[tuple[int, Outcome]]]]
 """Comparisons in, outcomes batch by batch as they come: (place in what was given, outcome)."""
@@ -32,8 +36,49 @@ def opened(
         asked.
     """
     recipe = recipe_from(version.recipe)
-    engine = _engine(version, recipe, device, batch_tokens, budget)
+    if recipe.mode == "jury":
+        members = members_of(version)
+        return ask_jury(
+            members,
+            lambda one: opened(one, device=device, batch_tokens=batch_tokens, budget=budget),
+        )
+    if version.server is not None:
+        asked = server_engine(version.server, version.model, recipe, budget)
+        return lambda comparisons: judge(asked, recipe, [sample_of(one) for one in comparisons])
+    place = model_place(version.judge.project, version.model)
+    if recipe.mode == "reward":
+        scorer = _imported("reward").load_reward_model(place, recipe, device, batch_tokens)
+        return lambda comparisons: scorer.judge([sample_of(one) for one in comparisons])
+    engine = _imported("engine").load_engine(place, recipe, device, batch_tokens)
     return lambda comparisons: judge(engine, recipe, [sample_of(one) for one in comparisons])
+
+
+def model_place(project: Project, name: str) -> str:
+    """What to load for a model's name: a model that was trained in this project, or as
+    `labeling.storage.model_folder` says."""
+    # The model's row belongs to training, which judges do not import; the project knows its models.
+    path = project.models.filter(name=name).values_list("path", flat=True).first()
+    if path is None:
+        return model_folder(name)
+    stored = Path(path) if Path(path).is_absolute() else storage_path(path)
+    return str(stored) if stored.exists() else path  # a base may be a hub id
+
+
+def why_unusable(project: Project, name: str) -> str:
+    """What is wrong with the folder of a model that is named, in one line; "" where nothing is, or
+    where it is a hub's model and only loading it will tell."""
+    place = model_place(project, name)
+    folder = Path(place)
+    if not (names_a_path(place) or folder.is_dir()):
+        return ""
+    if not folder.is_dir():
+        return _("There is no model folder %(folder)s on this machine.") % {"folder": name}
+    adapter = (folder / "adapter_config.json").is_file()
+    if not adapter and not (folder / "config.json").is_file():
+        return _("The folder %(folder)s holds no model: it has no config.json.") % {"folder": name}
+    if not any(folder.glob("*.safetensors")):
+        return _("The folder %(folder)s has no weights as safetensors.") % {"folder": name}
+    return ""
 
 
 def sample_of(comparison: Comparison) -> Sample:
@@ -49,27 +94,14 @@ def sample_of(comparison: Comparison) -> Sample:
     )
 
 
-def _engine(
-    version: JudgeVersion,
-    recipe: JudgeRecipe,
-    device: str,
-    batch_tokens: int,
-    budget: Budget | None,
-) -> Engine:
-    if version.server is not None:
-        return server_engine(version.server, version.model, recipe, budget)
-    return _local().load_engine(model_folder(version.model), recipe, device, batch_tokens)
-
-
-def _local() -> Any:
-    """The module that runs models. It imports torch: only the process that judges pays for it.
+def _imported(name: str) -> Any:
+    """A module that imports torch: only the process that judges pays for it.
 
     Raises: ModelUnusable where the libraries are not installed.
     """
     try:
-        from judges.ml import engine
+        return import_module(f"judges.ml.{name}")
     except ModuleNotFoundError as error:
         raise ModelUnusable(
             f"A judge runs a model, and {error.name} is not installed here: pip install '.[train]'"
         ) from error
-    return engine

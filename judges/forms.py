@@ -2,6 +2,8 @@
 
 import random
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from django import forms
@@ -10,17 +12,40 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
-from judges.ml.config import PREAMBLE, Exemplar, JudgeRecipe, recipe_from
-from judges.models import JudgeServer, JudgeVersion
-from labeling.forms import check_model_name
+from judges.engines import why_unusable
+from judges.ml.config import (
+    BASE,
+    DETAILED,
+    PAIR_FRAME,
+    PAIR_MODES,
+    SCORE_FRAME,
+    Aspect,
+    Exemplar,
+    JudgeRecipe,
+    recipe_from,
+)
+from judges.models import JudgeServer, JudgeVersion, PromptVersion
+from judges.prompts import with_words
+from labeling.forms import LinesField, check_model_name
 from labeling.models import Choice, Comparison, Project
 
-# Settings of the recipe that the form has a field for; the rest stays as it was.
+# Settings of the recipe that the form has a field of the same name for; the rest stays as it was.
 RECIPE_FIELDS = (
     "mode",
     "preamble",
+    "principles",
+    "principles_shown",
+    "show_reference",
     "rationale_request",
     "ending",
+    "ties",
+    "tie_answer",
+    "tie_request",
+    "score_preamble",
+    "score_request",
+    "score_ending",
+    "n_samples",
+    "temperature",
     "max_rationale_tokens",
     "min_answer_mass",
     "max_context",
@@ -33,68 +58,109 @@ RECIPE_FIELDS = (
 class JudgeForm(forms.Form):
     """Make a judge, or with `version` change one: the change becomes a version of its own."""
 
+    # Legend, one sentence, the fields below it, and those that few people need.
+    FIELDSETS = (
+        (
+            _lazy("How it judges"),
+            _lazy("Every verdict is a probability that A is better, from both orders."),
+            ("name", "mode", "ties", "n_samples", "temperature", "members"),
+            ("max_rationale_tokens", "min_answer_mass"),
+        ),
+        (
+            _lazy("The model"),
+            _lazy("Where the answers come from."),
+            ("server", "model"),
+            ("chat", "dtype", "load_in_4bit", "max_context"),
+        ),
+        (
+            _lazy("The question"),
+            _lazy(
+                "What the judge reads around the two responses. Words are kept as versions of a "
+                "prompt, which other judges may share."
+            ),
+            (
+                "prompt_name",
+                "preamble_kind",
+                "preamble",
+                "score_preamble",
+                "principles",
+                "principles_shown",
+                "ask_aspects",
+                "show_reference",
+                "exemplars",
+                "keep_exemplars",
+            ),
+            (
+                "rationale_request",
+                "ending",
+                "tie_request",
+                "tie_answer",
+                "score_request",
+                "score_ending",
+            ),
+        ),
+    )
+
     name = forms.CharField(
         max_length=100, help_text=_lazy("How the judge is called on every page.")
     )
-    server = forms.ModelChoiceField(
-        JudgeServer.objects.all(),
-        required=False,
-        label=_lazy("Where the model runs"),
-        empty_label=_lazy("In a worker of ours"),
-        help_text=_lazy("Servers are allowed by administrators. They are sent what is judged."),
-    )
-    model = forms.CharField(
-        max_length=500,
-        widget=forms.TextInput(attrs={"list": "stored-models", "spellcheck": "false"}),
-        help_text=_lazy(
-            "A name in the storage's models folder, a folder on the worker's machine, or a hub id "
-            "such as <code>Qwen/Qwen2.5-0.5B-Instruct</code>. Weights are read as safetensors "
-            "only. On a server: the name by which it knows the model."
-        ),
-    )
     mode = forms.ChoiceField(
-        label=_lazy("How it judges"),
+        label=_lazy("Verdict"),
         choices=[
             ("rationale", _lazy("Explain first, then answer")),
             ("direct", _lazy("Answer at once (faster)")),
+            ("sampled", _lazy("Explain several times, and take the mean (slower)")),
+            ("score", _lazy("Rate each response alone from 1 to 10")),
+            ("reward", _lazy("Reward model: a number for each response")),
+            ("jury", _lazy("Jury: the mean of several judges")),
         ],
     )
-    preamble = forms.CharField(
-        required=False,
-        widget=forms.Textarea(attrs={"rows": 7}),
-        strip=False,
-        help_text=_lazy("Stands before every question: what makes a response better."),
+    ties = forms.BooleanField(required=False, label=_lazy("It may say that neither is better"))
+    n_samples = forms.IntegerField(
+        required=False, label=_lazy("Rationales in either order"), min_value=2, max_value=64
     )
-    exemplars = forms.CharField(
+    temperature = forms.FloatField(
         required=False,
-        label=_lazy("Exemplars"),
-        help_text=_lazy(
-            "Numbers of comparisons with a reference answer, to be shown before the question "
-            "with that answer: <code>12, 40</code>. Few judges need any."
-        ),
+        label=_lazy("Temperature at which they are drawn"),
+        min_value=0.01,
+        max_value=5,
+        widget=forms.NumberInput(attrs={"step": "0.05"}),
     )
-    keep_exemplars = forms.BooleanField(required=False, label=_lazy("Keep the exemplars it has"))
-    rationale_request = forms.CharField(label=_lazy("Request for the rationale"), max_length=500)
+    members = forms.ModelMultipleChoiceField(
+        JudgeVersion.objects.none(),
+        required=False,
+        label=_lazy("Members"),
+        widget=forms.CheckboxSelectMultiple,
+        help_text=_lazy("Their verdicts are used where they have some; else they are asked."),
+    )
     max_rationale_tokens = forms.IntegerField(
         label=_lazy("Longest rationale, in tokens"), min_value=1, max_value=4096
-    )
-    ending = forms.CharField(
-        max_length=100,
-        help_text=_lazy('The next token after it is the answer, "1" or "2".'),
     )
     min_answer_mass = forms.FloatField(
         label=_lazy("Least answer mass"),
         min_value=0,
         max_value=1,
         widget=forms.NumberInput(attrs={"step": "0.05"}),
-        help_text=_lazy("With less probability on the two answers together a verdict is unparsed."),
+        help_text=_lazy("With less probability on its answers together a verdict is unparsed."),
     )
-    max_context = forms.IntegerField(
-        label=_lazy("Context, in tokens"),
-        min_value=0,
+    server = forms.ModelChoiceField(
+        JudgeServer.objects.all(),
+        required=False,
+        label=_lazy("Where it runs"),
+        empty_label=_lazy("In a worker of ours"),
         help_text=_lazy(
-            "0 is all that the model can read. A prompt that is too long loses its oldest "
-            "turns; responses are never cut."
+            "A server is sent what is judged, and knows models by names of its own. Administrators "
+            "say which servers there are."
+        ),
+    )
+    model = forms.CharField(
+        max_length=500,
+        required=False,
+        widget=forms.TextInput(attrs={"list": "stored-models", "spellcheck": "false"}),
+        help_text=_lazy(
+            "A model that was trained here, a name in the storage's models folder, a folder of "
+            "this machine, or a hub id such as <code>Qwen/Qwen2.5-0.5B-Instruct</code>. Weights "
+            "are read as safetensors only."
         ),
     )
     chat = forms.ChoiceField(
@@ -115,6 +181,90 @@ class JudgeForm(forms.Form):
         label=_lazy("Load in 4 bits"),
         help_text=_lazy("NF4: about a quarter of the memory."),
     )
+    max_context = forms.IntegerField(
+        label=_lazy("Context, in tokens"),
+        min_value=0,
+        help_text=_lazy(
+            "0 is all that the model can read. A prompt that is too long loses its oldest "
+            "turns; responses are never cut."
+        ),
+    )
+    prompt_name = forms.CharField(
+        required=False,
+        max_length=100,
+        label=_lazy("Name of the prompt"),
+        help_text=_lazy(
+            "Changed words become its next version; another name, a prompt of its own."
+        ),
+    )
+    preamble_kind = forms.ChoiceField(
+        required=False,
+        label=_lazy("What a good response is"),
+        choices=[
+            ("base", _lazy("In a sentence: helpful, honest and harmless")),
+            ("detailed", _lazy("In detail, as annotators are told")),
+            ("guidelines", _lazy("The project's guidelines")),
+            ("own", _lazy("Words of its own")),
+        ],
+    )
+    preamble = forms.CharField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 7}),
+        strip=False,
+        label=_lazy("Preamble"),
+        help_text=_lazy("Stands before every question: what makes a response better."),
+    )
+    score_preamble = forms.CharField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 7}),
+        strip=False,
+        label=_lazy("Preamble of a score"),
+        help_text=_lazy("Stands before every question about one response alone."),
+    )
+    principles = LinesField(
+        most=100,
+        longest=1000,
+        label=_lazy("Principles"),
+        help_text=_lazy("A constitution, a line each. Few judges need one."),
+    )
+    principles_shown = forms.ChoiceField(
+        required=False,
+        label=_lazy("Of the principles"),
+        choices=[
+            ("all", _lazy("All of them stand before every question")),
+            ("one", _lazy("One stands after each comparison, drawn by its content")),
+        ],
+    )
+    ask_aspects = forms.BooleanField(
+        required=False, label=_lazy("Ask the project's aspect questions too")
+    )
+    show_reference = forms.BooleanField(
+        required=False,
+        label=_lazy("Show the reference answer"),
+        help_text=_lazy("Where a comparison's metadata has a <code>reference</code>."),
+    )
+    exemplars = forms.CharField(
+        required=False,
+        label=_lazy("Exemplars"),
+        help_text=_lazy(
+            "Numbers of comparisons with a reference answer, to be shown before the question "
+            "with that answer: <code>12, 40</code>. Few judges need any."
+        ),
+    )
+    keep_exemplars = forms.BooleanField(required=False, label=_lazy("Keep the exemplars it has"))
+    rationale_request = forms.CharField(label=_lazy("Request for the rationale"), max_length=500)
+    ending = forms.CharField(
+        max_length=100,
+        help_text=_lazy('The next token after it is the answer, "1" or "2".'),
+    )
+    tie_request = forms.CharField(required=False, label=_lazy("How a tie is said"), max_length=500)
+    tie_answer = forms.CharField(required=False, label=_lazy("Answer for a tie"), max_length=20)
+    score_request = forms.CharField(
+        required=False, label=_lazy("Request for a score"), max_length=500
+    )
+    score_ending = forms.CharField(
+        required=False, label=_lazy("Ending before a score"), max_length=100
+    )
 
     def __init__(
         self,
@@ -122,19 +272,43 @@ class JudgeForm(forms.Form):
         project: Project,
         user: Any,
         version: JudgeVersion | None = None,
+        prompt: PromptVersion | None = None,
         **kwargs: Any,
     ) -> None:
+        """`prompt`: whose words the form begins with; without one, those of `version`."""
         self.project, self.user = project, user
         self.base = recipe_from(version.recipe) if version else _first_recipe(project)
+        if prompt is None and version is not None:
+            prompt = version.prompt
+        elif prompt is not None:
+            self.base = recipe_from(with_words(version.recipe if version else {}, prompt.words))
         initial = {name: getattr(self.base, name) for name in RECIPE_FIELDS}
-        initial |= {"keep_exemplars": True}
-        if version is not None:
-            initial |= {"model": version.model, "server": version.server_id}
+        initial |= {
+            "principles": list(self.base.principles),
+            "keep_exemplars": True,
+            "ask_aspects": bool(self.base.aspects),
+            "members": self.base.members,
+            "model": version.model if version else "",
+            "server": version.server_id if version else None,
+            "prompt_name": prompt.name if prompt else "",
+            "preamble_kind": _kind_of(self.base, project),
+        }
         super().__init__(*args, initial=initial, label_suffix="", **kwargs)
         if version is not None:
             del self.fields["name"]
+        self.fields["members"].queryset = (
+            JudgeVersion.objects.filter(judge__project=project)
+            .exclude(recipe__mode="jury")
+            .select_related("judge")
+            .order_by("judge__name", "-number")
+        )
+        if not project.guidelines.strip():
+            kinds = self.fields["preamble_kind"].choices
+            self.fields["preamble_kind"].choices = [k for k in kinds if k[0] != "guidelines"]
         if not JudgeServer.objects.exists():
             del self.fields["server"]
+        if not project.aspects:
+            del self.fields["ask_aspects"]
         if self.base.exemplars:
             n = len(self.base.exemplars)
             self.fields["keep_exemplars"].label = ngettext(
@@ -143,14 +317,17 @@ class JudgeForm(forms.Form):
         else:
             del self.fields["keep_exemplars"]
 
-    def main_fields(self) -> list[forms.BoundField]:
-        """What everybody should look at; `more_fields` are the others."""
-        names = ("name", "server", "model", "mode", "preamble")
-        return [self[name] for name in names if name in self.fields]
-
-    def more_fields(self) -> list[forms.BoundField]:
-        main = {field.name for field in self.main_fields()}
-        return [self[name] for name in self.fields if name not in main]
+    def fieldsets(
+        self,
+    ) -> Iterator[tuple[str, str, list[forms.BoundField], list[forms.BoundField]]]:
+        """(legend, sentence, fields, fields that few people need) for the page."""
+        for legend, sentence, names, more in self.FIELDSETS:
+            yield (
+                legend,
+                sentence,
+                [self[name] for name in names if name in self.fields],
+                [self[name] for name in more if name in self.fields],
+            )
 
     def clean_name(self) -> str:
         name = self.cleaned_data["name"]
@@ -159,22 +336,31 @@ class JudgeForm(forms.Form):
         return name
 
     def clean_model(self) -> str:
-        if not self.cleaned_data.get("server"):  # a server's names are its own
-            check_model_name(self.cleaned_data["model"], self.user)
-        return self.cleaned_data["model"]
+        name = self.cleaned_data["model"]
+        if not name:
+            return ""
+        if self.cleaned_data.get("server"):  # a server's names are its own
+            return name
+        check_model_name(name, self.user)
+        wrong = why_unusable(self.project, name)
+        if wrong:
+            raise forms.ValidationError(wrong)
+        return name
 
     def clean_preamble(self) -> str:
         return self.cleaned_data["preamble"].replace("\r\n", "\n")
+
+    def clean_score_preamble(self) -> str:
+        return self.cleaned_data["score_preamble"].replace("\r\n", "\n")
 
     def clean_exemplars(self) -> tuple[Exemplar, ...]:
         """The named comparisons as exemplars; every other one shows its better response second."""
         numbers = [int(number) for number in re.findall(r"\d+", self.cleaned_data["exemplars"])]
         if re.sub(r"[\d,;\s]", "", self.cleaned_data["exemplars"]):
             raise forms.ValidationError(_("Write numbers with commas between them."))
+        may_be = [Choice.A, Choice.B] + ([Choice.TIE] if self.data.get("ties") else [])
         known = (
-            Comparison.objects.filter(
-                project=self.project, pk__in=numbers, gold__in=[Choice.A, Choice.B]
-            )
+            Comparison.objects.filter(project=self.project, pk__in=numbers, gold__in=may_be)
             .select_related("prompt", "response_a", "response_b")
             .in_bulk()
         )
@@ -184,36 +370,46 @@ class JudgeForm(forms.Form):
                 _("No comparison of this project with a reference answer: %(numbers)s.")
                 % {"numbers": ", ".join(missing)}
             )
-        exemplars = []
-        for place, number in enumerate(dict.fromkeys(numbers)):
-            row = known[number]
-            better, worse = row.response_a, row.response_b
-            if row.gold == Choice.B:
-                better, worse = worse, better
-            first, second = (worse, better) if place % 2 else (better, worse)
-            exemplars.append(
-                Exemplar(
-                    prompt=row.prompt.messages,
-                    first=first.messages,
-                    second=second.messages,
-                    answer="2" if place % 2 else "1",
-                )
-            )
-        return tuple(exemplars)
+        return tuple(
+            _exemplar(known[number], better_second=bool(place % 2))
+            for place, number in enumerate(dict.fromkeys(numbers))
+        )
 
     def clean(self) -> dict[str, Any]:
         values = super().clean()
-        if not self.errors:
-            exemplars = values["exemplars"]
-            if values.get("keep_exemplars"):
-                exemplars = self.base.exemplars + exemplars
-            settings = {name: values[name] for name in RECIPE_FIELDS}
-            try:
-                self.recipe = recipe_from(
-                    {"fence": self.base.fence, **settings, "exemplars": exemplars}
-                )
-            except ValueError as error:
-                raise forms.ValidationError(str(error)) from error
+        mode = values.get("mode")
+        if mode == "jury":
+            values["model"], values["server"] = "", None
+        elif mode == "reward" and values.get("server"):
+            self.add_error("server", _("A reward model runs in a worker of ours."))
+        elif "model" in values and not values["model"]:
+            self.add_error("model", _("Name the model that judges."))
+        if self.errors:
+            return values
+        # A field that was not sent stays as it was; a box that is not ticked is not sent.
+        boxes = [
+            name for name in RECIPE_FIELDS if isinstance(self.fields[name], forms.BooleanField)
+        ]
+        sent = [name for name in RECIPE_FIELDS if name in self.data or name in boxes]
+        changes = {name: values[name] for name in sent if values[name] is not None}
+        if "principles" in changes:
+            changes["principles"] = tuple(changes["principles"])
+        kind = values["preamble_kind"] or "own"
+        if kind != "own":
+            changes |= _preambles(kind, self.project)
+        if mode not in PAIR_MODES:
+            changes["ties"] = False
+        kept = self.base.exemplars if values.get("keep_exemplars") else ()
+        aspects = self.project.aspects if values.get("ask_aspects") else []
+        changes |= {
+            "exemplars": kept + values["exemplars"],
+            "aspects": tuple(Aspect(name=a["name"], question=a["question"]) for a in aspects),
+            "members": tuple(member.pk for member in values["members"]) if mode == "jury" else (),
+        }
+        try:
+            self.recipe = replace(self.base, **changes)
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from error
         return values
 
 
@@ -255,10 +451,49 @@ class TrialForm(forms.Form):
         return comparisons.filter(pk__gte=place).order_by("pk").first()
 
 
+class PromptDifferenceForm(forms.Form):
+    """Which version a prompt is held against."""
+
+    against = forms.ModelChoiceField(PromptVersion.objects.none(), required=False)
+
+    def __init__(self, *args: Any, others: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["against"].queryset = others
+
+
+def _exemplar(row: Comparison, *, better_second: bool) -> Exemplar:
+    better, worse = row.response_a, row.response_b
+    if row.gold == Choice.B:
+        better, worse = worse, better
+    first, second = (worse, better) if better_second else (better, worse)
+    answer = "2" if better_second else "1"
+    return Exemplar(
+        prompt=row.prompt.messages,
+        first=first.messages,
+        second=second.messages,
+        answer="tie" if row.gold == Choice.TIE else answer,
+    )
+
+
 def _first_recipe(project: Project) -> JudgeRecipe:
     """A new judge is asked by the project's own guidelines, if there are any."""
-    if not project.guidelines.strip():
-        return JudgeRecipe()
-    guidelines = project.guidelines.replace("\r\n", "\n").strip()
-    _good, sections = PREAMBLE.split(". ", 1)
-    return JudgeRecipe(preamble=f"{guidelines}\n\n{sections}")
+    kind = "guidelines" if project.guidelines.strip() else "base"
+    return JudgeRecipe(**_preambles(kind, project))
+
+
+def _preambles(kind: str, project: Project) -> dict[str, str]:
+    """The preambles of a kind: what a good response is, and what stands below."""
+    if kind == "guidelines":
+        good = project.guidelines.replace("\r\n", "\n").strip() + "\n\n"
+    else:
+        good = {"base": BASE, "detailed": DETAILED}[kind] + " "
+    return {"preamble": good + PAIR_FRAME, "score_preamble": good + SCORE_FRAME}
+
+
+def _kind_of(recipe: JudgeRecipe, project: Project) -> str:
+    kinds = ["base", "detailed"] + (["guidelines"] if project.guidelines.strip() else [])
+    for kind in kinds:
+        words = _preambles(kind, project)
+        if (recipe.preamble, recipe.score_preamble) == (words["preamble"], words["score_preamble"]):
+            return kind
+    return "own"

@@ -12,11 +12,27 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from judges.engines import opened
-from judges.ml.config import JudgeRecipe, recipe_from, recipe_values
+from judges.ml.config import (
+    ASKING_MODES,
+    PAIR_MODES,
+    JudgeRecipe,
+    prompt_words,
+    recipe_from,
+    recipe_values,
+)
 from judges.ml.modes import Outcome
-from judges.models import Judge, JudgeRun, JudgeServer, JudgeTrial, JudgeVersion, Verdict
+from judges.models import (
+    Judge,
+    JudgeRun,
+    JudgeServer,
+    JudgeTrial,
+    JudgeVersion,
+    PromptVersion,
+    Verdict,
+)
+from judges.prompts import prompt_of, prompt_version
 from judges.servers import budget_of
-from judges.verdicts import as_trial, keep_verdict
+from judges.verdicts import as_trial, record_verdict, verdict_of
 from labeling.jobs import Job, JobTaken, heartbeat, process_lives
 from labeling.models import Comparison, Project, Rater, content_hash
 from labeling.shares import clopper_pearson
@@ -36,11 +52,18 @@ def judge_version(
     model: str,
     recipe: JudgeRecipe,
     user: Any = None,
+    *,
+    prompt: str = "",
     server: JudgeServer | None = None,
 ) -> tuple[JudgeVersion, bool]:
     """The version of the judge `name` with this model and recipe, and whether it was made now.
 
     The same settings are the same version; a change makes a new version, hence a new rater.
+
+    Args:
+        prompt: what the words of the question are called if the project has none like them; empty:
+            as the judge is.
+        server: where the model runs; None is a worker of ours.
     """
     judge, _created = Judge.objects.get_or_create(project=project, name=name)
     judge = Judge.objects.select_for_update().get(pk=judge.pk)  # one new version at a time
@@ -57,10 +80,22 @@ def judge_version(
         model=model,
         server=server,
         recipe=values,
+        prompt=_prompt(project, recipe, prompt, name, user),
         rater=_new_rater(project, f"{name} v{number}"),
         created_by=user if user is not None and user.is_authenticated else None,
     )
     return version, True
+
+
+def _prompt(
+    project: Project, recipe: JudgeRecipe, prompt: str, judge: str, user: Any
+) -> PromptVersion | None:
+    """The words of the recipe's question; None of a judge that is asked none."""
+    if recipe.mode not in ASKING_MODES:
+        return None
+    if prompt:
+        return prompt_version(project, prompt, prompt_words(recipe), user)[0]
+    return prompt_of(project, recipe, judge, user)[0]
 
 
 def _new_rater(project: Project, name: str) -> Rater:
@@ -96,7 +131,8 @@ def exemplars_of(version: JudgeVersion) -> QuerySet[Comparison]:
     and both responses, in whichever order.
     """
     shown = Q()
-    for exemplar in recipe_from(version.recipe).exemplars:
+    recipe = recipe_from(version.recipe)
+    for exemplar in recipe.exemplars if recipe.mode in PAIR_MODES else ():
         first, second = content_hash(exemplar.first), content_hash(exemplar.second)
         of_prompt = Q(prompt__content_hash=content_hash(exemplar.prompt))
         shown |= of_prompt & (
@@ -212,7 +248,10 @@ def _keep(
     if mine.first() is None:
         raise JobTaken(f"judge run {run.pk} went to another worker")
     for comparison, outcome in outcomes:
-        keep_verdict(version, comparison, outcome, run=run, counts=run.counts)
+        verdict = verdict_of(run, version, comparison, outcome)
+        verdict.save(force_insert=True)
+        if run.counts:
+            record_verdict(verdict)
 
 
 def carry_out_trial(trial: JudgeTrial, *, device: str = "") -> None:

@@ -4,35 +4,17 @@ import math
 from typing import Any
 
 from judges.ml.modes import Outcome, Question
+from judges.ml.verdict import Logps, mean_and_error, read_both_orders, says_tie
 from judges.models import JudgeRun, JudgeVersion, Verdict
 from labeling.judgements import choice_of, record_judgement
 from labeling.models import Choice, Comparison
 
 
-def keep_verdict(
-    version: JudgeVersion,
-    comparison: Comparison,
-    outcome: Outcome,
-    *,
-    run: JudgeRun | None,
-    counts: bool = True,
-) -> Verdict:
-    """Write a verdict down, and unless it does not count, as the preference of the judge's rater.
-
-    Raises: IntegrityError when the version has a verdict on this comparison.
-    """
-    verdict = verdict_of(version, comparison, outcome, run=run)
-    verdict.save(force_insert=True)
-    if counts:
-        keep_preference(version, comparison, verdict, outcome)
-    return verdict
-
-
 def verdict_of(
-    version: JudgeVersion, comparison: Comparison, outcome: Outcome, *, run: JudgeRun | None
+    run: JudgeRun | None, version: JudgeVersion, comparison: Comparison, outcome: Outcome
 ) -> Verdict:
-    """An outcome as a row. What could not be asked says nothing for either side: it is unparsed,
-    and says why."""
+    """An outcome as a row that is not saved yet. What could not be asked says nothing for either
+    side: it is unparsed, and says why."""
     verdict = Verdict(
         run=run,
         version=version,
@@ -63,23 +45,57 @@ def verdict_of(
     return verdict
 
 
-def keep_preference(
-    version: JudgeVersion, comparison: Comparison, verdict: Verdict, outcome: Outcome
-) -> None:
-    """The verdict as the one preference of the judge's rater."""
-    reading = outcome.reading
+def record_verdict(verdict: Verdict) -> None:
+    """Keep a saved verdict as the one current preference of the judge's rater."""
+    prob_a_ab, prob_a_ba = probs_by_order(verdict)
+    tie = says_tie(verdict.prob_a, verdict.prob_tie)
     record_judgement(
-        version.rater,
-        comparison,
-        prob_a=outcome.prob_a,
-        prob_a_ab=reading.prob_a_ab if reading else None,
-        prob_a_ba=reading.prob_a_ba if reading else None,
-        parsed=outcome.parsed,
-        choice=Choice.TIE if outcome.says_tie else choice_of(outcome.prob_a),
-        rationale=outcome.rationale_ab,
-        aspects={name: choice_of(prob) for name, prob in outcome.aspects.items()},
-        seconds=outcome.seconds,
+        verdict.version.rater,
+        verdict.comparison,
+        prob_a=verdict.prob_a,
+        prob_a_ab=prob_a_ab,
+        prob_a_ba=prob_a_ba,
+        parsed=verdict.parsed,
+        choice=Choice.TIE if tie else choice_of(verdict.prob_a),
+        rationale=verdict.rationale_ab,
+        aspects={name: choice_of(prob) for name, prob in verdict.aspects.items()},
+        seconds=verdict.seconds,
     )
+
+
+def probs_by_order(verdict: Verdict) -> tuple[float | None, float | None]:
+    """Probability that A is better with A shown first, and with B shown first: their mean is
+    `prob_a`. None of a judge that has no orders, or that was not asked."""
+    pairs = [_logps(verdict)]
+    if "samples" in verdict.raw:
+        pairs = [
+            (_from_json(one["logp_ab"]), _from_json(one["logp_ba"]))
+            for one in verdict.raw["samples"]
+        ]
+    if not pairs[0][0]:
+        return None, None
+    readings = [read_both_orders(*pair) for pair in pairs]
+    return (
+        mean_and_error([reading.prob_a_ab for reading in readings])[0],
+        mean_and_error([reading.prob_a_ba for reading in readings])[0],
+    )
+
+
+def _logps(verdict: Verdict) -> tuple[Logps, Logps]:
+    """Of both orders; empty where the verdict has none."""
+    names = ("first", "second", "tie")
+    ab, ba = (
+        [getattr(verdict, f"logp_{order}_{name}") for name in names] for order in ("ab", "ba")
+    )
+    return (
+        tuple(value for value in ab if value is not None),
+        tuple(value for value in ba if value is not None),
+    )
+
+
+def _from_json(logps: list[float | None]) -> Logps:
+    """JSON has no infinity: null is an answer that is impossible."""
+    return tuple(-math.inf if value is None else value for value in logps)
 
 
 def as_trial(outcome: Outcome) -> dict[str, Any]:
@@ -91,7 +107,7 @@ def as_trial(outcome: Outcome) -> dict[str, Any]:
         "problem": outcome.problem,
         "prob_a": outcome.prob_a,
         "parsed": outcome.parsed,
-        "says_tie": outcome.says_tie,
+        "says_tie": says_tie(outcome.prob_a, reading.prob_tie if reading else None),
         "prob_a_ab": reading.prob_a_ab if reading else None,
         "prob_a_ba": reading.prob_a_ba if reading else None,
         "prob_tie": reading.prob_tie if reading else None,

@@ -10,7 +10,8 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from judges.forms import JudgeForm, LaunchForm, TrialForm
+from judges.engines import sample_of
+from judges.forms import JudgeForm, LaunchForm, PromptDifferenceForm, TrialForm
 from judges.judging import (
     Figures,
     RunActive,
@@ -24,10 +25,14 @@ from judges.judging import (
     stored_models,
     waiting_for,
 )
-from judges.ml.config import recipe_from
-from judges.ml.questions import question_text, verdict_text
-from judges.models import JudgeRun, JudgeTrial, JudgeVersion, Verdict
+from judges.ml.config import ASKING_MODES, PROMPT_FIELDS, recipe_from
+from judges.ml.modes import requests_for
+from judges.ml.questions import draw_principle, plain_text, with_written
+from judges.models import JudgeRun, JudgeTrial, JudgeVersion, PromptVersion, Verdict
+from judges.prompts import as_text, prompt_differences
 from labeling.access import project_for
+from labeling.changes import note_change
+from labeling.differences import TooLong
 from labeling.models import Project
 
 RUNS_SHOWN = 20
@@ -60,16 +65,10 @@ def judge_list(request: HttpRequest, slug: str) -> HttpResponse:
 def create(request: HttpRequest, slug: str) -> HttpResponse:
     """Make a judge."""
     project = project_for(request.user, slug, to="lead")
-    form = JudgeForm(request.POST or None, project=project, user=request.user)
+    prompt = _prompt_asked_for(request, project)
+    form = JudgeForm(request.POST or None, project=project, user=request.user, prompt=prompt)
     if request.method == "POST" and form.is_valid():
-        version, _made = judge_version(
-            project,
-            form.cleaned_data["name"],
-            form.cleaned_data["model"],
-            form.recipe,
-            request.user,
-            form.cleaned_data.get("server"),
-        )
+        version, _made = _kept(request, project, form.cleaned_data["name"], form)
         return redirect("judges:judge", slug, version.judge_id)
     return _form_page(request, project, form)
 
@@ -84,17 +83,11 @@ def edit(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         request.POST or None,
         project=project,
         user=request.user,
-        version=judge.versions.first(),
+        version=judge.versions.select_related("prompt").first(),
+        prompt=_prompt_asked_for(request, project),
     )
     if request.method == "POST" and form.is_valid():
-        version, made = judge_version(
-            project,
-            judge.name,
-            form.cleaned_data["model"],
-            form.recipe,
-            request.user,
-            form.cleaned_data.get("server"),
-        )
+        version, made = _kept(request, project, judge.name, form)
         if made:
             messages.success(
                 request, _("This is version %(n)s now, a rater of its own.") % {"n": version.number}
@@ -110,11 +103,54 @@ def edit(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 @login_required
 @require_safe
+def prompt_list(request: HttpRequest, slug: str) -> HttpResponse:
+    """The project's prompts, each with its versions and the judges that are asked by them."""
+    project = project_for(request.user, slug, to="view")
+    versions = project.prompt_versions.select_related("created_by").prefetch_related(
+        "judge_versions__judge"
+    )
+    context = {"project": project, "active": "judges", "prompt_versions": versions}
+    return render(request, "judges/prompts.html", context)
+
+
+@login_required
+@require_safe
+def prompt_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """The words of one version of a prompt, and where they differ from another version's."""
+    project = project_for(request.user, slug, to="view")
+    prompt = get_object_or_404(project.prompt_versions.select_related("created_by"), pk=pk)
+    others = project.prompt_versions.exclude(pk=pk)
+    form = PromptDifferenceForm(request.GET, others=others)
+    other = form.cleaned_data["against"] if form.is_valid() else None
+    if other is None:
+        other = others.filter(name=prompt.name, number__lt=prompt.number).first()
+    found, too_long = [], ""
+    if other is not None:
+        try:
+            found = prompt_differences(other, prompt)
+        except TooLong as error:
+            too_long = str(error)
+    context = {
+        "project": project,
+        "active": "judges",
+        "prompt": prompt,
+        "other": other,
+        "others": others,
+        "differences": found,
+        "too_long": too_long,
+        "words": [(field, as_text(prompt.words.get(field))) for field in PROMPT_FIELDS],
+        "judge_versions": prompt.judge_versions.select_related("judge"),
+    }
+    return render(request, "judges/prompt.html", context)
+
+
+@login_required
+@require_safe
 def judge_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """One judge: its versions with their figures, what it is asked, its runs."""
     project = project_for(request.user, slug, to="view")
     judge = get_object_or_404(project.judges, pk=pk)
-    versions = list(judge.versions.select_related("rater", "server"))
+    versions = list(judge.versions.select_related("rater", "prompt", "server"))
     figures = figures_by(Verdict.objects.filter(version__judge=judge), "version")
     for version in versions:
         version.figures = figures.get(version.pk, Figures())
@@ -128,6 +164,7 @@ def judge_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "newest": newest,
         "example": _example(project, newest) if newest else "",
         "settings": sorted(newest.recipe.items()) if newest else [],
+        "members": _members(newest) if newest else [],
         "n_comparisons": n_comparisons,
         "n_waiting": waiting_for(newest).count() if newest else 0,
         "n_left_out": n_left_out(newest) if newest else 0,
@@ -247,6 +284,38 @@ def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     return redirect("judges:run", slug, pk)
 
 
+def _prompt_asked_for(request: HttpRequest, project: Project) -> PromptVersion | None:
+    """The prompt whose words the form is to begin with."""
+    number = request.GET.get("prompt", "")
+    return project.prompt_versions.filter(pk=number).first() if number.isdecimal() else None
+
+
+@transaction.atomic
+def _kept(
+    request: HttpRequest, project: Project, name: str, form: JudgeForm
+) -> tuple[JudgeVersion, bool]:
+    """The form's judge as a version, and whether it was made now; what was made is noted."""
+    values = form.cleaned_data
+    version, made = judge_version(
+        project,
+        name,
+        values["model"],
+        form.recipe,
+        request.user,
+        prompt=values["prompt_name"],
+        server=values.get("server"),
+    )
+    if made:
+        after = {
+            "model": version.model,
+            "server": str(version.server or ""),
+            "mode": form.recipe.mode,
+            "prompt": str(version.prompt),
+        }
+        note_change(project, request.user, "make judge", version, after=after)
+    return version, made
+
+
 def _example(project: Project, version: JudgeVersion) -> str:
     """The version's question about some comparison of the project, as plain text.
 
@@ -254,12 +323,17 @@ def _example(project: Project, version: JudgeVersion) -> str:
     """
     recipe = recipe_from(version.recipe)
     row = project.comparisons.select_related("prompt", "response_a", "response_b").first()
-    if row is None:
+    if row is None or recipe.mode not in ASKING_MODES:
         return ""
-    question = question_text(
-        recipe, row.prompt.messages, row.response_a.messages, row.response_b.messages
-    )
-    return verdict_text(recipe, question, rationale="…")
+    sample = sample_of(row)
+    request = requests_for(recipe, sample, principle=draw_principle(recipe, sample))[0]
+    return with_written(plain_text(request), "…" if request.write else "", request.ending)
+
+
+def _members(version: JudgeVersion) -> list[JudgeVersion]:
+    """Who sits in a jury; those that are gone are left out."""
+    numbers = version.recipe.get("members", [])
+    return list(JudgeVersion.objects.filter(pk__in=numbers).select_related("judge"))
 
 
 def _run(project: Project, pk: int) -> JudgeRun:
@@ -301,7 +375,13 @@ def _waits_long(job: JudgeRun | JudgeTrial) -> bool:
 
 
 def _form_page(request: HttpRequest, project: Project, form: JudgeForm, **more) -> HttpResponse:
-    context = {"project": project, "active": "judges", "form": form, "models": stored_models()}
+    context = {
+        "project": project,
+        "active": "judges",
+        "form": form,
+        "models": [*project.models.values_list("name", flat=True), *stored_models()],
+        "prompts": project.prompt_versions.all(),
+    }
     status = 422 if form.errors else 200
     return render(request, "judges/form.html", context | more, status=status)
 

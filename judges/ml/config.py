@@ -12,6 +12,8 @@ Mode = Literal["rationale", "direct", "sampled", "score", "reward", "jury"]
 MODES: tuple[str, ...] = get_args(Mode)
 PAIR_MODES: tuple[str, ...] = ("rationale", "direct", "sampled")
 """Both responses are shown in one question, in both orders."""
+ASKING_MODES: tuple[str, ...] = (*PAIR_MODES, "score")
+"""A language model is asked a question in words."""
 Shown = Literal["all", "one"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Chat = Literal["auto", "never"]
@@ -82,6 +84,7 @@ class JudgeRecipe:
     preamble: str = PREAMBLE
     """What a good response is; stands first. The project's guidelines may stand here."""
     exemplars: tuple[Exemplar, ...] = ()
+    """Shown by the modes that show two responses."""
     principles: tuple[str, ...] = ()
     """A constitution (Bai et al. 2022, arXiv:2212.08073)."""
     principles_shown: Shown = "all"
@@ -108,7 +111,8 @@ class JudgeRecipe:
     tie_request: str = "If both responses are equally good, the preferred response is 3."
     """Asked after the sample where `ties` is on; names `tie_answer`."""
     aspects: tuple[Aspect, ...] = ()
-    """Asked after the same sample, each in both orders and answered at once."""
+    """Asked after the same sample, each in both orders and answered at once, by the modes that show
+    two responses."""
     score_preamble: str = SCORE_PREAMBLE
     """Stands first in mode "score"."""
     score_request: str = "Rate the quality of the response on a scale from 1 (worst) to 10 (best)."
@@ -151,16 +155,12 @@ class JudgeRecipe:
             raise ValueError("a rationale needs at least one token")
         if self.mode == "sampled" and (self.n_samples < 2 or self.temperature <= 0):
             raise ValueError("drawn rationales are two or more, at a temperature above 0")
-        if self.ties and (not self.tie_answer.strip() or self.tie_answer in ("1", "2")):
+        if not self.tie_answer.strip() or self.tie_answer in ("1", "2"):
             raise ValueError('the answer of a tie is a word of its own, such as "3"')
         if self.ties and self.mode not in PAIR_MODES:
             raise ValueError(f'mode "{self.mode}" has no answer for ties')
         if not self.ties and any(exemplar.answer == "tie" for exemplar in self.exemplars):
             raise ValueError("an exemplar shows a tie, and this judge has no answer for ties")
-        if self.mode == "score" and self.exemplars:
-            raise ValueError("exemplars show which of two responses is better, not a score")
-        if self.aspects and self.mode not in PAIR_MODES:
-            raise ValueError(f'mode "{self.mode}" asks no aspects')
         if len({aspect.name for aspect in self.aspects}) < len(self.aspects):
             raise ValueError("two aspects have the same name")
         if any(not words.strip() or "\n" in words for words in self.principles):

@@ -63,7 +63,6 @@ class Outcome:
     problem: str = ""
     prob_a: float = 0.5
     parsed: bool = False
-    says_tie: bool = False
     reading: Reading | None = None
     logp_ab: Logps = ()
     logp_ba: Logps = ()
@@ -198,7 +197,6 @@ def reward_outcome(
         problem="" if readable else "The reward model gave no number.",
         prob_a=prob_a,
         parsed=readable,
-        says_tie=prob_a == 0.5,
         answer_mass_ab=float(readable),
         answer_mass_ba=float(readable),
         score_a=reward_a if readable else None,
@@ -224,7 +222,6 @@ def jury_outcome(said: Mapping[str, float | None]) -> Outcome:
     return Outcome(
         prob_a=prob_a,
         parsed=2 * len(probs) > len(said),
-        says_tie=prob_a == 0.5,
         # The share of members who could be read stands where others have their answers' mass.
         answer_mass_ab=share,
         answer_mass_ba=share,
@@ -313,7 +310,6 @@ def _both_orders(recipe: JudgeRecipe, asked: _Asked, replies: Sequence[Reply]) -
     return Outcome(
         prob_a=reading.prob_a,
         parsed=reading.parsed,
-        says_tie=reading.says_tie,
         reading=reading,
         logp_ab=ab.logps,
         logp_ba=ba.logps,
@@ -349,7 +345,6 @@ def _sampled(recipe: JudgeRecipe, asked: _Asked, replies: Sequence[Reply]) -> Ou
     return Outcome(
         prob_a=prob_a,
         parsed=whole.parsed,
-        says_tie=whole.says_tie,
         reading=whole,
         logp_ab=logp_ab,
         logp_ba=logp_ba,
@@ -384,7 +379,6 @@ def _scored(recipe: JudgeRecipe, asked: _Asked, replies: Sequence[Reply]) -> Out
     return Outcome(
         prob_a=prob_a,
         parsed=min(mass_a, mass_b) >= recipe.min_answer_mass,
-        says_tie=prob_a == 0.5,
         answer_mass_ab=mass_a,
         answer_mass_ba=mass_b,
         score_a=expected_score(of_a),

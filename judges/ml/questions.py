@@ -210,7 +210,7 @@ def tidy_written(written: str, stops: Iterable[str], control: Iterable[str] = ()
     """What a model wrote, up to the first of the stops and without marks of its tokenizer."""
     for stop in stops:
         written = written.split(stop, 1)[0]
-    return _neutral(written.replace("\x00", ""), tuple(control)).strip()
+    return neutral(written.replace("\x00", ""), tuple(control)).strip()
 
 
 def stop_marks(recipe: JudgeRecipe) -> tuple[str, str]:
@@ -269,7 +269,7 @@ def _exemplar(
         paragraphs.append(recipe.tie_request)
     if explains(recipe):
         paragraphs.append(recipe.rationale_request)
-        paragraphs.append(f"{recipe.rationale_lead} {_neutral(exemplar.rationale, control)}")
+        paragraphs.append(f"{recipe.rationale_lead} {neutral(exemplar.rationale, control)}")
     answer = recipe.tie_answer if exemplar.answer == "tie" else exemplar.answer
     return [*paragraphs, f"{recipe.ending}{answer}", ""]
 
@@ -286,15 +286,15 @@ def _sample(
     its own."""
     lines = []
     for message in prompt:
-        lines += [_title(fence, _role(message["role"])), _neutral(message["content"], control)]
+        lines += [_title(fence, _role(message["role"])), neutral(message["content"], control)]
     if reference:
-        lines += [_title(fence, recipe.reference_title), _neutral(reference, control)]
+        lines += [_title(fence, recipe.reference_title), neutral(reference, control)]
     for number, response in enumerate(responses, start=1):
         title = f"{recipe.response_title} {number}" if len(responses) > 1 else recipe.response_title
         for message in response:
             # A response is one message as a rule; with tool calls it may be several.
             whose = f": {_role(message['role'])}" if len(response) > 1 else ""
-            lines += [_title(fence, title + whose), _neutral(message["content"], control)]
+            lines += [_title(fence, title + whose), neutral(message["content"], control)]
         if not response:
             lines += [_title(fence, title), ""]
     return [*lines, _title(fence, "END")]
@@ -309,7 +309,7 @@ def _role(role: str) -> str:
     return re.sub(r"[^A-Z_]", "", role.upper())[:20] or "OTHER"
 
 
-def _neutral(text: str, control: tuple[str, ...]) -> str:
+def neutral(text: str, control: tuple[str, ...]) -> str:
     """The text with every control mark broken after its first character; looks the same."""
     text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be tokenised
     marks = sorted((mark for mark in control if len(mark) > 1), key=len, reverse=True)

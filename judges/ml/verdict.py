@@ -13,8 +13,8 @@ from dataclasses import dataclass
 Logps = tuple[float, ...]
 """Log-probabilities in nats of the answers, at most 0: (first, second) or (first, second, tie)."""
 
-FURTHEST = 1e-12
-"""A probability nearer than this to 0 or 1 counts as this far from it where a logit is taken."""
+LARGEST_LOGIT = 30.0
+"""A probability of 0 or 1 has no logit; it counts as this one, which is a doubt of 1e-13."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,14 @@ class Reading:
     """Both orders name the same response."""
     parsed: bool
 
-    @property
-    def says_tie(self) -> bool:
-        """A tie is more probable than either response."""
-        if self.prob_tie is None:
-            return self.prob_a == 0.5
-        prob_a_alone = self.prob_a - self.prob_tie / 2
-        return self.prob_tie > max(prob_a_alone, 1 - self.prob_tie - prob_a_alone)
+
+def says_tie(prob_a: float, prob_tie: float | None) -> bool:
+    """Whether a tie is more probable than either response; where a judge has no answer for ties,
+    exactly one half is one."""
+    if prob_tie is None:
+        return prob_a == 0.5
+    a_alone = prob_a - prob_tie / 2
+    return prob_tie > max(a_alone, 1 - prob_tie - a_alone)
 
 
 def read_both_orders(logp_ab: Logps, logp_ba: Logps, min_answer_mass: float = 0.5) -> Reading:
@@ -183,9 +184,10 @@ def jury(probs: Sequence[float]) -> tuple[float, list[float]]:
 
 
 def logit(prob: float) -> float:
-    """log(p / (1 - p)), with p kept FURTHEST away from 0 and 1."""
-    kept = min(max(prob, FURTHEST), 1 - FURTHEST)
-    return math.log(kept / (1 - kept))
+    """log(p / (1 - p)), within ±LARGEST_LOGIT."""
+    if prob in (0, 1):
+        return math.copysign(LARGEST_LOGIT, prob - 0.5)
+    return min(max(math.log(prob / (1 - prob)), -LARGEST_LOGIT), LARGEST_LOGIT)
 
 
 def _prob_a(z: float, tie_share: float) -> float:

@@ -1,0 +1,264 @@
+"""Keys and values of many texts at once, for models that read on from where they stopped.
+
+What all texts of a batch begin with is read once and kept once: attention looks at it beside each
+row's own tokens. A row's own tokens stand at the slot of their position, so a row can be cut off
+anywhere, copied to another, or read on from, without touching its neighbours.
+"""
+
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+logger = logging.getLogger(__name__)
+
+ATTENTION = "prefloop_rows"
+"""Under this name transformers finds the attention below."""
+
+FEW_QUERIES = 16
+"""Up to so many tokens to read in a row, attention multiplies matrices itself: it then reads the
+shared keys once for all rows. Above, the fused kernel wins."""
+
+Places = slice | list[int]
+
+
+class Rows:
+    """Room for `n_rows` texts of `n_slots` tokens after what they share; filled by `read`."""
+
+    def __init__(self, model: Any, n_rows: int, n_slots: int, shared: "Rows | None" = None) -> None:
+        self.model = model
+        self.device = model.device
+        self.n_rows, self.n_slots = n_rows, n_slots
+        self.shared = shared
+        self.n_shared = shared.n_slots if shared else 0
+        self.keys: dict[int, torch.Tensor] = {}  # of a layer: (rows, heads, slots + 1, dim)
+        self.values: dict[int, torch.Tensor] = {}
+        self.steps = torch.arange(n_slots, device=self.device)
+        self.rows = torch.arange(n_rows, device=self.device)
+        last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.options = {"logits_to_keep": 1} if last_only else {}
+        self.at: tuple[Any, ...] = ()
+        self.seen: tuple[Any, ...] = ()
+
+    def read(
+        self, places: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        """Read tokens into rows, each from its own slot on.
+
+        Args:
+            places: which rows.
+            starts: the slot of each row's first new token; what stood there and after is forgotten.
+        Returns: logits after the last token of each, (places, vocabulary).
+        """
+        width = max(map(len, tokens))
+        ids, slots = [], []
+        for start, row in zip(starts, tokens, strict=True):
+            padding = width - len(row)
+            ids.append([row[0]] * padding + list(row))
+            # Padding is written to the slot after the last, which no token sees.
+            slots.append([self.n_slots] * padding + list(range(start, start + len(row))))
+        n_seen = max(row[-1] for row in slots) + 1
+        first, last = min(places), max(places) + 1
+        rows: Places = list(places)
+        if rows == list(range(first, last)):
+            rows = slice(first, last)  # a view, where a list of rows is a copy
+        return self._forward(
+            rows,
+            torch.tensor(ids, device=self.device),
+            torch.tensor(slots, device=self.device),
+            n_seen,
+        )
+
+    def step(self, tokens: torch.Tensor, slots: torch.Tensor, n_seen: int) -> torch.Tensor:
+        """Read one token into each of the first rows.
+
+        Args:
+            tokens: (rows,)
+            slots: where they go, (rows,), all below n_seen.
+        Returns: logits, (rows, vocabulary).
+        """
+        return self._forward(slice(0, len(tokens)), tokens[:, None], slots[:, None], n_seen)
+
+    def copy(self, source: int, place: int, n_slots: int) -> None:
+        """Give another row the first slots of one."""
+        for stored in (*self.keys.values(), *self.values.values()):
+            stored[place, :, :n_slots] = stored[source, :, :n_slots]
+
+    def drop(self, n_rows: int, places: Sequence[int]) -> list[int]:
+        """Let some of the first rows go, and fill their places with the last that stay.
+
+        Returns: which row now stands at each place.
+        """
+        leaving = set(places)
+        staying = [place for place in range(n_rows) if place not in leaving]
+        gaps = [place for place in sorted(leaving) if place < len(staying)]
+        now_at = list(range(len(staying)))
+        for gap in gaps:
+            now_at[gap] = staying.pop()
+            self.copy(now_at[gap], gap, self.n_slots)
+        return now_at
+
+    def _forward(
+        self, rows: Places, ids: torch.Tensor, slots: torch.Tensor, n_seen: int
+    ) -> torch.Tensor:
+        self.at = (self.rows[rows][:, None], slice(None), slots)
+        self.seen = (rows, slice(None), slice(n_seen))
+        visible = self.steps[:n_seen] <= slots[:, :, None]  # (rows, tokens, slots)
+        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device)
+        mask.masked_fill_(~visible, -torch.inf)  # every token sees slot 0
+        positions = (slots + self.n_shared) * (slots < self.n_slots)
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask[:, None],
+            position_ids=positions,
+            past_key_values=self,
+            use_cache=True,
+            **self.options,
+        )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    # What a model asks of its cache.
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep a layer's new keys and values, (rows, heads, tokens, dim); all of them come back."""
+        if layer not in self.keys:
+            # Zeros, because what is masked is still multiplied by 0.
+            shape = (self.n_rows, key.shape[1], self.n_slots + 1)
+            self.keys[layer] = key.new_zeros((*shape, key.shape[3]))
+            self.values[layer] = value.new_zeros((*shape, value.shape[3]))
+        self.keys[layer][self.at] = key.transpose(1, 2)
+        self.values[layer][self.at] = value.transpose(1, 2)
+        own = self.keys[layer][self.seen]
+        # Models hand keys on untouched, so the attention finds here what all rows share.
+        own.of_rows = True  # type: ignore[attr-defined]
+        own.shared = (  # type: ignore[attr-defined]
+            (self.shared.keys[layer][:, :, :-1], self.shared.values[layer][:, :, :-1])
+            if self.shared
+            else None
+        )
+        return own, self.values[layer][self.seen]
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        return self.n_shared + self.n_slots
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # (rows, heads, tokens, dim)
+    key: torch.Tensor,  # (rows, key heads, slots, dim)
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # (rows, 1, tokens, slots), added to the scores
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention to a row's own tokens and to what all rows share; else as transformers has it.
+
+    Returns: (rows, tokens, heads, dim)
+    Raises: NotImplementedError for a model whose scores are changed on the way.
+    """
+    if not hasattr(key, "of_rows"):
+        output: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+        return output
+    changes = ("softcap", "s_aux", "position_bias", "sliding_window")
+    if attention_mask is None or any(options.get(name) is not None for name in changes):
+        raise NotImplementedError("this model's attention is not the plain one")
+    n_rows, n_heads, n_tokens, dim = query.shape
+    n_key_heads = key.shape[1]
+    scale = dim**-0.5 if scaling is None else scaling
+    # Heads with the same keys stand side by side: (rows, key heads, heads each · tokens, dim)
+    query = query.reshape(n_rows, n_key_heads, -1, dim)
+    mask = attention_mask.expand(-1, n_heads // n_key_heads, -1, -1)
+    mask = mask.reshape(n_rows, 1, query.shape[2], -1).to(query.dtype)
+    if n_tokens > FEW_QUERIES:
+        if key.shared is not None:  # type: ignore[attr-defined]
+            old_keys, old_values = key.shared  # type: ignore[attr-defined]
+            key = torch.cat([old_keys.expand(n_rows, -1, -1, -1), key], dim=2)
+            value = torch.cat([old_values.expand(n_rows, -1, -1, -1), value], dim=2)
+            mask = functional.pad(mask, (old_keys.shape[2], 0))
+        result = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scale
+        )
+    else:
+        result = _attend_by_hand(query * scale, key, value, mask)
+    return result.reshape(n_rows, n_heads, n_tokens, -1).transpose(1, 2), None
+
+
+def _attend_by_hand(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """The same in plain matrix products; (rows, key heads, queries, dim)."""
+    scores = query @ key.transpose(-1, -2) + mask  # (rows, key heads, queries, slots)
+    if key.shared is None:  # type: ignore[attr-defined]
+        return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+    old_keys, old_values = key.shared  # type: ignore[attr-defined]
+    n_rows, n_key_heads, n_queries, dim = query.shape
+    # All rows' queries in one product: (key heads, rows · queries, dim)
+    together = query.transpose(0, 1).reshape(n_key_heads, n_rows * n_queries, dim)
+    old_scores = together @ old_keys[0].transpose(-1, -2)
+    old_scores = old_scores.view(n_key_heads, n_rows, n_queries, -1).transpose(0, 1)
+    weights = torch.cat([old_scores, scores], dim=-1).softmax(-1, dtype=torch.float32)
+    weights = weights.to(value.dtype)
+    n_old = old_keys.shape[2]
+    old_weights = weights[..., :n_old].transpose(0, 1).reshape(n_key_heads, -1, n_old)
+    old = (old_weights @ old_values[0]).view(n_key_heads, n_rows, n_queries, -1)
+    found: torch.Tensor = weights[..., n_old:] @ value + old.transpose(0, 1)
+    return found
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def use_rows(model: Any) -> bool:
+    """Make the model ready for `Rows`, if its texts can be read on from any token.
+
+    It can if every layer keeps keys and values of all tokens, and a probe gives what the model
+    gives by itself. Otherwise the model is left as it was.
+    """
+    before = model.config._attn_implementation
+    layers = DynamicCache(config=model.config).layers
+    if any(type(layer) is not DynamicLayer for layer in layers):
+        return False  # a window slides, or a state is carried on
+    try:
+        fits = _probe(model)
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        logger.info("this model reads every text as a whole: %s", error)
+        fits = False
+    if not fits:
+        model.set_attn_implementation(before)
+    return fits
+
+
+@torch.inference_mode()
+def _probe(model: Any) -> bool:
+    """Read a few tokens, in two rows after a shared one, and in one piece: are logits the same?"""
+    size = model.config.get_text_config().vocab_size
+    ids = [(7 * n + 3) % size for n in range(60)]
+    whole = torch.tensor([ids], device=model.device)
+    expected = model(input_ids=whole, use_cache=False).logits[0, -1].float()
+    model.set_attn_implementation(ATTENTION)
+    if model.config._attn_implementation != ATTENTION:
+        return False
+    shared = Rows(model, 1, 20)
+    shared.read([0], [0], [ids[:20]])
+    rows = Rows(model, 2, 50, shared)
+    rows.read([0, 1], [0, 0], [ids[20:24], ids[20:57]])
+    rows.read([0], [4], [ids[24:57]])
+    found = rows.read([0, 1], [37, 37], [ids[57:]] * 2).float()
+    exact = model.dtype == torch.float32 and not getattr(model, "is_loaded_in_4bit", False)
+    tolerance = (1e-4 if exact else 0.1) * float(expected.abs().max())
+    return float((found - expected).abs().max()) <= tolerance

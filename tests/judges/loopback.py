@@ -35,6 +35,8 @@ class Behaviour:
     faults: deque[Fault] = field(default_factory=deque)
     """Taken one by one by the questions that come, probes left out."""
     always: Fault | None = None
+    down: Fault | None = None
+    """So is everything answered, probes too."""
     for_question: Callable[[str], Fault | None] = lambda _text: None
     asked: list[dict[str, Any]] = field(default_factory=list)
     """Every question with its path, time and headers, probes left out."""
@@ -96,6 +98,8 @@ class Handler(BaseHTTPRequestHandler):
         if wanted is not True and wanted > behaviour.most_top:
             return self.say(400, {"error": {"message": f"at most {behaviour.most_top} logprobs"}})
         text = text_of(payload)
+        if behaviour.down is not None:
+            return behaviour.down(self, payload)
         if "2 + 2" in text:
             return self.answer(payload)
         behaviour.asked.append(

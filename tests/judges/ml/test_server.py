@@ -265,7 +265,7 @@ def test_a_server_that_goes_down_loses_nothing_that_was_answered():
             for batch in engine.answer(questions(10)):
                 found.update(dict(batch))
                 if len(found) >= 5:
-                    server.always = status(502)
+                    server.down = status(502)
 
         with pytest.raises(EngineStopped, match=r"answered 502, 6 times.*resume"):
             ask_until_it_goes_down()

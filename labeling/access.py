@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db.models import F
+from django.db import connection
 from django.http import Http404
 from django.utils.translation import gettext_lazy as _lazy
 
@@ -59,25 +59,46 @@ def projects_of(user: Any) -> Any:
     return Project.objects.filter(memberships__user=user.pk)
 
 
-def labeler(user: Any, slug: str) -> tuple[Project, Rater]:
+# Written out, because every label asks: the ORM needs four times as long to make these statements
+# as the database to answer them.
+LABELER = """
+    SELECT rater.*, membership.role, EXISTS (
+        SELECT 1 FROM labeling_webhook AS webhook
+        WHERE webhook.project_id = rater.project_id AND webhook.disabled_at IS NULL
+    ) AS has_webhooks
+    FROM labeling_rater AS rater
+    JOIN labeling_project AS project ON project.id = rater.project_id
+    JOIN labeling_membership AS membership
+        ON membership.project_id = rater.project_id AND membership.user_id = rater.user_id
+    WHERE rater.user_id = %s AND project.slug = %s
+"""
+PROJECT = "SELECT * FROM labeling_project WHERE id = %s"
+
+
+def labeler(user: Any, slug: str, *, lock: bool = False) -> tuple[Project, Rater]:
     """The project and the person's rater in it, if they may label there: what `project_for` and
-    `rater_of` give, in one query for those who have labeled before, because every label asks.
+    `rater_of` give, at less cost for those who have labeled before.
+
+    With `lock`, in a transaction, nobody else changes what the rater holds until it ends. The rater
+    may know whether the project `has_webhooks`.
 
     Raises: as `project_for`.
     """
-    rater = (
-        Rater.objects.select_related("project")
-        .filter(user=user.pk, project__slug=slug, project__memberships__user=user.pk)
-        # After the filter: before it, the role would be that of any member.
-        .annotate(role=F("project__memberships__role"))
-        .first()
-    )
+    sql = LABELER
+    if lock and connection.features.has_select_for_no_key_update:
+        sql += "FOR NO KEY UPDATE OF rater"  # SQLite's transaction has the only write lock
+    rater = next(iter(Rater.objects.raw(sql, [user.pk, slug])), None)
     may = PERMISSIONS[rater.role] if rater else frozenset()
     if rater is None or "label" not in may:
         project = project_for(user, slug, to="label")
-        return project, rater_of(user, project)
-    rater.project.may = may
-    return rater.project, rater
+        rater = rater_of(user, project)
+        if lock:
+            rater = Rater.objects.select_for_update(no_key=True).get(pk=rater.pk)
+    else:
+        [project] = Project.objects.raw(PROJECT, [rater.project_id])
+        project.may = may
+    rater.project = project
+    return project, rater
 
 
 def rater_of(user: Any, project: Project) -> Rater:

@@ -18,6 +18,7 @@ Whoever comes from elsewhere (`take_back_expired`) takes what is free and leaves
 """
 
 import hashlib
+import json
 import random
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from django.db import connection, transaction
 from django.db.models import Count, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import gettext_noop
@@ -45,6 +47,7 @@ from labeling.models import (
     Messages,
     Preference,
     Project,
+    Prompt,
     Ranking,
     Rater,
     RepeatAnswer,
@@ -53,6 +56,7 @@ from labeling.models import (
     content_hash,
     message_text,
 )
+from labeling.progress import n_answers
 
 State, Stream, Purpose = Assignment.State, Assignment.Stream, Comparison.Purpose
 
@@ -106,12 +110,34 @@ def work_for(rater: Rater, n: int = 1, have: Collection[int] = ()) -> list[Assig
 
 def _hold(rater: Rater, n: int, have: Collection[int]) -> list[Assignment]:
     """`work_for`, when the rater is locked."""
-    project = rater.project
-    held = list(
-        rater.assignments.filter(state=State.LEASED)
-        .annotate(set_id=F("comparison__response_set"))
-        .order_by("leased_at", "pk")
-    )
+    return _fill(rater, in_hand(rater), n, have)
+
+
+# Written out, because it is asked for every single label: see labeling/access.py. A union, because
+# SQLite would look through everything the rater ever did for an OR.
+IN_HAND = """
+    SELECT held.*, comparison.response_set_id AS set_id FROM labeling_assignment AS held
+    JOIN labeling_comparison AS comparison ON comparison.id = held.comparison_id
+    WHERE held.rater_id = %(rater)s AND held.state = 'leased'
+    UNION ALL
+    SELECT named.*, comparison.response_set_id FROM labeling_assignment AS named
+    JOIN labeling_comparison AS comparison ON comparison.id = named.comparison_id
+    WHERE named.id = %(named)s AND named.rater_id = %(rater)s AND named.state <> 'leased'
+    ORDER BY leased_at, id
+"""
+
+
+def in_hand(rater: Rater, named: int | None = None) -> list[Assignment]:
+    """What the rater holds, in the order of their work; and the assignment of theirs that is
+    `named`, if it is held no longer. Each knows the response set of its comparison (`set_id`)."""
+    held = list(Assignment.objects.raw(IN_HAND, {"rater": rater.pk, "named": named}))
+    for assignment in held:
+        assignment.rater = rater
+    return held
+
+
+def _fill(rater: Rater, held: list[Assignment], n: int, have: Collection[int]) -> list[Assignment]:
+    """What a locked rater holds, with as much leased as is missing of `n` pieces."""
     if rater.paused_at is not None:
         return []
     now = timezone.now()
@@ -122,10 +148,9 @@ def _hold(rater: Rater, n: int, have: Collection[int]) -> list[Assignment]:
             assignment.expires_at = now + _lease()
     pieces = _pieces(held)
     while len(pieces) < n:
-        leased = _lease_next(rater, project, n_held=len(held))
+        leased = _lease_next(rater, rater.project, n_held=len(pieces))
         if not leased:
             break
-        held += leased
         pieces.append(leased[0])
     _read_texts([a for a in pieces if a.pk not in have])
     return pieces
@@ -154,6 +179,24 @@ def ranking_places(rater_id: int, responses: Collection[int]) -> list[int]:
     return sorted(
         responses, key=lambda pk: hashlib.sha256(f"{rater_id} ranks {pk}".encode()).digest()
     )
+
+
+def response_name(rater_id: int, response_id: int) -> str:
+    """What a response to rank is called to this rater: ids follow the file, hence the models."""
+    return salted_hmac("prefloop.ranking", f"{rater_id} {response_id}").hexdigest()[:12]
+
+
+def responses_in_hand(assignment: Assignment) -> dict[str, int]:
+    """The responses that are to be ranked, by their names; of a ranking that is sent again, those
+    it had."""
+    given = Assignment.objects.filter(
+        rater=assignment.rater_id,
+        comparison__response_set=assignment.comparison.response_set_id,
+        repeats=None,
+    )
+    in_hand = given.filter(state__in=[State.LEASED, State.EXPIRED]) or given
+    pairs = in_hand.values_list("comparison__response_a", "comparison__response_b")
+    return {response_name(assignment.rater_id, pk): pk for pair in pairs for pk in pair}
 
 
 def why_empty(rater: Rater) -> EmptyQueue:
@@ -209,21 +252,25 @@ def answer(assignment: Assignment, choice: str, **given: Any) -> Preference | Re
     return _answer(assignment, choice, **given)
 
 
-@transaction.atomic
 def answer_and_go_on(
-    assignment: Assignment, choice: str, *, n: int, have: Collection[int], **given: Any
+    assignment: Assignment,
+    held: list[Assignment],
+    choice: str,
+    *,
+    n: int,
+    have: Collection[int],
+    **given: Any,
 ) -> list[Assignment]:
-    """`answer`, then `work_for(rater, n, have)`, in one transaction and with one lock.
+    """`answer`, then `work_for(rater, n, have)`, when the rater is locked and `held` is `in_hand`.
 
     The answer and the next lease reach the disk together, and the database is asked less often:
     this is what every label costs.
     """
     rater = assignment.rater
-    _lock(rater)
     if rater.paused_at is not None:
         raise NotYours(PAUSED)
     _answer(assignment, choice, **given)
-    return _hold(rater, n, have)
+    return _fill(rater, [a for a in held if a.pk != assignment.pk], n, have)
 
 
 def _answer(
@@ -249,7 +296,13 @@ def _answer(
     strength = strength if choice in (Choice.A, Choice.B) else None
     if assignment.repeats_id is not None:
         return RepeatAnswer.objects.create(
-            assignment=assignment, choice=choice, strength=strength, seconds=seconds
+            assignment=assignment,
+            choice=choice,
+            strength=strength,
+            rationale=rationale,
+            tags=tags or [],
+            aspects=aspects or {},
+            seconds=seconds,
         )
     preference = _keep(
         assignment,
@@ -293,11 +346,7 @@ def record_ranking(
         if kept is not None and same:
             return kept
         raise NotYours(_("This ranking is not yours to give, or you have given it already."))
-    places = {pk: place for place, tied in enumerate(order) for pk in tied}
-    comparisons = [a.comparison for a in assignments]
-    wanted = {pk for c in comparisons for pk in (c.response_a_id, c.response_b_id)}
-    if places.keys() != wanted or len(places) != sum(map(len, order)):
-        raise ValueError("A ranking names each response exactly once.")
+    choices = _implied_choices(order, [a.comparison for a in assignments])
     for assignment in assignments:
         _close(assignment, State.ANSWERED, answer_key)
     response_set.rankings.filter(rater=rater, superseded_at=None).update(
@@ -307,13 +356,60 @@ def record_ranking(
         response_set=response_set, rater=rater, order=order, rationale=rationale, seconds=seconds
     )
     for assignment in assignments:
-        a, b = (
-            places[pk]
-            for pk in (assignment.comparison.response_a_id, assignment.comparison.response_b_id)
-        )
-        choice = Choice.TIE if a == b else Choice.A if a < b else Choice.B
+        choice = choices[assignment.comparison_id]
         _keep(assignment, choice, rationale=rationale, ranking=ranking)
     return ranking
+
+
+@transaction.atomic
+def revise_ranking(
+    rater: Rater, ranking: Ranking, order: list[list[int]], *, rationale: str = ""
+) -> Ranking:
+    """Change an earlier order of the rater's own; it and what it implied are kept as superseded.
+
+    Raises: NotYours if it is somebody else's or has been replaced, or if the rater is paused;
+    ValueError if `order` does not name each of its responses exactly once.
+    """
+    _refuse_paused(rater.pk)
+    implied = list(
+        rater.preferences.current()
+        .filter(ranking=ranking)
+        .select_related("comparison")
+        .order_by("comparison")
+    )
+    now = timezone.now()
+    own = rater.rankings.filter(pk=ranking.pk, superseded_at=None)
+    if not implied or not own.update(superseded_at=now):
+        raise NotYours(_("This order is not yours, or you have changed it since."))
+    choices = _implied_choices(order, [p.comparison for p in implied])
+    rater.preferences.filter(pk__in=[p.pk for p in implied]).update(superseded_at=now)
+    revised = Ranking.objects.create(
+        response_set_id=ranking.response_set_id,
+        rater=rater,
+        order=order,
+        rationale=rationale,
+        seconds=ranking.seconds,
+    )
+    for preference in implied:
+        choice = choices[preference.comparison_id]
+        _again(preference, choice, rationale=rationale, ranking=revised)
+    return revised
+
+
+def _implied_choices(order: list[list[int]], comparisons: list[Comparison]) -> dict[int, Choice]:
+    """What an order says of each of these comparisons, by their ids.
+
+    Raises: ValueError if it does not name each of their responses exactly once.
+    """
+    places = {pk: place for place, tied in enumerate(order) for pk in tied}
+    wanted = {pk for c in comparisons for pk in (c.response_a_id, c.response_b_id)}
+    if places.keys() != wanted or len(places) != sum(map(len, order)):
+        raise ValueError("A ranking names each response exactly once.")
+    choices = {}
+    for comparison in comparisons:
+        a, b = places[comparison.response_a_id], places[comparison.response_b_id]
+        choices[comparison.pk] = Choice.TIE if a == b else Choice.A if a < b else Choice.B
+    return choices
 
 
 @transaction.atomic
@@ -388,9 +484,10 @@ def undo_last(rater: Rater) -> Assignment | None:
     """
     _refuse_paused(rater.pk)
     last = _last_closed(rater)
-    if last is None or last.stream == Stream.TRAINING:
+    if last is None or (last.stream == Stream.TRAINING and rater.project.training_feedback):
         return None
-    if last.stream == Stream.QUALIFICATION and (rater.qualified_at or rater.disqualified_at):
+    of_entrance = last.stream in (Stream.TRAINING, Stream.QUALIFICATION)
+    if of_entrance and (rater.qualified_at or rater.disqualified_at):
         return None
     together = [last]
     set_id = last.comparison.response_set_id
@@ -456,18 +553,13 @@ def revise_preference(
     )
     if not replaced:
         raise NotYours(_("This answer is not yours, or you have changed it since."))
-    return Preference.objects.create(
-        comparison_id=preference.comparison_id,
-        rater=rater,
-        choice=choice,
+    return _again(
+        preference,
+        choice,
         strength=strength if choice in (Choice.A, Choice.B) else None,
         rationale=rationale,
         tags=tags or [],
         aspects=aspects or {},
-        seconds=preference.seconds,
-        shown_first=preference.shown_first,
-        inclusion_probability=preference.inclusion_probability,
-        audit=preference.audit,
     )
 
 
@@ -675,10 +767,13 @@ def _lease_from(rater: Rater, project: Project, streams: list[Stream]) -> list[A
         taken = _take_next(rater, share, stream) if probability else None
         if taken is None:
             continue
-        comparison_id, set_id, given_before = taken
+        comparison, given_before = taken
+        set_id = comparison.response_set_id
         if set_id is not None:
-            return _lease_set(rater, set_id, {comparison_id: given_before}, stream, probability)
-        return [_assign(rater, comparison_id, stream, probability, given_before=given_before)]
+            return _lease_set(rater, set_id, {comparison.pk: given_before}, stream, probability)
+        leased = _assign(rater, comparison.pk, stream, probability, given_before=given_before)
+        leased.comparison = comparison
+        return [leased]
     return []
 
 
@@ -710,13 +805,16 @@ TAKE_NEXT = """
     RETURNING id, response_set_id, EXISTS (
         SELECT 1 FROM labeling_assignment AS given
         WHERE given.comparison_id = labeling_comparison.id AND given.rater_id = %(rater)s
-            AND given.repeats_id IS NULL)
+            AND given.repeats_id IS NULL),
+        prompt_id, (SELECT messages FROM labeling_prompt WHERE id = prompt_id),
+        response_a_id, (SELECT messages FROM labeling_response WHERE id = response_a_id),
+        response_b_id, (SELECT messages FROM labeling_response WHERE id = response_b_id)
 """
 
 
-def _take_next(rater: Rater, share: float, stream: str) -> tuple[int, int | None, bool] | None:
-    """Take a place of the stream's next comparison: (its id, its response set, whether the rater
-    had it before and gave it back), or None."""
+def _take_next(rater: Rater, share: float, stream: str) -> tuple[Comparison, bool] | None:
+    """Take a place of the stream's next comparison: it with its texts, and whether the rater had it
+    before and gave it back; None if there is none."""
     is_audit = stream == Stream.AUDIT
     # Others may be taking the same rows right now. PostgreSQL skips rows that are locked; on
     # SQLite this transaction already holds the only write lock.
@@ -731,7 +829,25 @@ def _take_next(rater: Rater, share: float, stream: str) -> tuple[int, int | None
     values = {"project": rater.project_id, "rater": rater.pk, "share": share}
     with connection.cursor() as cursor:
         cursor.execute(sql, values)
-        return cursor.fetchone()
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    pk, set_id, given_before, *texts = row
+    # The columns that were not read are read when somebody asks for them.
+    comparison = Comparison.from_db(
+        connection.alias,
+        ["id", "project_id", "prompt_id", "response_a_id", "response_b_id", "response_set_id"],
+        [pk, rater.project_id, *texts[::2], set_id],  # in the order of the model's fields
+    )
+    names = ["id", "messages"]
+    for name, model, number, messages in (
+        ("prompt", Prompt, *texts[:2]),
+        ("response_a", Response, *texts[2:4]),
+        ("response_b", Response, *texts[4:]),
+    ):
+        text = model.from_db(connection.alias, names, [number, json.loads(messages)])
+        setattr(comparison, name, text)
+    return comparison, bool(given_before)
 
 
 def _lease_set(
@@ -878,20 +994,29 @@ def _repeat(rater: Rater) -> Assignment | None:
 
 
 def _limit_reached(rater: Rater, project: Project, n_held: int) -> str | None:
-    """ "limit" or "day_limit" if the rater may not be given more, else None."""
+    """ "limit" or "day_limit" if the rater may not be given more, else None.
+
+    A ranking is one label here, whatever its pairs. Checks and repeats are no labels.
+    """
     limit = rater.label_limit or project.labels_per_rater
     if limit is None and project.labels_per_day is None:
         return None
     answered = rater.assignments.filter(
         state=State.ANSWERED, stream__in=[Stream.QUEUE, Stream.AUDIT]
     )
-    if limit is not None and answered.count() + n_held >= limit:
+    if limit is not None and _reach(answered, limit - n_held):
         return "limit"
     if project.labels_per_day is not None:
         midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
-        if answered.filter(closed_at__gte=midnight).count() + n_held >= project.labels_per_day:
+        if _reach(answered.filter(closed_at__gte=midnight), project.labels_per_day - n_held):
             return "day_limit"
     return None
+
+
+def _reach(answered: Any, n: int) -> bool:
+    """Whether these are `n` answers. Their pairs are counted by the index alone; only where those
+    reach it, rankings are told apart."""
+    return answered.count() >= n and n_answers(answered) >= n
 
 
 def _in_hand(
@@ -969,8 +1094,24 @@ def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
         audit=assignment.stream == Stream.AUDIT,
         **answer,
     )
-    answered(preference)
+    # Whether anybody listens was read with the rater, where every label pays for a question.
+    if getattr(assignment.rater, "has_webhooks", True):
+        answered(preference)
     return preference
+
+
+def _again(preference: Preference, choice: str, **answer: Any) -> Preference:
+    """The new version of an answer that was superseded: asked in the same way, and once."""
+    return Preference.objects.create(
+        comparison_id=preference.comparison_id,
+        rater_id=preference.rater_id,
+        choice=choice,
+        seconds=preference.seconds,
+        shown_first=preference.shown_first,
+        inclusion_probability=preference.inclusion_probability,
+        audit=preference.audit,
+        **answer,
+    )
 
 
 def _supersede(rater: Rater, comparison: Comparison, now: datetime) -> None:
@@ -1048,12 +1189,20 @@ def _pieces(held: list[Assignment]) -> list[Assignment]:
 
 
 def _read_texts(assignments: list[Assignment]) -> None:
-    """Put comparison, prompt and responses on the assignments: one query for all."""
+    """Put comparison, prompt and responses on the assignments that lack them: one query for all."""
+    assignments = [a for a in assignments if not _has_texts(a)]
+    if not assignments:
+        return
     comparisons = Comparison.objects.select_related("prompt", "response_a", "response_b").in_bulk(
         [a.comparison_id for a in assignments]
     )
     for assignment in assignments:
         assignment.comparison = comparisons[assignment.comparison_id]
+
+
+def _has_texts(assignment: Assignment) -> bool:
+    comparison = assignment._state.fields_cache.get("comparison")
+    return comparison is not None and "prompt" in comparison._state.fields_cache
 
 
 def _give_back(leases: Any) -> int:

@@ -1,9 +1,10 @@
 """What happens in a project, for those who want to be told of it."""
 
+from functools import partial
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from labeling.models import Assignment, Comparison, Preference, Project, Rater, Webhook
@@ -29,16 +30,56 @@ def answered(preference: Preference) -> None:
             "labels": sorted(labels.values_list("choice", flat=True))
         }
         write_for(webhooks, Event.COMPARISON_COMPLETED, payload)
+        if any(Event.PROJECT_COMPLETED in webhook.events for webhook in webhooks):
+            # Once it is kept: of two last answers at the same moment, the later one sees both. If
+            # it fails, the answer stays kept, and the sweep tells.
+            transaction.on_commit(
+                partial(notice_completed_project, comparison.project_id), robust=True
+            )
 
 
 def notice_completed_projects() -> int:
     """Mark projects in which nothing wants a label any more, and tell of each once; how many.
 
-    Not with the answer itself: of two last answers at the same moment neither sees the other, and
-    no answer should pay for it. Work that comes later takes the mark away again.
+    The sweep for what comes with no answer (a lead who wants fewer labels), and for projects that
+    no webhook watches: their answers do not pay for the question.
     """
+    notice_more_work()
+    return sum(_complete(pk) for pk in list(_done().values_list("pk", flat=True)))
+
+
+def notice_completed_project(project_id: int) -> bool:
+    """Mark the project and tell of it, if nothing in it wants a label any more."""
+    # One look at the queue's index, where there is nearly always more to do.
+    if Comparison.objects.filter(project=project_id, open_places__gt=0).exists():
+        return False
+    return _complete(project_id)
+
+
+def notice_more_work(project_id: int | None = None) -> None:
+    """Take the mark away from completed projects (this one, or any) that want labels again."""
+    marked = Project.objects.filter(_has_open()).exclude(completed_at=None)
+    if project_id is not None:
+        marked = marked.filter(pk=project_id)
+    marked.update(completed_at=None)
+
+
+def _complete(project_id: int) -> bool:
+    with transaction.atomic():
+        now = timezone.now()
+        done = _done().filter(pk=project_id)
+        # One conditional statement: of two who see it at once, one tells.
+        if not done.update(completed_at=now):
+            return False
+        slug = Project.objects.values_list("slug", flat=True).get(pk=project_id)
+        payload = {"project": slug, "completed_at": now.isoformat()}
+        tell(project_id, Event.PROJECT_COMPLETED, payload)
+        return True
+
+
+def _done() -> QuerySet[Project]:
+    """Projects whose work has every label it wants, and that are not marked yet."""
     work = Comparison.objects.work().filter(project=OuterRef("pk"), labels_wanted__gt=0)
-    has_open = Exists(Comparison.objects.filter(project=OuterRef("pk"), open_places__gt=0))
     is_held = Exists(
         Assignment.objects.filter(
             state=Assignment.State.LEASED,
@@ -47,17 +88,11 @@ def notice_completed_projects() -> int:
             comparison__project=OuterRef("pk"),
         )
     )
-    Project.objects.filter(has_open).exclude(completed_at=None).update(completed_at=None)
-    done = Project.objects.filter(~has_open, ~is_held, Exists(work), completed_at=None)
-    n_completed = 0
-    for pk, slug in list(done.values_list("pk", "slug")):
-        with transaction.atomic():
-            now = timezone.now()
-            if done.filter(pk=pk).update(completed_at=now):
-                payload = {"project": slug, "completed_at": now.isoformat()}
-                tell(pk, Event.PROJECT_COMPLETED, payload)
-                n_completed += 1
-    return n_completed
+    return Project.objects.filter(~_has_open(), ~is_held, Exists(work), completed_at=None)
+
+
+def _has_open() -> Exists:
+    return Exists(Comparison.objects.filter(project=OuterRef("pk"), open_places__gt=0))
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:

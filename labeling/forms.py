@@ -1,6 +1,6 @@
 """What a person may send us."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from itertools import count
 from typing import Any
 from urllib.parse import urlencode
@@ -26,12 +26,12 @@ from labeling.models import (
     Webhook,
 )
 from labeling.projects import SETTINGS, wanting
-from labeling.scales import ANSWERS, answers_on
+from labeling.scales import ANSWERS, PLACES, SAID, answers_on, by_letter
 from labeling.storage import names_a_path
 from labeling.webhooks import check_address
 
 LARGEST_KEY = 2**63 - 1  # of the database; larger numbers name nothing
-ASPECT_ANSWERS = {str(Choice.A), str(Choice.B), str(Choice.TIE)}
+ASPECT_ANSWERS = {*PLACES, str(Choice.TIE)}
 
 
 def check_model_name(name: str, user: Any) -> None:
@@ -147,7 +147,12 @@ class ProjectForm(forms.ModelForm):
         (
             _lazy("Which comparisons come when"),
             _lazy("Small shares of each rater’s work that show how good the labels are."),
-            ("audit_share", "check_share", "repeat_share", "qualification_pass"),
+            ("audit_share", "check_share", "repeat_share"),
+        ),
+        (
+            _lazy("Before the work"),
+            _lazy("For projects with a training or a qualification set."),
+            ("training_feedback", "qualification_pass"),
         ),
     )
 
@@ -218,6 +223,7 @@ class ProjectForm(forms.ModelForm):
             "check_share",
             "repeat_share",
             "qualification_pass",
+            "training_feedback",
         ]
         widgets = {"guidelines": forms.Textarea(attrs={"rows": 12})}
         labels = {
@@ -227,6 +233,7 @@ class ProjectForm(forms.ModelForm):
             "scale": _lazy("Scale"),
             "better_answers": _lazy("Raters may write a better answer"),
             "break_after_minutes": _lazy("Remind of a break after, minutes"),
+            "training_feedback": _lazy("Tell raters the known answer in training"),
             "labels_per_comparison": _lazy("Labels per comparison"),
             "labels_per_rater": _lazy("Most labels of one rater"),
             "labels_per_day": _lazy("Most labels of one rater in a day"),
@@ -242,6 +249,10 @@ class ProjectForm(forms.ModelForm):
                 "Kept as a demonstration for training, and as better than both responses."
             ),
             "break_after_minutes": _lazy("Of labeling without a pause; 0: never."),
+            "training_feedback": _lazy(
+                "After each pair of the training, with the reason if the file gave one. Without, a "
+                "rater hears nothing, as in the qualification."
+            ),
             "labels_per_comparison": _lazy("How many people should judge each comparison."),
             "labels_per_rater": _lazy("Empty: no limit."),
             "labels_per_day": _lazy("Empty: no limit. Days begin at midnight UTC."),
@@ -389,7 +400,7 @@ class SetForm(forms.Form):
         choices=(
             (Comparison.Purpose.CHECK, _lazy("Gold, mixed into the work")),
             (Comparison.Purpose.QUALIFICATION, _lazy("Qualification")),
-            (Comparison.Purpose.TRAINING, _lazy("Training, with feedback")),
+            (Comparison.Purpose.TRAINING, _lazy("Training")),
         ),
     )
     source = forms.ChoiceField(
@@ -446,11 +457,10 @@ class SetForm(forms.Form):
 class AnswerForm(forms.Form):
     """One answer to one comparison that the rater was given.
 
-    `assignment` may be left out by programs that know the comparison alone.
+    It names the assignment: by the comparison's own number a repeat would be known.
     """
 
-    comparison = forms.IntegerField(max_value=LARGEST_KEY)
-    assignment = forms.IntegerField(required=False, max_value=LARGEST_KEY)
+    assignment = forms.IntegerField(max_value=LARGEST_KEY)
     answer = forms.CharField()
     rationale = forms.CharField(required=False, max_length=10_000)
     better = forms.CharField(required=False, max_length=100_000)
@@ -471,8 +481,6 @@ class AnswerForm(forms.Form):
 
     def clean(self):
         cleaned = super().clean()
-        if "answer" in cleaned:
-            cleaned["choice"], cleaned["strength"] = ANSWERS[cleaned["answer"]]
         chosen = set(self.data.getlist("tags"))
         # In the project's order, so that the same choice is always kept as the same list.
         cleaned["tags"] = [tag for tag in self.project.tags if tag in chosen]
@@ -480,12 +488,23 @@ class AnswerForm(forms.Form):
         cleaned["aspects"] = {name: side for name, side in said.items() if side in ASPECT_ANSWERS}
         return cleaned
 
+    def judgement(self, left: str) -> dict[str, Any]:
+        """What was said, of responses instead of places; `left` is the letter shown there."""
+        said = self.cleaned_data
+        place, strength = SAID[said["answer"]]
+        return {
+            "choice": by_letter(place, left),
+            "strength": strength,
+            "rationale": said["rationale"],
+            "tags": said["tags"],
+            "aspects": {name: by_letter(side, left) for name, side in said["aspects"].items()},
+        }
+
 
 class SkipForm(forms.Form):
     """Pass a comparison on: with a reason of the list or in other words, or with a flag."""
 
-    comparison = forms.IntegerField(max_value=LARGEST_KEY)
-    assignment = forms.IntegerField(required=False, max_value=LARGEST_KEY)
+    assignment = forms.IntegerField(max_value=LARGEST_KEY)
     reason = forms.CharField(required=False, max_length=500)
     other_reason = forms.CharField(required=False, max_length=500)
     flag = forms.ChoiceField(required=False, choices=Flag.Kind)
@@ -494,26 +513,28 @@ class SkipForm(forms.Form):
 
 
 class RankingForm(forms.Form):
-    """The places that a rater gives to the responses of a set; equal numbers share one."""
+    """The places that a rater gives to the responses of a set; equal numbers share one.
+
+    `responses` holds their ids by the names that the rater knows them by.
+    """
 
     rationale = forms.CharField(required=False, max_length=10_000)
     seconds = forms.FloatField(required=False, min_value=0, max_value=86_400)
     answer_key = forms.CharField(required=False, max_length=64)
 
-    def __init__(self, *args, responses: Collection[int], **kwargs):
+    def __init__(self, *args, responses: Mapping[str, int], **kwargs):
         super().__init__(*args, **kwargs)
         self.responses = responses
-        for pk in responses:
-            self.fields[f"place-{pk}"] = forms.IntegerField(min_value=1, max_value=len(responses))
+        for name in responses:
+            self.fields[f"place-{name}"] = forms.IntegerField(min_value=1, max_value=len(responses))
 
     def clean(self):
         cleaned = super().clean()
-        places = {pk: cleaned.get(f"place-{pk}") for pk in self.responses}
+        places = {pk: cleaned.get(f"place-{name}") for name, pk in self.responses.items()}
         if None in places.values():
             raise forms.ValidationError(_("Give each response a place."))
         cleaned["order"] = [
-            [pk for pk in self.responses if places[pk] == place]
-            for place in sorted(set(places.values()))
+            [pk for pk in places if places[pk] == place] for place in sorted(set(places.values()))
         ]
         return cleaned
 

@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from labeling.changes import note_change
+from labeling.members import MayNot, is_owner
 from labeling.models import Invitation, Membership, Project
 
 Role = Membership.Role
@@ -31,11 +32,18 @@ class NotValid(Exception):
     """The link opens nothing (any more). The text is the same for every reason but time and use."""
 
 
-def invite(project: Project, role: str, actor: Any, *, days: int = 7, uses: int = 1) -> str:
-    """Make an invitation; the token that its link bears, which is not stored."""
+def invite(
+    project: Project, role: str, actor: Any, *, days: int = 7, uses: int = 1
+) -> tuple[Invitation, str]:
+    """Make an invitation: it, and the token that its link bears, which is not stored.
+
+    Raises: MayNot if an owner is to be made by somebody who is none.
+    """
+    if role == Role.OWNER and not is_owner(actor, project):
+        raise MayNot(_("Only an owner makes or changes owners."))
     token = secrets.token_urlsafe(32)
     with transaction.atomic():
-        Invitation.objects.create(
+        invitation = Invitation.objects.create(
             project=project,
             role=role,
             token_hash=hash_of(token),
@@ -50,7 +58,7 @@ def invite(project: Project, role: str, actor: Any, *, days: int = 7, uses: int 
             Role(role).label,
             after={"days": days, "uses": uses},
         )
-    return token
+    return invitation, token
 
 
 def revoke(invitation: Invitation, actor: Any) -> None:

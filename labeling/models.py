@@ -123,6 +123,11 @@ class Project(models.Model):
         validators=[MinValueValidator(0), MaxValueValidator(1)],
         help_text=_lazy("Share of right answers that a rater needs before real work."),
     )
+    training_feedback = models.BooleanField(
+        _lazy("Feedback in training"),
+        default=True,
+        help_text=_lazy("After each training pair the rater is told the known answer and why."),
+    )
     labels_per_rater = models.PositiveIntegerField(
         _lazy("Most labels of one rater"),
         null=True,
@@ -271,7 +276,7 @@ class Comparison(models.Model):
     class Purpose(models.TextChoices):
         WORK = "work", _lazy("Work")
         # The others have a known answer, want no labels, and every rater may be given them.
-        TRAINING = "training", _lazy("Training of raters, with feedback")
+        TRAINING = "training", _lazy("Training of raters")
         QUALIFICATION = "qualification", _lazy("Qualification of raters")
         CHECK = "check", _lazy("Gold, mixed into the work")
 
@@ -402,7 +407,8 @@ class Assignment(models.Model):
         REPEAT = "repeat"  # an earlier pair of their own, sides exchanged
 
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="assignments")
-    rater = models.ForeignKey(Rater, models.CASCADE, related_name="assignments")
+    # "assignment_of_rater" begins with it; of two indexes SQLite would choose the wrong one.
+    rater = models.ForeignKey(Rater, models.CASCADE, related_name="assignments", db_index=False)
     state = models.CharField(max_length=10, choices=State, default=State.LEASED)
     stream = models.CharField(max_length=15, choices=Stream, default=Stream.QUEUE)
     shown_first = models.CharField(max_length=1, choices=[("a", "A"), ("b", "B")])
@@ -457,7 +463,8 @@ class Preference(models.Model):
     """One rater's choice on one comparison. An edit adds a row and keeps the earlier one."""
 
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="preferences")
-    rater = models.ForeignKey(Rater, models.CASCADE, related_name="preferences")
+    # No index of its own: "preference_of_rater" begins with it.
+    rater = models.ForeignKey(Rater, models.CASCADE, related_name="preferences", db_index=False)
     choice = models.CharField(max_length=10, choices=Choice)
     strength = models.PositiveSmallIntegerField(
         null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(3)]
@@ -507,6 +514,9 @@ class RepeatAnswer(models.Model):
     assignment = models.OneToOneField(Assignment, models.CASCADE, related_name="repeat_answer")
     choice = models.CharField(max_length=10, choices=Choice)
     strength = models.PositiveSmallIntegerField(null=True, blank=True)
+    rationale = models.TextField(blank=True)
+    tags = models.JSONField(default=list, blank=True)
+    aspects = models.JSONField(default=dict, blank=True)
     seconds = models.FloatField(null=True, blank=True)
     created_at = models.DateTimeField(db_default=Now())
 

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.core.cache import cache
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Q, QuerySet, Sum
 from django.utils import timezone
 
 from labeling.models import Assignment, Comparison, Preference, Project, Rater
 
 LARGE = 50_000  # comparisons that are counted in about a tenth of a second
 KEEP_SECONDS = 60
+ENTRANCE = (Assignment.Stream.TRAINING, Assignment.Stream.QUALIFICATION)
+"""What comes before the work, and counts neither in it nor in a day's."""
 
 
 @dataclass(frozen=True)
@@ -107,21 +109,33 @@ class OwnProgress:
 
 
 def own_progress(project: Project, rater: Rater | None) -> OwnProgress:
-    """Answers of every stream count: a number that stood still would give a repeat away."""
-    answered = rater.assignments.filter(state=Assignment.State.ANSWERED) if rater else None
     return OwnProgress(
         n_today=done_today(rater) if rater else 0,
-        n_answered=answered.count() if answered is not None else 0,
+        n_answered=n_answers(answered_by(rater)) if rater else 0,
         limit=(rater and rater.label_limit) or project.labels_per_rater,
         day_limit=project.labels_per_day,
     )
 
 
-def done_today(rater: Rater) -> int:
-    """Answers that the rater gave since midnight UTC.
+def answered_by(rater: Rater) -> QuerySet[Assignment]:
+    """What the rater has answered, training and qualification left out.
 
-    Of every stream: a count that stood still at a repeat would give it away.
+    Checks and repeats are in: a count that stood still at one would give it away.
     """
-    midnight: datetime = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
     answered = rater.assignments.filter(state=Assignment.State.ANSWERED)
-    return answered.filter(closed_at__gte=midnight).count()
+    return answered.exclude(stream__in=ENTRANCE)
+
+
+def n_answers(answered: QuerySet[Assignment]) -> int:
+    """How many answers these assignments are: a ranking is one, however many pairs it has."""
+    counted = answered.aggregate(
+        pairs=Count("pk", filter=Q(comparison__response_set=None)),
+        rankings=Count("comparison__response_set", distinct=True),
+    )
+    return counted["pairs"] + counted["rankings"]
+
+
+def done_today(rater: Rater) -> int:
+    """Answers that the rater gave since midnight UTC."""
+    midnight: datetime = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    return n_answers(answered_by(rater).filter(closed_at__gte=midnight))

@@ -9,6 +9,7 @@ from django.utils.translation import gettext_noop
 
 from labeling.assignment import count_places
 from labeling.changes import note_change
+from labeling.events import notice_more_work
 from labeling.models import Comparison, Membership, Project
 
 SETTINGS = (
@@ -23,6 +24,7 @@ SETTINGS = (
     "check_share",
     "repeat_share",
     "qualification_pass",
+    "training_feedback",
     "labels_per_rater",
     "labels_per_day",
 )
@@ -88,7 +90,7 @@ def change_labels_wanted(project: Project, old: int, new: int) -> int:
         n_changed += _change_batch(pks, old, new)
         last = pks[-1]
     if new > old and n_changed:
-        Project.objects.filter(pk=project.pk).update(completed_at=None)
+        notice_more_work(project.pk)
     return n_changed
 
 

@@ -228,6 +228,10 @@ class Repeat(NamedTuple):
     shown_first: str
     choice_again: str
     shown_first_again: str
+    aspects: dict[str, str] = {}
+    aspects_again: dict[str, str] = {}
+    tags: Sequence[str] = ()
+    tags_again: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,10 @@ class Consistency:
     followed_side: Share = Share()
     """Of the changed answers, those that picked the same place twice."""
     n_first_twice: int = 0  # of those, the first place
+    aspects: Share = Share()
+    """Of the aspect questions answered both times, those with the same answer."""
+    tags: Share = Share()
+    """Of the reasons picked at either time, those picked both times."""
 
 
 def consistency(repeats: Sequence[Repeat]) -> Consistency:
@@ -252,6 +260,17 @@ def consistency(repeats: Sequence[Repeat]) -> Consistency:
         same=Share(len(repeats) - len(changed), len(repeats)),
         followed_side=share_of(p is not None and p == again for p, again in places),
         n_first_twice=sum(p is True and again is True for p, again in places),
+        aspects=share_of(
+            choice == r.aspects_again[name]
+            for r in repeats
+            for name, choice in r.aspects.items()
+            if name in r.aspects_again
+        ),
+        tags=share_of(
+            tag in r.tags and tag in r.tags_again
+            for r in repeats
+            for tag in {*r.tags, *r.tags_again}
+        ),
     )
 
 
@@ -475,6 +494,10 @@ def _repeats_of(rater: Rater) -> list[Repeat]:
             "assignment__repeats__shown_first",
             "choice",
             "assignment__shown_first",
+            "assignment__repeats__aspects",
+            "aspects",
+            "assignment__repeats__tags",
+            "tags",
         )[:NEWEST]
     )
     return [Repeat(*row) for row in rows]

@@ -25,9 +25,10 @@ from django.db.models import (
     Subquery,
 )
 from django.db.models.functions import Abs, Cast, Coalesce, Greatest
+from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from labeling.assignment import count_places
+from labeling.assignment import count_places, set_purpose
 from labeling.changes import comparisons_of, note_change
 from labeling.models import (
     Assignment,
@@ -321,6 +322,42 @@ def put_back(project: Project, pks: Iterable[int], actor: Any) -> int:
         count_places(before)
         _note(project, actor, PUT_BACK, "labels_wanted", before, {})
     return len(before)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What became of a change to many comparisons."""
+
+    n: int
+    n_left: int = 0
+    why_left: str = ""  # with `n_left` put in
+
+
+def change_many(
+    project: Project, pks: list[int], action: str, value: Any, actor: Any, note: str = ""
+) -> Changed:
+    """Carry out one change: "priority", "labels_wanted", "purpose" or "gold" ("": not known) set to
+    `value`, "take_out" or "put_back"."""
+    n_left, why = 0, ""
+    match action:
+        case "priority":
+            n = set_priority(project, pks, value, actor)
+        case "labels_wanted":
+            n, n_left = set_labels_wanted(project, pks, value, actor)
+            why = _("%(n)s left as they are: sets of raters want no labels.")
+        case "purpose":
+            n, n_left = set_purpose(project, pks, value, actor)
+            why = _("%(n)s left as they are: a set needs a known answer. Set it first.")
+        case "gold":
+            n, n_left = set_gold(project, pks, value, actor)
+            why = _("%(n)s keep their answer: their set needs one. Change the purpose first.")
+        case "take_out":
+            n = take_out(project, pks, actor, note)
+        case "put_back":
+            n = put_back(project, pks, actor)
+        case _:
+            raise ValueError(f"no change of comparisons: {action}")
+    return Changed(n, n_left, why % {"n": n_left} if n_left else "")
 
 
 TAKE_OUT, PUT_BACK = gettext_noop("take out of the queue"), gettext_noop("put back into the queue")

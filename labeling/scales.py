@@ -12,8 +12,17 @@ ANSWERS: dict[str, tuple[str, int | None]] = {
     Choice.TIE: (Choice.TIE, None),
     Choice.BOTH_BAD: (Choice.BOTH_BAD, None),
 }
-"""What a button may send: the choice, and how much better. It names the response, never the side
-it was shown on: "a-2" is "response A is clearly better"."""
+"""What a lead's button may send: the choice, and how much better. "a-2": A is clearly better."""
+
+PLACES = ("left", "right")
+SAID: dict[str, tuple[str, int | None]] = {
+    **{place: (place, None) for place in PLACES},
+    **{f"{place}-{n}": (place, n) for place in PLACES for n in (1, 2, 3)},
+    Choice.TIE: (Choice.TIE, None),
+    Choice.BOTH_BAD: (Choice.BOTH_BAD, None),
+}
+"""What a rater's button may send. It names the place where they saw a response and never its
+letter: in a file that always calls the chosen response A, the letter would be the answer."""
 
 
 @dataclass(frozen=True)
@@ -25,27 +34,38 @@ class Button:
     side: str  # "left", "right" or ""
 
 
-def buttons(scale: str, left: str, right: str) -> list[Button]:
-    """The answers of a scale from left to right; keys count from 1.
+def by_letter(said: str, left: str) -> str:
+    """What was said of a place ("left", "right"), said of the response that was shown there; `left`
+    is the letter of the one on the left. Other answers are as they are."""
+    right = "b" if left == "a" else "a"
+    return {"left": left, "right": right}.get(said, said)
 
-    `left` and `right` are the letters of the responses shown there.
-    """
+
+def by_place(choice: str, left: str) -> str:
+    """The other way round: what was said of a response, said of the place where it was shown."""
+    if choice in (Choice.A, Choice.B):
+        return "left" if choice == left else "right"
+    return choice
+
+
+def buttons(scale: str) -> list[Button]:
+    """The answers of a scale from left to right; keys count from 1."""
     equal = (Choice.TIE, _("Both are equally good"), _("equal"), "")
     if scale == Project.Scale.SEVEN:
         row = [
-            (f"{left}-3", _("Left response is much better"), _("much"), "left"),
-            (f"{left}-2", _("Left response is clearly better"), _("clearly"), "left"),
-            (f"{left}-1", _("Left response is slightly better"), _("slightly"), "left"),
+            ("left-3", _("Left response is much better"), _("much"), "left"),
+            ("left-2", _("Left response is clearly better"), _("clearly"), "left"),
+            ("left-1", _("Left response is slightly better"), _("slightly"), "left"),
             equal,
-            (f"{right}-1", _("Right response is slightly better"), _("slightly"), "right"),
-            (f"{right}-2", _("Right response is clearly better"), _("clearly"), "right"),
-            (f"{right}-3", _("Right response is much better"), _("much"), "right"),
+            ("right-1", _("Right response is slightly better"), _("slightly"), "right"),
+            ("right-2", _("Right response is clearly better"), _("clearly"), "right"),
+            ("right-3", _("Right response is much better"), _("much"), "right"),
         ]
     else:
         row = [
-            (left, _("Left response is better"), _("left"), "left"),
+            ("left", _("Left response is better"), _("left"), "left"),
             *([equal] if scale == Project.Scale.THREE else []),
-            (right, _("Right response is better"), _("right"), "right"),
+            ("right", _("Right response is better"), _("right"), "right"),
         ]
     return [
         Button(str(value), str(key), label, words, side)
@@ -59,13 +79,14 @@ def has_both_bad(scale: str) -> bool:
 
 def answers_on(scale: str) -> set[str]:
     """The values that a project with this scale accepts."""
-    values = {button.value for button in buttons(scale, "a", "b")}
+    values = {button.value for button in buttons(scale)}
     return values | {str(Choice.BOTH_BAD)} if has_both_bad(scale) else values
 
 
-def answer_value(choice: str, strength: int | None) -> str:
-    """The value of the button that gave this answer."""
-    return f"{choice}-{strength}" if strength else choice
+def answer_value(choice: str, strength: int | None, left: str) -> str:
+    """The value of the button that gave this answer; `left` is the letter shown on the left."""
+    place = by_place(choice, left)
+    return f"{place}-{strength}" if strength else place
 
 
 def in_words(choice: str, strength: int | None, left: str) -> str:

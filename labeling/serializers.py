@@ -10,6 +10,7 @@ from rest_framework import serializers
 from labeling.export import AGGREGATES, FORMATS, LABELS
 from labeling.imports.forms import FORM_NAMES
 from labeling.imports.interchange import BadRow, check_storable
+from labeling.invitations import state_of
 from labeling.models import (
     AgreementReport,
     Assignment,
@@ -20,6 +21,7 @@ from labeling.models import (
     Delivery,
     Flag,
     ImportJob,
+    Invitation,
     Membership,
     Preference,
     Project,
@@ -27,11 +29,14 @@ from labeling.models import (
     Response,
     Webhook,
 )
+from labeling.scales import PLACES, by_letter, by_place
 from labeling.webhooks import check_address
 
 MAX_ROWS = 1_000
 LARGEST_ID = 2**63 - 1
 HUMAN_CHOICES = [choice for choice in Choice.choices if choice[0] != Choice.UNPARSED]
+SAID = [*PLACES, str(Choice.TIE), str(Choice.BOTH_BAD)]
+"""What a rater's program says: of the places where it was shown the responses, never of A and B."""
 
 
 class MessageSerializer(serializers.Serializer):
@@ -108,6 +113,7 @@ class ProjectSerializer(serializers.ModelSerializer):
             "check_share",
             "repeat_share",
             "qualification_pass",
+            "training_feedback",
             "labels_per_rater",
             "labels_per_day",
             "completed_at",
@@ -160,6 +166,51 @@ class MembershipSerializer(serializers.ModelSerializer):
             raise serializers.ValidationError("Nobody has this user name.")
         self.person = user
         return username
+
+
+class InvitationSerializer(serializers.ModelSerializer):
+    """A link that makes whoever opens it a member."""
+
+    role = serializers.ChoiceField(choices=Membership.Role.choices, default=Membership.Role.RATER)
+    days = serializers.IntegerField(
+        min_value=1, max_value=90, default=7, write_only=True, help_text="How long it is valid."
+    )
+    uses = serializers.IntegerField(
+        min_value=1, max_value=1_000, default=1, write_only=True, help_text="For how many people."
+    )
+    state = serializers.SerializerMethodField()
+    created_by = serializers.CharField(
+        source="created_by.username", allow_null=True, read_only=True
+    )
+
+    class Meta:
+        model = Invitation
+        fields = [
+            "id",
+            "role",
+            "days",
+            "uses",
+            "state",
+            "uses_left",
+            "created_by",
+            "created_at",
+            "expires_at",
+            "revoked_at",
+        ]
+        read_only_fields = ["id", "uses_left", "created_at", "expires_at", "revoked_at"]
+
+    @extend_schema_field(serializers.ChoiceField(choices=["open", "used", "expired", "revoked"]))
+    def get_state(self, invitation: Invitation) -> str:
+        return state_of(invitation)
+
+
+class NewInvitationSerializer(InvitationSerializer):
+    """An invitation that was just made, with the link that is shown this once."""
+
+    link = serializers.CharField(read_only=True)
+
+    class Meta(InvitationSerializer.Meta):
+        fields = [*InvitationSerializer.Meta.fields, "link"]
 
 
 class RaterSerializer(serializers.ModelSerializer):
@@ -260,30 +311,121 @@ class TextOnlySerializer(serializers.Serializer):
 
 
 class GivenComparisonSerializer(serializers.ModelSerializer):
-    """A comparison as its rater may know it: what was shown, and nothing of where it came from."""
+    """A comparison as its rater may know it: what was shown, and nothing of where it came from.
+
+    Its rows carry `shown_first`, the letter of the response that this rater saw on the left.
+    """
 
     prompt = MessagesField(source="prompt.messages")
-    response_a = TextOnlySerializer(read_only=True)
-    response_b = TextOnlySerializer(read_only=True)
+    left = serializers.SerializerMethodField()
+    right = serializers.SerializerMethodField()
 
     class Meta:
         model = Comparison
-        fields = ["id", "prompt", "response_a", "response_b"]
+        fields = ["id", "prompt", "left", "right"]
         read_only_fields = fields
+
+    def get_left(self, comparison: Any) -> dict[str, Any]:
+        return self._shown(comparison, "left")
+
+    def get_right(self, comparison: Any) -> dict[str, Any]:
+        return self._shown(comparison, "right")
+
+    def _shown(self, comparison: Any, place: str) -> dict[str, Any]:
+        is_a = by_letter(place, comparison.shown_first) == Choice.A
+        response = comparison.response_a if is_a else comparison.response_b
+        return TextOnlySerializer(response).data
 
 
 class ComparisonFilter(serializers.Serializer):
+    """What the queue's page filters by, and what only programs ask for."""
+
     state = serializers.ChoiceField(
-        choices=["open", "full"],
+        choices=["open", "full", "held", "done", "skipped"],
         required=False,
-        help_text="open: a label is wanted that nobody holds; full: none is.",
+        help_text="open: a label is wanted that nobody holds; full: none is; held: a rater has it "
+        "now; done: it has all its labels; skipped: by somebody.",
     )
-    purpose = serializers.ChoiceField(choices=Comparison.Purpose.choices, required=False)
+    purpose = serializers.ChoiceField(
+        choices=[*Comparison.Purpose.values, "gold"],
+        required=False,
+        help_text="gold: any with a known answer.",
+    )
     external_id = serializers.CharField(max_length=200, required=False)
+    disagreement = serializers.ChoiceField(
+        choices=["people", "all"], required=False, help_text="People differ; or any two raters."
+    )
+    judge = serializers.ChoiceField(
+        choices=["differs", "agrees"],
+        required=False,
+        help_text="A judge differs from the majority of people; or all agree with it.",
+    )
+    flag = serializers.ChoiceField(
+        choices=["unresolved", "resolved", "any", *Flag.Kind.values],
+        required=False,
+        help_text="A kind means an unresolved flag of that kind.",
+    )
     flagged = serializers.BooleanField(
         required=False, allow_null=True, default=None, help_text="With an unresolved flag, or not."
     )
     decided = serializers.BooleanField(required=False, allow_null=True, default=None)
+    leaks = serializers.BooleanField(
+        required=False, allow_null=True, default=None, help_text="Its texts name a model, or not."
+    )
+    rater = identifier(required=False, help_text="Judged by this rater of the project.")
+    tag = serializers.CharField(max_length=100, required=False)
+    length_min = serializers.FloatField(
+        min_value=0,
+        max_value=100,
+        required=False,
+        help_text="The lengths differ by at least so many per cent of the longer response.",
+    )
+    length_max = serializers.FloatField(min_value=0, max_value=100, required=False)
+    text = serializers.CharField(
+        max_length=200, required=False, help_text="In the prompt, a response or the id."
+    )
+
+
+class ChangeManySerializer(serializers.Serializer):
+    """One change to many comparisons: those named, or all that a filter lets through."""
+
+    comparisons = serializers.ListField(
+        child=identifier(), min_length=1, max_length=10_000, required=False
+    )
+    filter = ComparisonFilter(required=False, help_text="Instead of `comparisons`.")
+    priority = serializers.IntegerField(min_value=-1_000, max_value=1_000, required=False)
+    labels_wanted = serializers.IntegerField(min_value=1, max_value=100, required=False)
+    purpose = serializers.ChoiceField(choices=Comparison.Purpose.choices, required=False)
+    gold = serializers.ChoiceField(
+        choices=["", *HUMAN_CHOICES], required=False, help_text="Empty: not known."
+    )
+    queue = serializers.ChoiceField(
+        choices=["take_out", "put_back"],
+        required=False,
+        help_text="Ask nobody any more (whoever holds it loses it), or as before.",
+    )
+    note = serializers.CharField(
+        max_length=500, required=False, allow_blank=True, default="", help_text="With `take_out`."
+    )
+
+    CHANGES = ("priority", "labels_wanted", "purpose", "gold", "queue")
+
+    def validate(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if ("comparisons" in asked) == ("filter" in asked):
+            raise serializers.ValidationError("Give either `comparisons` or `filter`.")
+        changes = [name for name in self.CHANGES if name in asked]
+        if len(changes) != 1:
+            raise serializers.ValidationError(f"Give one of: {', '.join(self.CHANGES)}.")
+        asked["action"], asked["value"] = changes[0], asked[changes[0]]
+        if changes == ["queue"]:
+            asked["action"] = asked["queue"]
+        return asked
+
+
+class ChangedSerializer(serializers.Serializer):
+    changed = serializers.IntegerField()
+    left = serializers.IntegerField(help_text="Left as they are.")
+    why_left = serializers.CharField(help_text="Why, or empty.")
 
 
 class PreferenceFilter(serializers.Serializer):
@@ -372,8 +514,9 @@ class OwnPreferenceSerializer(serializers.ModelSerializer):
     """A rater's own answer: what they said, and not by which stream they were asked."""
 
     comparison = serializers.IntegerField(source="comparison_id", read_only=True)
+    choice = serializers.SerializerMethodField(help_text="Of the places where they were shown.")
     tags = serializers.ListField(child=serializers.CharField(), read_only=True)
-    aspects = serializers.DictField(child=serializers.CharField(), read_only=True)
+    aspects = serializers.SerializerMethodField()
 
     class Meta:
         model = Preference
@@ -390,6 +533,15 @@ class OwnPreferenceSerializer(serializers.ModelSerializer):
             "superseded_at",
         ]
         read_only_fields = fields
+
+    @extend_schema_field(serializers.ChoiceField(choices=SAID))
+    def get_choice(self, preference: Preference) -> str:
+        return by_place(preference.choice, preference.shown_first)
+
+    @extend_schema_field(serializers.DictField(child=serializers.CharField()))
+    def get_aspects(self, preference: Preference) -> dict[str, str]:
+        left = preference.shown_first
+        return {name: by_place(choice, left) for name, choice in preference.aspects.items()}
 
 
 class FlagSerializer(serializers.ModelSerializer):
@@ -455,20 +607,18 @@ class WantedWorkSerializer(serializers.Serializer):
 
 
 class ShownSerializer(serializers.Serializer):
-    letter = serializers.ChoiceField(choices=["a", "b"], help_text="What `choice` calls it.")
     messages = MessageSerializer(many=True)
 
 
 class RankedSerializer(serializers.Serializer):
-    id = serializers.IntegerField(help_text="What `order` calls it.")
+    id = serializers.CharField(help_text="What `order` calls it.")
     messages = MessageSerializer(many=True)
 
 
 class PieceSerializer(serializers.Serializer):
     """One piece of work: a pair to compare, or a set of responses to rank."""
 
-    assignment = serializers.IntegerField()
-    comparison = serializers.IntegerField()
+    assignment = serializers.IntegerField(help_text="What its answer names.")
     kind = serializers.ChoiceField(choices=["pair", "ranking"])
     prompt = MessageSerializer(many=True)
     left = ShownSerializer(allow_null=True, help_text="Of a pair: the response to show first.")
@@ -503,14 +653,14 @@ class WorkSerializer(serializers.Serializer):
 class JudgementSerializer(serializers.Serializer):
     """What a rater says of a pair."""
 
-    choice = serializers.ChoiceField(choices=HUMAN_CHOICES)
+    choice = serializers.ChoiceField(choices=SAID, help_text="Which of the two is better.")
     strength = serializers.IntegerField(
         min_value=1,
         max_value=3,
         required=False,
         allow_null=True,
         default=None,
-        help_text="1 slightly, 2 clearly, 3 much better; for a and b.",
+        help_text="1 slightly, 2 clearly, 3 much better; for left and right.",
     )
     rationale = serializers.CharField(
         max_length=10_000, required=False, allow_blank=True, default=""
@@ -519,14 +669,16 @@ class JudgementSerializer(serializers.Serializer):
         child=serializers.CharField(max_length=60), max_length=20, required=False, default=list
     )
     aspects = serializers.DictField(
-        child=serializers.ChoiceField(choices=["a", "b", "tie"]), required=False, default=dict
+        child=serializers.ChoiceField(choices=[*PLACES, str(Choice.TIE)]),
+        required=False,
+        default=dict,
     )
 
     def check_against(self, project: Project) -> None:
         """Raises: ValidationError for what the project does not ask."""
         answer, problems = self.validated_data, {}
-        if project.scale == Project.Scale.TWO and answer["choice"] not in (Choice.A, Choice.B):
-            problems["choice"] = ["This project asks for a or b alone."]
+        if project.scale == Project.Scale.TWO and answer["choice"] not in PLACES:
+            problems["choice"] = ["This project asks for left or right alone."]
         if project.scale != Project.Scale.SEVEN and answer["strength"] is not None:
             problems["strength"] = ["This project does not ask how much better."]
         unknown = [tag for tag in answer["tags"] if tag not in project.tags]
@@ -539,6 +691,12 @@ class JudgementSerializer(serializers.Serializer):
             problems["better"] = ["This project takes no better answers."]
         if problems:
             raise serializers.ValidationError(problems)
+
+    def judgement(self, left: str) -> dict[str, Any]:
+        """What was sent, of responses instead of places; `left` is the letter shown there."""
+        said = self.validated_data
+        aspects = {name: by_letter(place, left) for name, place in said["aspects"].items()}
+        return {**said, "choice": by_letter(said["choice"], left), "aspects": aspects}
 
 
 class AnswerSerializer(JudgementSerializer):
@@ -562,7 +720,7 @@ class AnswerSerializer(JudgementSerializer):
 
 
 class FeedbackSerializer(serializers.Serializer):
-    gold = serializers.CharField()
+    gold = serializers.ChoiceField(choices=SAID, help_text="The known answer.")
     is_right = serializers.BooleanField()
 
 
@@ -570,34 +728,42 @@ class KeptSerializer(serializers.Serializer):
     """An answer that is on disk."""
 
     assignment = serializers.IntegerField()
-    comparison = serializers.IntegerField()
-    choice = serializers.CharField()
+    choice = serializers.ChoiceField(choices=SAID)
     strength = serializers.IntegerField(allow_null=True)
     kept_at = serializers.DateTimeField()
-    feedback = FeedbackSerializer(allow_null=True, help_text="In the training phase alone.")
+    feedback = FeedbackSerializer(
+        allow_null=True, help_text="In training, where the project gives it."
+    )
     work = PieceSerializer(many=True)
     why = WhySerializer(allow_null=True)
 
 
-class RankingSerializer(serializers.Serializer):
-    assignment = identifier()
+class OrderSerializer(serializers.Serializer):
+    """An order of the responses of a set."""
+
     order = serializers.ListField(
-        child=serializers.ListField(child=identifier(), min_length=1, max_length=20),
+        child=serializers.ListField(
+            child=serializers.CharField(max_length=20), min_length=1, max_length=20
+        ),
         min_length=1,
         max_length=20,
-        help_text="Ids of the responses, best first; equals share a place: [[7], [3, 9]].",
+        help_text='Ids of the responses, best first; equals share a place: [["c4"], ["07", "9b"]].',
     )
     rationale = serializers.CharField(
         max_length=10_000, required=False, allow_blank=True, default=""
     )
+
+
+class RankingSerializer(OrderSerializer):
+    assignment = identifier()
     seconds = serializers.FloatField(
         min_value=0, max_value=86_400, required=False, allow_null=True, default=None
     )
 
 
 class KeptRankingSerializer(serializers.Serializer):
-    assignment = serializers.IntegerField()
-    order = serializers.ListField(child=serializers.ListField(child=serializers.IntegerField()))
+    id = serializers.IntegerField(help_text="What a revision names.")
+    order = serializers.ListField(child=serializers.ListField(child=serializers.CharField()))
     kept_at = serializers.DateTimeField()
 
 
@@ -753,9 +919,7 @@ class DeliverySerializer(serializers.ModelSerializer):
 class AssignmentSerializer(serializers.ModelSerializer):
     """Where a piece of work stands after a skip."""
 
-    comparison = serializers.IntegerField(source="comparison_id", read_only=True)
-
     class Meta:
         model = Assignment
-        fields = ["id", "comparison", "state"]
+        fields = ["id", "state"]
         read_only_fields = fields

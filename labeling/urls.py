@@ -65,6 +65,7 @@ urlpatterns = [
     ),
     path("projects/<slug:slug>/answers/", answers.answers, name="answers"),
     path("projects/<slug:slug>/answers/<int:pk>/", answers.answer, name="answer"),
+    path("projects/<slug:slug>/answers/rankings/<int:pk>/", answers.ranking, name="own_ranking"),
     path("projects/<slug:slug>/import/", imports.upload, name="import"),
     path("projects/<slug:slug>/import/preview/", imports.preview_upload, name="import_preview"),
     path("projects/<slug:slug>/import/<int:pk>/", imports.job_page, name="import_job"),

@@ -24,7 +24,7 @@ OPEN_TO_RATERS = {
     "labeling:answers",
 }
 # Pages of a rater's own rows: those of others do not exist for them.
-OWN_ROWS = {"labeling:difference", "labeling:answer"}
+OWN_ROWS = {"labeling:difference", "labeling:answer", "labeling:own_ranking"}
 # Routes without a project: they decide by themselves what to show.
 WITHOUT_PROJECT = {
     "labeling:home",

@@ -23,7 +23,14 @@ SAMPLE_ARGUMENTS = {"<slug:slug>": "secret", "<int:pk>": "999999", "<int:deliver
 # What is no project's: these decide by themselves what the caller may see. `docs` is a page.
 WITHOUT_PROJECT = {"api:schema", "api:me", "api:projects"}
 # Work is the caller's own or it is nobody's: to everybody else it does not exist.
-OWN_WORK = {"api:answer", "api:revise", "api:rank", "api:skip", "api:flag_it"}
+OWN_WORK = {
+    "api:answer",
+    "api:revise",
+    "api:rank",
+    "api:revise_ranking",
+    "api:skip",
+    "api:flag_it",
+}
 OPEN_TO_RATERS = {
     ("GET", "api:project"),
     ("GET", "api:comparisons"),
@@ -158,7 +165,7 @@ def test_an_owner_comes_through():
 
 
 def test_somebody_elses_work_does_not_exist():
-    body = '{"assignment": 1, "choice": "a", "order": [[1]], "kind": "unsafe"}'
+    body = '{"assignment": 1, "choice": "left", "order": [["1"]], "kind": "unsafe"}'
     headers = member(Membership.Role.OWNER)
     for method, name, path, _needed in ROUTES:
         if name in OWN_WORK:

@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from labeling.api.documentation import openapi
 from labeling.assignment import work_for
+from labeling.invitations import invite
 from labeling.models import Flag
 from labeling.webhooks import make_webhook, send_test
 from tests.factories import (
@@ -56,6 +57,7 @@ def world() -> dict[str, Any]:
     rater = RaterFactory(project=project, user=lead)
     assignment = work_for(rater)[0]
     flag = Flag.objects.create(comparison=comparisons[0], rater=rater, kind="unsafe")
+    invitation, _token = invite(project, "rater", lead)
     webhook = make_webhook(project, "https://example.org/", ["preference.created"], lead)
     return {
         "slug": "world",
@@ -67,6 +69,7 @@ def world() -> dict[str, Any]:
             "assignments": assignment.pk,
             "flags": flag.pk,
             "webhooks": webhook.pk,
+            "invitations": invitation.pk,
             "deliveries": send_test(webhook).pk,
         },
         "assignment": assignment.pk,

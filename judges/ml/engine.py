@@ -81,21 +81,17 @@ class LocalEngine:
             problem = f"The question does not fit the model's context of {self.max_context} tokens."
             yield [(one.index, Reply(problem=problem)) for one in too_long]
         prefix = self._prefix(asked)
-        waiting = [
-            Text(one, number)
-            for one in _longest_first(asked, len(prefix))
-            for number in range(one.n_texts)
-        ]
+        waiting = _longest_first(asked, len(prefix))
         done: dict[int, list[Text]] = {}
-        budget = self.batch_tokens
+        most, budget = len(waiting), self.batch_tokens
         while waiting:
-            batch = waiting[: _batch_size(waiting, len(prefix), budget)]
+            batch = waiting[: min(most, _batch_size(waiting, len(prefix), budget))]
             began = time.perf_counter()
             if not self._ask(batch, prefix):
                 if len(batch) > 1:
-                    budget = _n_tokens(batch, len(prefix)) // 2
+                    most, budget = len(batch) // 2, _n_tokens(batch, len(prefix)) // 2
                     continue
-                budget = self.batch_tokens  # the next may be shorter
+                most, budget = len(waiting), self.batch_tokens  # the next may be shorter
                 one = batch[0].asked
                 done.pop(one.index, None)
                 waiting = [text for text in waiting if text.asked is not one]
@@ -183,24 +179,33 @@ def load_engine(
     return LocalEngine(loaded, wording, batch_tokens)
 
 
-def _longest_first(asked: Sequence[Asked], n_shared: int) -> list[Asked]:
-    """Requests that begin alike beside each other, those with the longest first."""
+def _longest_first(asked: Sequence[Asked], n_shared: int) -> list[Text]:
+    """The texts of requests that begin alike beside each other, those with the longest first."""
     ordered = sorted(asked, key=lambda one: one.ids)
     groups = [
         [ordered[place] for place in family]
         for family in families([one.ids for one in ordered], n_shared)
     ]
     groups.sort(key=lambda group: -max(len(one.ids) + one.n_needed for one in group))
-    return [one for group in groups for one in group]
+    return [
+        Text(one, number, family)
+        for family, group in enumerate(groups)
+        for one in group
+        for number in range(one.n_texts)
+    ]
 
 
 def _batch_size(waiting: Sequence[Text], n_shared: int, budget: int) -> int:
-    """How many of the texts fit the budget; at least one."""
+    """How many of the texts fit the budget, at least two: the orders of one comparison.
+
+    It does not end in the midst of texts that begin alike, unless they fill it alone.
+    """
     width = 0
     for size, text in enumerate(waiting):
         width = max(width, len(text.asked.ids) + text.asked.n_needed - n_shared)
-        if (size + 1) * width > budget and size:
-            return size
+        if (size + 1) * width > budget and size >= 2:
+            begins = [n for n in range(size) if waiting[n].family == text.family]
+            return (begins[0] if begins else size) or size
     return len(waiting)
 
 

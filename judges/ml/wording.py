@@ -38,6 +38,8 @@ class Text:
     asked: Asked
     number: int
     """Which of the request's texts."""
+    family: int = 0
+    """Texts of one family begin alike."""
     written: list[int] = field(default_factory=list)
     ended: bool = False
     whole: str = ""

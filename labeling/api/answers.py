@@ -48,7 +48,7 @@ class Preferences(ListAPIView):
         preferences = Preference.objects.filter(rater__project=project).select_related("rater")
         if "view" in project.may:
             return preferences
-        return preferences.filter(rater__user=self.request.user.pk)
+        return _shown(preferences.filter(rater__user=self.request.user.pk))
 
     @extend_schema(parameters=[PreferenceFilter], responses=PreferenceSerializer(many=True))
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -65,7 +65,7 @@ class OnePreference(GenericAPIView):
     def patch(self, request: Request, pk: int) -> Response:
         """Replace an earlier answer of one's own; what it was is kept."""
         mine = Preference.objects.select_related("rater__project").filter(rater__user=request.user)
-        preference = get_object_or_404(mine, pk=pk)
+        preference = get_object_or_404(_shown(mine), pk=pk)
         project = preference.rater.project
         if "label" not in permissions(request.user, project):
             self.permission_denied(
@@ -74,7 +74,8 @@ class OnePreference(GenericAPIView):
         given = JudgementSerializer(data=request.data)
         given.is_valid(raise_exception=True)
         given.check_against(project)
-        revised = revise_preference(preference.rater, preference, **given.validated_data)
+        said = given.judgement(preference.shown_first)
+        revised = revise_preference(preference.rater, preference, **said)
         return Response(OwnPreferenceSerializer(revised).data)
 
 
@@ -161,6 +162,11 @@ class OneFlag(GenericAPIView):
 def _decisions(request: Request) -> Any:
     decisions = Decision.objects.filter(comparison__project=request.project)
     return decisions.select_related("decided_by", "comparison")
+
+
+def _shown(preferences: Any) -> Any:
+    """Answers to what the rater was shown; what a better answer implied has no places."""
+    return preferences.exclude(shown_first="")
 
 
 def _filtered(preferences: Any, given: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Subquery
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions, status
@@ -14,12 +14,17 @@ from rest_framework.response import Response
 
 from labeling.api.access import MEMBER
 from labeling.api.idempotency import idempotent
+from labeling.api.reading import AsFarAsTimeAllows
+from labeling.api.refusals import Conflict
 from labeling.assignment import count_places, lock_people, set_purpose
 from labeling.changes import note_change
 from labeling.imports.records import store_records
-from labeling.models import Assignment, Comparison, Decision, Flag
+from labeling.models import Assignment, Comparison, Flag, Project
 from labeling.models import Response as ModelResponse
+from labeling.queue import CHANGED_AT_ONCE, TooMany, change_many, filtered, selected
 from labeling.serializers import (
+    ChangedSerializer,
+    ChangeManySerializer,
     ComparisonFilter,
     ComparisonSerializer,
     GivenComparisonSerializer,
@@ -38,19 +43,24 @@ class Comparisons(ListAPIView):
     def get_serializer_class(self) -> Any:
         return _shown_to(self.request)
 
+    pagination_class = AsFarAsTimeAllows
+
     def get_queryset(self) -> Any:
         given = ComparisonFilter(data=self.request.query_params)
         given.is_valid(raise_exception=True)
         visible = _visible(self.request)
         if "view" not in self.request.project.may:
             return visible  # a filter by purpose would say which ones are gold
-        return _filtered(visible, given.validated_data)
+        asked = _asked(given.validated_data)
+        self.matches = _filtered(self.request.project, asked) if asked else None
+        return visible
 
     @extend_schema(parameters=[ComparisonFilter], responses=ComparisonSerializer(many=True))
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Comparisons, newest first.
 
-        Raters see what they were given, as it was shown to them; filters are not for them.
+        Raters see what they were given, as it was shown to them; filters are not for them. With a
+        filter a page may be short or empty, where looking took long: follow `next` all the same.
         """
         return self.list(request, *args, **kwargs)
 
@@ -75,6 +85,39 @@ class Comparisons(ListAPIView):
             "rows": [asdict(row) for row in rows],
         }
         return Response(body, status=status.HTTP_200_OK)
+
+
+@extend_schema(tags=["Comparisons"])
+class ChangeMany(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = ChangeManySerializer
+
+    @extend_schema(request=ChangeManySerializer, responses={200: ChangedSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Change up to 10,000 comparisons at once: priority, wanted labels, purpose, known answer,
+        or out of the queue and back.
+
+        What is of another project is passed over. A filter that lets more through, or that takes
+        too long, gets 409, and nothing is changed.
+        """
+        given = ChangeManySerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        asked, project = given.validated_data, request.project
+        pks = asked.get("comparisons")
+        if pks is None:
+            try:
+                pks = selected(project, _filtered(project, _asked(asked["filter"])))
+            except TooMany:
+                raise Conflict(
+                    f"At most {CHANGED_AT_ONCE:,} comparisons are changed at once, and they must "
+                    "be found in time. Narrow the filter."
+                ) from None
+        done = change_many(
+            project, pks, asked["action"], asked["value"], request.user, asked["note"]
+        )
+        body = {"changed": done.n, "left": done.n_left, "why_left": done.why_left}
+        return Response(body)
 
 
 @extend_schema(tags=["Comparisons"])
@@ -137,8 +180,11 @@ def _visible(request: Request) -> Any:
     comparisons = request.project.comparisons.select_related("prompt", "response_a", "response_b")
     if "view" in request.project.may:
         return comparisons
-    given = Assignment.objects.filter(comparison=OuterRef("pk"), rater__user=request.user.pk)
-    return comparisons.filter(Exists(given))
+    given = Assignment.objects.filter(
+        comparison=OuterRef("pk"), rater__user=request.user.pk, repeats=None
+    )
+    shown = Subquery(given.values("shown_first")[:1])
+    return comparisons.filter(Exists(given)).annotate(shown_first=shown)
 
 
 def _shown_to(request: Request) -> Any:
@@ -147,20 +193,35 @@ def _shown_to(request: Request) -> Any:
     return ComparisonSerializer if sees_all else GivenComparisonSerializer
 
 
-def _filtered(comparisons: Any, given: dict[str, Any]) -> Any:
-    for name in ("purpose", "external_id"):
-        if name in given:
-            comparisons = comparisons.filter(**{name: given[name]})
-    if "state" in given:
-        has_place = {"open_places__gt": 0} if given["state"] == "open" else {"open_places": 0}
-        comparisons = comparisons.filter(**has_place)
-    if given["flagged"] is not None:
-        flagged = Exists(Flag.objects.filter(comparison=OuterRef("pk"), resolved_at=None))
-        comparisons = comparisons.filter(flagged if given["flagged"] else ~flagged)
-    if given["decided"] is not None:
-        decided = Exists(Decision.objects.filter(comparison=OuterRef("pk"), superseded_at=None))
-        comparisons = comparisons.filter(decided if given["decided"] else ~decided)
-    return comparisons
+def _asked(given: dict[str, Any]) -> dict[str, Any]:
+    """The filters that are set."""
+    return {name: value for name, value in given.items() if value not in (None, "")}
+
+
+def _filtered(project: Project, asked: dict[str, Any]) -> Any:
+    """The project's comparisons that pass the filters, as the queue's page filters them."""
+    asked = dict(asked)
+    own = {name: asked.pop(name, None) for name in ("external_id", "flagged", "decided", "leaks")}
+    if own["decided"] is not None:
+        asked["decision"] = "yes" if own["decided"] else "no"
+    if own["leaks"] is not None:
+        asked["leak"] = "yes" if own["leaks"] else "no"
+    is_full = asked.get("state") == "full"
+    if is_full:
+        del asked["state"]
+    if "rater" in asked:
+        asked["rater"] = project.raters.filter(pk=asked["rater"]).first()
+        if asked["rater"] is None:
+            raise exceptions.ValidationError({"rater": ["No such rater in this project."]})
+    rows = filtered(project, **asked)
+    if is_full:
+        rows = rows.filter(open_places=0)
+    if own["external_id"] is not None:
+        rows = rows.filter(external_id=own["external_id"])
+    if own["flagged"] is not None:
+        unresolved = Exists(Flag.objects.filter(comparison=OuterRef("pk"), resolved_at=None))
+        rows = rows.filter(unresolved if own["flagged"] else ~unresolved)
+    return rows
 
 
 def _check(comparison: Comparison, change: dict[str, Any]) -> None:

@@ -54,6 +54,8 @@ def idempotent(handler: Callable[..., Response]) -> Callable[..., Response]:
             with transaction.atomic():
                 response = handler(view, request, *args, **kwargs)
                 body = json.loads(JSONRenderer().render(response.data) or b"null")
+                # A secret that is shown once is not kept here either.
+                body |= dict.fromkeys(getattr(view, "shown_once", ()), "")
                 if not mine.update(status=response.status_code, body=body):
                     raise InProgress  # it took so long that the key went to a second try
         except Exception:  # whatever it was, nothing was kept: the key is free for another try

@@ -7,6 +7,7 @@ from labeling.api import (
     comparisons,
     documentation,
     exports,
+    invitations,
     jobs,
     projects,
     raters,
@@ -24,6 +25,12 @@ urlpatterns = [
     path(PROJECT, projects.OneProject.as_view(), name="project"),
     path(f"{PROJECT}members/", projects.Members.as_view(), name="members"),
     path(f"{PROJECT}members/<int:pk>/", projects.OneMember.as_view(), name="member"),
+    path(f"{PROJECT}invitations/", invitations.Invitations.as_view(), name="invitations"),
+    path(
+        f"{PROJECT}invitations/<int:pk>/revoke/",
+        invitations.RevokeInvitation.as_view(),
+        name="revoke_invitation",
+    ),
     path(f"{PROJECT}changes/", projects.Changes.as_view(), name="changes"),
     path(f"{PROJECT}raters/", raters.Raters.as_view(), name="raters"),
     path(f"{PROJECT}raters/<int:pk>/", raters.OneRater.as_view(), name="rater"),
@@ -32,6 +39,9 @@ urlpatterns = [
     path(f"{PROJECT}raters/<int:pk>/requalify/", raters.Requalify.as_view(), name="requalify"),
     path(f"{PROJECT}raters/<int:pk>/let-in/", raters.LetIn.as_view(), name="let_in"),
     path(f"{PROJECT}comparisons/", comparisons.Comparisons.as_view(), name="comparisons"),
+    path(
+        f"{PROJECT}comparisons/change/", comparisons.ChangeMany.as_view(), name="change_comparisons"
+    ),
     path(f"{PROJECT}comparisons/<int:pk>/", comparisons.OneComparison.as_view(), name="comparison"),
     path(f"{PROJECT}responses/", comparisons.Responses.as_view(), name="responses"),
     path(f"{PROJECT}preferences/", answers.Preferences.as_view(), name="preferences"),
@@ -45,6 +55,7 @@ urlpatterns = [
     path("preferences/", work.Answers.as_view(), name="answer"),
     path("preferences/<int:pk>/", answers.OnePreference.as_view(), name="revise"),
     path("rankings/", work.Rankings.as_view(), name="rank"),
+    path("rankings/<int:pk>/", work.OneRanking.as_view(), name="revise_ranking"),
     path("assignments/<int:pk>/skip/", work.Skip.as_view(), name="skip"),
     path("assignments/<int:pk>/flag/", work.FlagIt.as_view(), name="flag_it"),
     path(f"{PROJECT}imports/", jobs.Imports.as_view(), name="imports"),

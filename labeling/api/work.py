@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions, status
@@ -17,6 +18,9 @@ from labeling.assignment import (
     record_preference,
     record_ranking,
     release,
+    response_name,
+    responses_in_hand,
+    revise_ranking,
     set_assignments,
     skip_comparison,
     skip_set,
@@ -24,13 +28,15 @@ from labeling.assignment import (
     why_empty,
     work_for,
 )
-from labeling.models import Assignment, Flag, Rater
+from labeling.models import Assignment, Flag, Ranking, Rater
+from labeling.scales import by_place
 from labeling.serializers import (
     AnswerSerializer,
     AssignmentSerializer,
     KeptRankingSerializer,
     KeptSerializer,
     NewFlagSerializer,
+    OrderSerializer,
     RankingSerializer,
     ReleasedSerializer,
     ReleaseSerializer,
@@ -70,12 +76,14 @@ class Answers(GenericAPIView):
         """Answer a pair. 201 means that the answer is on disk.
 
         Too late, a second time, or beyond the wanted number: 409, and nothing changes. `choice`
-        names the response by its letter, whichever side it was shown on.
+        names the better response by the place where `next/` put it: left or right.
         """
         given = AnswerSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        answer = dict(given.validated_data)
-        assignment, n_next = _given_to(request, answer.pop("assignment")), answer.pop("next")
+        assignment = _given_to(request, given.validated_data["assignment"])
+        left = assignment.shown_first
+        answer = given.judgement(left)
+        n_next = answer.pop("next")
         given.check_against(assignment.rater.project)
         if _is_ranking(assignment):
             raise Conflict("This is a set of responses to rank: see /api/rankings/.")
@@ -83,19 +91,19 @@ class Answers(GenericAPIView):
             assignment.rater,
             assignment.comparison,
             answer.pop("choice"),
-            assignment_id=assignment.pk,
+            assignment_id=answer.pop("assignment"),
             answer_key=answer_key(request),
             **answer,
         )
         feedback = None
-        if assignment.stream == Assignment.Stream.TRAINING:
+        in_training = assignment.stream == Assignment.Stream.TRAINING
+        if in_training and assignment.rater.project.training_feedback:
             gold = assignment.comparison.gold
-            feedback = {"gold": gold, "is_right": kept.choice == gold}
+            feedback = {"gold": by_place(gold, left), "is_right": kept.choice == gold}
         then = work(assignment.rater, n_next) if n_next else {"work": [], "why": None}
         body = {
             "assignment": assignment.pk,
-            "comparison": assignment.comparison_id,
-            "choice": kept.choice,
+            "choice": by_place(kept.choice, left),
             "strength": kept.strength,
             "kept_at": timezone.now(),
             "feedback": feedback,
@@ -118,19 +126,47 @@ class Rankings(GenericAPIView):
         assignment = _given_to(request, answer["assignment"])
         if not _is_ranking(assignment):
             raise Conflict("This is a pair to compare: see /api/preferences/.")
+        in_hand = responses_in_hand(assignment)
         try:
             ranking = record_ranking(
                 assignment.rater,
                 assignment.comparison.response_set,
-                answer["order"],
+                _by_id(answer["order"], in_hand),
                 rationale=answer["rationale"],
                 seconds=answer["seconds"],
                 answer_key=answer_key(request),
             )
         except ValueError as problem:
             raise exceptions.ValidationError({"order": [str(problem)]}) from None
-        body = {"assignment": assignment.pk, "order": ranking.order, "kept_at": timezone.now()}
+        body = {"id": ranking.pk, "order": answer["order"], "kept_at": timezone.now()}
         return Response(body, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(tags=["Labeling"])
+class OneRanking(GenericAPIView):
+    allowed = {"PATCH": "label"}
+    serializer_class = OrderSerializer
+
+    @extend_schema(request=OrderSerializer, responses={200: KeptRankingSerializer})
+    def patch(self, request: Request, pk: int) -> Response:
+        """Replace an earlier order of one's own; it and what it implied are kept."""
+        mine = Ranking.objects.select_related("rater__project").filter(rater__user=request.user)
+        ranking = get_object_or_404(mine, pk=pk)
+        if "label" not in permissions(request.user, ranking.rater.project):
+            self.permission_denied(
+                request, "Your role in this project does not allow you to label."
+            )
+        given = OrderSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        answer, rater = given.validated_data, ranking.rater
+        names = {response_name(rater.pk, pk): pk for tied in ranking.order for pk in tied}
+        try:
+            revised = revise_ranking(
+                rater, ranking, _by_id(answer["order"], names), rationale=answer["rationale"]
+            )
+        except ValueError as problem:
+            raise exceptions.ValidationError({"order": [str(problem)]}) from None
+        return Response({"id": revised.pk, "order": answer["order"], "kept_at": revised.created_at})
 
 
 @extend_schema(tags=["Labeling"])
@@ -228,7 +264,6 @@ def _piece(assignment: Assignment) -> dict[str, Any]:
     comparison = assignment.comparison
     piece: dict[str, Any] = {
         "assignment": assignment.pk,
-        "comparison": comparison.pk,
         "prompt": comparison.prompt.messages,
         "expires_at": assignment.expires_at,
     }
@@ -236,16 +271,21 @@ def _piece(assignment: Assignment) -> dict[str, Any]:
         found = {}
         for other in set_assignments(assignment):
             for response in (other.comparison.response_a, other.comparison.response_b):
-                found[response.pk] = {"id": response.pk, "messages": response.messages}
-        # In the places that the page deals them: ids follow the file, hence the models.
+                name = response_name(assignment.rater_id, response.pk)
+                found[response.pk] = {"id": name, "messages": response.messages}
+        # In the places that the page deals them.
         responses = [found[pk] for pk in ranking_places(assignment.rater_id, found)]
         return piece | {"kind": "ranking", "left": None, "right": None, "responses": responses}
-    sides = {
-        letter: {"letter": letter, "messages": response.messages}
+    shown = {
+        by_place(letter, assignment.shown_first): {"messages": response.messages}
         for letter, response in (("a", comparison.response_a), ("b", comparison.response_b))
     }
-    left, right = ("a", "b") if assignment.shown_first == "a" else ("b", "a")
-    return piece | {"kind": "pair", "left": sides[left], "right": sides[right], "responses": []}
+    return piece | {"kind": "pair", **shown, "responses": []}
+
+
+def _by_id(order: list[list[str]], named: dict[str, int]) -> list[list[int]]:
+    """An order of names as one of ids; 0 is no response, and refused with the order."""
+    return [[named.get(name, 0) for name in tied] for tied in order]
 
 
 def _is_ranking(assignment: Assignment) -> bool:

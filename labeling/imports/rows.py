@@ -12,6 +12,7 @@ from django.db.models import F
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
+from labeling.events import notice_more_work
 from labeling.imports.interchange import GivenRanking, LeadsWord, ResponseList, Row, Vote
 from labeling.leaks import leaks_of
 from labeling.models import (
@@ -171,9 +172,8 @@ class RowStore:
                 preference.comparison_id = group.pk
             self._keep_rankings(answers, sets, stored)
             Preference.objects.bulk_create([preference for _g, _v, preference in answers])
-            if stored.created:  # there is more to do
-                done = Project.objects.filter(pk=self.project.pk).exclude(completed_at=None)
-                done.update(completed_at=None)
+            if stored.created:  # sets of known answers are no work
+                notice_more_work(self.project.pk)
             self._decide(groups, stored)
         return stored
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -20,6 +21,7 @@ from labeling.assignment import (
     NotYours,
     answer,
     answer_and_go_on,
+    in_hand,
     release,
     skip_comparison,
     undo_last,
@@ -38,8 +40,16 @@ from labeling.models import (
     Response,
     message_text,
 )
-from labeling.progress import done_today
-from labeling.scales import Button, answer_value, buttons, has_both_bad, in_words
+from labeling.progress import ENTRANCE, done_today
+from labeling.scales import (
+    PLACES,
+    Button,
+    answer_value,
+    buttons,
+    by_place,
+    has_both_bad,
+    in_words,
+)
 
 AHEAD = 2
 """Pairs that a page with JavaScript reserves and loads while the rater reads."""
@@ -48,7 +58,6 @@ AHEAD = 2
 @dataclass(frozen=True)
 class Side:
     name: str  # "left" or "right"
-    letter: str  # the response shown there
     response: Response
 
 
@@ -79,35 +88,40 @@ class Feedback:
 @require_http_methods(["GET", "POST"])
 def compare(request: HttpRequest, slug: str) -> HttpResponse:
     """Show the pair in hand; a POST keeps an answer first. The page's script gets cards alone."""
-    project, rater = labeler(request.user, slug)
     if request.method == "GET":
+        project, rater = labeler(request.user, slug)
         return _cards(request, project, rater) if request.htmx else _page(request, project, rater)
-    form = AnswerForm(request.POST, project=project)
-    if not form.is_valid():
-        return refuse(request, project, rater, _not_valid(form))
-    given = form.cleaned_data
-    assignment = _named_assignment(rater, given)
-    if assignment is None:
-        return refuse(request, project, rater, _("This comparison is not yours to answer."))
-    sent_again = assignment.state == Assignment.State.ANSWERED  # its first response was lost
-    seconds = given["seconds"]
-    if seconds is None:  # without JavaScript: time since it was given out
-        seconds = (timezone.now() - assignment.leased_at).total_seconds()
-    said = {name: given[name] for name in ("strength", "rationale", "tags", "aspects", "better")}
-    said |= {"seconds": seconds, "answer_key": given["answer_key"]}
     held = None
     try:
-        if request.htmx and not sent_again:  # else the page must not add one to its count
-            held = answer_and_go_on(
-                assignment, given["choice"], n=1 + AHEAD, have=_have(request), **said
-            )
-        else:
-            answer(assignment, given["choice"], **said)
+        with transaction.atomic():
+            project, rater = labeler(request.user, slug, lock=True)
+            form = AnswerForm(request.POST, project=project)
+            if not form.is_valid():
+                raise NotYours(_not_valid(form))
+            given = form.cleaned_data
+            hand = in_hand(rater, given["assignment"])
+            assignment = next((a for a in hand if a.pk == given["assignment"]), None)
+            if assignment is None:
+                raise NotYours(_("This comparison is not yours to answer."))
+            said = form.judgement(left=assignment.shown_first)
+            choice = said.pop("choice")
+            said |= {"better": given["better"], "answer_key": given["answer_key"]}
+            said["seconds"] = given["seconds"]
+            if given["seconds"] is None:  # without JavaScript: time since it was given out
+                said["seconds"] = (timezone.now() - assignment.leased_at).total_seconds()
+            # An answer whose first response was lost must not add one to the page's count.
+            sent_again = assignment.state == Assignment.State.ANSWERED
+            if request.htmx and not sent_again:
+                have = _have(request)
+                held = answer_and_go_on(assignment, hand, choice, n=1 + AHEAD, have=have, **said)
+            else:
+                answer(assignment, choice, **said)
     except NotYours as error:
-        return refuse(request, project, rater, str(error))
+        # A rater who was made with this request is gone with it.
+        return refuse(request, *labeler(request.user, slug), str(error))
     feedback = None
-    if assignment.stream == Assignment.Stream.TRAINING:
-        feedback = _feedback(assignment, given["choice"])
+    if assignment.stream == Assignment.Stream.TRAINING and project.training_feedback:
+        feedback = _feedback(assignment, choice)
     return go_on(request, project, rater, after=assignment, feedback=feedback, held=held)
 
 
@@ -120,7 +134,7 @@ def skip(request: HttpRequest, slug: str) -> HttpResponse:
     if not form.is_valid():
         return refuse(request, project, rater, _not_valid(form))
     named = form.cleaned_data
-    assignment = _named_assignment(rater, named)
+    assignment = rater.assignments.filter(pk=named["assignment"]).first()
     if assignment is None:
         return refuse(request, project, rater, _("There was nothing to skip."))
     try:
@@ -159,7 +173,7 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
     earlier = _earlier_answers(rater, [back])
     if repeat is not None and repeat.assignment_id == back.pk:
         # Gone from the database, but a pair without its "you took back" would be known as a repeat.
-        earlier = {back.pk: _as_shown(repeat.choice, repeat.strength, back.shown_first)}
+        earlier = {back.pk: earlier_answer(repeat, back.shown_first)}
     return _cards(request, project, rater, back=back, earlier=earlier)
 
 
@@ -225,26 +239,22 @@ def refuse(request: HttpRequest, project: Project, rater: Rater, why: str) -> Ht
 def sides(assignment: Assignment) -> list[Side]:
     """The responses from left to right."""
     comparison = assignment.comparison
-    responses = {"a": comparison.response_a, "b": comparison.response_b}
-    left, right = ("a", "b") if assignment.shown_first == "a" else ("b", "a")
-    return [Side("left", left, responses[left]), Side("right", right, responses[right])]
+    responses = [comparison.response_a, comparison.response_b]
+    if assignment.shown_first == "b":
+        responses.reverse()
+    return [Side(name, response) for name, response in zip(PLACES, responses, strict=True)]
 
 
 def make_card(
     project: Project, assignment: Assignment, earlier: dict[str, Any] | None = None
 ) -> Card:
     """The pair of an assignment; with `earlier`, what was answered before is filled in."""
-    left, right = sides(assignment)
     was = earlier or {"aspects": {}, "tags": []}
-    picks = [
-        ("1", left.letter, _("left")),
-        ("2", "tie", _("equal")),
-        ("3", right.letter, _("right")),
-    ]
+    picks = [("1", "left", _("left")), ("2", "tie", _("equal")), ("3", "right", _("right"))]
     return Card(
         assignment=assignment,
-        sides=[left, right],
-        buttons=buttons(project.scale, left.letter, right.letter),
+        sides=sides(assignment),
+        buttons=buttons(project.scale),
         both_bad=has_both_bad(project.scale),
         aspects=[
             a | {"picks": picks, "picked": was["aspects"].get(a["name"])} for a in project.aspects
@@ -305,7 +315,8 @@ def _cards(
 ) -> HttpResponse:
     """The cards that the page has not got, and what it is to say."""
     have = _have(request)
-    is_one_more = held is not None  # an answer: the page adds it to the day's count by itself
+    # Of work the page adds one to the day's count by itself.
+    is_one_more = held is not None and after is not None and after.stream not in ENTRANCE
     if held is None:
         held = work_for(rater, 1 + AHEAD, have)
     missing = [a for a in held if a.pk not in have]
@@ -346,30 +357,15 @@ def _earlier_answers(rater: Rater, assignments: list[Assignment]) -> dict[int, d
     }
 
 
-def earlier_answer(preference: Preference, left: str) -> dict[str, Any]:
+def earlier_answer(kept: Preference | RepeatAnswer, left: str) -> dict[str, Any]:
     """A kept answer as the vote form shows it; `left` is the letter of the response there."""
-    shown = _as_shown(preference.choice, preference.strength, left)
-    said = {"rationale": preference.rationale, "tags": preference.tags}
-    return shown | said | {"aspects": preference.aspects}
-
-
-def _as_shown(choice: str, strength: int | None, left: str) -> dict[str, Any]:
     return {
-        "value": answer_value(choice, strength),
-        "words": in_words(choice, strength, left),
-        "rationale": "",
-        "tags": [],
-        "aspects": {},
+        "value": answer_value(kept.choice, kept.strength, left),
+        "words": in_words(kept.choice, kept.strength, left),
+        "rationale": kept.rationale,
+        "tags": kept.tags,
+        "aspects": {name: by_place(choice, left) for name, choice in kept.aspects.items()},
     }
-
-
-def _named_assignment(rater: Rater, named: dict[str, Any]) -> Assignment | None:
-    """The assignment that a form names; by its comparison alone, the one still in hand."""
-    of_rater = rater.assignments.filter(comparison=named["comparison"])
-    if named["assignment"] is not None:
-        return of_rater.filter(pk=named["assignment"]).first()
-    in_hand = {a.state: a for a in of_rater.order_by("-pk")}
-    return in_hand.get(Assignment.State.LEASED) or next(iter(in_hand.values()), None)
 
 
 def _taken_back_before(rater: Rater, pk: str) -> Assignment | None:
@@ -404,7 +400,7 @@ def _empty(rater: Rater) -> dict[str, Any]:
 
 def _not_valid(form: Any) -> str:
     """The first thing that is wrong, in words."""
-    if "answer" in form.errors or "comparison" in form.errors:
+    if "answer" in form.errors or "assignment" in form.errors:
         return _("That was no answer that this project knows.")
     return next(str(error) for errors in form.errors.values() for error in errors)
 

@@ -78,7 +78,9 @@ def make_invitation(request: HttpRequest, slug: str) -> HttpResponse:
     if not form.is_valid():
         return _page(request, project, invitation_form=form, status=422)
     wanted = form.cleaned_data
-    token = invite(project, wanted["role"], request.user, days=wanted["days"], uses=wanted["uses"])
+    _invitation, token = invite(
+        project, wanted["role"], request.user, days=wanted["days"], uses=wanted["uses"]
+    )
     link = request.build_absolute_uri(reverse("labeling:join", args=[token]))
     return _page(request, project, new_link=link)
 

@@ -15,7 +15,6 @@ from django.views.decorators.http import require_POST, require_safe
 from labeling import adjudication, flags
 from labeling import queue as domain
 from labeling.access import project_for
-from labeling.assignment import set_purpose
 from labeling.changes import differences
 from labeling.forms import ANSWERS, BulkForm, DecisionForm, FilterForm
 from labeling.models import Assignment, Choice, Comparison, Flag, Project
@@ -66,12 +65,17 @@ def change(request: HttpRequest, slug: str) -> HttpResponse:
             )
             messages.error(request, text % {"most": intcomma(domain.CHANGED_AT_ONCE)})
             return _to_list(slug, request.GET.urlencode())
-    n, left = _apply(project, pks, form.cleaned_data, request.user)
+    asked = form.cleaned_data
+    value = asked.get(asked["action"])
+    value = "" if value == BulkForm.NO_GOLD else value
+    changed = domain.change_many(project, pks, asked["action"], value, request.user, asked["note"])
     messages.success(
-        request, ngettext("%(n)s comparison changed.", "%(n)s comparisons changed.", n) % {"n": n}
+        request,
+        ngettext("%(n)s comparison changed.", "%(n)s comparisons changed.", changed.n)
+        % {"n": changed.n},
     )
-    if left:
-        messages.warning(request, left)
+    if changed.why_left:
+        messages.warning(request, changed.why_left)
     return _to_list(slug, request.GET.urlencode())
 
 
@@ -208,29 +212,6 @@ RARE_FILTERS = (
     "length_max=",
 )
 """Shown when asked for, or when one of them is set."""
-
-
-def _apply(project: Project, pks: list[int], asked: dict[str, Any], user: Any) -> tuple[int, str]:
-    """Carry out one change: (how many changed, what was left and why)."""
-    left, why = 0, ""
-    match asked["action"]:
-        case "priority":
-            n = domain.set_priority(project, pks, asked["priority"], user)
-        case "labels_wanted":
-            n, left = domain.set_labels_wanted(project, pks, asked["labels_wanted"], user)
-            why = _("%(n)s left as they are: sets of raters want no labels.")
-        case "purpose":
-            n, left = set_purpose(project, pks, asked["purpose"], user)
-            why = _("%(n)s left as they are: a set needs a known answer. Set it first.")
-        case "gold":
-            gold = "" if asked["gold"] == BulkForm.NO_GOLD else asked["gold"]
-            n, left = domain.set_gold(project, pks, gold, user)
-            why = _("%(n)s keep their answer: their set needs one. Change the purpose first.")
-        case "take_out":
-            n = domain.take_out(project, pks, user, asked["note"])
-        case _:
-            n = domain.put_back(project, pks, user)
-    return n, why % {"n": left} if left else ""
 
 
 def _place(request: HttpRequest) -> dict[str, int | None]:

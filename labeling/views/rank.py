@@ -13,6 +13,8 @@ from labeling.assignment import (
     NotYours,
     ranking_places,
     record_ranking,
+    response_name,
+    responses_in_hand,
     set_assignments,
     skip_set,
 )
@@ -25,7 +27,8 @@ LETTERS = "ABCDEFGHI"
 
 @dataclass(frozen=True)
 class RankedResponse:
-    letter: str  # its name on the page, given by its place there
+    letter: str  # what people call it on the page, given by its place there
+    name: str  # what the form calls it
     response: Response
     place: int | None  # in the order that was taken back
 
@@ -50,7 +53,7 @@ def rank(request: HttpRequest, slug: str) -> HttpResponse:
     assignment = _of_a_set(rater, request.POST.get("assignment", ""))
     if assignment is None:
         return refuse(request, project, rater, _("This ranking is not yours to give."))
-    form = RankingForm(request.POST, responses=_responses_in_hand(assignment))
+    form = RankingForm(request.POST, responses=responses_in_hand(assignment))
     if not form.is_valid():
         return refuse(request, project, rater, _("Give each response a place."))
     answer = form.cleaned_data
@@ -106,15 +109,26 @@ def rank_card(assignment: Assignment) -> RankCard:
     )
     taken_back = rankings.exclude(superseded_at=None).order_by("-superseded_at").first()
     order = taken_back.order if taken_back else []
+    return RankCard(ranked(assignment.rater_id, responses, order), taken_back)
+
+
+def ranked(
+    rater_id: int, responses: dict[int, Response], order: list[list[int]]
+) -> list[RankedResponse]:
+    """Responses, by their ids, where this rater sees them, with their places in an order."""
     place = {pk: number for number, tied in enumerate(order, start=1) for pk in tied}
-    shown = ranking_places(assignment.rater_id, responses)
-    return RankCard(
-        responses=[
-            RankedResponse(letter, responses[pk], place.get(pk))
-            for letter, pk in zip(LETTERS, shown, strict=False)
-        ],
-        taken_back=taken_back,
-    )
+    shown = ranking_places(rater_id, responses)
+    return [
+        RankedResponse(letter, response_name(rater_id, pk), responses[pk], place.get(pk))
+        for letter, pk in zip(LETTERS, shown, strict=False)
+    ]
+
+
+def order_in_words(ranking: Ranking) -> str:
+    """An order in the letters that its rater saw: "B, A = C"."""
+    shown = ranking_places(ranking.rater_id, [pk for tied in ranking.order for pk in tied])
+    letters = dict(zip(shown, LETTERS, strict=False))
+    return ", ".join(" = ".join(sorted(letters[pk] for pk in tied)) for tied in ranking.order)
 
 
 def _of_a_set(rater: Rater, pk: str) -> Assignment | None:
@@ -126,16 +140,3 @@ def _of_a_set(rater: Rater, pk: str) -> Assignment | None:
         .exclude(comparison__response_set=None)
         .first()
     )
-
-
-def _responses_in_hand(assignment: Assignment) -> set[int]:
-    """The responses that are to be ranked; of a ranking that is sent again, those it had."""
-    given = Assignment.objects.filter(
-        rater=assignment.rater_id,
-        comparison__response_set=assignment.comparison.response_set_id,
-        repeats=None,
-    )
-    open_states = [Assignment.State.LEASED, Assignment.State.EXPIRED]
-    in_hand = given.filter(state__in=open_states) or given
-    pairs = in_hand.values_list("comparison__response_a", "comparison__response_b")
-    return {pk for pair in pairs for pk in pair}

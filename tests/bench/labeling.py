@@ -211,7 +211,7 @@ class Player(threading.Thread):
         self.cookies = {"sessionid": session, "csrftoken": secrets.token_hex(16)}
         self.until = until
         self.chance = random.Random(session)
-        self.held: dict[str, str] = {}  # assignment → comparison, in the order of the page
+        self.held: list[str] = []  # assignments, in the order of the page
         self.times: list[float] = []
         self.kept = self.refused = self.errors = 0
 
@@ -241,10 +241,7 @@ class Player(threading.Thread):
         return reply.status, content.decode()
 
     def take(self, page: str) -> None:
-        for comparison, assignment in re.findall(
-            r'name="comparison" value="(\d+)".{0,80}?name="assignment" value="(\d+)"', page, re.S
-        ):
-            self.held[assignment] = comparison
+        self.held += re.findall(r'name="assignment" value="(\d+)"', page)
 
     def run(self) -> None:
         try:
@@ -258,12 +255,10 @@ class Player(threading.Thread):
             self.connection.close()
 
     def answer(self) -> None:
-        assignment = next(iter(self.held))
-        comparison = self.held.pop(assignment)
+        assignment = self.held.pop(0)
         body = {
-            "comparison": comparison,
             "assignment": assignment,
-            "answer": self.chance.choice(["a-1", "a-2", "b-3", "b-1", "tie"]),
+            "answer": self.chance.choice(["left-1", "left-2", "right-3", "right-1", "tie"]),
             "seconds": "12.5",
             "answer_key": secrets.token_hex(16),
             "have": ",".join(self.held),

@@ -5,7 +5,8 @@ from itertools import combinations
 import pytest
 from playwright.sync_api import Page, expect
 
-from labeling.models import Preference, Ranking, Response, ResponseSet, content_hash
+from labeling.assignment import response_name
+from labeling.models import Preference, Ranking, Rater, Response, ResponseSet, content_hash
 from tests.browser.test_labeling import sign_in
 from tests.factories import (
     ComparisonFactory,
@@ -52,9 +53,15 @@ def card(page: Page):
     return page.locator("#cards > .pair:not([hidden])")
 
 
+def name_of(response_id: int) -> str:
+    return response_name(Rater.objects.get(user__username="ann").pk, response_id)
+
+
 def shown_responses(page: Page) -> list[int]:
+    """The ids of the responses in their places; the page has other names for them."""
+    names = {name_of(pk): pk for pk in Response.objects.values_list("pk", flat=True)}
     articles = card(page).locator("[data-response]")
-    return [int(one.get_attribute("data-response")) for one in articles.all()]
+    return [names[one.get_attribute("data-response")] for one in articles.all()]
 
 
 def order_of(page: Page) -> list[str]:
@@ -124,10 +131,11 @@ def test_letters_are_dragged_into_an_order(page: Page, live_server, project):
         page.mouse.up()
 
     def chip(pk):
-        return strip.locator(f'[data-chip="{pk}"]')
+        return strip.locator(f'[data-chip="{name_of(pk)}"]')
 
     page.wait_for_timeout(300)
-    drag(card(page).locator(f'[data-response="{third}"] [data-chip]'), strip.locator("[data-gap]"))
+    heads = card(page).locator("[data-response] [data-chip]")
+    drag(heads.nth(2), strip.locator("[data-gap]"))
     assert [text.replace("\n", "") for text in order_of(page)] == ["1C"]
     drag(chip(first), strip.locator('[data-gap="1"]'))
     drag(chip(second), strip.locator('[data-gap="0"]'))
@@ -183,7 +191,7 @@ def test_responses_are_ranked_without_javascript(browser, live_server, project):
     page = context.new_page()
     sign_in(page, live_server.url)
     page.goto(f"{live_server.url}/projects/browser/compare/")
-    shown = [int(name.removeprefix("place-")) for name in places_on(page)]
+    shown = shown_responses(page)
     for letter, place in zip("ABCD", "2134", strict=True):
         page.get_by_label(f"Place of response {letter}").select_option(place)
     page.get_by_role("button", name="Keep this order").click()
@@ -192,7 +200,3 @@ def test_responses_are_ranked_without_javascript(browser, live_server, project):
     assert Ranking.objects.get().order == [[second], [first], [third], [fourth]]
     assert Response.objects.count() == 8
     context.close()
-
-
-def places_on(page: Page) -> list[str]:
-    return [one.get_attribute("name") for one in page.locator(".rank-place select").all()]

@@ -76,7 +76,8 @@ def test_an_answer_is_opened_and_changed_and_its_history_is_kept(client, rater):
     assert 'value="clear" checked' in page
     assert "data-menu" not in page
     other = "b" if left == "a" else "a"
-    changed = {"comparison": kept.comparison_id, "answer": f"{other}-1", "rationale": "now"}
+    assert f'name="assignment" value="{rater.assignments.get().pk}"' in page
+    changed = {"assignment": rater.assignments.get().pk, "answer": "right-1", "rationale": "now"}
     response = client.post(f"/projects/tea/answers/{kept.pk}/", changed)
     assert response.url == "/projects/tea/answers/"
     current = Preference.objects.current().get()
@@ -95,7 +96,7 @@ def test_nobody_opens_or_changes_another_raters_answer(client, project):
     kept = answer_next(RaterFactory(project=project))
     address = f"/projects/tea/answers/{kept.pk}/"
     assert client.get(address).status_code == 404
-    changed = {"comparison": kept.comparison_id, "answer": "tie"}
+    changed = {"assignment": kept.rater.assignments.get().pk, "answer": "tie"}
     assert client.post(address, changed).status_code == 404
     assert Preference.objects.get().choice == "a"
 
@@ -105,7 +106,7 @@ def test_graded_answers_stay_as_they_are(client, rater, project):
     kept = answer_next(rater)
     page = client.get(f"/projects/tea/answers/{kept.pk}/").content.decode()
     assert "stay as they are" in page
-    changed = {"comparison": kept.comparison_id, "answer": "b-1"}
+    changed = {"assignment": rater.assignments.get().pk, "answer": "left-1"}
     page = client.post(f"/projects/tea/answers/{kept.pk}/", changed, follow=True)
     assert "stay as they are" in page.content.decode()
     assert Preference.objects.get().choice == "a"

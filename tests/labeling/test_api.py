@@ -12,7 +12,8 @@ from django.test import Client
 from django.utils import timezone
 
 from labeling.api.documentation import groups, openapi
-from labeling.assignment import set_purpose
+from labeling.assignment import next_comparison, response_name, set_purpose
+from labeling.invitations import invitation_of
 from labeling.models import (
     Assignment,
     Change,
@@ -21,6 +22,7 @@ from labeling.models import (
     IdempotentRequest,
     ImportJob,
     Preference,
+    Ranking,
     Rater,
     ResponseSet,
 )
@@ -74,6 +76,11 @@ def given(project, user) -> Assignment:
     return Assignment.objects.get(rater__user=user, rater__project=project)
 
 
+def place_of(letter: str, assignment: Assignment) -> str:
+    """Where this rater was shown response A or B."""
+    return "left" if letter == assignment.shown_first else "right"
+
+
 # --- labeling --------------------------------------------------------------------------------
 
 
@@ -84,16 +91,17 @@ def test_a_rater_leases_and_answers_and_learns_why_there_is_no_more():
     [piece] = rater.next()
     held = given(comparison.project, rater.user)
     assert set(piece) == {
-        "assignment", "comparison", "kind", "prompt", "left", "right", "responses", "expires_at",
+        "assignment", "kind", "prompt", "left", "right", "responses", "expires_at",
     }  # fmt: skip
     assert piece["assignment"] == held.pk
-    assert piece["left"]["letter"] == held.shown_first
     texts = {"a": comparison.response_a.messages, "b": comparison.response_b.messages}
-    assert piece["left"]["messages"] == texts[held.shown_first]
+    assert piece["left"] == {"messages": texts[held.shown_first]}
 
-    answer = {"assignment": piece["assignment"], "choice": "b", "strength": 2, "seconds": 3.5}
+    place = place_of("b", held)
+    answer = {"assignment": piece["assignment"], "choice": place, "strength": 2, "seconds": 3.5}
     kept = rater.post("/api/preferences/", answer | {"rationale": "ü", "next": 1})
     assert kept.status_code == 201
+    assert kept.json()["choice"] == place
     assert kept.json()["work"] == []
     assert kept.json()["why"]["reason"] == "done"
     preference = Preference.objects.get()
@@ -110,19 +118,19 @@ def test_a_second_and_a_late_answer_get_409_and_change_nothing():
     [piece] = rater.next()
     Assignment.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
     [theirs] = other.next()
-    assert other.post("/api/preferences/", {"assignment": theirs["assignment"], "choice": "a"})
-    late = rater.post("/api/preferences/", {"assignment": piece["assignment"], "choice": "b"})
-    again = other.post("/api/preferences/", {"assignment": theirs["assignment"], "choice": "b"})
+    assert other.post("/api/preferences/", {"assignment": theirs["assignment"], "choice": "tie"})
+    late = rater.post("/api/preferences/", {"assignment": piece["assignment"], "choice": "left"})
+    again = other.post("/api/preferences/", {"assignment": theirs["assignment"], "choice": "left"})
     assert (late.status_code, again.status_code) == (409, 409)
     assert "too long" in late.json()["detail"]
-    assert list(Preference.objects.values_list("choice", flat=True)) == ["a"]
+    assert list(Preference.objects.values_list("choice", flat=True)) == ["tie"]
 
 
 def test_an_answer_that_is_sent_again_is_kept_once():
     comparison = ComparisonFactory()
     rater = Program(comparison.project, "rater")
     [piece] = rater.next()
-    body = {"assignment": piece["assignment"], "choice": "a"}
+    body = {"assignment": piece["assignment"], "choice": "left"}
     first = rater.post("/api/preferences/", body, key="k-1")
     second = rater.post("/api/preferences/", body, key="k-1")
     assert (first.status_code, second.status_code) == (201, 201)
@@ -138,14 +146,14 @@ def test_an_answer_that_is_sent_again_is_kept_once():
 @pytest.mark.parametrize(
     ("answer", "field"),
     [
-        ({"choice": "left"}, "choice"),
-        ({"choice": "a", "strength": 4}, "strength"),
-        ({"choice": "a", "tags": ["made up"]}, "tags"),
-        ({"choice": "a", "aspects": {"honest": "a"}}, "aspects"),
-        ({"choice": "a", "better": "Mine."}, "better"),
-        ({"choice": "a", "rationale": "nul \0"}, "rationale"),
-        ({"choice": "a", "seconds": 1e300}, "seconds"),
-        ({"choice": "a", "assignment": 10**30}, "assignment"),
+        ({"choice": "a"}, "choice"),
+        ({"choice": "left", "strength": 4}, "strength"),
+        ({"choice": "left", "tags": ["made up"]}, "tags"),
+        ({"choice": "left", "aspects": {"honest": "left"}}, "aspects"),
+        ({"choice": "left", "better": "Mine."}, "better"),
+        ({"choice": "left", "rationale": "nul \0"}, "rationale"),
+        ({"choice": "left", "seconds": 1e300}, "seconds"),
+        ({"choice": "left", "assignment": 10**30}, "assignment"),
     ],
 )
 def test_an_answer_that_makes_no_sense_is_400_and_names_the_field(answer, field):
@@ -162,8 +170,9 @@ def test_a_project_of_two_answers_takes_no_third():
     comparison = ComparisonFactory(project__scale="two")
     rater = Program(comparison.project, "rater")
     [piece] = rater.next()
-    body = {"assignment": piece["assignment"], "choice": "tie"}
-    assert rater.post("/api/preferences/", body).status_code == 400
+    for choice, status in (("tie", 400), ("left", 201)):
+        body = {"assignment": piece["assignment"], "choice": choice}
+        assert rater.post("/api/preferences/", body).status_code == status
 
 
 def test_skip_flag_undo_and_release():
@@ -188,14 +197,61 @@ def test_an_answer_is_revised_and_the_earlier_one_kept():
     comparison = ComparisonFactory()
     rater = Program(comparison.project, "rater")
     [piece] = rater.next()
-    rater.post("/api/preferences/", {"assignment": piece["assignment"], "choice": "a"})
+    rater.post("/api/preferences/", {"assignment": piece["assignment"], "choice": "left"})
+    left = given(comparison.project, rater.user).shown_first
+    assert Preference.objects.get().choice == left
     [mine] = rater.get("preferences/").json()["results"]
-    revised = rater.send("PATCH", f"/api/preferences/{mine['id']}/", {"choice": "tie"})
-    assert (revised.status_code, revised.json()["choice"]) == (200, "tie")
-    again = rater.send("PATCH", f"/api/preferences/{mine['id']}/", {"choice": "b"})
+    assert mine["choice"] == "left"
+    change = {"choice": "right", "aspects": {"kind": "left"}}
+    comparison.project.aspects = [{"name": "kind", "question": "Which is kinder?"}]
+    comparison.project.save()
+    revised = rater.send("PATCH", f"/api/preferences/{mine['id']}/", change)
+    assert (revised.status_code, revised.json()["choice"]) == (200, "right")
+    assert Preference.objects.current().get().aspects == {"kind": left}
+    again = rater.send("PATCH", f"/api/preferences/{mine['id']}/", {"choice": "tie"})
     assert again.status_code == 409
     [now] = rater.get("preferences/").json()["results"]
-    assert (now["choice"], len(rater.get("preferences/?history=1").json()["results"])) == ("tie", 2)
+    assert (now["choice"], now["aspects"]) == ("right", {"kind": "left"})
+    assert len(rater.get("preferences/?history=1").json()["results"]) == 2
+    # Whoever sees results reads letters.
+    lead = Program(comparison.project)
+    assert lead.get("preferences/").json()["results"][0]["choice"] != left
+
+
+def test_training_by_a_program_is_with_feedback_or_without():
+    known = ComparisonFactory(purpose="training", gold="a", labels_wanted=0, open_places=0)
+    for project_says in (True, False):
+        known.project.training_feedback = project_says
+        known.project.save()
+        rater = Program(known.project, "rater")
+        [piece] = rater.next()
+        place = place_of("a", given(known.project, rater.user))
+        answer = {"assignment": piece["assignment"], "choice": place}
+        feedback = rater.post("/api/preferences/", answer).json()["feedback"]
+        assert feedback == ({"gold": place, "is_right": True} if project_says else None)
+
+
+def test_letters_exchanged_change_nothing_that_a_raters_program_is_told():
+    """A file may always call the chosen response A: its letter would be the answer."""
+    comparison = ComparisonFactory()
+    rater = Program(comparison.project, "rater")
+    rater.next()
+
+    def told() -> list[Any]:
+        work = rater.next()
+        for piece in work:
+            del piece["expires_at"]  # renewed each time
+        paths = ("comparisons/", f"comparisons/{comparison.pk}/", "preferences/")
+        return [work, *(rater.get(path).json() for path in paths)]
+
+    Assignment.objects.update(shown_first="a")
+    as_shown = told()
+    Comparison.objects.update(
+        response_a=comparison.response_b_id, response_b=comparison.response_a_id
+    )
+    Assignment.objects.update(shown_first="b")
+    assert told() == as_shown
+    assert str(comparison.response_a) in str(as_shown[1])
 
 
 def test_nothing_that_a_rater_reads_says_where_a_response_came_from():
@@ -207,8 +263,8 @@ def test_nothing_that_a_rater_reads_says_where_a_response_came_from():
     Comparison.objects.update(leaks=["hidden-leak"], open_places=1)
     ComparisonFactory(project=project)
     rater = Program(project, "rater")
-    [piece] = rater.next()
-    pk = piece["comparison"]
+    rater.next()
+    pk = given(project, rater.user).comparison_id
     words = "".join(
         response.content.decode()
         for response in (
@@ -257,12 +313,33 @@ def test_a_program_is_given_a_set_in_the_places_that_its_answers_are_kept_with()
         )
     rater = Program(project, "rater")
     [piece] = rater.next()
-    places = [response["id"] for response in piece["responses"]]
+    given_to = Rater.objects.get(user=rater.user).pk
+    names = {response_name(given_to, pk): pk for pk in (a.pk, b.pk, c.pk)}
+    places = [names[response["id"]] for response in piece["responses"]]
     assert len(places) == 3
     for assignment in Assignment.objects.select_related("comparison"):
         pair = assignment.comparison.response_a_id, assignment.comparison.response_b_id
         stood_first = min(pair, key=places.index)
         assert assignment.shown_first == "ab"[pair.index(stood_first)]
+
+    first, second, third = (response["id"] for response in piece["responses"])
+    body = {"assignment": piece["assignment"], "order": [[third], [first, second]]}
+    for wrong in ([[third], [first]], [[third], [first, str(a.pk)]], [[third, third, first]]):
+        assert rater.post("/api/rankings/", body | {"order": wrong}).status_code == 400
+    kept = rater.post("/api/rankings/", body, key="once")
+    assert (kept.status_code, kept.json()["order"]) == (201, body["order"])
+    assert Ranking.objects.get().order == [[names[third]], [names[first], names[second]]]
+
+    change = {"order": [[first], [second], [third]], "rationale": "now"}
+    revised = rater.send("PATCH", f"/api/rankings/{kept.json()['id']}/", change)
+    assert (revised.status_code, revised.json()["order"]) == (200, change["order"])
+    now = Ranking.objects.get(superseded_at=None)
+    assert (now.pk, now.rationale) == (revised.json()["id"], "now")
+    assert Preference.objects.current().filter(ranking=now).count() == 3
+    again = rater.send("PATCH", f"/api/rankings/{kept.json()['id']}/", change)
+    wrong = rater.send("PATCH", f"/api/rankings/{now.pk}/", {"order": [[first]]})
+    theirs = Program(project, "rater").send("PATCH", f"/api/rankings/{now.pk}/", change)
+    assert (again.status_code, wrong.status_code, theirs.status_code) == (409, 400, 404)
 
 
 def test_a_rater_lists_their_own_answers_alone():
@@ -327,6 +404,157 @@ def test_filters():
     assert ids("purpose=check") == []
     assert lead.get("comparisons/?state=lost").status_code == 400
     assert lead.get("comparisons/?external_id=%00").status_code == 400
+
+
+def test_the_filters_of_the_queue():
+    project = ProjectFactory(labels_per_comparison=3)
+    disputed, flagged, long, plain = (
+        ComparisonFactory(project=project, labels_wanted=3, open_places=3) for _ in range(4)
+    )
+    ann, bo = RaterFactory.create_batch(2, project=project)
+    judge = RaterFactory(project=project, kind="judge")
+    PreferenceFactory(comparison=disputed, rater=ann, choice="a")
+    PreferenceFactory(comparison=disputed, rater=bo, choice="b", tags=["kind"])
+    PreferenceFactory(comparison=plain, rater=ann, choice="a")
+    PreferenceFactory(comparison=plain, rater=judge, choice="b")
+    Flag.objects.create(comparison=flagged, rater=ann, kind="unsafe")
+    long.response_a.n_chars = 1_000
+    long.response_a.save()
+    Comparison.objects.filter(pk=long.pk).update(leaks=["GPT-9"], external_id="Loud-7", gold="a")
+    held = next_comparison(RaterFactory(project=project))
+    lead = Program(project)
+
+    def ids(query: str) -> list[int]:
+        return [row["id"] for row in lead.get(f"comparisons/?{query}").json()["results"]]
+
+    assert ids("disagreement=people") == [disputed.pk]
+    assert ids("disagreement=all") == [plain.pk, disputed.pk]
+    assert ids("judge=differs") == [plain.pk]
+    assert ids("judge=agrees") == []
+    assert ids("flag=unsafe") == ids("flag=unresolved") == ids("flagged=true") == [flagged.pk]
+    assert ids("flag=private") == []
+    assert ids("tag=kind") == [disputed.pk]
+    assert ids("length_min=50") == ids("leaks=true") == ids("text=loud") == [long.pk]
+    assert ids("purpose=gold") == [long.pk]
+    assert long.pk not in ids("length_max=50")
+    assert ids(f"rater={ann.pk}") == [plain.pk, disputed.pk]
+    assert ids(f"rater={ann.pk}&disagreement=people") == [disputed.pk]
+    assert ids("state=held") == [held.comparison_id]
+    assert ids("state=done") == []
+    for wrong in ("judge=maybe", "rater=9999", "length_min=-1", "disagreement=yes"):
+        assert lead.get(f"comparisons/?{wrong}").status_code == 400
+
+
+def test_a_filtered_list_goes_on_by_next_even_where_the_time_was_up(monkeypatch):
+    project = ProjectFactory()
+    made = ComparisonFactory.create_batch(7, project=project)
+    wanted = [c.pk for c in made[::2]]
+    Comparison.objects.filter(pk__in=wanted).update(external_id="this one")
+    lead = Program(project)
+
+    def walk() -> tuple[list[int], int]:
+        seen, n_pages, address = [], 0, f"{lead.base}comparisons/?text=THIS&limit=3"
+        while address:
+            page = lead.get(address).json()
+            assert page["previous"] is None
+            seen += [row["id"] for row in page["results"]]
+            address, n_pages = page["next"], n_pages + 1
+        return seen, n_pages
+
+    assert walk() == (wanted[::-1], 2)
+    # So little time that each page looks at two comparisons.
+    monkeypatch.setattr("labeling.queue.SECONDS", 0)
+    monkeypatch.setattr("labeling.queue.FIRST_STRETCH", 2)
+    seen, n_pages = walk()
+    assert seen == wanted[::-1]
+    assert n_pages >= 4
+
+
+def test_many_comparisons_are_changed_by_their_ids_or_by_a_filter():
+    project = ProjectFactory()
+    first, second, third = ComparisonFactory.create_batch(3, project=project, external_id="x-1")
+    other = ComparisonFactory()
+    lead = Program(project)
+
+    def change(**body) -> Any:
+        return lead.post("comparisons/change/", body)
+
+    def now(name: str) -> list[Any]:
+        return list(project.comparisons.order_by("pk").values_list(name, flat=True))
+
+    done = change(comparisons=[first.pk, second.pk, other.pk], priority=7)
+    assert done.json() == {"changed": 2, "left": 0, "why_left": ""}
+    assert now("priority") == [7, 7, 0]
+    other.refresh_from_db()
+    assert other.priority == 0
+    assert change(filter={"text": "X-1"}, labels_wanted=2).json()["changed"] == 3
+    assert now("open_places") == [2, 2, 2]
+    left = change(comparisons=[third.pk], purpose="check").json()
+    assert (left["changed"], left["left"]) == (0, 1)
+    assert "needs a known answer" in left["why_left"]
+    assert change(comparisons=[third.pk], gold="tie").json()["changed"] == 1
+    assert change(comparisons=[third.pk], purpose="check").json()["changed"] == 1
+    assert change(filter={"purpose": "check"}, gold="").json()["left"] == 1
+    assert change(filter={"state": "open"}, queue="take_out", note="bad").json()["changed"] == 2
+    assert now("labels_wanted") == [0, 0, 0]
+    assert change(filter={}, queue="put_back").json()["changed"] == 2
+    assert now("labels_wanted") == [2, 2, 0]
+    assert Change.objects.filter(action="take out of the queue").get().after["note"] == "bad"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"priority": 1},
+        {"comparisons": [1]},
+        {"comparisons": [], "priority": 1},
+        {"comparisons": [1], "filter": {}, "priority": 1},
+        {"comparisons": [1], "priority": 1, "labels_wanted": 2},
+        {"comparisons": [1], "queue": "burn"},
+        {"filter": {"judge": "maybe"}, "priority": 1},
+        {"filter": {"rater": 99}, "priority": 1},
+    ],
+)
+def test_a_change_to_many_that_makes_no_sense_is_400(body):
+    lead = Program(ProjectFactory())
+    assert lead.post("comparisons/change/", body).status_code == 400
+    assert not Change.objects.exists()
+
+
+def test_a_change_to_too_many_is_409_and_changes_nothing(monkeypatch):
+    project = ProjectFactory()
+    ComparisonFactory.create_batch(3, project=project)
+    monkeypatch.setattr("labeling.queue.CHANGED_AT_ONCE", 2)
+    lead = Program(project)
+    refused = lead.post("comparisons/change/", {"filter": {}, "priority": 3})
+    assert refused.status_code == 409
+    assert set(project.comparisons.values_list("priority", flat=True)) == {0}
+
+
+def test_invitations_are_made_listed_and_revoked():
+    lead = Program(project := ProjectFactory())
+    made = lead.post("invitations/", {"role": "rater", "days": 2, "uses": 5}, key="once")
+    told = made.json()
+    assert (made.status_code, told["state"], told["uses_left"]) == (201, "open", 5)
+    assert (told["role"], told["created_by"]) == ("rater", lead.user.username)
+    token = told["link"].rstrip("/").rpartition("/")[2]
+    assert invitation_of(token).project == project
+    # The link is nowhere in the database, and comes once.
+    again = lead.post("invitations/", {"role": "rater", "days": 2, "uses": 5}, key="once")
+    assert (again.json()["id"], again.json()["link"]) == (told["id"], "")
+    assert token not in str(list(IdempotentRequest.objects.values()))
+    assert "link" not in lead.get("invitations/").json()["results"][0]
+    revoked = lead.post(f"invitations/{told['id']}/revoke/")
+    assert (revoked.status_code, revoked.json()["state"]) == (200, "revoked")
+    assert [row["state"] for row in lead.get("invitations/").json()["results"]] == ["revoked"]
+    assert Client().get(f"/join/{token}/").status_code == 410
+    assert lead.post("invitations/", {"role": "owner"}).status_code == 403
+    assert lead.post("invitations/", {"uses": 0}).status_code == 400
+    owner = Program(project, "owner")
+    assert owner.post("invitations/", {"role": "owner"}).status_code == 201
+    theirs = Program(ProjectFactory())
+    assert theirs.post(f"invitations/{told['id']}/revoke/").status_code == 404
 
 
 def test_a_lead_changes_priority_wanted_labels_gold_and_purpose():

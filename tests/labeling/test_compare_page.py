@@ -39,9 +39,23 @@ def client(project):
     return client
 
 
-def held_comparison() -> int:
+def in_hand() -> Assignment:
     """The one to answer now: what was given out first."""
-    return Assignment.objects.filter(state="leased").order_by("leased_at", "pk")[0].comparison_id
+    return Assignment.objects.filter(state="leased").order_by("leased_at", "pk")[0]
+
+
+def placed(answer: str, shown_first: str) -> str:
+    """An answer about A or B ("a-2") as the page has it, by the place of the response."""
+    letter, *strength = answer.split("-")
+    if letter in ("a", "b"):
+        letter = "left" if letter == shown_first else "right"
+    return "-".join([letter, *strength])
+
+
+def answer_with(answer: str, **more) -> dict:
+    """The fields of a form that says this of the pair in hand."""
+    held = in_hand()
+    return {"assignment": held.pk, "answer": placed(answer, held.shown_first), **more}
 
 
 def pairs_in(response) -> list[int]:
@@ -54,25 +68,55 @@ def held_in(response) -> list[int]:
     return [int(pk) for pk in held.split(",") if pk]
 
 
-def test_the_buttons_name_responses_and_not_sides(client, project):
-    for shown_first, left in (("a", 'value="a-3" data-key="1"'), ("b", 'value="b-3" data-key="1"')):
-        page = client.get("/projects/tea/compare/")
-        Assignment.objects.update(shown_first=shown_first)
-        page = client.get("/projects/tea/compare/")
-        assert left in page.content.decode()
+def test_nothing_in_the_page_says_which_response_is_which(client, project):
+    """A file may always call the chosen response A: its letter would be the answer."""
+    project.aspects = [{"name": "kind", "question": "Which response is kinder?"}]
+    project.save()
+    client.get("/projects/tea/compare/")
+    held = Assignment.objects.get()
+    Assignment.objects.update(shown_first="a")
+    shown = client.get("/projects/tea/compare/").content.decode()
+    # The same texts, with the letters exchanged.
+    comparison = held.comparison
+    a, b = comparison.response_a_id, comparison.response_b_id
+    Comparison.objects.filter(pk=comparison.pk).update(response_a=b, response_b=a)
+    Assignment.objects.update(shown_first="b")
+    exchanged = client.get("/projects/tea/compare/").content.decode()
+
+    def without_secrets(page: str) -> str:
+        page = re.sub(r'name="csrfmiddlewaretoken" value="\w+"', "", page)
+        return re.sub(r'data-page="[\w-]+"', "", page)
+
+    assert without_secrets(exchanged) == without_secrets(shown)
+    assert 'name="answer" value="left-3" data-key="1"' in shown
+    assert 'name="comparison"' not in shown
+
+
+@pytest.mark.parametrize("shown_first", ["a", "b"])
+def test_a_place_is_kept_as_the_response_that_stood_there(client, project, shown_first):
+    project.aspects = [{"name": "kind", "question": "Which response is kinder?"}]
+    project.save()
+    client.get("/projects/tea/compare/")
+    Assignment.objects.update(shown_first=shown_first)
+    said = {"assignment": in_hand().pk, "answer": "left-2", "aspect-kind": "right"}
+    client.post("/projects/tea/compare/", said, **HTMX)
+    kept = Preference.objects.get()
+    other = "b" if shown_first == "a" else "a"
+    assert (kept.choice, kept.strength, kept.aspects) == (shown_first, 2, {"kind": other})
+    undone = client.post("/projects/tea/compare/undo/", **HTMX).content.decode()
+    assert 'class="step was" name="answer" value="left-2"' in undone
+    assert 'name="aspect-kind" value="right" checked' in undone
 
 
 def test_an_answer_without_htmx_leads_to_the_next_comparison(client):
     client.get("/projects/tea/compare/")
-    first = held_comparison()
-    response = client.post(
-        "/projects/tea/compare/", {"comparison": first, "answer": "a-2", "rationale": " clear "}
-    )
+    first = in_hand()
+    response = client.post("/projects/tea/compare/", answer_with("a-2", rationale=" clear "))
     assert (response.status_code, response.url) == (302, "/projects/tea/compare/")
     kept = Preference.objects.get()
     assert (kept.choice, kept.strength, kept.rationale) == ("a", 2, "clear")
     client.get(response.url)
-    assert held_comparison() != first
+    assert in_hand() != first
 
 
 def test_the_page_without_javascript_reserves_one_pair_and_its_script_two_more(client, project):
@@ -91,7 +135,6 @@ def test_an_answer_brings_only_the_card_that_the_page_has_not_got(client, projec
     shown = pairs_in(client.get("/projects/tea/compare/"))[0]
     ahead = pairs_in(client.get("/projects/tea/compare/", {"have": shown}, **HTMX))
     answer = {
-        "comparison": Assignment.objects.get(pk=shown).comparison_id,
         "assignment": shown,
         "answer": "tie",
         "have": ",".join(map(str, ahead)),
@@ -114,9 +157,8 @@ def test_an_answer_costs_the_same_number_of_queries_in_any_project(n_comparisons
     shown = pairs_in(client.get(address))[0]
     ahead = pairs_in(client.get(address, {"have": shown}, **HTMX))
     answer = {
-        "comparison": Assignment.objects.get(pk=shown).comparison_id,
         "assignment": shown,
-        "answer": "a-1",
+        "answer": "left-1",
         "answer_key": "k1",
         "have": ",".join(map(str, ahead)),
     }
@@ -131,7 +173,7 @@ def test_an_answer_costs_the_same_number_of_queries_in_any_project(n_comparisons
 
 def test_the_same_answer_sent_again_is_kept_once(client):
     client.get("/projects/tea/compare/")
-    answer = {"comparison": held_comparison(), "answer": "a-1", "answer_key": "k1"}
+    answer = answer_with("a-1", answer_key="k1")
     answer["assignment"] = Assignment.objects.get().pk
     first = client.post("/projects/tea/compare/", answer, **HTMX)
     again = client.post("/projects/tea/compare/", answer, **HTMX)
@@ -147,48 +189,43 @@ def test_reasons_and_questions_are_kept_with_the_answer(client, project):
     project.save()
     page = client.get("/projects/tea/compare/").content.decode()
     assert "Which response is kinder?" in page
-    answer = {
-        "comparison": held_comparison(),
-        "answer": "b-2",
-        "tags": ["short", "made up"],
-        "aspect-kind": "a",
-        "aspect-other": "b",
-    }
+    aspects = {"aspect-kind": "tie", "aspect-other": "left"}
+    answer = answer_with("b-2", tags=["short", "made up"]) | aspects
     client.post("/projects/tea/compare/", answer, **HTMX)
     kept = Preference.objects.get()
-    assert (kept.tags, kept.aspects) == (["short"], {"kind": "a"})
+    assert (kept.choice, kept.tags, kept.aspects) == ("b", ["short"], {"kind": "tie"})
 
 
 def test_a_better_answer_is_kept_where_the_project_wants_them(client, project):
     client.get("/projects/tea/compare/")
-    answer = {"comparison": held_comparison(), "answer": "b-2", "better": " A third way. "}
+    answer = answer_with("b-2", better=" A third way. ")
     client.post("/projects/tea/compare/", answer, **HTMX)
     assert Response.objects.exclude(author=None).count() == 0
     project.better_answers = True
     project.save()
-    client.post("/projects/tea/compare/", answer | {"comparison": held_comparison()}, **HTMX)
+    answer = answer_with("b-2", better=" A third way. ")
+    client.post("/projects/tea/compare/", answer, **HTMX)
     assert Response.objects.exclude(author=None).get().messages[0]["content"] == "A third way."
 
 
 @pytest.mark.parametrize(
     ("scale", "values", "both_bad"),
     [
-        ("seven", ["a-3", "a-2", "a-1", "tie", "b-1", "b-2", "b-3"], True),
-        ("three", ["a", "tie", "b"], True),
-        ("two", ["a", "b"], False),
+        ("seven", ["left-3", "left-2", "left-1", "tie", "right-1", "right-2", "right-3"], True),
+        ("three", ["left", "tie", "right"], True),
+        ("two", ["left", "right"], False),
     ],
 )
 def test_a_project_has_the_scale_that_its_lead_chose(client, project, scale, values, both_bad):
     project.scale = scale
     project.save()
-    client.get("/projects/tea/compare/")
-    Assignment.objects.update(shown_first="a")
     page = client.get("/projects/tea/compare/").content.decode()
     shown = re.findall(r'class="step[^"]*" name="answer" value="([^"]+)" data-key="(\d)"', page)
     assert shown == [(value, str(key)) for key, value in enumerate(values, start=1)]
     assert ('value="both_bad"' in page) == both_bad
-    for value in {"a-3", "a", "tie", "both_bad"} - {*values, *(["both_bad"] if both_bad else [])}:
-        answer = {"comparison": held_comparison(), "answer": value}
+    known = {*values, *(["both_bad"] if both_bad else [])}
+    for value in {"left-3", "left", "a", "tie", "both_bad"} - known:
+        answer = {"assignment": in_hand().pk, "answer": value}
         assert client.post("/projects/tea/compare/", answer, **HTMX).status_code == 409
     assert Preference.objects.count() == 0
 
@@ -206,16 +243,17 @@ def test_nothing_tells_a_check_or_a_repeat_from_the_queue(client, project, strea
     held = Assignment.objects.get()
     Assignment.objects.update(shown_first="a")
     ahead = ",".join(map(str, pairs_in(client.get(address, {"have": held.pk}, **HTMX))))
-    answer = {"comparison": held.comparison_id, "assignment": held.pk, "have": ahead}
+    answer = {"assignment": held.pk, "have": ahead, "answer": "right-1"}
+    answer |= {"tags": ["safe"], "rationale": "said with it"}
 
     def everything() -> list[str]:
         responses = [
             client.get(address),
             client.get(address, {"have": ahead}, **HTMX),
             client.get(f"{address}{held.pk}/difference/"),
-            client.post(address, answer | {"answer": "b-1"}, **HTMX),
+            client.post(address, answer, **HTMX),
             client.post(f"{address}undo/", {"have": ahead}, **HTMX),
-            client.post(address, answer | {"answer": "b-1"}, **HTMX),
+            client.post(address, answer, **HTMX),
             client.get(address, {"have": ahead}, **HTMX),
         ]
         counted = re.search(r'data-today="\d+"', responses[-1].content.decode())[0]
@@ -228,7 +266,8 @@ def test_nothing_tells_a_check_or_a_repeat_from_the_queue(client, project, strea
         withdrawn = Preference.objects.current().get()
         withdrawn.superseded_at = timezone.now()
         withdrawn.save()
-        given["repeats"] = held.rater.preferences.create(comparison=held.comparison, choice="a")
+        of_then = {"choice": "a", "rationale": "of then", "tags": ["clear"]}
+        given["repeats"] = held.rater.preferences.create(comparison=held.comparison, **of_then)
     else:
         Preference.objects.all().delete()
     if stream == "check":
@@ -237,6 +276,8 @@ def test_nothing_tells_a_check_or_a_repeat_from_the_queue(client, project, strea
     Assignment.objects.filter(pk=held.pk).update(**given)
     assert everything() == from_the_queue
     assert RepeatAnswer.objects.count() == (stream == "repeat")
+    for again in RepeatAnswer.objects.all():
+        assert (again.tags, again.rationale) == (["safe"], "said with it")
 
 
 def test_training_tells_the_known_answer_and_qualification_only_the_result(client, project):
@@ -252,23 +293,55 @@ def test_training_tells_the_known_answer_and_qualification_only_the_result(clien
     assert "data-feedback-follows" in page
     assert "Because" not in page
     Assignment.objects.update(shown_first="a")
-    answer = {"comparison": held_comparison(), "answer": "b-3"}
+    answer = answer_with("b-3")
     text = client.post("/projects/tea/compare/", answer, **HTMX).content.decode()
     assert "Not right." in text
     assert "<strong>left is better</strong>" in text
     assert "Because <em>facts</em> count." in text
 
     assert Assignment.objects.get(state="leased").stream == "qualification"
-    answer = {"comparison": held_comparison(), "answer": "b-1"}
+    answer = answer_with("b-1")
     text = client.post("/projects/tea/compare/", answer, **HTMX).content.decode()
     assert 'data-graded="passed"' in text
     assert "data-feedback" not in text
 
 
+def test_a_project_may_leave_the_known_answer_of_the_training_unsaid(client, project):
+    project.training_feedback = False
+    project.save()
+    meta = {"explanation": "Because."}
+    ComparisonFactory(project=project, purpose="training", gold="a", labels_wanted=0, metadata=meta)
+    page = client.get("/projects/tea/compare/").content.decode()
+    assert "data-feedback-follows" not in page
+    assert "you are told the known one" not in page
+    text = client.post("/projects/tea/compare/", answer_with("b-3"), **HTMX).content.decode()
+    assert "data-feedback" not in text
+    assert "Because." not in text
+    # Nothing was explained: a slip can be taken back while the training lasts.
+    ComparisonFactory(project=project, purpose="training", gold="b", labels_wanted=0)
+    Rater.objects.update(qualified_at=None)
+    back = client.post("/projects/tea/compare/undo/", **HTMX).content.decode()
+    assert "data-back" in back
+    assert Preference.objects.current().count() == 0
+
+
+def test_the_days_count_leaves_training_and_qualification_out(client, project):
+    for purpose in ("training", "qualification"):
+        ComparisonFactory(project=project, purpose=purpose, gold="a", labels_wanted=0)
+    client.get("/projects/tea/compare/")
+    for n_today in ("0", "0"):
+        text = client.post("/projects/tea/compare/", answer_with("a-1"), **HTMX).content.decode()
+        assert f'data-today="{n_today}"' in text  # else the page would add one by itself
+    text = client.post("/projects/tea/compare/", answer_with("a-1"), **HTMX).content.decode()
+    assert "data-today" not in text
+    assert 'data-today="1"' in client.get("/projects/tea/compare/").content.decode()
+    assert "<dd>1</dd>" in client.get("/projects/tea/answers/").content.decode()
+
+
 def test_training_without_javascript_says_the_known_answer_on_the_next_page(client, project):
     ComparisonFactory(project=project, purpose="training", gold="tie", labels_wanted=0)
     client.get("/projects/tea/compare/")
-    answer = {"comparison": held_comparison(), "answer": "tie"}
+    answer = answer_with("tie")
     page = client.post("/projects/tea/compare/", answer, follow=True).content.decode()
     assert "Right. The known answer: both are equally good." in page
 
@@ -276,7 +349,7 @@ def test_training_without_javascript_says_the_known_answer_on_the_next_page(clie
 def test_a_failed_qualification_ends_the_work_and_says_why(client, project):
     ComparisonFactory(project=project, purpose="qualification", gold="b", labels_wanted=0)
     client.get("/projects/tea/compare/")
-    answer = {"comparison": held_comparison(), "answer": "a-1"}
+    answer = answer_with("a-1")
     text = client.post("/projects/tea/compare/", answer, **HTMX).content.decode()
     assert 'data-graded="failed"' in text
     assert "did not reach the pass mark" in text
@@ -285,24 +358,28 @@ def test_a_failed_qualification_ends_the_work_and_says_why(client, project):
 
 def test_a_skip_has_a_reason_and_a_flag_passes_the_pair_on(client):
     client.get("/projects/tea/compare/")
-    first = held_comparison()
-    client.post("/projects/tea/compare/skip/", {"comparison": first, "reason": "too long"}, **HTMX)
-    second = held_comparison()
-    flagged = {"comparison": second, "flag": "private", "note": "a phone number"}
+    first = in_hand().pk
+    client.post("/projects/tea/compare/skip/", {"assignment": first, "reason": "too long"}, **HTMX)
+    second = in_hand()
+    flagged = {"assignment": second.pk, "flag": "private", "note": "a phone number"}
     client.post("/projects/tea/compare/skip/", flagged, **HTMX)
-    third = held_comparison()
-    wrong = client.post("/projects/tea/compare/skip/", {"comparison": third, "flag": "x"}, **HTMX)
+    third = in_hand().pk
+    wrong = client.post("/projects/tea/compare/skip/", {"assignment": third, "flag": "x"}, **HTMX)
     assert wrong.status_code == 409
     skipped = Assignment.objects.filter(state="skipped").order_by("closed_at")
     assert [a.skip_reason for a in skipped] == ["too long", ""]
     flag = Flag.objects.get()
-    assert (flag.comparison_id, flag.kind, flag.note) == (second, "private", "a phone number")
+    assert (flag.comparison, flag.kind, flag.note) == (
+        second.comparison,
+        "private",
+        "a phone number",
+    )
 
 
 def test_undo_sent_twice_takes_back_one_answer(client):
     for _n in range(2):
         client.get("/projects/tea/compare/")
-        answer = {"comparison": held_comparison(), "answer": "a-1", "rationale": "of then"}
+        answer = answer_with("a-1", rationale="of then")
         client.post("/projects/tea/compare/", answer)
     last = Assignment.objects.filter(state="answered").order_by("-closed_at")[0]
     for _n in range(2):
@@ -339,14 +416,14 @@ def test_nobody_releases_or_reads_what_another_rater_holds(client, project):
     other.refresh_from_db()
     assert other.state == "leased"
     assert client.get(f"/projects/tea/compare/{other.pk}/difference/").status_code == 404
-    answer = {"comparison": other.comparison_id, "assignment": other.pk, "answer": "a-1"}
+    answer = {"assignment": other.pk, "answer": "left-1"}
     assert client.post("/projects/tea/compare/", answer, **HTMX).status_code == 409
 
 
 def test_differences_mark_what_one_side_alone_says(client, project):
     client.get("/projects/tea/compare/")
     Assignment.objects.update(shown_first="b")
-    comparison = Comparison.objects.get(pk=held_comparison())
+    comparison = in_hand().comparison
     for response, text in (
         (comparison.response_a, "Tea is <b>hot</b> today"),
         (comparison.response_b, "Tea was <b>hot</b> today"),
@@ -371,7 +448,7 @@ def test_an_empty_queue_says_why_and_until_when(client, project):
     project.labels_per_day = 1
     project.save()
     client.get("/projects/tea/compare/")
-    client.post("/projects/tea/compare/", {"comparison": held_comparison(), "answer": "tie"})
+    client.post("/projects/tea/compare/", answer_with("tie"))
     tomorrow = (timezone.now() + timedelta(days=1)).strftime("%Y-%m-%dT00:00:00")
     assert "at most 1 labels a day" in why()
     assert f'<time datetime="{tomorrow}' in why()
@@ -395,19 +472,19 @@ def test_an_empty_queue_says_why_and_until_when(client, project):
 
 def test_an_answer_with_htmx_brings_cards_alone(client):
     client.get("/projects/tea/compare/")
-    first = held_comparison()
-    card = client.post("/projects/tea/compare/", {"comparison": first, "answer": "tie"}, **HTMX)
+    first = in_hand()
+    card = client.post("/projects/tea/compare/", answer_with("tie"), **HTMX)
     text = card.content.decode()
     assert "<html" not in text
-    assert f'name="comparison" value="{held_comparison()}"' in text
-    assert held_comparison() != first
+    assert f'name="assignment" value="{in_hand().pk}"' in text
+    assert in_hand() != first
 
 
 def test_a_second_answer_gets_409_and_changes_nothing(client):
     client.get("/projects/tea/compare/")
-    answer = {"comparison": held_comparison(), "answer": "a-1"}
+    answer = answer_with("a-1")
     client.post("/projects/tea/compare/", answer, **HTMX)
-    late = client.post("/projects/tea/compare/", answer | {"answer": "b-3"}, **HTMX)
+    late = client.post("/projects/tea/compare/", answer | {"answer": "right-3"}, **HTMX)
     assert late.status_code == 409
     assert "you have answered it already" in late.content.decode()
     assert list(Preference.objects.values_list("choice", "strength")) == [("a", 1)]
@@ -416,7 +493,7 @@ def test_a_second_answer_gets_409_and_changes_nothing(client):
 def test_numbers_that_no_row_can_have_are_refused(client):
     client.get("/projects/tea/compare/")
     for number in ("9" * 30, "-1", "x", ""):
-        named = {"comparison": number, "assignment": number, "answer": "a-1", "have": number}
+        named = {"assignment": number, "answer": "left-1", "have": number}
         for path in ("", "skip/"):
             response = client.post(f"/projects/tea/compare/{path}", named, **HTMX)
             assert response.status_code == 409
@@ -424,11 +501,13 @@ def test_numbers_that_no_row_can_have_are_refused(client):
     assert Preference.objects.count() == 0
 
 
-@pytest.mark.parametrize("answer", ["", "c", "a-9", "left", "unparsed", "a-2; drop"])
+@pytest.mark.parametrize(
+    "answer", ["", "c", "left-9", "left", "a", "a-2", "unparsed", "left-2; drop"]
+)
 def test_an_unknown_answer_keeps_nothing(client, answer):
     client.get("/projects/tea/compare/")
     response = client.post(
-        "/projects/tea/compare/", {"comparison": held_comparison(), "answer": answer}, **HTMX
+        "/projects/tea/compare/", {"assignment": in_hand().pk, "answer": answer}, **HTMX
     )
     assert response.status_code == 409
     assert Preference.objects.count() == 0
@@ -436,9 +515,9 @@ def test_an_unknown_answer_keeps_nothing(client, answer):
 
 def test_a_comparison_of_another_project_cannot_be_answered(client):
     other = ComparisonFactory()
-    next_comparison(RaterFactory(project=other.project))
+    held = next_comparison(RaterFactory(project=other.project))
     response = client.post(
-        "/projects/tea/compare/", {"comparison": other.pk, "answer": "a-1"}, **HTMX
+        "/projects/tea/compare/", {"assignment": held.pk, "answer": "left-1"}, **HTMX
     )
     assert response.status_code == 409
     assert Preference.objects.count() == 0
@@ -458,17 +537,18 @@ def test_another_raters_answer_and_the_models_names_are_not_shown(client, projec
 
 def test_skip_and_undo_work_without_htmx(client):
     client.get("/projects/tea/compare/")
-    first = held_comparison()
+    first = in_hand()
     client.post(
-        "/projects/tea/compare/skip/", {"comparison": first, "other_reason": "not my field"}
+        "/projects/tea/compare/skip/", {"assignment": first.pk, "other_reason": "not my field"}
     )
-    assert Assignment.objects.get(comparison=first).skip_reason == "not my field"
+    first.refresh_from_db()
+    assert first.skip_reason == "not my field"
     client.get("/projects/tea/compare/")
-    second = held_comparison()
-    client.post("/projects/tea/compare/", {"comparison": second, "answer": "b-1"})
+    second = in_hand()
+    client.post("/projects/tea/compare/", answer_with("b-1"))
     client.post("/projects/tea/compare/undo/")
     client.get("/projects/tea/compare/")
-    assert held_comparison() == second
+    assert in_hand() == second
     assert Preference.objects.current().count() == 0
 
 
@@ -488,7 +568,7 @@ def test_a_new_rater_does_not_take_the_name_of_an_imported_one(client, project):
 
 def test_a_reason_that_is_too_long_to_skip_with_is_named(client):
     client.get("/projects/tea/compare/")
-    data = {"comparison": held_comparison(), "other_reason": "x" * 501}
+    data = {"assignment": in_hand().pk, "other_reason": "x" * 501}
     page = client.post("/projects/tea/compare/skip/", data, follow=True).content.decode()
     assert "at most 500 characters" in page
     assert not Assignment.objects.filter(state="skipped").exists()

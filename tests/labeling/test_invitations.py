@@ -30,8 +30,7 @@ def client_of(user) -> Client:
 
 
 def an_invitation(role: str = "rater", **options) -> tuple[Invitation, str]:
-    token = invite(ProjectFactory(), role, UserFactory(), **options)
-    return Invitation.objects.get(), token
+    return invite(ProjectFactory(), role, UserFactory(is_superuser=True), **options)
 
 
 # Making links -------------------------------------------------------------------------------------
@@ -253,8 +252,8 @@ def test_whoever_leads_no_longer_has_their_links_withdrawn():
     owner = MembershipFactory(role="owner")
     project = owner.project
     lead = MembershipFactory(project=project, role="lead").user
-    token = invite(project, "lead", lead)
-    kept = invite(project, "rater", owner.user)
+    _invitation, token = invite(project, "lead", lead)
+    _invitation, kept = invite(project, "rater", owner.user)
     set_role(project, lead, None, owner.user)
     with pytest.raises(NotValid, match="withdrawn"):
         accept(token, lead)

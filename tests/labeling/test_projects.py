@@ -200,6 +200,7 @@ def form_of(project: Project, **changed: object) -> dict[str, object]:
         "check_share": 100 * project.check_share,
         "repeat_share": 100 * project.repeat_share,
         "qualification_pass": 100 * project.qualification_pass,
+        "training_feedback": "on" if project.training_feedback else "",
     }
     return sent | changed
 
@@ -297,7 +298,12 @@ def test_the_usual_aspects_are_put_into_a_form_that_is_not_finished_without_a_re
 def test_a_copy_takes_settings_and_members_and_no_data():
     staff = UserFactory(is_staff=True)
     source = ProjectFactory(
-        guidelines="Be kind.", tags=["kind"], scale="two", audit_share=0.2, labels_per_day=9
+        guidelines="Be kind.",
+        tags=["kind"],
+        scale="two",
+        audit_share=0.2,
+        labels_per_day=9,
+        training_feedback=False,
     )
     MembershipFactory(project=source, user=staff, role="lead")
     owner = MembershipFactory(project=source, role="owner").user

@@ -151,6 +151,17 @@ def test_a_changed_answer_may_have_followed_the_side():
     assert figures.n_first_twice == 1
 
 
+def test_what_was_said_beside_the_answer_is_held_against_the_repeat():
+    repeats = [
+        Repeat("a", "a", "a", "b", {"kind": "a", "true": "b"}, {"kind": "a", "true": "tie"}),
+        Repeat("a", "a", "a", "b", {"kind": "a"}, {"true": "b"}, ["clear", "safe"], ["safe"]),
+        Repeat("a", "a", "a", "b", {}, {}, [], ["complete"]),
+    ]
+    figures = consistency(repeats)
+    assert figures.aspects == Share(1, 2)
+    assert figures.tags == Share(1, 3)
+
+
 def test_a_run_is_of_sides_and_ties_do_not_break_it():
     found = runs(sided("fsfff", "t", "fs"))
     assert (found.longest, found.n) == (4, 7)

@@ -1,12 +1,14 @@
 """Ranking several responses at once: the card, the order that is kept, skip, undo, twice sent."""
 
 import re
+from datetime import timedelta
 from itertools import combinations
 
 import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from labeling.assignment import ranking_places, set_assignments, work_for
 from labeling.models import (
@@ -83,12 +85,12 @@ def card_of(client: Client, project: Project):
 
 def places(card, *numbers: int) -> dict[str, int]:
     """Form fields that give the responses of a card, from the left, these places."""
-    shown = [entry.response.pk for entry in card.responses]
-    return {f"place-{pk}": place for pk, place in zip(shown, numbers, strict=True)}
+    shown = [entry.name for entry in card.responses]
+    return {f"place-{name}": place for name, place in zip(shown, numbers, strict=True)}
 
 
 def named(assignment: Assignment, **more) -> dict:
-    return {"comparison": assignment.comparison_id, "assignment": assignment.pk} | more
+    return {"assignment": assignment.pk} | more
 
 
 def test_the_page_shows_all_responses_of_a_set_blind(client, project):
@@ -96,9 +98,10 @@ def test_the_page_shows_all_responses_of_a_set_blind(client, project):
     html = client.get("/projects/kitchen/compare/").content.decode()
     for response in the_set.prompt.responses.all():
         assert str(response) in html
-        assert f'name="place-{response.pk}"' in html
+        # Ids follow the file, hence the models.
+        assert not re.search(rf'(place-|data-(chip|response)="){response.pk}"', html)
     assert "secret-model" not in html
-    assert re.findall(r'data-chip="\d+">(\w)<', html) == ["A", "B", "C", "D"]
+    assert re.findall(r'data-chip="\w{12}">(\w)<', html) == ["A", "B", "C", "D"]
     assert "Put the responses in order" in html
     assert Assignment.objects.filter(state="leased").count() == 6
 
@@ -293,3 +296,82 @@ def test_a_card_costs_the_same_queries_for_three_and_for_nine(project, client):
             client.get("/projects/kitchen/compare/")
         n_queries[k] = len(captured)
     assert n_queries[3] == n_queries[9]
+
+
+def test_an_order_is_one_row_of_my_answers_and_can_be_changed(client, project):
+    make_set(project, k=3)
+    assignment, card = card_of(client, project)
+    client.post(RANK, named(assignment, rationale="at first", seconds="9") | places(card, 2, 1, 2))
+    before = list(Preference.objects.order_by("comparison"))
+    page = client.get("/projects/kitchen/answers/").content.decode()
+    kept = Ranking.objects.get()
+    assert page.count("answers/rankings/") == 1
+    assert "B, A = C" in page
+    address = f"/projects/kitchen/answers/rankings/{kept.pk}/"
+    assert address in page
+    # The pairs that follow from it lead to it.
+    assert client.get(f"/projects/kitchen/answers/{before[0].pk}/").url == address
+    page = client.get(address).content.decode()
+    assert re.findall(r"<option selected>(\d)</option>", page) == ["2", "1", "2"]
+    assert 'value="at first"' in page
+    assert "secret-model" not in page
+
+    answer = client.post(address, places(card, 1, 2, 3) | {"rationale": "now"})
+    assert answer.url == "/projects/kitchen/answers/"
+    kept.refresh_from_db()
+    revised = Ranking.objects.get(superseded_at=None)
+    assert kept.superseded_at is not None
+    assert revised.order == [[entry.response.pk] for entry in card.responses]
+    assert (revised.rationale, revised.seconds) == ("now", 9)
+    current = list(Preference.objects.current().order_by("comparison"))
+    assert [p.ranking for p in current] == [revised] * 3
+    asked = [(p.shown_first, p.inclusion_probability, p.audit) for p in before]
+    assert [(p.shown_first, p.inclusion_probability, p.audit) for p in current] == asked
+    assert [p.choice for p in current] == [p.shown_first for p in current]
+    assert Preference.objects.exclude(superseded_at=None).count() == 3
+    assert set(Comparison.objects.values_list("open_places", flat=True)) == {0}
+
+    page = client.get(f"/projects/kitchen/answers/rankings/{revised.pk}/").content.decode()
+    assert "at first" in page
+    again = client.post(address, places(card, 3, 2, 1), follow=True).content.decode()
+    assert "you have changed it since" in again
+    assert Ranking.objects.get(superseded_at=None) == revised
+    half = client.post(
+        f"/projects/kitchen/answers/rankings/{revised.pk}/", places(card, 1, 2, ""), follow=True
+    )
+    assert "nothing was changed" in half.content.decode()
+
+
+def test_nobody_reads_or_changes_the_order_of_another_rater(client, project):
+    make_set(project)
+    assignment, card = card_of(client, project)
+    client.post(RANK, named(assignment) | places(card, 1, 2, 3))
+    address = f"/projects/kitchen/answers/rankings/{Ranking.objects.get().pk}/"
+    bo = client_of(project, "bo")
+    assert bo.get(address).status_code == 404
+    assert bo.post(address, places(card, 3, 2, 1)).status_code == 404
+    assert Ranking.objects.count() == 1
+
+
+def test_a_ranking_is_one_answer_in_every_count_and_limit(client, project):
+    project.labels_per_day, project.labels_per_rater = 2, 3
+    project.save()
+    for _n in range(2):
+        make_set(project)
+    ComparisonFactory.create_batch(3, project=project, random_key=0.1)
+    for n in range(2):
+        assignment, card = card_of(client, project)
+        client.post(RANK, named(assignment) | places(card, 1, 2, 3))
+        page = client.get("/projects/kitchen/compare/").content.decode()
+        assert f'data-today="{n + 1}"' in page
+    assert "at most 2 labels a day" in page
+    Assignment.objects.update(closed_at=timezone.now() - timedelta(days=2))
+    page = client.get("/projects/kitchen/compare/").content.decode()
+    client.post(
+        "/projects/kitchen/compare/",
+        {"assignment": Assignment.objects.get(state="leased").pk, "answer": "tie"},
+    )
+    page = client.get("/projects/kitchen/compare/").content.decode()
+    assert "as many labels as this project takes" in page
+    mine = client.get("/projects/kitchen/answers/").content.decode()
+    assert re.findall(r"<dd>(\d+)</dd>", mine)[:2] == ["3", "1"]

@@ -34,6 +34,26 @@ def test_mathematics_becomes_mathml():
     assert "<msup><mi>x</mi><mn>2</mn></msup>" in render_markdown("so $x^2$ grows")
 
 
+@pytest.mark.parametrize(
+    ("text", "display"),
+    [("\\(x^2\\)", "inline"), ("$$x^2$$", "block"), ("\\[\nx^2\n\\]", "block")],
+)
+def test_every_way_of_writing_mathematics_is_known(text, display):
+    html = render_markdown(f"so {text} grows")
+    assert "<msup><mi>x</mi><mn>2</mn></msup>" in html
+    assert f'display="{display}"' in html
+
+
+def test_what_looks_like_the_markup_of_a_formula_stays_text():
+    html = render_markdown('<span data-math-style="inline">x^2</span> `<img src="a" alt="b">`')
+    assert "<math" not in html
+    assert "[image" not in html
+
+
+def test_half_a_character_breaks_nothing():
+    assert "one" in render_markdown("one \ud83d")
+
+
 def test_prices_are_not_mathematics():
     assert render_markdown("between $5 and $10") == "<p>between $5 and $10</p>\n"
 

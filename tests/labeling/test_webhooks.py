@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from labeling import webhooks
 from labeling.assignment import next_comparison, record_preference, undo_last
-from labeling.events import notice_completed_projects
+from labeling.events import notice_completed_project, notice_completed_projects
 from labeling.imports.records import store_records
 from labeling.models import Change, Delivery, Rater, Webhook
 from labeling.webhooks import (
@@ -140,6 +140,51 @@ def test_events_of_a_comparison_with_two_labels_and_of_the_project(project, rece
         "preference.created", "preference.created", "comparison.completed", "project.completed",
     ]  # fmt: skip
     assert json.loads(receiver.got[2][1])["data"]["labels"] == ["a", "b"]
+
+
+def test_the_last_answer_tells_at_once_that_its_project_is_completed(
+    project, receiver, django_capture_on_commit_callbacks
+):
+    hook(project, receiver.url, ["project.completed"])
+    ComparisonFactory.create_batch(2, project=project)
+    ann, bo = RaterFactory.create_batch(2, project=project)
+    held = next_comparison(bo)
+
+    def completed_after(rater: Rater) -> bool:
+        with django_capture_on_commit_callbacks(execute=True):
+            answer(rater)
+        project.refresh_from_db()
+        return project.completed_at is not None
+
+    assert not completed_after(ann)  # bo holds the other one
+    assert held is not None
+    assert completed_after(bo)
+    assert Delivery.objects.get().event == "project.completed"
+    assert notice_completed_projects() == 0
+
+
+def test_while_work_is_open_the_question_costs_one_look(project, receiver):
+    hook(project, receiver.url, ["project.completed"])
+    ComparisonFactory(project=project)
+    with CaptureQueriesContext(connection) as queries:
+        assert notice_completed_project(project.pk) is False
+    assert len(queries) == 1
+
+
+def test_sets_of_known_answers_leave_a_project_completed(project):
+    rater = RaterFactory(project=project)
+    row = {"prompt": "Why?", "response_a": "Because.", "response_b": "Thus."}
+    store_records(project, [row])
+    answer(rater)
+    assert notice_completed_projects() == 1
+    gold = {"gold": "a", "purpose": "check"}
+    store_records(project, [row | gold | {"prompt": "Known?"}])
+    project.refresh_from_db()
+    assert project.completed_at is not None
+    assert project.comparisons.count() == 2
+    store_records(project, [row | {"prompt": "Open?"}])
+    project.refresh_from_db()
+    assert project.completed_at is None
 
 
 def test_a_project_is_completed_anew_after_more_work_came(project, receiver):

@@ -39,7 +39,7 @@ class Behaviour:
     """So is everything answered, probes too."""
     for_question: Callable[[str], Fault | None] = lambda _text: None
     asked: list[dict[str, Any]] = field(default_factory=list)
-    """Every question with its path, time and headers, probes left out."""
+    """Every question with its path and time, probes left out."""
     n_open: int = 0
     most_open: int = 0
     url: str = ""
@@ -102,10 +102,8 @@ class Handler(BaseHTTPRequestHandler):
             return behaviour.down(self, payload)
         if "2 + 2" in text:
             return self.answer(payload)
-        behaviour.asked.append(
-            payload | {"path": path, "at": time.monotonic(), "headers": dict(self.headers)}
-        )
-        behaviour.asked[-1]["billed"] = 0
+        asked = payload | {"path": path, "at": time.monotonic(), "billed": 0}
+        behaviour.asked.append(asked)
         fault = behaviour.always or behaviour.for_question(text)
         if fault is None and behaviour.faults:
             fault = behaviour.faults.popleft()
@@ -115,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(behaviour.seconds)
             if fault is not None:
                 return fault(self, payload)
-            self.answer(payload, behaviour.asked[-1])
+            self.answer(payload, asked)
         finally:
             behaviour.n_open -= 1
 

@@ -919,7 +919,7 @@ PROBES: dict[Via, dict[str, Any]] = {
     "completions": {"prompt": "1 + 1 = 2, 2 + 2 ="},
     "chat": {"messages": [{"role": "user", "content": "What is 2 + 2?"}]},
 }
-PROBE_TOKENS = 2_000
+PROBE_TOKENS = 800
 """More than all requests of a probe read and write together."""
 PROBE_WORST = (120, 1)
 

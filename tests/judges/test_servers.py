@@ -360,11 +360,11 @@ def test_a_failure_is_a_clear_line_and_loses_nothing(client, quick, fault, line)
 
 def test_a_run_stops_before_it_exceeds_its_budget():
     with serving() as told:
-        version = version_at(allowed(told.url, max_concurrency=2), 8)
-        run = finished(version, most_tokens=6_000)
+        version = version_at(allowed(told.url, max_concurrency=2), 40)
+        run = finished(version, most_tokens=4_000)
         assert "The budget is spent" in run.error
-        assert 0 < version.verdicts.count() < 8
-        assert told.n_tokens <= 6_000
+        assert 0 < version.verdicts.count() < 40
+        assert told.n_tokens <= 4_000
     left = budget_of(JudgeRun.objects.get(pk=run.pk))
     assert left.spent_tokens == sum(version.verdicts.values_list("n_tokens", flat=True))
 

@@ -21,6 +21,7 @@ from judges.ml.config import ModelUnusable
 from judges.ml.modes import Outcome
 from judges.models import Claim, JudgeRun, JudgeVersion, RunWorker, Verdict
 from judges.selection import selected
+from judges.servers import budget_of
 from judges.verdicts import record_verdict, verdict_of
 from judges.workers import Attendance, RunEnded, RunPaused, StopNow, come_in, leave, locked, over
 from labeling.jobs import Job, JobCancelled, JobTaken
@@ -247,7 +248,9 @@ def _work(
     while True:
         if left and ask is None:
             with attendance.loading():
-                ask = opened(version, device=device, batch_tokens=batch_tokens)
+                ask = opened(
+                    version, device=device, batch_tokens=batch_tokens, budget=budget_of(run)
+                )
             RunWorker.objects.filter(pk=worker.pk).update(asking_since=timezone.now())
         window = claim_window(run, worker, left, waiting)
         if window.comparisons:

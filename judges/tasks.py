@@ -3,8 +3,9 @@
 from celery import shared_task
 
 from judges.judging import carry_out_trial
-from judges.models import JudgeRun, JudgeTrial
+from judges.models import JudgeRun, JudgeServer, JudgeTrial
 from judges.runs import carry_out, failure_line, joined
+from judges.servers import carry_out_server_trial
 from judges.workers import RunPaused
 from labeling.jobs import Job, JobCancelled, JobTaken
 
@@ -34,3 +35,11 @@ def try_judge(trial_id: int) -> None:
     except Exception as error:
         trial.finish(Job.Status.FAILED, error=failure_line(error))
         raise
+
+
+@shared_task
+def try_server(pk: int) -> None:
+    """Ask a judge server a question; the page waits for its row to say what came of it."""
+    server = JudgeServer.objects.filter(pk=pk, trial__waits=True).first()
+    if server is not None:
+        carry_out_server_trial(server)

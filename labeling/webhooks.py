@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -28,7 +27,9 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 
+from labeling.addresses import AddressRefused, check_allowed, connect
 from labeling.changes import note_change
 from labeling.models import Delivery, Project, Webhook
 
@@ -222,8 +223,7 @@ def _send(delivery: Delivery) -> int:
     if webhook.disabled_at is not None:
         raise NotSent("Switched off.")
     try:
-        target = _target(webhook.url)
-        status = _post(target, body, headers)
+        status = _post(webhook.url, body, headers)
     except ValidationError as problem:
         raise NotSent(" ".join(problem.messages)) from None
     except (OSError, http.client.HTTPException, ValueError) as problem:
@@ -236,15 +236,6 @@ def _send(delivery: Delivery) -> int:
 
 
 # --- where a message may go ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Target:
-    is_https: bool
-    host: str
-    port: int
-    address: str  # the one that was checked: it is not resolved a second time
-    path: str
 
 
 def check_address(url: str) -> None:
@@ -276,48 +267,45 @@ def _parts(url: str) -> SplitResult:
 
 def _check_public(address: str) -> None:
     """Messages of one installation must not reach into its own network, nor into its machine."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    public = found.is_global and not found.is_multicast and (inner is None or inner.is_global)
-    if not public and not settings.PREFLOOP_WEBHOOK_PRIVATE:
-        raise ValidationError(
-            _(
-                "The address leads into a private network. An administrator allows that with "
-                "PREFLOOP_WEBHOOK_PRIVATE=1."
-            )
-        )
+    try:
+        check_allowed(address, own_network=settings.PREFLOOP_WEBHOOK_PRIVATE)
+    except AddressRefused as problem:
+        raise ValidationError(_REASONS[problem.reason]) from None
 
 
-def _target(url: str) -> _Target:
+_REASONS = {
+    "private": _lazy(
+        "The address leads into a private network. An administrator allows that with "
+        "PREFLOOP_WEBHOOK_PRIVATE=1."
+    ),
+    "never": _lazy(
+        "The address leads into a private network: to a metadata service, or to no single machine. "
+        "That is never allowed."
+    ),
+}
+
+
+def _post(url: str, body: bytes, headers: dict[str, str]) -> int:
+    """POST to an address that was checked; the status of the answer, whose body is left unread."""
     parts = _parts(url)
     is_https = parts.scheme == "https"
     host = parts.hostname or ""
     port = parts.port or (443 if is_https else 80)
-    addresses = [
-        str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    ]
-    for address in addresses:  # all of them: otherwise chance would decide
-        _check_public(address)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return _Target(is_https, host, port, addresses[0], path)
-
-
-def _post(target: _Target, body: bytes, headers: dict[str, str]) -> int:
-    """POST to the checked address; the status of the answer, whose body is left unread."""
-    raw = socket.create_connection((target.address, target.port), timeout=TIMEOUT_SECONDS)
-    if target.is_https:  # wrapped before the timer starts: wrapping takes the socket's place
+    raw = connect(host, port, TIMEOUT_SECONDS, _check_public)
+    if is_https:  # wrapped before the timer starts: wrapping takes the socket's place
         context = ssl.create_default_context()
-        raw = context.wrap_socket(raw, server_hostname=target.host, do_handshake_on_connect=False)
+        raw = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
     # A socket's timeout begins anew with every byte; this one does not.
     timer = threading.Timer(TIMEOUT_SECONDS, _hang_up, [raw])
     timer.start()
     try:
         if isinstance(raw, ssl.SSLSocket):
             raw.do_handshake()
-        connection = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT_SECONDS)
-        connection.default_port = 443 if target.is_https else 80  # the Host header leaves it out
+        connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+        connection.default_port = 443 if is_https else 80  # the Host header leaves it out
         connection.sock = raw
-        connection.request("POST", target.path, body=body, headers=headers)
+        connection.request("POST", path, body=body, headers=headers)
         return connection.getresponse().status
     finally:
         timer.cancel()

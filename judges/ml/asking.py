@@ -56,6 +56,8 @@ class Said:
     """Exactly what the model read before its answer, its own words included."""
     rationale: str = ""
     measured_by: MeasuredBy = "logprobs"
+    n_bounded: int = 0
+    """Answers that were not among the tokens a server names, and have a bound for a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,9 @@ class Reply:
     cost: float | None = None
     """In the server's currency; None where no price is known."""
     problem: str = ""
+    too_long: bool = False
+    """The problem is that the request does not fit the context, which nobody knew before it was
+    asked: from now on `excess` says so, and a shorter one may be asked in its place."""
 
 
 class Engine(Protocol):
@@ -94,3 +99,7 @@ class Engine(Protocol):
 
 class EngineStopped(Exception):
     """The engine cannot go on; the message is one clear line that says what to do."""
+
+
+class BudgetSpent(EngineStopped):
+    """One more question might exceed the budget: the run can go on when it is given more."""

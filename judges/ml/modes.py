@@ -34,6 +34,10 @@ from judges.ml.verdict import (
     score_distribution,
 )
 
+ROUNDS = 8
+"""So often a sample is asked anew that turned out too long for a context nobody knew."""
+DOES_NOT_FIT = "The question does not fit the server's context, however much of its prompt is cut."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -108,8 +112,26 @@ def judge(
     """
     if recipe.mode in ("reward", "jury"):
         raise ValueError(f'mode "{recipe.mode}" asks no language model')
+    left = list(enumerate(samples))
+    for _round in range(ROUNDS):
+        too_long: list[int] = []
+        yield from _judge_once(engine, recipe, left, too_long)
+        # What turned out too long is asked again without its oldest turns.
+        left = [(index, samples[index]) for index in too_long]
+        if not left:
+            return
+    yield [(index, Outcome(problem=DOES_NOT_FIT)) for index, _sample in left]
+
+
+def _judge_once(
+    engine: Engine,
+    recipe: JudgeRecipe,
+    samples: Sequence[tuple[int, Sample]],
+    too_long: list[int],
+) -> Iterator[list[tuple[int, Outcome]]]:
+    """Every sample asked once; those that turned out not to fit are added to `too_long`."""
     asked, refused = [], []
-    for index, sample in enumerate(samples):
+    for index, sample in samples:
         fitting = _fit(engine, recipe, index, sample)
         if isinstance(fitting, _Asked):
             asked.append(fitting)
@@ -128,7 +150,10 @@ def judge(
             of_sample[slot] = reply
             if len(of_sample) == len(asked[row].requests):
                 in_order = [of_sample[slot] for slot in range(len(of_sample))]
-                complete.append((asked[row].index, _outcome(recipe, asked[row], in_order)))
+                if any(one.too_long for one in in_order):
+                    too_long.append(asked[row].index)
+                else:
+                    complete.append((asked[row].index, _outcome(recipe, asked[row], in_order)))
                 del replies[row]
         if complete:
             yield complete
@@ -251,7 +276,7 @@ def _outcome(recipe: JudgeRecipe, asked: _Asked, replies: Sequence[Reply]) -> Ou
     problems = [reply.problem for reply in replies if reply.problem]
     costs = [reply.cost for reply in replies if reply.cost is not None]
     written = sum(reply.n_tokens_written for reply in replies)
-    spent = {
+    spent: dict[str, Any] = {
         "n_tokens": sum(reply.n_tokens_read for reply in replies) + written,
         "n_tokens_written": written,
         "n_tokens_cut": asked.n_tokens_cut,

@@ -185,6 +185,7 @@ CELERY_TASK_ROUTES = {
     "judges.tasks.try_judge": {"queue": "gpu"},
     "judges.tasks.run_experiment": {"queue": "gpu"},
     "judges.tasks.check_drift": {"queue": "gpu"},
+    "judges.tasks.try_server": {"queue": "gpu"},  # the workers that will ask it hold its key
     "training.tasks.train": {"queue": "gpu"},
     # A queue of its own: behind two long imports, a killed worker would not be noticed.
     "labeling.tasks.sweep_jobs": {"queue": "sweep"},

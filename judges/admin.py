@@ -27,7 +27,7 @@ class JudgeAdmin(admin.ModelAdmin):
 class JudgeVersionAdmin(admin.ModelAdmin):
     list_display = ["__str__", "model", "rater", "created_at"]
     list_select_related = ["judge", "rater"]
-    readonly_fields = ["judge", "number", "model", "recipe", "rater", "created_by"]
+    readonly_fields = ["judge", "number", "model", "server", "recipe", "rater", "created_by"]
 
 
 @admin.register(JudgeRun)

@@ -42,7 +42,7 @@ class Judges(ListAPIView):
     serializer_class = JudgeSerializer
 
     def get_queryset(self) -> Any:
-        return self.request.project.judges.prefetch_related("versions")
+        return self.request.project.judges.prefetch_related("versions__server")
 
 
 @extend_schema(tags=["Judges"])
@@ -52,7 +52,7 @@ class OneJudge(GenericAPIView):
 
     def get(self, request: Request, slug: str, pk: int) -> Response:
         """One judge."""
-        judges = request.project.judges.prefetch_related("versions")
+        judges = request.project.judges.prefetch_related("versions__server")
         return Response(JudgeSerializer(get_object_or_404(judges, pk=pk)).data)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from django.db import transaction
 from django.db.models import Exists, Max, OuterRef, QuerySet, Sum
+from django.utils import timezone
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
@@ -67,6 +68,10 @@ def claim_window(
     if row.pause_requested:
         raise RunPaused(_("Paused."))
     let_go_of_the_dead(row)
+    # Taken for dead while it waited or loaded, it holds nothing that could be wrong: it is back.
+    RunWorker.objects.filter(pk=worker.pk).update(
+        heartbeat_at=timezone.now(), left_at=None, problem=""
+    )
     n_held = row.claims.count()
     n_workers = row.workers.filter(left_at=None).count()
     size = WINDOW if n_workers < 2 else max(1, min(WINDOW, len(left) // (2 * n_workers)))
@@ -94,6 +99,16 @@ def claim_window(
         raise RunPaused(_budget_line(row, claims[0]))
     Claim.objects.bulk_create(claims[:n_fitting])
     return Window(rows[:n_fitting])
+
+
+@transaction.atomic
+def give_back(run: JudgeRun, worker: RunWorker) -> list[int]:
+    """Let go of what a worker holds, so that colleagues get their share of it; which ones."""
+    locked(run)
+    held = Claim.objects.filter(worker=worker)
+    pks = list(held.values_list("comparison_id", flat=True))
+    held.delete()
+    return pks
 
 
 def _within_budget(run: JudgeRun, claims: Sequence[Claim]) -> int:

@@ -8,10 +8,12 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from judges.jury import ask_jury, members_of
+from judges.ml.budget import Budget
 from judges.ml.config import ModelUnusable, recipe_from
 from judges.ml.modes import Outcome, judge
 from judges.ml.questions import Sample
 from judges.models import JudgeVersion
+from judges.servers import server_engine
 from labeling.models import Comparison, Project
 from labeling.storage import model_folder, names_a_path, storage_path
 
@@ -19,15 +21,30 @@ Ask = Callable[[Sequence[Comparison]], Iterator[list[tuple[int, Outcome]]]]
 """Comparisons in, outcomes batch by batch as they come: (place in what was given, outcome)."""
 
 
-def opened(version: JudgeVersion, *, device: str = "", batch_tokens: int = 0) -> Ask:
-    """The judge version, ready to be asked; its model is loaded now.
+def opened(
+    version: JudgeVersion,
+    *,
+    device: str = "",
+    batch_tokens: int = 0,
+    budget: Budget | None = None,
+) -> Ask:
+    """The judge version, ready to be asked; a model of ours is loaded now.
 
-    Raises: ModelUnusable when the model cannot be loaded.
+    Args:
+        budget: what a server may be asked for; see judges.servers.budget_of.
+    Raises: ModelUnusable when the model cannot be loaded; EngineStopped when a server cannot be
+        asked.
     """
     recipe = recipe_from(version.recipe)
     if recipe.mode == "jury":
         members = members_of(version)
-        return ask_jury(members, lambda one: opened(one, device=device, batch_tokens=batch_tokens))
+        return ask_jury(
+            members,
+            lambda one: opened(one, device=device, batch_tokens=batch_tokens, budget=budget),
+        )
+    if version.server is not None:
+        asked = server_engine(version.server, version.model, recipe, budget)
+        return lambda comparisons: judge(asked, recipe, [sample_of(one) for one in comparisons])
     place = model_place(version.judge.project, version.model)
     if recipe.mode == "reward":
         scorer = _imported("reward").load_reward_model(place, recipe, device, batch_tokens)

@@ -26,7 +26,7 @@ from judges.ml.config import (
     JudgeRecipe,
     recipe_from,
 )
-from judges.models import Calibration, Experiment, JudgeVersion, PromptVersion
+from judges.models import Calibration, Experiment, JudgeServer, JudgeVersion, PromptVersion
 from judges.prompts import with_words
 from judges.selection import OFFERED, Which, selection_of
 from labeling.forms import LinesField, check_model_name
@@ -86,7 +86,7 @@ class JudgeForm(forms.Form):
         (
             _lazy("The model"),
             _lazy("Where the answers come from."),
-            ("model",),
+            ("server", "model"),
             ("chat", "dtype", "load_in_4bit", "max_context"),
         ),
         (
@@ -152,6 +152,16 @@ class JudgeForm(forms.Form):
         max_value=1,
         widget=forms.NumberInput(attrs={"step": "0.05"}),
         help_text=_lazy("With less probability on its answers together a verdict is unparsed."),
+    )
+    server = forms.ModelChoiceField(
+        JudgeServer.objects.all(),
+        required=False,
+        label=_lazy("Where it runs"),
+        empty_label=_lazy("In a worker of ours"),
+        help_text=_lazy(
+            "A server is sent what is judged, and knows models by names of its own. Administrators "
+            "say which servers there are."
+        ),
     )
     model = forms.CharField(
         max_length=500,
@@ -289,6 +299,7 @@ class JudgeForm(forms.Form):
             "ask_aspects": bool(self.base.aspects),
             "members": self.base.members,
             "model": version.model if version else "",
+            "server": version.server_id if version else None,
             "prompt_name": prompt.name if prompt else "",
             "preamble_kind": _kind_of(self.base, project),
         }
@@ -304,6 +315,8 @@ class JudgeForm(forms.Form):
         if not project.guidelines.strip():
             kinds = self.fields["preamble_kind"].choices
             self.fields["preamble_kind"].choices = [k for k in kinds if k[0] != "guidelines"]
+        if not JudgeServer.objects.exists():
+            del self.fields["server"]
         if not project.aspects:
             del self.fields["ask_aspects"]
         if self.base.exemplars:
@@ -336,6 +349,8 @@ class JudgeForm(forms.Form):
         name = self.cleaned_data["model"]
         if not name:
             return ""
+        if self.cleaned_data.get("server"):  # a server's names are its own
+            return name
         check_model_name(name, self.user)
         wrong = why_unusable(self.project, name)
         if wrong:
@@ -374,7 +389,9 @@ class JudgeForm(forms.Form):
         values = super().clean()
         mode = values.get("mode")
         if mode == "jury":
-            values["model"] = ""
+            values["model"], values["server"] = "", None
+        elif mode == "reward" and values.get("server"):
+            self.add_error("server", _("A reward model runs in a worker of ours."))
         elif "model" in values and not values["model"]:
             self.add_error("model", _("Name the model that judges."))
         if self.errors:

@@ -15,7 +15,7 @@ from judges.ml.config import (
     recipe_from,
     recipe_values,
 )
-from judges.models import Judge, JudgeTrial, JudgeVersion, PromptVersion
+from judges.models import Judge, JudgeServer, JudgeTrial, JudgeVersion, PromptVersion
 from judges.prompts import prompt_of, prompt_version
 from judges.verdicts import as_trial
 from labeling.jobs import Job, heartbeat
@@ -32,18 +32,21 @@ def judge_version(
     user: Any = None,
     *,
     prompt: str = "",
+    server: JudgeServer | None = None,
 ) -> tuple[JudgeVersion, bool]:
     """The version of the judge `name` with this model and recipe, and whether it was made now.
 
     The same settings are the same version; a change makes a new version, hence a new rater.
 
-    Args: prompt: what the words of the question are called if the project has none like them;
-        empty: as the judge is.
+    Args:
+        prompt: what the words of the question are called if the project has none like them; empty:
+            as the judge is.
+        server: where the model runs; None is a worker of ours.
     """
     judge, _created = Judge.objects.get_or_create(project=project, name=name)
     judge = Judge.objects.select_for_update().get(pk=judge.pk)  # one new version at a time
     values = recipe_values(recipe)
-    for version in judge.versions.filter(model=model):
+    for version in judge.versions.filter(model=model, server=server):
         # What an older version did not name yet had the default's value.
         if recipe_values(recipe_from(version.recipe)) == values:
             return version, False
@@ -53,6 +56,7 @@ def judge_version(
         judge=judge,
         number=number,
         model=model,
+        server=server,
         recipe=values,
         prompt=_prompt(project, recipe, prompt, name, user),
         rater=_new_rater(project, f"{name} v{number}"),

@@ -122,6 +122,7 @@ def grid(
                         recipe,
                         user,
                         prompt=prompt.name if prompt else "",
+                        server=base.server,
                     )
                 found[version.pk] = version
     return list(found.values())

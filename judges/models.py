@@ -64,7 +64,9 @@ class JudgeServer(models.Model):
     """An OpenAI-compatible server whose address an administrator has allowed."""
 
     name = models.CharField(max_length=100, unique=True)
-    url = models.URLField(max_length=500)  # up to and with /v1
+    url = models.CharField(max_length=500)  # up to and with /v1; see judges.servers.check_url
+    # Whether its name may lead to a private or a loopback address: an administrator said so.
+    in_own_network = models.BooleanField(default=False)
     # The key is read from the environment, or stored encrypted; never shown again.
     key_variable = models.CharField(max_length=100, blank=True)
     encrypted_key = models.TextField(blank=True)
@@ -78,6 +80,8 @@ class JudgeServer(models.Model):
     allowed_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
     )
+    trial = models.JSONField(default=dict)  # what the last try came to: see judges.servers
+    tried_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["name"]

@@ -12,7 +12,7 @@ from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from judges.claims import claim_window, price_of_a_token
+from judges.claims import claim_window, give_back, price_of_a_token
 from judges.engines import Ask, opened
 from judges.figures import figures_of
 from judges.judging import exemplars_of
@@ -21,12 +21,13 @@ from judges.ml.config import ModelUnusable
 from judges.ml.modes import Outcome
 from judges.models import Claim, JudgeRun, JudgeVersion, RunWorker, Verdict
 from judges.selection import selected
+from judges.servers import budget_of
 from judges.verdicts import record_verdict, verdict_of
 from judges.workers import Attendance, RunEnded, RunPaused, StopNow, come_in, leave, locked, over
 from labeling.jobs import Job, JobCancelled, JobTaken
 from labeling.models import Comparison, Preference
 
-WAIT = 0.5  # seconds between two looks at what colleagues still hold
+WAIT = 1.0  # seconds between two looks at what colleagues still hold
 HANDED_OVER_AT_ONCE = 500  # verdicts in one transaction
 
 
@@ -247,7 +248,9 @@ def _work(
     while True:
         if left and ask is None:
             with attendance.loading():
-                ask = opened(version, device=device, batch_tokens=batch_tokens)
+                ask = opened(
+                    version, device=device, batch_tokens=batch_tokens, budget=budget_of(run)
+                )
             RunWorker.objects.filter(pk=worker.pk).update(asking_since=timezone.now())
         window = claim_window(run, worker, left, waiting)
         if window.comparisons:
@@ -257,13 +260,19 @@ def _work(
                     batch = next(batches, None)
                 if batch is None:
                     break
-                _keep(run, worker, version, batch)
+                colleagues_wait = _keep(run, worker, version, batch)
                 if on_batch is not None:
                     on_batch(run)
                 if run.pause_requested:
                     raise RunPaused(_("Paused."))
+                if colleagues_wait and not left:  # all that is left is in this worker's hands
+                    left.extendleft(give_back(run, worker))
+                    break
         elif window.others_hold:
             time.sleep(WAIT)
+            if not left:
+                held = Claim.objects.filter(run=run, comparison=OuterRef("pk"))
+                left = deque(waiting().filter(~Exists(held)).values_list("pk", flat=True))
         elif _finished(run, waiting):
             return
         else:  # a colleague died, or new comparisons were imported
@@ -298,9 +307,10 @@ def _keep(
     worker: RunWorker,
     version: JudgeVersion,
     outcomes: Sequence[tuple[Comparison, Outcome]],
-) -> None:
+) -> bool:
     """Verdicts and preferences of one batch: all of them, or none.
 
+    Returns whether a colleague has nothing to do.
     Raises: JobTaken, JobCancelled or RunPaused when the run does not go on, or when this worker was
     taken for dead and its comparisons went back; then nothing is written.
     """
@@ -326,6 +336,8 @@ def _keep(
     row.save(update_fields=["n_done", "n_total", "heartbeat_at"])
     run.n_done, run.n_total = row.n_done, row.n_total
     run.pause_requested = row.pause_requested
+    idle = row.workers.present().exclude(pk=worker.pk).filter(claims=None)
+    return idle.exclude(asking_since=None).exists()
 
 
 @transaction.atomic

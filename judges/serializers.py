@@ -23,11 +23,18 @@ from labeling.serializers import JOB_FIELDS, ObjectField, identifier
 
 class JudgeVersionSerializer(serializers.ModelSerializer):
     rater = serializers.IntegerField(source="rater_id", read_only=True)
+    server = serializers.CharField(
+        source="server.name",
+        default=None,
+        read_only=True,
+        allow_null=True,
+        help_text="The server that it asks; null where a worker of ours runs it.",
+    )
     recipe = ObjectField(read_only=True)
 
     class Meta:
         model = JudgeVersion
-        fields = ["id", "number", "model", "recipe", "rater", "created_at"]
+        fields = ["id", "number", "model", "server", "recipe", "rater", "created_at"]
         read_only_fields = fields
 
 

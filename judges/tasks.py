@@ -3,8 +3,9 @@
 from celery import shared_task
 
 from judges.judging import carry_out_trial
-from judges.models import DriftCheck, Experiment, JudgeRun, JudgeTrial, JudgeVersion
+from judges.models import DriftCheck, Experiment, JudgeRun, JudgeServer, JudgeTrial, JudgeVersion
 from judges.runs import carry_out, failure_line, joined
+from judges.servers import carry_out_server_trial
 from judges.workers import RunPaused
 from labeling.jobs import Job, JobCancelled, JobTaken
 
@@ -97,3 +98,11 @@ def settle_judge(version_id: int) -> None:
     version = JudgeVersion.objects.select_related("rater").filter(pk=version_id).first()
     if version is not None:
         settle(version)
+
+
+@shared_task
+def try_server(pk: int) -> None:
+    """Ask a judge server a question; the page waits for its row to say what came of it."""
+    server = JudgeServer.objects.filter(pk=pk, trial__waits=True).first()
+    if server is not None:
+        carry_out_server_trial(server)

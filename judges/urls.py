@@ -2,6 +2,7 @@
 
 from django.urls import path
 
+from judges import server_pages
 from judges.views import judges as views
 from judges.views import laboratory
 
@@ -46,4 +47,10 @@ urlpatterns = [
     path("projects/<slug:slug>/judges/runs/<int:pk>/pause/", views.pause, name="pause"),
     path("projects/<slug:slug>/judges/runs/<int:pk>/resume/", views.resume, name="resume"),
     path("projects/<slug:slug>/judges/runs/<int:pk>/worker/", views.another_worker, name="worker"),
+    path("judge-servers/", server_pages.server_list, name="servers"),
+    path("judge-servers/new/", server_pages.allow, name="allow_server"),
+    path("judge-servers/<int:pk>/", server_pages.server_page, name="server"),
+    path("judge-servers/<int:pk>/change/", server_pages.change, name="change_server"),
+    path("judge-servers/<int:pk>/try/", server_pages.try_it, name="try_server"),
+    path("judge-servers/<int:pk>/remove/", server_pages.remove, name="remove_server"),
 ]

@@ -33,6 +33,15 @@ WITHOUT_PROJECT = {
     "labeling:tokens",
     "labeling:revoke_token",
 }
+# The installation's, not a project's.
+FOR_ADMINISTRATORS = {
+    "judges:servers",
+    "judges:allow_server",
+    "judges:server",
+    "judges:change_server",
+    "judges:try_server",
+    "judges:remove_server",
+}
 # For people without an account: the link itself is what opens it.
 OPEN_TO_NOBODY = {"labeling:join"}
 SAMPLE_ARGUMENTS = {
@@ -70,7 +79,10 @@ def _kind(converter: object) -> str:
 
 
 ROUTES = routes()
-PROJECT_ROUTES = [(n, p) for n, p in ROUTES if n not in WITHOUT_PROJECT]
+ADMINISTRATORS_ROUTES = [(n, p) for n, p in ROUTES if n in FOR_ADMINISTRATORS]
+PROJECT_ROUTES = [
+    (n, p) for n, p in ROUTES if n not in WITHOUT_PROJECT and n not in FOR_ADMINISTRATORS
+]
 
 
 def both_methods(client: Client, path: str) -> list[int]:
@@ -124,6 +136,12 @@ def test_a_viewer_changes_nothing(name, path):
     client = signed_in_as(Membership.Role.VIEWER)
     status = client.post(path).status_code
     assert status in {403, 405}, f"{name} answers a viewer's POST with {status}"
+
+
+@pytest.mark.parametrize(("name", "path"), ADMINISTRATORS_ROUTES)
+def test_the_installation_is_the_administrators_alone(name, path):
+    client = signed_in_as(Membership.Role.OWNER)
+    assert set(both_methods(client, path)) == {403}
 
 
 def test_only_staff_makes_projects():

@@ -23,7 +23,13 @@ FLOOR_OF = {
     "models": "models",
     "forms": "forms",
     "serializers": "forms",
-} | dict.fromkeys(("views", "api", "tasks", "admin", "urls", "management", "templatetags"), "doors")
+} | dict.fromkeys(
+    (
+        *("views", "server_pages", "api", "tasks", "admin", "urls"),
+        *("management", "templatetags"),
+    ),
+    "doors",
+)
 KIND_NAMES = {"utils.py", "helpers.py", "base.py", "mixins.py", "common.py", "misc.py"}
 
 

@@ -276,7 +276,7 @@ def _outcome(recipe: JudgeRecipe, asked: _Asked, replies: Sequence[Reply]) -> Ou
     problems = [reply.problem for reply in replies if reply.problem]
     costs = [reply.cost for reply in replies if reply.cost is not None]
     written = sum(reply.n_tokens_written for reply in replies)
-    spent = {
+    spent: dict[str, Any] = {
         "n_tokens": sum(reply.n_tokens_read for reply in replies) + written,
         "n_tokens_written": written,
         "n_tokens_cut": asked.n_tokens_cut,

@@ -153,6 +153,19 @@ class _Text:
     """Asked in a turn after its own, where the server does not continue a turn."""
 
 
+def list_models(server: Server, connect: Connect = plain_connection) -> list[str]:
+    """Names of the models that the server lists; none where it has no list.
+
+    Raises: EngineStopped.
+    """
+    engine = ServerEngine(server, connect=connect)
+    try:
+        listed = engine._call("/models", None, _Bill(), probes=True).get("data") or []
+    except _Refused:
+        return []
+    return [str(one.get("id")) for one in listed if isinstance(one, dict)]
+
+
 class ServerEngine:
     """A model behind a server that can be asked. Implements `judges.ml.asking.Engine`."""
 
@@ -533,7 +546,7 @@ class ServerEngine:
         Raises: _Refused for a status that no second try changes; _NotAnswered where the server
             fails on this question alone; EngineStopped.
         """
-        n_failed, n_answered = 0, self._n_answered
+        n_failed = 0
         waited_until = time.monotonic() + self.server.patience_seconds
         while True:
             self._wait_for_turn()
@@ -557,7 +570,7 @@ class ServerEngine:
                 self._book_lost(bill, worst)
             n_failed += 1
             if n_failed >= self.server.n_tries:
-                if status >= 500 and self._n_answered > n_answered:
+                if status >= 500 and not probes and self._is_well(bill):
                     raise _NotAnswered(
                         f"{self.server.called} failed on this question {n_failed} times ({status})."
                     )
@@ -567,6 +580,20 @@ class ServerEngine:
             # Full jitter: threads that failed together do not come back together.
             most = min(self.server.longest_wait, self.server.first_wait * 2**n_failed)
             self._pause(max(random.uniform(0, most), _retry_after(headers)))  # noqa: S311
+
+    def _is_well(self, bill: _Bill) -> bool:
+        """Whether it answers the shortest question: then the fault lies with another one."""
+        if not self._hold_more(bill, PROBE_WORST):
+            return False
+        via = self.abilities.via
+        payload = {"model": self.server.model, "max_tokens": 1, **PROBES[via]}
+        path = "/completions" if via == "completions" else "/chat/completions"
+        status, _headers, body, _trouble = self._try(path, payload)
+        answer = _json(body)
+        if status != 200 or not isinstance(answer, dict):
+            return False
+        self._book(answer, bill, PROBE_WORST)
+        return True
 
     def _try(
         self, path: str, payload: Mapping[str, Any] | None
@@ -695,12 +722,17 @@ class ServerEngine:
         bill.n_written += worst[1]
         with self._lock:
             self.counts["lost_answers"] += 1
+        if not self._hold_more(bill, worst):
+            raise self._spent()
+
+    def _hold_more(self, bill: _Bill, worst: tuple[int, int]) -> bool:
         cost = self.server.cost(*worst) or 0.0
         # Not waited for: two that wait for each other's rest would wait for ever.
         if not self.budget.reserve(sum(worst), cost, waits=False):
-            raise self._spent()
+            return False
         bill.held_tokens += sum(worst)
         bill.held_cost += cost
+        return True
 
     def _settle(self, bill: _Bill) -> None:
         self.budget.settle(
@@ -766,8 +798,7 @@ class ServerEngine:
     def _probe_ways(self, found: Abilities, bill: _Bill) -> None:
         """Which of the two ways to ask it, and whether it names probable tokens."""
         problems: list[str] = []
-        text = {"prompt": "1 + 1 = 2, 2 + 2 ="}
-        n_plain = self._probe_top("/completions", text, bill, problems)
+        n_plain = self._probe_top("/completions", PROBES["completions"], bill, problems)
         if self.server.chat == "never" and n_plain is None:
             raise EngineStopped(
                 f"{self.server.called} cannot continue plain text, which this judge asks for: "
@@ -778,8 +809,7 @@ class ServerEngine:
         if self.server.chat == "never" or found.template is not None:
             found.via, found.n_top = "completions", n_plain or 0
             return
-        turn: dict[str, Any] = {"messages": [{"role": "user", "content": "What is 2 + 2?"}]}
-        n_chat = self._probe_top("/chat/completions", turn, bill, problems)
+        n_chat = self._probe_top("/chat/completions", PROBES["chat"], bill, problems)
         if n_chat is None and n_plain is None:
             raise EngineStopped(f"{self.server.called} answers no question: {'; '.join(problems)}")
         if n_chat is None or (n_plain and not n_chat):
@@ -885,7 +915,11 @@ class ServerEngine:
         return len(tokens) if isinstance(tokens, list) else None
 
 
-PROBE_TOKENS = 2_000
+PROBES: dict[Via, dict[str, Any]] = {
+    "completions": {"prompt": "1 + 1 = 2, 2 + 2 ="},
+    "chat": {"messages": [{"role": "user", "content": "What is 2 + 2?"}]},
+}
+PROBE_TOKENS = 800
 """More than all requests of a probe read and write together."""
 PROBE_WORST = (120, 1)
 

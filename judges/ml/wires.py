@@ -98,7 +98,9 @@ class Wires:
             connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
             answer = response.read(MOST_BYTES)
-            keeps = response.isclosed() and not response.will_close and not late.is_set()
+            if late.is_set():  # what has come so far is no answer
+                raise TimeoutError
+            keeps = response.isclosed() and not response.will_close
             return (
                 response.status,
                 {name.lower(): value for name, value in response.getheaders()},

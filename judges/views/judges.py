@@ -151,7 +151,7 @@ def judge_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """One judge: its versions with their figures, what it is asked, its runs."""
     project = project_for(request.user, slug, to="view")
     judge = get_object_or_404(project.judges, pk=pk)
-    versions = list(judge.versions.select_related("rater", "prompt"))
+    versions = list(judge.versions.select_related("rater", "prompt", "server"))
     figures = figures_by(Verdict.objects.filter(version__judge=judge), "version")
     for version in versions:
         version.figures = figures.get(version.pk, Figures())
@@ -335,10 +335,21 @@ def _kept(
     """The form's judge as a version, and whether it was made now; what was made is noted."""
     values = form.cleaned_data
     version, made = judge_version(
-        project, name, values["model"], form.recipe, request.user, prompt=values["prompt_name"]
+        project,
+        name,
+        values["model"],
+        form.recipe,
+        request.user,
+        prompt=values["prompt_name"],
+        server=values.get("server"),
     )
     if made:
-        after = {"model": version.model, "mode": form.recipe.mode, "prompt": str(version.prompt)}
+        after = {
+            "model": version.model,
+            "server": str(version.server or ""),
+            "mode": form.recipe.mode,
+            "prompt": str(version.prompt),
+        }
         note_change(project, request.user, "make judge", version, after=after)
     return version, made
 

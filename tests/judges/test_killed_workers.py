@@ -23,7 +23,7 @@ def play(request, tmp_path: Path, tiny_judge: Path):
     environment = os.environ | {
         "DATABASE_URL": url,
         "PREFLOOP_STORAGE": str(tmp_path / "kept"),
-        "PREFLOOP_HEARTBEAT_SECONDS": "4",
+        "PREFLOOP_HEARTBEAT_SECONDS": "10",
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "OMP_NUM_THREADS": "1",
         "SECRET_KEY": "only for this test",

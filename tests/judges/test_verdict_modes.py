@@ -13,16 +13,12 @@ from judges.ml.config import Aspect, JudgeRecipe, ModelUnusable
 from judges.ml.modes import Outcome
 from judges.ml.verdict import read_both_orders
 from judges.models import JudgeTrial, JudgeVersion
+from judges.runs import new_run
 from judges.tasks import run_judge, try_judge
 from judges.verdicts import probs_by_order, record_verdict, verdict_of
 from labeling.models import Preference
 from tests.factories import ComparisonFactory, ProjectFactory
 from tests.judges.conftest import LLAMA, save_tokenizer
-
-try:
-    from judges.runs import new_run
-except ImportError:
-    from judges.judging import new_run
 
 pytestmark = pytest.mark.django_db
 

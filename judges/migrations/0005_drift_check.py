@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('judges', '0003_run_workers'),
+        ('judges', '0004_server_trial'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -124,6 +124,10 @@ class _TooLong(_NotAnswered):
     """The server says that the question does not fit its context."""
 
 
+class _FewerAtOnce(_NotAnswered):
+    """The server does not draw so many answers to one request."""
+
+
 class _Refused(Exception):
     """A status that trying again does not mend."""
 
@@ -188,6 +192,7 @@ class ServerEngine:
         self._n_answered = 0
         self._n_refused_in_a_row = 0
         self._tokens_per_byte = 0.0  # the most that was seen
+        self._draws_at_once = server.n_draws  # fewer where the server refuses so many
         self._known_excess: dict[_Text, int] = {}
         self._abilities: Abilities | None = None
 
@@ -214,7 +219,7 @@ class ServerEngine:
             return 0
         text = _Text(request.task, request.lead)
         words = self._rendered(text) + request.ending
-        reserve = max(map(len, request.answers))
+        reserve = max(map(len, request.answers))  # the server generates all of the answer
         if request.write is not None:
             reserve += request.write.max_tokens
         most = len(words.encode()) + reserve  # no token is shorter than a byte
@@ -346,7 +351,8 @@ class ServerEngine:
         """Log-probabilities of the answers, log-sum-exp over their spellings.
 
         An answer that is no single token is followed token by token. One that begins it, as "1"
-        begins "10", counts without it.
+        begins "10", counts without it. The server reads what is followed as text: where the ending
+        closes with a space and the tokenizer has " 1" as one token, it reads that one.
         """
         tokens = self._top_tokens(text, bill)
         ways: dict[str, list[float]] = {answer: [] for answer in answers}
@@ -404,8 +410,15 @@ class ServerEngine:
         options = {"max_tokens": 4, "temperature": 1.0} | self._whole_distribution()
         said: list[str] = []
         while len(said) < n:
-            more = options | {"n": n - len(said), "seed": len(said)}
-            choices = self._generate(text, more, bill)
+            with self._lock:
+                at_once = min(self._draws_at_once, n - len(said))
+            more = options | {"n": at_once, "seed": len(said)}
+            try:
+                choices = self._generate(text, more, bill)
+            except _FewerAtOnce:  # llama.cpp draws as many as it has slots
+                with self._lock:
+                    self._draws_at_once = min(self._draws_at_once, at_once // 2)
+                continue
             said += [self._words(choice, text) for choice in choices]
         counts = dict.fromkeys(answers, 0)
         for words in said[:n]:
@@ -462,6 +475,8 @@ class ServerEngine:
         try:
             answer = self._call(path, payload, bill, worst)
         except _Refused as refusal:
+            if payload.get("n", 1) > 1 and _context_numbers(str(refusal)) is None:
+                raise _FewerAtOnce(str(refusal)) from None
             raise self._problem(refusal, text, worst[1]) from None
         choices: list[dict[str, Any]] = answer["choices"]
         n_read, n_written = _usage(answer, worst)

@@ -86,8 +86,9 @@ def _spellings_of(tokenizer: Any, ending: str, answer: str) -> tuple[Tokens, ...
         after = tokenizer(ending + spelling, add_special_tokens=False)["input_ids"]
         if after[: len(before)] == before and len(after) > len(before):
             found.add(tuple(after[len(before) :]))
-    if not found:  # the ending's last token swallows the answer's first
-        found.add(tuple(tokenizer(answer, add_special_tokens=False)["input_ids"]))
+    # Where the ending's last token swallows the answer's first, as " 1" is one token, a model that
+    # has read the ending goes on with the answer as it stands alone.
+    found.add(tuple(tokenizer(answer, add_special_tokens=False)["input_ids"]))
     found = {tokens for tokens in found if tokens and tokenizer.unk_token_id not in tokens}
     if not found:
         raise ModelUnusable(f'the tokenizer of this model has no token for "{answer}"')

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.judges.conftest import save_tiny_llama
 from tests.judges.gguf import save_gguf
 
-ENDINGS = ("Preferred Response=", "Score: ")
+ENDINGS = ("Preferred Response=", "Score=")
 
 
 def save_answering_llama(folder: Path, *, chat: bool = False, max_context: int = 1024) -> None:
@@ -22,7 +22,7 @@ def save_answering_llama(folder: Path, *, chat: bool = False, max_context: int =
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     numbers = [str(number) for number in range(1, 11)]
-    lines = [f"{ending}{number}" for ending in ENDINGS for number in [*numbers, "1", "2", "10"]]
+    lines = [f"{ending}{number}\n" for ending in ENDINGS for number in [*numbers, "1", "2", "10"]]
     lead_ins = ["Rationale: it is clear.\n", "<|turn|>assistant\n", "Which is better?\n"]
     ids = [
         torch.tensor([tokenizer(before + line)["input_ids"]])

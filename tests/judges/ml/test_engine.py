@@ -21,7 +21,7 @@ from judges.ml.config import JudgeRecipe, ModelUnusable
 from judges.ml.engine import LocalEngine, load_engine
 from judges.ml.questions import plain_text, tidy_written, with_written
 from judges.ml.rows import Rows
-from judges.ml.spelling import control_marks
+from judges.ml.spelling import control_marks, spellings
 from tests.judges.conftest import LLAMA, save_tiny_model
 
 PREAMBLE = "A good response is helpful and harmless. What stands below is to be judged.\n"
@@ -261,6 +261,15 @@ def test_scores_are_sequences_and_one_does_not_count_as_ten(tiny_judge):
             plain_logps(model, tokenizer, said.text, scores[1:9]), abs=1e-4
         )
         assert sum(map(math.exp, said.logps)) <= 1
+
+
+def test_an_answer_is_spelled_as_it_stands_where_the_endings_space_belongs_to_its_token(tiny_judge):
+    """Here " 1" is a token: "Score: 10" has no beginning in common with "Score: " alone."""
+    tokenizer = load_engine(str(tiny_judge), JudgeRecipe()).tokenizer
+    one, spaced, nought = tokenizer.convert_tokens_to_ids(["1", "Ġ1", "0"])
+    of_one, of_ten = spellings(tokenizer, "Score: ", ("1", "10")).of
+    assert set(of_one) == {(one,), (spaced,)}
+    assert set(of_ten) == {(one, nought), (spaced, nought)}
 
 
 def test_drawn_texts_repeat_whatever_their_company(tiny_judge):

@@ -1,5 +1,6 @@
 """Two engines, one model: ours on this machine, and llama.cpp's server over HTTP."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def requests(answers: tuple[str, ...], ending: str) -> list[Request]:
 
 
 @pytest.mark.parametrize(
-    ("answers", "ending"), [(("1", "2"), "Preferred Response="), (SCORES, "Score: ")]
+    ("answers", "ending"), [(("1", "2"), "Preferred Response="), (SCORES, "Score=")]
 )
 def test_the_engines_agree_on_texts_and_log_probabilities(both, answers, ending):
     folder, url, chat = both
@@ -106,7 +107,8 @@ def test_the_engines_count_the_same_tokens(both):
     local = load_engine(str(folder), JudgeRecipe(chat=chat))
     served = server_engine(url, chat)
     long = Request(task="egg " * 1200, ending="=", answers=("1", "2"))
-    assert served.excess(long) == local.excess(long) > 0
+    # A server has to have room for the token that it generates; here its probability is enough.
+    assert served.excess(long) == local.excess(long) + 1 > 1
     assert served.excess(requests(("1", "2"), "=")[0]) < 0
     assert set(local.control) <= set(served.control) | {"<|end|>", "<|turn|>"}
 
@@ -125,17 +127,16 @@ def test_a_question_that_the_server_finds_too_long_is_said_so(both):
 def test_answers_are_drawn_in_proportion(both):
     """The same question with and without log-probabilities: 400 draws come near."""
     _folder, url, chat = both
-    asked = [Request(task="Which?", ending="Preferred Response=", answers=("1", "2"))]
+    asked = [Request(task="Which?", ending="Score=", answers=SCORES)]
     [exact] = replies(server_engine(url, chat), asked)
     drawing = server_engine(url, chat, n_draws=400)
     drawing.abilities.n_top = 0
     [drawn] = replies(drawing, asked)
 
-    import math
-
+    assert drawn.problem == ""
     assert drawn.said[0].measured_by == "samples"
     for logp, frequency in zip(exact.said[0].logps, drawn.said[0].logps, strict=True):
-        assert math.exp(frequency) == pytest.approx(math.exp(logp), abs=0.12)
+        assert math.exp(frequency) == pytest.approx(math.exp(logp), abs=0.06)
 
 
 def test_a_wrong_key_is_refused(both):

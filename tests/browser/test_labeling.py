@@ -10,8 +10,10 @@ from django.contrib.sessions.models import Session
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from labeling.assignment import next_comparison, pause_rater, record_preference
+from labeling.answering import record_preference
+from labeling.assignment import next_comparison
 from labeling.models import Assignment, Comparison, Flag, Preference, Rater, Response
+from labeling.raters import pause_rater
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,

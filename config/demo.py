@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,14 @@ import numpy as np
 from django.core.management import call_command
 from django.utils import timezone
 
+from judges import quality
 from judges.figures import figures_of
 from judges.judging import judge_version
+from judges.laboratory import answers_of, labeled_of
 from judges.ml.config import JudgeRecipe
 from judges.ml.questions import question_text, verdict_text
 from judges.models import JudgeRun, JudgeVersion, Verdict
+from judges.quality import Answers, Labeled, calibration_figures
 from judges.runs import carry_out as carry_out_judge_run
 from judges.runs import new_run, notice_death, requeue
 from labeling import microworld
@@ -161,7 +164,7 @@ def run_demo(
         version = judged(settings, project, judge, progress)
     with clock("agreement"):
         report = agreement_figures(project)
-        rows = [*people_rows(settings, project, report), *judge_rows(version, report)]
+        rows = [*people_rows(settings, project, report), *judge_rows(version)]
     with clock("reward model"):
         reward_run = trained(settings, project, "reward", base, progress)
         reward = reward_figures(settings, reward_run, progress)
@@ -495,16 +498,70 @@ def people_rows(
     ]
 
 
-def judge_rows(version: JudgeVersion, report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The judge against people and against the truth, in one order and averaged over both."""
-    [judge] = [j for j in report["judges"] if j["rater"] == version.rater.name]
-    against = judge["without_ties"]
-    people = {
-        "value": against["agreement"],
-        "low": against.get("agreement_low"),
-        "high": against.get("agreement_high"),
-        "n": against["n"],
-    }
+def judge_rows(version: JudgeVersion) -> list[dict[str, Any]]:
+    """The judge against people and against the truth, by the laboratory's functions: in one order
+    alone, averaged over both, and with its probabilities corrected by a temperature."""
+    project = version.judge.project
+    judged = list(version.verdicts.order_by("pk").values_list("comparison", flat=True))
+    labeled = labeled_of(project, judged)
+    both = answers_of(version, labeled)
+    one = in_one_order(both)
+    before, after = (calibration_figures(labeled, answers) for answers in (one, both))
+    corrected = after["temperature"]
+    temperature = corrected.get("parameters", {}).get("temperature", float("nan"))
+    bias = quality.position_bias(labeled, both)
+    votes = quality.as_votes(labeled, both)
+    people = quality.ceiling(labeled)["without_ties"]
+    truth = share_right_of(version)
+    rows = [
+        _row("One person with most of the others", people, "what a judge may reach"),
+        _row("Judge with people, one order alone", decided(labeled, one), "0.5 by chance"),
+        _row("Judge with people, both orders averaged", decided(labeled, both), "0.5 by chance"),
+        _row("Judge with the truth, one order alone", truth["one order"], "0.5 by chance"),
+        _row("Judge with the truth, both orders averaged", truth["both orders"], "0.5 by chance"),
+        _row(
+            "Judge: same response in both orders",
+            quality.position_consistency(votes),
+            "1 without position bias",
+        ),
+        _row(
+            "Judge: response shown first preferred",
+            quality.position_preference(votes),
+            "0.5 without a bias; averaging makes it 0.5",
+        ),
+        _row(
+            "Judge: mean position bias b, in nats", bias, "0 without a bias; averaging makes it 0"
+        ),
+    ]
+    for name, figures, against in (
+        ("one order alone", before["before"], ""),
+        ("both orders averaged", after["before"], ""),
+        ("and a temperature", corrected, f", cross-fitted; T = {temperature:.2f} on all"),
+    ):
+        if "ece" in figures:
+            by_luck = figures["ece"].get("by_luck")
+            luck = f", luck alone makes {by_luck:.3f}" if by_luck is not None else ""
+            rows += [
+                _row(f"Judge: ECE, {name}", figures["ece"], f"0 is perfect{luck}{against}"),
+                _row(f"Judge: Brier, {name}", figures["brier"], f"0.25 knows nothing{against}"),
+            ]
+    return rows
+
+
+def in_one_order(both: Answers) -> Answers:
+    """What the judge would have said if it had been asked with A shown first alone."""
+    z = both.logit_ab
+    choice = np.select([z > 0, z < 0], [quality.A, quality.B], quality.TIE)
+    choice = np.where(both.choice == quality.UNPARSED, quality.UNPARSED, choice)
+    return replace(both, prob_a=1 / (1 + np.exp(-np.nan_to_num(z))), choice=choice)
+
+
+def decided(labeled: Labeled, answers: Answers) -> dict[str, Any]:
+    return quality.alignment(labeled, answers)["decided"]
+
+
+def share_right_of(version: JudgeVersion) -> dict[str, dict[str, Any]]:
+    """How often it prefers what the world's utility prefers: {"one order", "both orders"}."""
     one_order, both = [], []
     for verdict in Verdict.objects.filter(version=version, parsed=True).select_related(
         "comparison__prompt", "comparison__response_a", "comparison__response_b"
@@ -519,15 +576,7 @@ def judge_rows(version: JudgeVersion, report: dict[str, Any]) -> list[dict[str, 
             sign = 1 if difference > 0 else -1
             one_order.append(sign * (verdict.logp_ab_first - verdict.logp_ab_second))
             both.append(sign * (verdict.prob_a - 0.5))
-    return [
-        _row("Judge with the majority of people", people, "0.5 by chance"),
-        _row("Judge with the truth, one order alone", share_right(one_order), "0.5 by chance"),
-        _row("Judge with the truth, both orders averaged", share_right(both), "0.5 by chance"),
-        _row(
-            "Judge: same response in both orders", judge["consistency"], "1 without position bias"
-        ),
-        _row("Judge: response shown first preferred", judge["position"], "0.5 without a bias"),
-    ]
+    return {"one order": share_right(one_order), "both orders": share_right(both)}
 
 
 def reward_figures(settings: DemoSettings, run: Run, progress: Progress) -> dict[str, Any]:

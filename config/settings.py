@@ -183,6 +183,8 @@ CELERY_TASK_DEFAULT_QUEUE = "web"
 CELERY_TASK_ROUTES = {
     "judges.tasks.run_judge": {"queue": "gpu"},
     "judges.tasks.try_judge": {"queue": "gpu"},
+    "judges.tasks.run_experiment": {"queue": "gpu"},
+    "judges.tasks.check_drift": {"queue": "gpu"},
     "judges.tasks.try_server": {"queue": "gpu"},  # the workers that will ask it hold its key
     "training.tasks.train": {"queue": "gpu"},
     # A queue of its own: behind two long imports, a killed worker would not be noticed.

@@ -11,16 +11,24 @@ from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from judges.choosing import NoSuchCalibration, choose
+from judges.laboratory import NothingLabeled, compute_again, grid, new_experiment
 from judges.models import JudgeRun
 from judges.runs import BudgetUnknown, RunActive, add_worker, new_run, raise_budget, requeue
 from judges.selection import selection_of
 from judges.serializers import (
+    ChosenJudgeSerializer,
+    ExperimentResultSerializer,
+    ExperimentSerializer,
     JudgeRunSerializer,
     JudgeSerializer,
     LaunchSerializer,
+    NewExperimentSerializer,
     OneJudgeRunSerializer,
     ResumeSerializer,
+    UseSerializer,
 )
+from judges.tasks import settle_judge
 from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
@@ -163,6 +171,119 @@ class ResumeJudgeRun(GenericAPIView):
         return Response(JudgeRunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
 
 
+@extend_schema(tags=["Laboratory"])
+class Experiments(ListAPIView):
+    """Experiments of the laboratory, newest first; their results stand with each of them."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = ExperimentSerializer
+
+    def get_queryset(self) -> Any:
+        return _experiments(self.request)
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=NewExperimentSerializer, responses={202: ExperimentSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Hold judges against people; 409 if people have labeled nothing, or a combination of
+        judge, prompt and mode cannot be."""
+        given = NewExperimentSerializer(data=request.data, context={"project": request.project})
+        given.is_valid(raise_exception=True)
+        values = given.validated_data
+        try:
+            with transaction.atomic():
+                versions = grid(
+                    values["versions"], values["prompts"], values["modes"], user=request.user
+                )
+                experiment = new_experiment(
+                    request.project,
+                    values["name"],
+                    versions,
+                    most=values["most"],
+                    epsilon=values["epsilon"],
+                    user=request.user,
+                )
+                experiment.enqueue()
+        except (NothingLabeled, ValueError) as error:
+            raise Conflict(str(error)) from None
+        return Response(ExperimentSerializer(experiment).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Laboratory"])
+class OneExperiment(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = ExperimentResultSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """How far an experiment is, and what its judges come to: see docs/laboratory.md."""
+        experiment = get_object_or_404(_experiments(request), pk=pk)
+        return Response(ExperimentResultSerializer(experiment).data)
+
+
+@extend_schema(tags=["Laboratory"])
+class CancelExperiment(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = ExperimentSerializer
+
+    @extend_schema(request=None, responses={200: ExperimentSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop an experiment; what it has judged is kept."""
+        experiment = get_object_or_404(_experiments(request), pk=pk)
+        experiment.request_cancel()
+        return Response(ExperimentSerializer(experiment).data)
+
+
+@extend_schema(tags=["Laboratory"])
+class ResumeExperiment(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = ExperimentSerializer
+
+    @extend_schema(request=None, responses={202: ExperimentSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Go on with a stopped experiment, or compute a finished one's figures anew."""
+        experiment = get_object_or_404(_experiments(request), pk=pk)
+        with transaction.atomic():
+            if not compute_again(experiment):
+                raise Conflict(f"This experiment is {experiment.status}.")
+            experiment.enqueue()
+        return Response(ExperimentSerializer(experiment).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Laboratory"])
+class UseJudge(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = ChosenJudgeSerializer
+
+    @extend_schema(request=UseSerializer, responses={200: ChosenJudgeSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Make a judge of the experiment the project's own, its calibration frozen; what it has
+        judged becomes its labels. 409 if the experiment has not fitted such a calibration."""
+        experiment = get_object_or_404(_experiments(request), pk=pk)
+        given = UseSerializer(data=request.data, context={"experiment": experiment})
+        given.is_valid(raise_exception=True)
+        try:
+            chosen = choose(
+                given.validated_data["version"],
+                user=request.user,
+                experiment=experiment,
+                method=given.validated_data["method"],
+            )
+            settle_judge.delay_on_commit(chosen.version_id)
+        except NoSuchCalibration as error:
+            raise Conflict(str(error)) from None
+        return Response(ChosenJudgeSerializer(chosen).data)
+
+
+def _experiments(request: Request) -> Any:
+    return request.project.experiments.prefetch_related("cells").order_by("-pk")
+
+
 def _runs(request: Request) -> Any:
     runs = JudgeRun.objects.filter(version__judge__project=request.project)
     return runs.select_related("version__judge", "version__server")
@@ -179,4 +300,17 @@ urlpatterns = [
     path(f"{PROJECT}judge-runs/<int:pk>/pause/", PauseJudgeRun.as_view(), name="pause"),
     path(f"{PROJECT}judge-runs/<int:pk>/resume/", ResumeJudgeRun.as_view(), name="resume"),
     path(f"{PROJECT}judge-runs/<int:pk>/worker/", AnotherWorker.as_view(), name="worker"),
+    path(f"{PROJECT}experiments/", Experiments.as_view(), name="experiments"),
+    path(f"{PROJECT}experiments/<int:pk>/", OneExperiment.as_view(), name="experiment"),
+    path(
+        f"{PROJECT}experiments/<int:pk>/cancel/",
+        CancelExperiment.as_view(),
+        name="experiment-cancel",
+    ),
+    path(
+        f"{PROJECT}experiments/<int:pk>/resume/",
+        ResumeExperiment.as_view(),
+        name="experiment-resume",
+    ),
+    path(f"{PROJECT}experiments/<int:pk>/use/", UseJudge.as_view(), name="use"),
 ]

@@ -13,6 +13,8 @@ from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
 from judges.engines import why_unusable
+from judges.laboratory import MOST as MOST_LABELED
+from judges.laboratory import USUAL
 from judges.ml.config import (
     BASE,
     DETAILED,
@@ -24,9 +26,9 @@ from judges.ml.config import (
     JudgeRecipe,
     recipe_from,
 )
-from judges.models import JudgeServer, JudgeVersion, PromptVersion
+from judges.models import Calibration, Experiment, JudgeServer, JudgeVersion, PromptVersion
 from judges.prompts import with_words
-from judges.selection import Which, selection_of
+from judges.selection import OFFERED, Which, selection_of
 from labeling.forms import LinesField, check_model_name
 from labeling.models import Choice, Comparison, Project
 
@@ -56,6 +58,18 @@ RECIPE_FIELDS = (
     "dtype",
     "load_in_4bit",
 )
+
+
+MODE_CHOICES = [
+    ("rationale", _lazy("Explain first, then answer")),
+    ("direct", _lazy("Answer at once (faster)")),
+    ("sampled", _lazy("Explain several times, and take the mean (slower)")),
+    ("score", _lazy("Rate each response alone from 1 to 10")),
+    ("reward", _lazy("Reward model: a number for each response")),
+    ("jury", _lazy("Jury: the mean of several judges")),
+]
+GRID_MODES = MODE_CHOICES[:4]
+"""What the same language model can be asked in."""
 
 
 class JudgeForm(forms.Form):
@@ -109,14 +123,7 @@ class JudgeForm(forms.Form):
     )
     mode = forms.ChoiceField(
         label=_lazy("Verdict"),
-        choices=[
-            ("rationale", _lazy("Explain first, then answer")),
-            ("direct", _lazy("Answer at once (faster)")),
-            ("sampled", _lazy("Explain several times, and take the mean (slower)")),
-            ("score", _lazy("Rate each response alone from 1 to 10")),
-            ("reward", _lazy("Reward model: a number for each response")),
-            ("jury", _lazy("Jury: the mean of several judges")),
-        ],
+        choices=MODE_CHOICES,
     )
     ties = forms.BooleanField(required=False, label=_lazy("It may say that neither is better"))
     n_samples = forms.IntegerField(
@@ -420,9 +427,7 @@ class LaunchForm(forms.Form):
     """What a run is to judge; the names of the cleaned values are those of runs.new_run."""
 
     version = forms.ModelChoiceField(JudgeVersion.objects.none(), widget=forms.HiddenInput)
-    which = forms.ChoiceField(
-        label=_lazy("Which comparisons"), choices=Which.choices, required=False
-    )
+    which = forms.ChoiceField(label=_lazy("Which comparisons"), choices=OFFERED, required=False)
     limit = forms.IntegerField(label=_lazy("At most"), required=False, min_value=1, max_value=MOST)
     most_tokens = forms.IntegerField(
         label=_lazy("Pause before more tokens than"), required=False, min_value=1, max_value=MOST
@@ -491,6 +496,83 @@ class TrialForm(forms.Form):
         # Any will do, and sorting a million rows at random to draw one would take its time.
         place = random.randint(ends["first"], ends["last"])  # noqa: S311
         return comparisons.filter(pk__gte=place).order_by("pk").first()
+
+
+class ExperimentForm(forms.Form):
+    """Which judges to hold against people: versions, and variants of them to be made."""
+
+    name = forms.CharField(max_length=100, label=_lazy("Name"))
+    versions = forms.ModelMultipleChoiceField(
+        JudgeVersion.objects.none(),
+        label=_lazy("Judges"),
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": _lazy("Choose at least one judge.")},
+    )
+    modes = forms.MultipleChoiceField(
+        required=False,
+        label=_lazy("In these modes"),
+        widget=forms.CheckboxSelectMultiple,
+        help_text=_lazy("None: as each judge is. Every one makes a version of each judge."),
+    )
+    prompts = forms.ModelMultipleChoiceField(
+        PromptVersion.objects.none(),
+        required=False,
+        label=_lazy("With these prompts"),
+        widget=forms.CheckboxSelectMultiple,
+        help_text=_lazy("None: as each judge is."),
+    )
+    most = forms.IntegerField(
+        label=_lazy("Labeled comparisons"),
+        min_value=1,
+        max_value=MOST_LABELED,
+        initial=USUAL,
+        help_text=_lazy(
+            "At most; drawn at random from those whose answer people know. 500 allow isotonic "
+            "calibration."
+        ),
+    )
+    epsilon = forms.TypedChoiceField(
+        label=_lazy("The people who labeled are"),
+        coerce=float,
+        initial="0.15",
+        choices=[
+            ("0.2", _lazy("experts (ε = 0.2)")),
+            ("0.15", _lazy("trained raters (ε = 0.15)")),
+            ("0.1", _lazy("a crowd (ε = 0.1)")),
+        ],
+        help_text=_lazy("For the alt-test: how much a judge may be behind, for being cheaper."),
+    )
+
+    def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
+        super().__init__(*args, label_suffix="", **kwargs)
+        versions = JudgeVersion.objects.filter(judge__project=project)
+        self.fields["versions"].queryset = versions.select_related("judge").order_by(
+            "judge__name", "-number"
+        )
+        self.fields["modes"].choices = GRID_MODES
+        prompts = PromptVersion.objects.filter(project=project)
+        self.fields["prompts"].queryset = prompts
+        if not prompts.exists():
+            del self.fields["prompts"]
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean()
+        values.setdefault("prompts", [])
+        return values
+
+
+class UseForm(forms.Form):
+    """Which judge of an experiment to use, and how its probabilities are corrected."""
+
+    version = forms.ModelChoiceField(JudgeVersion.objects.none())
+    method = forms.ChoiceField(
+        required=False, choices=[("", ""), *((m.value, m.label) for m in Calibration.Method)]
+    )
+
+    def __init__(self, *args: Any, experiment: Experiment, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        versions = JudgeVersion.objects.filter(cells__experiment=experiment)
+        self.fields["version"].queryset = versions.select_related("judge__project", "rater")
 
 
 class PromptDifferenceForm(forms.Form):

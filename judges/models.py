@@ -465,3 +465,41 @@ class Cell(models.Model):
 
     def __str__(self) -> str:
         return f"{self.experiment}: {self.version}"
+
+
+class Probe(models.Model):
+    """A chosen judge's answers to a fixed few comparisons, kept to be asked again."""
+
+    version = models.OneToOneField(JudgeVersion, models.CASCADE, related_name="probe")
+    answers = models.JSONField()  # [{"comparison", "probs", "standard_error"}, …]: see judges.drift
+    fingerprint = models.CharField(max_length=200, blank=True)  # of the model that gave them
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"probe of {self.version}"
+
+
+class DriftCheck(Job):
+    """A probe asked again, to see whether the judge still answers as it did."""
+
+    class Reason(models.TextChoices):
+        ASKED = "asked", _lazy("Somebody asked for it")
+        CHANGED = "changed", _lazy("The model has changed")
+
+    probe = models.ForeignKey(Probe, models.CASCADE, related_name="checks")
+    reason = models.CharField(max_length=10, choices=Reason, default=Reason.ASKED)
+    fingerprint = models.CharField(max_length=200, blank=True)  # of the model at this check
+    result = models.JSONField(default=dict)  # see judges.drift.drift_test
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    # When a lead said that the drift is known, which takes the notice down.
+    known_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.probe}, check {self.pk}"
+
+    def enqueue(self) -> None:
+        from judges.tasks import check_drift
+
+        check_drift.delay_on_commit(self.pk)

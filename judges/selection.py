@@ -5,7 +5,7 @@ which people label at random too, so a run that is stopped early, or limited, ha
 part, and of the audit set first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import models
@@ -24,6 +24,11 @@ class Which(models.TextChoices):
     AUDIT = "audit", _lazy("The audit set alone")
     LABELED = "labeled", _lazy("What people have labeled")
     UNTIED = "untied", _lazy("What people have labeled, with a majority")
+    SET = "set", _lazy("The set of an experiment")
+
+
+OFFERED = [choice for choice in Which.choices if choice[0] != Which.SET]
+"""What a person may choose; a set comes from the laboratory."""
 
 
 def selection_of(which: str) -> dict[str, str]:
@@ -34,12 +39,17 @@ def selection_of(which: str) -> dict[str, str]:
     return {"which": Which(which).value}
 
 
+def selection_of_set(comparisons: Sequence[int]) -> dict[str, Any]:
+    """These comparisons, by their keys."""
+    return {"which": Which.SET.value, "comparisons": list(comparisons)}
+
+
 def which_of(selection: Mapping[str, Any]) -> Which:
     """The choice that a stored selection stands for; one without words is everything.
 
     Raises: ValueError for a selection that is not known.
     """
-    unknown = set(selection) - {"which"}
+    unknown = set(selection) - {"which", "comparisons"}
     if unknown:
         raise ValueError(_("A selection has no %(names)s.") % {"names": ", ".join(sorted(unknown))})
     return Which(selection.get("which", Which.ALL))
@@ -61,7 +71,9 @@ def selected(project: Project, selection: Mapping[str, Any]) -> QuerySet[Compari
     )
     if which != Which.ALL:
         rows = rows.work()
-    if which == Which.UNDECIDED:
+    if which == Which.SET:
+        rows = rows.filter(pk__in=selection.get("comparisons", []))
+    elif which == Which.UNDECIDED:
         rows = rows.filter(~Exists(people))
     elif which == Which.DISPUTED:
         among_people = filtered(project, disagreement="people").values("pk")

@@ -6,8 +6,18 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from judges.figures import progress_of
-from judges.models import Judge, JudgeRun, JudgeVersion
-from judges.selection import Which, which_of
+from judges.forms import GRID_MODES
+from judges.laboratory import EPSILON, MOST, MOST_CELLS, USUAL
+from judges.models import (
+    Calibration,
+    ChosenJudge,
+    Experiment,
+    Judge,
+    JudgeRun,
+    JudgeVersion,
+    PromptVersion,
+)
+from judges.selection import OFFERED, Which, which_of
 from labeling.serializers import JOB_FIELDS, ObjectField, identifier
 
 
@@ -159,7 +169,7 @@ class LaunchSerializer(ResumeSerializer):
         help_text="How many comparisons at most.",
     )
     select = serializers.ChoiceField(
-        choices=Which.choices, default=Which.ALL, help_text="Which comparisons."
+        choices=OFFERED, default=Which.ALL, help_text="Which comparisons."
     )
     workers = serializers.IntegerField(
         min_value=1, max_value=100, default=1, help_text="How many workers may share the run."
@@ -173,3 +183,107 @@ class LaunchSerializer(ResumeSerializer):
         if version is None:
             raise serializers.ValidationError("The project has no such version of a judge.")
         return version
+
+
+class ExperimentSerializer(serializers.ModelSerializer):
+    n_comparisons = serializers.SerializerMethodField()
+    versions = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Experiment
+        fields = [*JOB_FIELDS, "name", "n_comparisons", "versions"]
+        read_only_fields = fields
+
+    def get_n_comparisons(self, experiment: Experiment) -> int:
+        return len(experiment.selection.get("comparisons", []))
+
+    def get_versions(self, experiment: Experiment) -> list[int]:
+        return [cell.version_id for cell in experiment.cells.all()]
+
+
+class ExperimentResultSerializer(ExperimentSerializer):
+    result = ObjectField(read_only=True)
+
+    class Meta(ExperimentSerializer.Meta):
+        fields = [*ExperimentSerializer.Meta.fields, "result"]
+        read_only_fields = fields
+
+
+class NewExperimentSerializer(serializers.Serializer):
+    name = serializers.CharField(max_length=100)
+    versions = serializers.ListField(
+        child=identifier(),
+        min_length=1,
+        max_length=MOST_CELLS,
+        help_text="Versions of judges of this project.",
+    )
+    modes = serializers.ListField(
+        child=serializers.ChoiceField(choices=[mode for mode, _words in GRID_MODES]),
+        required=False,
+        default=list,
+        max_length=len(GRID_MODES),
+        help_text="Each makes a version of each judge; empty: as each judge is.",
+    )
+    prompts = serializers.ListField(
+        child=identifier(),
+        required=False,
+        default=list,
+        max_length=MOST_CELLS,
+        help_text="Prompt versions of this project; empty: as each judge is.",
+    )
+    most = serializers.IntegerField(
+        min_value=1,
+        max_value=MOST,
+        default=USUAL,
+        help_text="Labeled comparisons, at most.",
+    )
+    epsilon = serializers.FloatField(
+        min_value=0, max_value=0.5, default=EPSILON, help_text="The alt-test's ε."
+    )
+
+    def validate_versions(self, keys: list[int]) -> list[JudgeVersion]:
+        rows = JudgeVersion.objects.select_related("judge__project").filter(
+            judge__project=self.context["project"]
+        )
+        return _all_of(rows, keys, "The project has no such version of a judge.")
+
+    def validate_prompts(self, keys: list[int]) -> list[PromptVersion]:
+        rows = PromptVersion.objects.filter(project=self.context["project"])
+        return _all_of(rows, keys, "The project has no such prompt.")
+
+
+class UseSerializer(serializers.Serializer):
+    version = identifier(help_text="A version in this experiment.")
+    method = serializers.ChoiceField(
+        choices=["", *Calibration.Method.values],
+        default="",
+        help_text="How its probabilities are corrected; empty: not at all.",
+    )
+
+    def validate_version(self, pk: int) -> JudgeVersion:
+        versions = JudgeVersion.objects.filter(cells__experiment=self.context["experiment"])
+        version = versions.select_related("judge__project", "rater").filter(pk=pk).first()
+        if version is None:
+            raise serializers.ValidationError("The experiment has no such version.")
+        return version
+
+
+class ChosenJudgeSerializer(serializers.ModelSerializer):
+    """The project's judge, and the number of the calibration that corrects it."""
+
+    version = serializers.IntegerField(source="version_id", read_only=True)
+    calibration = serializers.IntegerField(
+        source="calibration.number", read_only=True, allow_null=True, default=None
+    )
+
+    class Meta:
+        model = ChosenJudge
+        fields = ["version", "calibration", "chosen_at"]
+        read_only_fields = fields
+
+
+def _all_of(rows: Any, keys: list[int], missing: str) -> list[Any]:
+    found = rows.in_bulk(keys)
+    if len(found) < len(set(keys)):
+        raise serializers.ValidationError(missing)
+    return [found[key] for key in dict.fromkeys(keys)]

@@ -3,7 +3,7 @@
 from celery import shared_task
 
 from judges.judging import carry_out_trial
-from judges.models import JudgeRun, JudgeServer, JudgeTrial
+from judges.models import DriftCheck, Experiment, JudgeRun, JudgeServer, JudgeTrial, JudgeVersion
 from judges.runs import carry_out, failure_line, joined
 from judges.servers import carry_out_server_trial
 from judges.workers import RunPaused
@@ -16,10 +16,29 @@ def run_judge(run_id: int) -> None:
     run = JudgeRun.objects.claim(run_id) or joined(run_id)
     if run is None:  # cancelled while queued, or other workers have it
         return
+    notice_other_model(run)
     try:
         carry_out(run)
     except (JobCancelled, JobTaken, RunPaused):
         return
+    finally:
+        correct_new_labels(run)
+
+
+def correct_new_labels(run: JudgeRun) -> None:
+    """Let the labels of the project's judge bear probabilities corrected as it was chosen with."""
+    from judges.choosing import correct_preferences
+
+    correct_preferences(run.version)
+
+
+def notice_other_model(run: JudgeRun) -> None:
+    """Have the project's judge checked if its model is not the one that was chosen."""
+    from judges.drift import check_if_changed
+
+    check = check_if_changed(run.version)
+    if check is not None:
+        check.enqueue()
 
 
 @shared_task
@@ -35,6 +54,50 @@ def try_judge(trial_id: int) -> None:
     except Exception as error:
         trial.finish(Job.Status.FAILED, error=failure_line(error))
         raise
+
+
+@shared_task
+def run_experiment(experiment_id: int) -> None:
+    """Carry one experiment of the laboratory from queued to its end."""
+    from judges.laboratory import carry_out_experiment
+
+    experiment = Experiment.objects.claim(experiment_id)
+    if experiment is None:
+        return
+    try:
+        carry_out_experiment(experiment)
+    except (JobCancelled, JobTaken):
+        return
+    except Exception as error:
+        experiment.finish(Job.Status.FAILED, error=failure_line(error))
+        raise
+
+
+@shared_task
+def check_drift(check_id: int) -> None:
+    """Ask a chosen judge's probe again."""
+    from judges.drift import carry_out_check
+
+    check = DriftCheck.objects.claim(check_id)
+    if check is None:
+        return
+    try:
+        carry_out_check(check)
+    except (JobCancelled, JobTaken):
+        return
+    except Exception as error:
+        check.finish(Job.Status.FAILED, error=failure_line(error))
+        raise
+
+
+@shared_task
+def settle_judge(version_id: int) -> None:
+    """Let the verdicts of a judge that was chosen count. Run again, it goes on."""
+    from judges.choosing import settle
+
+    version = JudgeVersion.objects.select_related("rater").filter(pk=version_id).first()
+    if version is not None:
+        settle(version)
 
 
 @shared_task

@@ -2,12 +2,39 @@
 
 from django.urls import path
 
-from judges import server_pages, views
+from judges import server_pages
+from judges.views import judges as views
+from judges.views import laboratory
 
 app_name = "judges"
 urlpatterns = [
     path("projects/<slug:slug>/judges/", views.judge_list, name="list"),
     path("projects/<slug:slug>/judges/new/", views.create, name="create"),
+    path("projects/<slug:slug>/judges/laboratory/", laboratory.laboratory, name="laboratory"),
+    path(
+        "projects/<slug:slug>/judges/laboratory/<int:pk>/",
+        laboratory.experiment_page,
+        name="experiment",
+    ),
+    path(
+        "projects/<slug:slug>/judges/laboratory/<int:pk>/cancel/",
+        laboratory.cancel_experiment,
+        name="experiment_cancel",
+    ),
+    path(
+        "projects/<slug:slug>/judges/laboratory/<int:pk>/resume/",
+        laboratory.resume_experiment,
+        name="experiment_resume",
+    ),
+    path("projects/<slug:slug>/judges/laboratory/<int:pk>/use/", laboratory.use, name="use"),
+    path("projects/<slug:slug>/judges/laboratory/labels/", laboratory.settle_again, name="settle"),
+    path("projects/<slug:slug>/judges/drift/", laboratory.start_check, name="check_start"),
+    path("projects/<slug:slug>/judges/drift/<int:pk>/", laboratory.check_page, name="check"),
+    path(
+        "projects/<slug:slug>/judges/drift/<int:pk>/known/",
+        laboratory.drift_is_known,
+        name="drift_is_known",
+    ),
     path("projects/<slug:slug>/judges/prompts/", views.prompt_list, name="prompts"),
     path("projects/<slug:slug>/judges/prompts/<int:pk>/", views.prompt_page, name="prompt"),
     path("projects/<slug:slug>/judges/<int:pk>/", views.judge_page, name="judge"),

@@ -189,9 +189,9 @@ def krippendorff_alpha(
     """
     counts, prompt = _with_votes(counts, prompt, counts.sum(axis=1) >= 2)
     if why := _why_no_agreement(counts):
-        return _refused(why, n=len(counts))
+        return refused(why, n=len(counts))
     if np.count_nonzero(counts.sum(axis=0)) == 1:
-        return _refused(
+        return refused(
             gettext_noop(
                 "Everybody gave the same answer everywhere: there is no disagreement that chance "
                 "could have made, so agreement beyond chance is not defined."
@@ -201,7 +201,7 @@ def krippendorff_alpha(
     result = evalica.alpha(pd.DataFrame(_units(counts)), distance="nominal")
     return {
         "value": float(result.alpha),
-        **_bootstrap(_alpha_parts(counts), prompt, _alphas),
+        **bootstrap(_alpha_parts(counts), prompt, _alphas),
         "n": len(counts),
         "n_votes": int(counts.sum()),
         "n_raters": n_raters,
@@ -217,9 +217,9 @@ def percent_agreement(counts: np.ndarray, prompt: np.ndarray | None = None) -> F
     """
     counts, prompt = _with_votes(counts, prompt, counts.sum(axis=1) >= 2)
     if why := _why_no_agreement(counts):
-        return _refused(why, n=len(counts))
+        return refused(why, n=len(counts))
     agreeing, pairs = _pair_parts(counts).T // 2
-    share = _share(prompt, agreeing, pairs)
+    share = share_of(prompt, agreeing, pairs)
     return share | {"n": len(counts), "n_pairs": share["n"]}
 
 
@@ -232,14 +232,14 @@ def fleiss_kappa(counts: np.ndarray, prompt: np.ndarray | None = None) -> Figure
     """
     votes = counts.sum(axis=1)
     if why := _why_no_agreement(counts[votes >= 2]):
-        return _refused(why, n=0)
+        return refused(why, n=0)
     usual = int(np.bincount(votes[votes >= 2]).argmax())
     counts, prompt = _with_votes(counts, prompt, votes == usual)
     if np.count_nonzero(counts.sum(axis=0)) == 1:
-        return _refused(gettext_noop("Everybody gave the same answer everywhere."), n=len(counts))
+        return refused(gettext_noop("Everybody gave the same answer everywhere."), n=len(counts))
     return {
         "value": float(statsmodels_fleiss(counts, method="fleiss")),
-        **_bootstrap(_alpha_parts(counts), prompt, _fleiss_kappas),
+        **bootstrap(_alpha_parts(counts), prompt, _fleiss_kappas),
         "n": len(counts),
         "votes_per_comparison": usual,
     }
@@ -304,7 +304,7 @@ def _alphas(sums: np.ndarray) -> np.ndarray:
     Source: 1 − D_o / D_e with the coincidence matrix, Krippendorff 2018, eq. 12.6.
     """
     totals = sums[:, 3:]
-    return 1 - _divide(_divide(sums[:, 0], totals.sum(axis=1)), _expected_disagreement(totals))
+    return 1 - divide(divide(sums[:, 0], totals.sum(axis=1)), _expected_disagreement(totals))
 
 
 def _fleiss_kappas(sums: np.ndarray) -> np.ndarray:
@@ -313,9 +313,9 @@ def _fleiss_kappas(sums: np.ndarray) -> np.ndarray:
     Source: Fleiss 1971, eqs. 3 to 7.
     """
     totals = sums[:, 3:]
-    agreement = _divide(sums[:, 1], sums[:, 2])
+    agreement = divide(sums[:, 1], sums[:, 2])
     by_chance = ((totals / totals.sum(axis=1, keepdims=True)) ** 2).sum(axis=1)
-    return _divide(agreement - by_chance, 1 - by_chance)
+    return divide(agreement - by_chance, 1 - by_chance)
 
 
 # Pairs of raters ----------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ def _kappa_interval(choice_1: np.ndarray, choice_2: np.ndarray, prompt: np.ndarr
     k = len(CHOICES)
     cells = np.zeros((len(prompt), k * k))
     cells[np.arange(len(prompt)), choice_1 * k + choice_2] = 1
-    return _bootstrap(cells, prompt, lambda sums: cohen_kappas(sums.reshape(-1, k, k)))
+    return bootstrap(cells, prompt, lambda sums: cohen_kappas(sums.reshape(-1, k, k)))
 
 
 def _n_pairs(votes: Votes) -> int:
@@ -391,11 +391,11 @@ def cohen_kappas(tables: np.ndarray) -> np.ndarray:
     Source: Cohen 1960: (p_o − p_e) / (1 − p_e), p_e = Σ p_k· p_·k.
     """
     n = tables.sum(axis=(-2, -1))
-    observed = _divide(np.trace(tables, axis1=-2, axis2=-1), n)
-    by_chance = _divide(
+    observed = divide(np.trace(tables, axis1=-2, axis2=-1), n)
+    by_chance = divide(
         (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1), n.astype(float) ** 2
     )
-    return _divide(observed - by_chance, 1 - by_chance)
+    return divide(observed - by_chance, 1 - by_chance)
 
 
 def _pairs_of_votes(votes: Votes) -> tuple[np.ndarray, ...]:
@@ -470,7 +470,7 @@ def judges_against_people(
     return rows
 
 
-def one_against_the_others(votes: Votes) -> dict[str, Figure]:
+def one_against_the_others(votes: Votes, resamples: int = RESAMPLES) -> dict[str, Figure]:
     """How often one person gives the answer of most of the other people: what a judge may reach.
 
     The others' answer counts where it is untied; "with_ties" and "without_ties" as for judges.
@@ -490,9 +490,9 @@ def one_against_the_others(votes: Votes) -> dict[str, Figure]:
     for key, kept in (("with_ties", held), ("without_ties", decided)):
         if kept.any():
             same = reference[kept] == votes.choice[kept]
-            figures[key] = _share(votes.prompt[kept], same)
+            figures[key] = share_of(votes.prompt[kept], same, resamples=resamples)
         else:
-            figures[key] = _refused(
+            figures[key] = refused(
                 gettext_noop("No comparison has votes of two people that allow it."), n=0
             )
     return figures
@@ -515,7 +515,7 @@ def _against_reference(judge: Votes, reference: np.ndarray, kept: np.ndarray) ->
                 "The judge and an untied majority of people share no such comparison."
             ),
         }
-    share = _share(prompt, reference == verdict)
+    share = share_of(prompt, reference == verdict)
     figure: Figure = {
         "agreement": share["value"],
         "agreement_low": share["low"],
@@ -538,7 +538,7 @@ def _against_reference(judge: Votes, reference: np.ndarray, kept: np.ndarray) ->
     return figure
 
 
-def position_consistency(votes: Votes) -> Figure:
+def position_consistency(votes: Votes, resamples: int = RESAMPLES) -> Figure:
     """Share of readable verdicts that name the same response whichever is shown first.
 
     A probability of exactly one half names neither, so such a verdict is not consistent.
@@ -547,15 +547,15 @@ def position_consistency(votes: Votes) -> Figure:
     """
     both = ~np.isnan(votes.prob_a_ab) & ~np.isnan(votes.prob_a_ba) & (votes.choice != UNPARSED)
     if not both.any():
-        return _refused(gettext_noop("No verdict of this judge holds both orders of showing."), n=0)
+        return refused(gettext_noop("No verdict of this judge holds both orders of showing."), n=0)
     same = (votes.prob_a_ab[both] - 0.5) * (votes.prob_a_ba[both] - 0.5) > 0
-    return _share(votes.prompt[both], same)
+    return share_of(votes.prompt[both], same, resamples=resamples)
 
 
 # Leaning to a place, leaning to length ------------------------------------------------------------
 
 
-def position_preference(votes: Votes) -> Figure:
+def position_preference(votes: Votes, resamples: int = RESAMPLES) -> Figure:
     """Share of decided votes (a or b) that went to the response shown first.
 
     A verdict with probabilities counts once for each order of showing that it holds, decided by
@@ -583,8 +583,8 @@ def position_preference(votes: Votes) -> Figure:
     showings = (to_first != 0.5).astype(np.int64)
     to_first = (to_first == 1).astype(np.int64)
     if not showings.sum():
-        return _refused(gettext_noop("No decided vote whose order of showing was recorded."), n=0)
-    figure = _share(prompt, to_first, showings)
+        return refused(gettext_noop("No decided vote whose order of showing was recorded."), n=0)
+    figure = share_of(prompt, to_first, showings, resamples)
     both = ab & ba
     # The place that each order names: the first (1), the second (−1), neither (0).
     in_ab, in_ba = np.sign(votes.prob_a_ab[both] - 0.5), np.sign(0.5 - votes.prob_a_ba[both])
@@ -609,13 +609,13 @@ def length_preference(votes: Votes) -> Figure:
     gap = votes.length_a - votes.length_b
     counted = (votes.choice <= B) & (np.abs(gap) > LENGTHS_DIFFER)
     if not counted.any():
-        return _refused(
+        return refused(
             f"No decided vote on responses whose lengths differ by more than {LENGTHS_DIFFER} "
             "characters.",
             n=0,
         )
     longer = np.where(gap[counted] > 0, A, B) == votes.choice[counted]
-    figure = _share(votes.prompt[counted], longer)
+    figure = share_of(votes.prompt[counted], longer)
     return _tested(figure, int(longer.sum()), figure["n"])
 
 
@@ -651,15 +651,20 @@ def _tested(figure: Figure, n_successes: int, n: int) -> Figure:
     return figure | {"p_value": float(binomtest(n_successes, n).pvalue) if n else 1.0}
 
 
-def _share(prompt: np.ndarray, successes: np.ndarray, trials: np.ndarray | None = None) -> Figure:
-    """Successes among trials with an interval by prompt; all arguments (rows,).
+def share_of(
+    prompt: np.ndarray,
+    successes: np.ndarray,
+    trials: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+) -> Figure:
+    """Successes among trials with an interval by prompt; all arrays are (rows,).
 
     Args:
         trials: how many each row holds; None: one.
     """
     trials = np.ones(len(successes)) if trials is None else trials
     parts = np.column_stack([successes, trials]).astype(float)
-    per_prompt = _by_prompt(parts[trials > 0], prompt[trials > 0])
+    per_prompt = sums_by_prompt(parts[trials > 0], prompt[trials > 0])
     n_successes, n = (int(total) for total in per_prompt.sum(axis=0))
     interval: Figure
     if len(per_prompt) == n:
@@ -669,17 +674,20 @@ def _share(prompt: np.ndarray, successes: np.ndarray, trials: np.ndarray | None 
         low, high = clopper_pearson(len(per_prompt) if n_successes else 0, len(per_prompt))
         interval = {"low": low, "high": high}
     else:
-        interval = _bootstrap(per_prompt, None, lambda sums: _divide(sums[:, 0], sums[:, 1]))
+        interval = bootstrap(
+            per_prompt, None, lambda sums: divide(sums[:, 0], sums[:, 1]), resamples
+        )
     return {"value": n_successes / n, **interval, "n": n}
 
 
 # Bootstrap by prompt ------------------------------------------------------------------------------
 
 
-def _bootstrap(
+def bootstrap(
     parts: np.ndarray,
     prompt: np.ndarray | None,
     statistic: Callable[[np.ndarray], np.ndarray],
+    resamples: int = RESAMPLES,
 ) -> Figure:
     """Percentile interval of a statistic of sums, prompts resampled whole.
 
@@ -689,13 +697,13 @@ def _bootstrap(
         statistic: (resamples, columns) sums -> (resamples,), NaN where it is not defined.
     Returns: "low" and "high"; both None with "why_no_interval" where resampling says nothing.
     """
-    per_prompt = parts if prompt is None else _by_prompt(parts, prompt)
+    per_prompt = parts if prompt is None else sums_by_prompt(parts, prompt)
     if len(per_prompt) < MIN_PROMPTS:
-        return _no_interval(f"Fewer than {MIN_PROMPTS} prompts: too few to resample.")
-    values = statistic(_resampled_sums(per_prompt))
+        return no_interval(f"Fewer than {MIN_PROMPTS} prompts: too few to resample.")
+    values = statistic(resampled_sums(per_prompt, resamples))
     values = values[~np.isnan(values)]
     if not len(values) or np.ptp(values) < 1e-12:
-        return _no_interval(
+        return no_interval(
             gettext_noop("Every resample gives the same value, so none shows how far it varies.")
         )
     tail = (1 - CONFIDENCE) / 2
@@ -703,11 +711,11 @@ def _bootstrap(
     return {"low": float(low), "high": float(high)}
 
 
-def _no_interval(why: str) -> Figure:
+def no_interval(why: str) -> Figure:
     return {"low": None, "high": None, "why_no_interval": why}
 
 
-def _by_prompt(parts: np.ndarray, prompt: np.ndarray) -> np.ndarray:
+def sums_by_prompt(parts: np.ndarray, prompt: np.ndarray) -> np.ndarray:
     """(prompts, columns) sums of the rows (rows, columns) of each prompt."""
     codes = np.unique(prompt, return_inverse=True)[1]
     n = int(codes.max(initial=-1)) + 1
@@ -715,28 +723,28 @@ def _by_prompt(parts: np.ndarray, prompt: np.ndarray) -> np.ndarray:
     return np.column_stack(sums).astype(float)
 
 
-def _resampled_sums(per_prompt: np.ndarray) -> np.ndarray:
-    """(RESAMPLES, columns) sums over as many prompts as there are, drawn with replacement.
+def resampled_sums(per_prompt: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
+    """(resamples, columns) sums over as many prompts as there are, drawn with replacement.
 
     Prompts that look alike to the statistic are drawn together: n prompts with k distinct rows
     give multinomial counts over the k rows, the same bootstrap at the cost of k, not of n.
     """
     n = len(per_prompt)
     if n <= FEW:
-        return _draws(n) @ per_prompt
+        return _draws(n, resamples) @ per_prompt
     rng = np.random.default_rng(SEED)
     rows, size = np.unique(per_prompt, axis=0, return_counts=True)
     if 10 * len(rows) < n:
-        return rng.multinomial(n, size / n, size=RESAMPLES) @ rows
+        return rng.multinomial(n, size / n, size=resamples) @ rows
     # Mostly distinct: counting draws is faster than the multinomial, one resample at a time.
-    draws = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(RESAMPLES))
+    draws = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(resamples))
     return np.stack([draw @ per_prompt for draw in draws])
 
 
 @lru_cache(maxsize=FEW)
-def _draws(n: int) -> np.ndarray:
-    """(RESAMPLES, n) how often each of n prompts was drawn."""
-    draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+def _draws(n: int, resamples: int) -> np.ndarray:
+    """(resamples, n) how often each of n prompts was drawn."""
+    draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=resamples)
     return draws.astype(float)  # so that the product with sums is one of floats, which is fast
 
 
@@ -746,13 +754,13 @@ def _resampled_unit(votes: Votes) -> str:
     return "comparisons" if len(np.unique(votes.prompt)) == n_items else "prompts"
 
 
-def _divide(a: Any, b: Any) -> np.ndarray:
+def divide(a: Any, b: Any) -> np.ndarray:
     """a / b, NaN where b is 0 (or only rounding away from it)."""
     a, b = np.broadcast_arrays(np.asarray(a, dtype=float), np.asarray(b, dtype=float))
     return np.divide(a, b, out=np.full(a.shape, np.nan), where=np.abs(b) > 1e-12)
 
 
-def _refused(why: str, n: int) -> Figure:
+def refused(why: str, n: int) -> Figure:
     return {"value": None, "low": None, "high": None, "n": n, "why": why}
 
 

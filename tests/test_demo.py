@@ -50,10 +50,11 @@ def test_the_loop_runs_from_nothing_and_a_second_time_from_what_is_there(storage
     assert Preference.objects.current().of_judges().count() == 10
 
     rows = {row["what"].strip(): row for row in results["rows"]}
-    assert len(rows) == len(results["rows"]) == 14
+    assert len(rows) == len(results["rows"]) == 23
     for row in rows.values():
         assert row["n"] > 0, row
-        assert row["low"] <= row["value"] <= row["high"], row
+        if row["low"] is not None:  # ten verdicts are few
+            assert row["low"] <= row["value"] <= row["high"], row
     held_out = Dataset.objects.first().counts["test"]
     assert rows["Reward model with people's labels"]["n"] == held_out
     assert rows["Judge: same response in both orders"]["n"] <= 10

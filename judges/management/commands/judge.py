@@ -22,7 +22,7 @@ from judges.runs import (
     raise_budget,
     requeue,
 )
-from judges.selection import Which, selection_of, which_of
+from judges.selection import OFFERED, Which, selection_of, which_of
 from judges.workers import RunPaused
 from labeling.jobs import Job, JobCancelled, JobTaken
 from labeling.models import Project
@@ -44,7 +44,7 @@ class Command(BaseCommand):
         parser.add_argument("--limit", type=int, metavar="N", help="judge at most N comparisons")
         parser.add_argument(
             "--select",
-            choices=Which.values,
+            choices=[which for which, _words in OFFERED],
             default=Which.ALL,
             help="which comparisons; default: everything, the audit set first",
         )

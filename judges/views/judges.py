@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from judges.drift import notice_of
 from judges.engines import sample_of
 from judges.figures import Figures, figures_by, figures_of, per_minute_now, seconds_left
 from judges.forms import JudgeForm, LaunchForm, PromptDifferenceForm, ResumeForm, TrialForm
@@ -55,6 +56,7 @@ def judge_list(request: HttpRequest, slug: str) -> HttpResponse:
         "judges": judges,
         "runs": _runs(JudgeRun.objects.filter(version__judge__project=project)),
         "n_comparisons": project.comparisons.count(),
+        "notice": notice_of(project),
     }
     return render(request, "judges/list.html", context)
 
@@ -158,6 +160,7 @@ def judge_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     context = {
         "project": project,
         "active": "judges",
+        "notice": notice_of(project),
         "judge": judge,
         "versions": versions,
         "newest": newest,

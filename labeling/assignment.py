@@ -1,4 +1,4 @@
-"""Which comparison a rater sees next. How answers are kept: answering.py; who holds what: places.py.
+"""Which comparison a rater sees next. Answers: answering.py; who holds what: places.py.
 
 A rater's work comes in streams. Every comparison has a random key, drawn once: those with a key
 below the project's `audit_share` are its **audit stream**, a random sample of the project (Poisson

@@ -164,6 +164,7 @@ class JudgeForm(forms.Form):
         ),
     )
     model = forms.CharField(
+        label=_lazy("Model"),
         max_length=500,
         required=False,
         widget=forms.TextInput(attrs={"list": "stored-models", "spellcheck": "false"}),
@@ -264,6 +265,7 @@ class JudgeForm(forms.Form):
     keep_exemplars = forms.BooleanField(required=False, label=_lazy("Keep the exemplars it has"))
     rationale_request = forms.CharField(label=_lazy("Request for the rationale"), max_length=500)
     ending = forms.CharField(
+        label=_lazy("Ending"),
         max_length=100,
         help_text=_lazy('The next token after it is the answer, "1" or "2".'),
     )

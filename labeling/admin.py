@@ -2,7 +2,6 @@
 
 from django.contrib import admin
 
-from labeling.assignment import delete_rater
 from labeling.models import (
     Assignment,
     Comparison,
@@ -12,6 +11,7 @@ from labeling.models import (
     Project,
     Rater,
 )
+from labeling.raters import delete_rater
 
 
 class MembershipInline(admin.TabularInline):
@@ -42,7 +42,7 @@ class RaterAdmin(admin.ModelAdmin):
 
 
 class LookOnly(admin.ModelAdmin):
-    """Rows that `labeling/assignment.py` keeps in step with each other: to look at."""
+    """Rows that `labeling/places.py` keeps in step with each other: to look at."""
 
     def has_add_permission(self, request):
         return False
@@ -60,7 +60,7 @@ class ComparisonAdmin(admin.ModelAdmin):
     list_filter = ["project"]
     raw_id_fields = ["prompt", "response_a", "response_b"]
     search_fields = ["external_id"]
-    # Kept in step with the assignments by labeling/assignment.py alone.
+    # Kept in step with the assignments by labeling/places.py alone.
     readonly_fields = ["labels_wanted", "open_places", "purpose", "content_hash"]
 
 

@@ -1,7 +1,4 @@
-"""Which comparison a rater sees next, and keeping the answer.
-
-A comparison gives out one place per label it wants (`open_places`). Taking a place is one
-conditional UPDATE, so no two raters ever take the last one, on SQLite and PostgreSQL alike.
+"""Which comparison a rater sees next. Answers: answering.py; who holds what: places.py.
 
 A rater's work comes in streams. Every comparison has a random key, drawn once: those with a key
 below the project's `audit_share` are its **audit stream**, a random sample of the project (Poisson
@@ -11,68 +8,45 @@ is drawn by the same share, so both move forward together. `inclusion_probabilit
 probability with which this design put the comparison into the stream it came from: `audit_share`,
 or one minus it. Gold **checks** and **repeats** of the rater's own pairs are mixed in at their
 shares; **training** and **qualification** come before real work.
-
-Locks are taken in one order, so that two requests never wait for each other: the **rater**, whose
-row stands for everything they hold, then their **assignments**, then **comparisons** by their keys.
-Whoever comes from elsewhere (`take_back_expired`) takes what is free and leaves the rest.
 """
 
 import hashlib
 import json
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, F, OuterRef, Q, Subquery
-from django.db.models.functions import Coalesce, Greatest
+from django.db.models import F
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as _lazy
-from django.utils.translation import gettext_noop
 
-from labeling.changes import note_change
-from labeling.events import answered
-from labeling.imports.rows import comparison_hash
-from labeling.leaks import leaks_of
 from labeling.models import (
     Assignment,
-    Choice,
     Comparison,
-    Flag,
-    Messages,
-    Preference,
     Project,
     Prompt,
-    Ranking,
     Rater,
-    RepeatAnswer,
     Response,
-    ResponseSet,
-    content_hash,
-    message_text,
 )
+from labeling.places import lease_time, lock_rater, place_taken, take_back_expired
 from labeling.progress import n_answers
 
 State, Stream, Purpose = Assignment.State, Assignment.Stream, Comparison.Purpose
 
+
 REPEAT_AFTER = 20
 """A rater's own pair comes again after at least this many others, so that it is not remembered."""
+
+
 REPEAT_AMONG = 500
 """Repeats are drawn among this many answers, the newest that are old enough."""
+
+
 TAKEN_BACK_AT_ONCE = 20
 """The most leases of others that a rater who finds no work takes back; the sweep takes the rest."""
-
-
-PAUSED = _lazy("You are paused in this project; what you held went back to the queue.")
-
-
-class NotYours(Exception):
-    """The answer came too late, twice, or for a comparison that this rater does not hold."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +78,13 @@ def work_for(rater: Rater, n: int = 1, have: Collection[int] = ()) -> list[Assig
     """
     # Two tabs of one rater must not both lease; and a lead may have paused the rater since the
     # request began.
-    _lock(rater)
+    lock_rater(rater)
     return _hold(rater, n, have)
 
 
 def _hold(rater: Rater, n: int, have: Collection[int]) -> list[Assignment]:
     """`work_for`, when the rater is locked."""
-    return _fill(rater, in_hand(rater), n, have)
+    return fill(rater, in_hand(rater), n, have)
 
 
 # Written out, because it is asked for every single label: see labeling/access.py. A union, because
@@ -136,16 +110,16 @@ def in_hand(rater: Rater, named: int | None = None) -> list[Assignment]:
     return held
 
 
-def _fill(rater: Rater, held: list[Assignment], n: int, have: Collection[int]) -> list[Assignment]:
+def fill(rater: Rater, held: list[Assignment], n: int, have: Collection[int]) -> list[Assignment]:
     """What a locked rater holds, with as much leased as is missing of `n` pieces."""
     if rater.paused_at is not None:
         return []
     now = timezone.now()
     # Nobody else has taken a lease that ran out while its state still says leased.
-    if any(a.expires_at < now + _lease() / 2 for a in held):
-        rater.assignments.filter(pk__in=[a.pk for a in held]).update(expires_at=now + _lease())
+    if any(a.expires_at < now + lease_time() / 2 for a in held):
+        rater.assignments.filter(pk__in=[a.pk for a in held]).update(expires_at=now + lease_time())
         for assignment in held:
-            assignment.expires_at = now + _lease()
+            assignment.expires_at = now + lease_time()
     pieces = _pieces(held)
     while len(pieces) < n:
         leased = _lease_next(rater, rater.project, n_held=len(pieces))
@@ -221,512 +195,6 @@ def why_empty(rater: Rater) -> EmptyQueue:
     if n_open:
         return EmptyQueue("seen", n_open)
     return EmptyQueue("done" if comparisons.exists() else "nothing")
-
-
-def record_preference(
-    rater: Rater,
-    comparison: Comparison,
-    choice: str,
-    *,
-    assignment_id: int | None = None,
-    **given: Any,
-) -> Preference | RepeatAnswer:
-    """Keep a person's answer to the comparison they hold: `answer`, by the comparison's name.
-
-    With `assignment_id`, to this assignment of it and no other.
-    """
-    key = given.get("answer_key", "")
-    return answer(_in_hand(rater, comparison, assignment_id, key), choice, **given)
-
-
-@transaction.atomic
-def answer(assignment: Assignment, choice: str, **given: Any) -> Preference | RepeatAnswer:
-    """Keep the answer to an assignment; `given` is what `_answer` takes.
-
-    An answer that comes after the lease ran out is kept too, as long as a place is still free.
-
-    Raises: NotYours if it was answered or skipped before, if others have taken the places
-    meanwhile, or if the rater is paused; nothing changes.
-    """
-    _refuse_paused(assignment.rater_id)
-    return _answer(assignment, choice, **given)
-
-
-def answer_and_go_on(
-    assignment: Assignment,
-    held: list[Assignment],
-    choice: str,
-    *,
-    n: int,
-    have: Collection[int],
-    **given: Any,
-) -> list[Assignment]:
-    """`answer`, then `work_for(rater, n, have)`, when the rater is locked and `held` is `in_hand`.
-
-    The answer and the next lease reach the disk together, and the database is asked less often:
-    this is what every label costs.
-    """
-    rater = assignment.rater
-    if rater.paused_at is not None:
-        raise NotYours(PAUSED)
-    _answer(assignment, choice, **given)
-    return _fill(rater, [a for a in held if a.pk != assignment.pk], n, have)
-
-
-def _answer(
-    assignment: Assignment,
-    choice: str,
-    *,
-    strength: int | None = None,
-    rationale: str = "",
-    tags: list[str] | None = None,
-    aspects: dict[str, str] | None = None,
-    seconds: float | None = None,
-    better: str = "",
-    answer_key: str = "",
-) -> Preference | RepeatAnswer:
-    """`answer`, when the rater is locked and not paused.
-
-    The same `answer_key` again is the same answer sent again: it returns what was kept. `better` is
-    a better answer of the rater's own: a demonstration, preferred to both responses. The answer to
-    a repeat is a RepeatAnswer.
-    """
-    if _close(assignment, State.ANSWERED, answer_key):
-        return _kept(assignment)
-    strength = strength if choice in (Choice.A, Choice.B) else None
-    if assignment.repeats_id is not None:
-        return RepeatAnswer.objects.create(
-            assignment=assignment,
-            choice=choice,
-            strength=strength,
-            rationale=rationale,
-            tags=tags or [],
-            aspects=aspects or {},
-            seconds=seconds,
-        )
-    preference = _keep(
-        assignment,
-        choice,
-        strength=strength,
-        rationale=rationale,
-        tags=tags or [],
-        aspects=aspects or {},
-        seconds=seconds,
-    )
-    if better.strip():
-        _keep_better_answer(assignment.rater, assignment.comparison, better.strip())
-    return preference
-
-
-@transaction.atomic
-def record_ranking(
-    rater: Rater,
-    response_set: ResponseSet,
-    order: list[list[int]],
-    *,
-    rationale: str = "",
-    seconds: float | None = None,
-    answer_key: str = "",
-) -> Ranking:
-    """Keep a rater's order of a response set and the preferences that it implies.
-
-    `order` holds the ids of the responses, best first; equals share a place.
-
-    Raises: NotYours as in `record_preference`; ValueError if `order` does not name each response
-    of the pairs in hand exactly once.
-    """
-    _refuse_paused(rater.pk)
-    given = Assignment.objects.filter(
-        rater=rater, comparison__response_set=response_set, repeats=None
-    ).select_related("comparison")
-    assignments = list(given.filter(state__in=[State.LEASED, State.EXPIRED]).order_by("comparison"))
-    if not assignments:
-        kept = response_set.rankings.filter(rater=rater, superseded_at=None).first()
-        same = answer_key and given.filter(state=State.ANSWERED, answer_key=answer_key).exists()
-        if kept is not None and same:
-            return kept
-        raise NotYours(_("This ranking is not yours to give, or you have given it already."))
-    choices = _implied_choices(order, [a.comparison for a in assignments])
-    for assignment in assignments:
-        _close(assignment, State.ANSWERED, answer_key)
-    response_set.rankings.filter(rater=rater, superseded_at=None).update(
-        superseded_at=timezone.now()
-    )
-    ranking = Ranking.objects.create(
-        response_set=response_set, rater=rater, order=order, rationale=rationale, seconds=seconds
-    )
-    for assignment in assignments:
-        choice = choices[assignment.comparison_id]
-        _keep(assignment, choice, rationale=rationale, ranking=ranking)
-    return ranking
-
-
-@transaction.atomic
-def revise_ranking(
-    rater: Rater, ranking: Ranking, order: list[list[int]], *, rationale: str = ""
-) -> Ranking:
-    """Change an earlier order of the rater's own; it and what it implied are kept as superseded.
-
-    Raises: NotYours if it is somebody else's or has been replaced, or if the rater is paused;
-    ValueError if `order` does not name each of its responses exactly once.
-    """
-    _refuse_paused(rater.pk)
-    implied = list(
-        rater.preferences.current()
-        .filter(ranking=ranking)
-        .select_related("comparison")
-        .order_by("comparison")
-    )
-    now = timezone.now()
-    own = rater.rankings.filter(pk=ranking.pk, superseded_at=None)
-    if not implied or not own.update(superseded_at=now):
-        raise NotYours(_("This order is not yours, or you have changed it since."))
-    choices = _implied_choices(order, [p.comparison for p in implied])
-    rater.preferences.filter(pk__in=[p.pk for p in implied]).update(superseded_at=now)
-    revised = Ranking.objects.create(
-        response_set_id=ranking.response_set_id,
-        rater=rater,
-        order=order,
-        rationale=rationale,
-        seconds=ranking.seconds,
-    )
-    for preference in implied:
-        choice = choices[preference.comparison_id]
-        _again(preference, choice, rationale=rationale, ranking=revised)
-    return revised
-
-
-def _implied_choices(order: list[list[int]], comparisons: list[Comparison]) -> dict[int, Choice]:
-    """What an order says of each of these comparisons, by their ids.
-
-    Raises: ValueError if it does not name each of their responses exactly once.
-    """
-    places = {pk: place for place, tied in enumerate(order) for pk in tied}
-    wanted = {pk for c in comparisons for pk in (c.response_a_id, c.response_b_id)}
-    if places.keys() != wanted or len(places) != sum(map(len, order)):
-        raise ValueError("A ranking names each response exactly once.")
-    choices = {}
-    for comparison in comparisons:
-        a, b = places[comparison.response_a_id], places[comparison.response_b_id]
-        choices[comparison.pk] = Choice.TIE if a == b else Choice.A if a < b else Choice.B
-    return choices
-
-
-@transaction.atomic
-def skip_comparison(
-    rater: Rater,
-    comparison: Comparison,
-    reason: str = "",
-    *,
-    flag: str = "",
-    note: str = "",
-    assignment_id: int | None = None,
-    answer_key: str = "",
-) -> None:
-    """Give the place back; this rater is not asked again. With `flag`, say what is wrong with it.
-
-    Raises: NotYours if they do not hold it.
-    """
-    _refuse_paused(rater.pk)
-    assignment = _in_hand(rater, comparison, assignment_id, answer_key)
-    if _close(assignment, State.SKIPPED, answer_key, reason=reason):
-        return
-    if flag:
-        Flag.objects.get_or_create(
-            comparison=comparison, rater=rater, kind=flag, defaults={"note": note}
-        )
-    count_places([comparison.pk])
-
-
-@transaction.atomic
-def skip_set(
-    rater: Rater,
-    response_set: ResponseSet,
-    reason: str = "",
-    *,
-    flag: str = "",
-    note: str = "",
-    answer_key: str = "",
-) -> None:
-    """Skip a whole response set.
-
-    Raises: NotYours if they do not hold it.
-    """
-    _refuse_paused(rater.pk)
-    given = rater.assignments.filter(comparison__response_set=response_set, repeats=None)
-    held = given.filter(state=State.LEASED).select_related("comparison")
-    assignments = list(held.order_by("comparison"))
-    sent_again = answer_key and given.filter(state=State.SKIPPED, answer_key=answer_key).exists()
-    if not assignments and not sent_again:
-        raise NotYours(_("This comparison is no longer yours."))
-    for assignment in assignments:
-        skip_comparison(
-            rater,
-            assignment.comparison,
-            reason,
-            flag=flag,
-            note=note,
-            assignment_id=assignment.pk,
-            answer_key=answer_key,
-        )
-
-
-@transaction.atomic
-def undo_last(rater: Rater) -> Assignment | None:
-    """Take back the rater's last answer or skip and give that comparison to them again; None if
-    there is nothing to take back.
-
-    A withdrawn answer is kept as superseded. What the rater holds meanwhile stays with them, and
-    comes after it. Answers that were graded or explained (training, qualification) stay.
-
-    Raises: NotYours if others have taken the place of a skipped comparison, or if the rater is
-    paused; nothing changes.
-    """
-    _refuse_paused(rater.pk)
-    last = _last_closed(rater)
-    if last is None or (last.stream == Stream.TRAINING and rater.project.training_feedback):
-        return None
-    of_entrance = last.stream in (Stream.TRAINING, Stream.QUALIFICATION)
-    if of_entrance and (rater.qualified_at or rater.disqualified_at):
-        return None
-    together = [last]
-    set_id = last.comparison.response_set_id
-    if set_id is not None and last.repeats_id is None:
-        closed = rater.assignments.filter(state__in=[State.ANSWERED, State.SKIPPED])
-        of_set = closed.filter(comparison__response_set=set_id, repeats=None)
-        together = list(of_set.order_by("comparison"))
-        Ranking.objects.filter(response_set=set_id, rater=rater, superseded_at=None).update(
-            superseded_at=timezone.now()
-        )
-    now = timezone.now()
-    for assignment in together:
-        if assignment.repeats_id is not None:
-            RepeatAnswer.objects.filter(assignment=assignment).delete()
-        else:
-            if assignment.state == State.SKIPPED and _takes_places(assignment):
-                _take_place(
-                    assignment.comparison_id, _("Others have the comparison that you skipped.")
-                )
-            if assignment.state == State.SKIPPED:
-                # Said of the comparison with the skip, and taken back with it.
-                rater.flags.filter(
-                    comparison=assignment.comparison_id, created_at__gte=assignment.closed_at
-                ).delete()
-            _supersede(rater, assignment.comparison, now)
-        # `leased_at` stays: what was given out first comes first.
-        assignment.state = State.LEASED
-        assignment.expires_at = now + _lease()
-        assignment.closed_at = None
-        assignment.skip_reason = assignment.answer_key = ""
-        assignment.save(
-            update_fields=["state", "expires_at", "closed_at", "skip_reason", "answer_key"]
-        )
-    return min(together, key=lambda a: (a.leased_at, a.pk))
-
-
-@transaction.atomic
-def revise_preference(
-    rater: Rater,
-    preference: Preference,
-    choice: str,
-    *,
-    strength: int | None = None,
-    rationale: str = "",
-    tags: list[str] | None = None,
-    aspects: dict[str, str] | None = None,
-) -> Preference:
-    """Change an earlier answer of the rater's own; what it was is kept as superseded.
-
-    Raises: NotYours if it is somebody else's, has been replaced, or was graded or explained, or if
-    the rater is paused.
-    """
-    _refuse_paused(rater.pk)
-    if preference.ranking_id is not None:
-        raise NotYours(_("This answer follows from an order that you gave to several responses."))
-    assignment = Assignment.objects.filter(
-        comparison=preference.comparison_id, rater=rater, repeats=None
-    ).first()
-    if assignment is not None and assignment.stream in (Stream.TRAINING, Stream.QUALIFICATION):
-        raise NotYours(_("Answers of the training and the qualification stay as they are."))
-    replaced = (
-        rater.preferences.current().filter(pk=preference.pk).update(superseded_at=timezone.now())
-    )
-    if not replaced:
-        raise NotYours(_("This answer is not yours, or you have changed it since."))
-    return _again(
-        preference,
-        choice,
-        strength=strength if choice in (Choice.A, Choice.B) else None,
-        rationale=rationale,
-        tags=tags or [],
-        aspects=aspects or {},
-    )
-
-
-@transaction.atomic
-def release(rater: Rater, assignment_ids: Iterable[int] | None = None) -> int:
-    """Give back what the rater holds, or these of it; how many. They may come to them again."""
-    _lock(rater)
-    held = rater.assignments.filter(state=State.LEASED)
-    if assignment_ids is not None:
-        named = Q(pk__in=list(assignment_ids))
-        # One assignment stands for its whole response set.
-        sets = held.filter(named).values_list("comparison__response_set", flat=True)
-        of_sets = Q(comparison__response_set__in=[pk for pk in sets if pk is not None])
-        held = held.filter(named | of_sets)
-    return _give_back(held)
-
-
-@transaction.atomic
-def count_places(comparison_ids: Iterable[int]) -> None:
-    """Count the open places of these comparisons from the rows, after something else changed them.
-
-    Counting instead of adding, because an imported vote may have filled a place while it was held,
-    and two requests at once may both believe that they give it back.
-    """
-    work = Comparison.objects.filter(pk__in=list(comparison_ids), purpose=Purpose.WORK)
-    # Locked first, and in one order: who takes a place now waits until it is counted. Then one
-    # statement, hence one moment: an answer that arrives meanwhile is either still a lease or
-    # already a preference, never neither.
-    pks = list(work.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True))
-    answered = Preference.objects.current().filter(
-        comparison=OuterRef("pk"), rater__kind=Rater.Kind.PERSON
-    )
-    held = Assignment.objects.filter(comparison=OuterRef("pk"), state=State.LEASED, repeats=None)
-    Comparison.objects.filter(pk__in=pks).update(
-        open_places=Greatest(F("labels_wanted") - _n_rows(answered) - _n_rows(held), 0)
-    )
-
-
-def take_back_expired(project_id: int | None = None, most: int | None = None) -> int:
-    """Return the places of leases that ran out to their comparisons; how many.
-
-    The first `most` of them, if given. What somebody else is changing at this moment stays for the
-    next time.
-    """
-    expired = Assignment.objects.filter(state=State.LEASED, expires_at__lte=timezone.now())
-    concerned = expired if project_id is None else expired.filter(comparison__project=project_id)
-    # What a rater holds of a response set goes back in one step, or somebody gets a part of it.
-    together: dict[tuple[int, object], dict[int, int]] = {}
-    rows = concerned.order_by("expires_at", "pk").values_list(
-        "pk", "comparison", "repeats", "rater", "comparison__response_set"
-    )
-    for pk, comparison_id, repeats, rater_id, set_id in rows[:most]:
-        whole = ("alone", pk) if set_id is None or repeats is not None else set_id
-        together.setdefault((rater_id, whole), {})[pk] = comparison_id
-    n_returned = 0
-    for held in together.values():
-        with transaction.atomic():
-            leases = expired.filter(pk__in=held)
-            comparisons = Comparison.objects.filter(pk__in=held.values())
-            if _all_free(leases, len(held)) and _all_free(comparisons, len(set(held.values()))):
-                n_returned += _give_back(leases)
-    return n_returned
-
-
-@transaction.atomic
-def pause_rater(rater: Rater, actor: Any) -> None:
-    """Give the rater no more work, and put what they hold back into the queue."""
-    # The update locks the rater: an answer on its way is kept first or refused.
-    if Rater.objects.filter(pk=rater.pk, paused_at=None).update(paused_at=timezone.now()):
-        n_returned = release(rater)
-        note_change(
-            rater.project, actor, gettext_noop("pause rater"), rater, after={"returned": n_returned}
-        )
-    rater.refresh_from_db()
-
-
-@transaction.atomic
-def resume_rater(rater: Rater, actor: Any) -> None:
-    """Let a paused rater work again."""
-    if Rater.objects.filter(pk=rater.pk).exclude(paused_at=None).update(paused_at=None):
-        note_change(rater.project, actor, gettext_noop("resume rater"), rater)
-    rater.refresh_from_db()
-
-
-@transaction.atomic
-def requalify(rater: Rater, actor: Any) -> None:
-    """Ask the rater the training and qualification sets again; earlier answers are superseded."""
-    _lock(rater)
-    entrance = Purpose.TRAINING, Purpose.QUALIFICATION
-    rater.preferences.current().filter(comparison__purpose__in=entrance).update(
-        superseded_at=timezone.now()
-    )
-    rater.assignments.filter(comparison__purpose__in=entrance).update(state=State.EXPIRED)
-    Rater.objects.filter(pk=rater.pk).update(qualified_at=None, disqualified_at=None)
-    release(rater)
-    rater.refresh_from_db()
-    note_change(rater.project, actor, gettext_noop("ask for qualification again"), rater)
-
-
-@transaction.atomic
-def let_in(rater: Rater, actor: Any) -> None:
-    """Give the rater real work, whatever the qualification says."""
-    Rater.objects.filter(pk=rater.pk).update(qualified_at=timezone.now(), disqualified_at=None)
-    rater.refresh_from_db()
-    note_change(rater.project, actor, gettext_noop("let rater in"), rater)
-
-
-@transaction.atomic
-def delete_rater(rater: Rater) -> None:
-    """Delete a rater with all their answers; the places of those are open again."""
-    _lock(rater)
-    concerned = Comparison.objects.filter(assignments__rater=rater) | Comparison.objects.filter(
-        preferences__rater=rater
-    )
-    pks = list(concerned.values_list("pk", flat=True).distinct())
-    rater.delete()
-    count_places(pks)
-
-
-@transaction.atomic
-def set_purpose(
-    project: Project, comparison_ids: Iterable[int], purpose: str, actor: Any
-) -> tuple[int, int]:
-    """Put comparisons to another purpose: (how many were, how many were not for want of `gold`).
-
-    Comparisons of a set want no labels. A larger training or qualification set is asked of
-    everybody again, as far as they have not answered it.
-    """
-    if purpose in (Purpose.TRAINING, Purpose.QUALIFICATION):
-        lock_people(project)
-    chosen = project.comparisons.filter(pk__in=list(comparison_ids)).exclude(purpose=purpose)
-    list(chosen.order_by("pk").select_for_update(no_key=True).values_list("pk"))
-    n_without_gold = 0
-    if purpose == Purpose.WORK:
-        pks = list(chosen.values_list("pk", flat=True))
-        chosen.update(purpose=purpose, labels_wanted=project.labels_per_comparison)
-        count_places(pks)
-    else:
-        n_without_gold = chosen.filter(gold="").count()
-        with_gold = chosen.exclude(gold="")
-        pks = list(with_gold.values_list("pk", flat=True))
-        with_gold.update(purpose=purpose, labels_wanted=0, open_places=0)
-        if pks and purpose in (Purpose.TRAINING, Purpose.QUALIFICATION):
-            project.raters.filter(kind=Rater.Kind.PERSON).update(qualified_at=None)
-    if pks:
-        note_change(
-            project,
-            actor,
-            gettext_noop("change purpose"),
-            f"{len(pks)} comparisons",
-            after={"purpose": purpose, "comparisons": pks[:100]},
-        )
-    return len(pks), n_without_gold
-
-
-def lock_people(project: Project) -> None:
-    """Lock the project's people before comparisons, for a change that needs both."""
-    people = project.raters.filter(kind=Rater.Kind.PERSON).order_by("pk")
-    list(people.select_for_update(no_key=True).values_list("pk"))
-
-
-def _lock(rater: Rater) -> None:
-    """Lock the rater until the transaction ends, and read anew what a lead may have changed."""
-    locked = Rater.objects.select_for_update(no_key=True).filter(pk=rater.pk)
-    rater.paused_at, rater.qualified_at, rater.disqualified_at = locked.values_list(
-        "paused_at", "qualified_at", "disqualified_at"
-    ).get()
 
 
 def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignment]:
@@ -856,7 +324,7 @@ def _lease_set(
     """The comparison that was taken ({its id: whether the rater had it before}) together with the
     others of its response set that are open to the rater."""
     siblings = Comparison.objects.open_to(rater).filter(response_set=set_id).exclude(pk__in=taken)
-    taken |= {c.pk: c.given_before for c in siblings.order_by("pk") if _place_taken(c.pk)}
+    taken |= {c.pk: c.given_before for c in siblings.order_by("pk") if place_taken(c.pk)}
     pairs = (
         Comparison.objects.filter(pk__in=taken)
         .order_by("pk")
@@ -894,7 +362,7 @@ def _assign(
         "stream": stream,
         "inclusion_probability": probability,
         "leased_at": now,
-        "expires_at": now + _lease(),
+        "expires_at": now + lease_time(),
         "answer_key": "",
     }
     # Sides are drawn once and kept: a second try after a lease ran out swaps no sides.
@@ -989,7 +457,7 @@ def _repeat(rater: Rater) -> Assignment | None:
         shown_first="b" if shown_first == "a" else "a",
         inclusion_probability=1 / len(eligible),
         leased_at=now,
-        expires_at=now + _lease(),
+        expires_at=now + lease_time(),
     )
 
 
@@ -1019,166 +487,6 @@ def _reach(answered: Any, n: int) -> bool:
     return answered.count() >= n and n_answers(answered) >= n
 
 
-def _in_hand(
-    rater: Rater, comparison: Comparison, assignment_id: int | None, answer_key: str
-) -> Assignment:
-    """The assignment that an answer is meant for: the one it was given to before, or the one that
-    is leased, or that ran out, or whatever there is.
-
-    Raises: NotYours if the rater was never given the comparison.
-    """
-    given = Assignment.objects.filter(comparison=comparison, rater=rater)
-    if assignment_id is not None:
-        given = given.filter(pk=assignment_id)
-    order = [State.LEASED, State.EXPIRED, State.ANSWERED, State.SKIPPED]
-    assignments = sorted(given, key=lambda a: order.index(a.state))
-    sent_before = [a for a in assignments if answer_key and a.answer_key == answer_key]
-    for assignment in [*sent_before, *assignments]:
-        return assignment
-    raise NotYours(_("This comparison is not yours to answer, or you have answered it already."))
-
-
-def _close(assignment: Assignment, state: str, answer_key: str, *, reason: str = "") -> bool:
-    """Close an assignment that is in hand; True if this very answer has closed it before.
-
-    Raises: NotYours.
-    """
-    # The state decides, not what was read: of two requests at once one closes it. The other reads
-    # again, as does one that came between a lease and its end.
-    for _attempt in range(3):
-        if assignment.state not in (State.LEASED, State.EXPIRED):
-            break
-        closed = Assignment.objects.filter(pk=assignment.pk, state=assignment.state).update(
-            state=state, closed_at=timezone.now(), answer_key=answer_key, skip_reason=reason
-        )
-        if not closed:
-            assignment.refresh_from_db()
-            continue
-        if assignment.state == State.EXPIRED:
-            if state == State.SKIPPED:
-                raise NotYours(_("This comparison is no longer yours."))
-            if _takes_places(assignment):
-                _take_place(
-                    assignment.comparison_id,
-                    _("You held this comparison for too long: others have answered it meanwhile."),
-                )
-        return False
-    if assignment.state == state and answer_key and assignment.answer_key == answer_key:
-        return True
-    raise NotYours(_("This comparison is not yours to answer, or you have answered it already."))
-
-
-def _last_closed(rater: Rater) -> Assignment | None:
-    """What the rater answered or skipped last. Two queries, each the end of an index; one for both
-    states would sort everything they ever did."""
-    closed = rater.assignments.exclude(closed_at=None).order_by("-closed_at", "pk")
-    states = State.ANSWERED, State.SKIPPED
-    last = [a for state in states if (a := closed.filter(state=state).first()) is not None]
-    return max(last, key=lambda a: (a.closed_at, -a.pk), default=None)
-
-
-def _refuse_paused(rater_id: int) -> None:
-    """Lock the rater, whose answers come one by one. Raises: NotYours if a lead paused them."""
-    rater = Rater.objects.select_for_update(no_key=True).filter(pk=rater_id)
-    if rater.values_list("paused_at").first() != (None,):
-        raise NotYours(PAUSED)
-
-
-def _keep(assignment: Assignment, choice: str, **answer: Any) -> Preference:
-    preference = Preference.objects.create(
-        comparison_id=assignment.comparison_id,
-        rater_id=assignment.rater_id,
-        choice=choice,
-        shown_first=assignment.shown_first,
-        inclusion_probability=assignment.inclusion_probability,
-        audit=assignment.stream == Stream.AUDIT,
-        **answer,
-    )
-    # Whether anybody listens was read with the rater, where every label pays for a question.
-    if getattr(assignment.rater, "has_webhooks", True):
-        answered(preference)
-    return preference
-
-
-def _again(preference: Preference, choice: str, **answer: Any) -> Preference:
-    """The new version of an answer that was superseded: asked in the same way, and once."""
-    return Preference.objects.create(
-        comparison_id=preference.comparison_id,
-        rater_id=preference.rater_id,
-        choice=choice,
-        seconds=preference.seconds,
-        shown_first=preference.shown_first,
-        inclusion_probability=preference.inclusion_probability,
-        audit=preference.audit,
-        **answer,
-    )
-
-
-def _supersede(rater: Rater, comparison: Comparison, now: datetime) -> None:
-    """Withdraw the rater's answer, and what a better answer given with it implied."""
-    shown = [comparison.response_a_id, comparison.response_b_id]
-    of_prompt = Comparison.objects.filter(prompt=comparison.prompt_id)
-    implied = of_prompt.filter(
-        Q(response_a__author=rater, response_b__in=shown)
-        | Q(response_b__author=rater, response_a__in=shown)
-    ).exclude(pk=comparison.pk)
-    answers = rater.preferences.current()
-    answers.filter(comparison=comparison).update(superseded_at=now)
-    answers.filter(comparison__in=implied).update(superseded_at=now)
-
-
-def _kept(assignment: Assignment) -> Preference | RepeatAnswer:
-    """What was kept when this assignment was answered."""
-    if assignment.repeats_id is not None:
-        return assignment.repeat_answer
-    return (
-        Preference.objects.filter(comparison=assignment.comparison_id, rater=assignment.rater_id)
-        .order_by("-pk")
-        .first()
-    )
-
-
-def _keep_better_answer(rater: Rater, comparison: Comparison, text: str) -> None:
-    """A response by the rater, and the rater's preference for it over both responses."""
-    messages: Messages = [{"role": "assistant", "content": text}]
-    response, _created = Response.objects.get_or_create(
-        prompt_id=comparison.prompt_id,
-        content_hash=content_hash(messages),
-        source=f"rater {rater.pk}",
-        defaults={
-            "messages": messages,
-            "author": rater,
-            "n_chars": len(message_text(messages)),
-        },
-    )
-    for worse in (comparison.response_a, comparison.response_b):
-        implied, _created = Comparison.objects.get_or_create(
-            project_id=comparison.project_id,
-            # as an import would make it, so that an export which comes back finds it
-            content_hash=comparison_hash(
-                comparison.prompt.content_hash,
-                (response.content_hash, response.source),
-                (worse.content_hash, worse.source),
-            ),
-            defaults={
-                "prompt_id": comparison.prompt_id,
-                "response_a": response,
-                "response_b": worse,
-                "leaks": leaks_of(
-                    comparison.prompt.messages,
-                    (response.messages, response.source),
-                    (worse.messages, worse.source),
-                ),
-                "labels_wanted": 0,
-                "open_places": 0,
-            },
-        )
-        if not implied.preferences.current().filter(rater=rater).exists():
-            is_a = implied.response_a_id == response.pk  # an import may have named it B
-            choice = Choice.A if is_a else Choice.B
-            Preference.objects.create(comparison=implied, rater=rater, choice=choice)
-
-
 def _pieces(held: list[Assignment]) -> list[Assignment]:
     """One assignment for each comparison or response set (`set_id`)."""
     first: dict[object, Assignment] = {}
@@ -1203,52 +511,3 @@ def _read_texts(assignments: list[Assignment]) -> None:
 def _has_texts(assignment: Assignment) -> bool:
     comparison = assignment._state.fields_cache.get("comparison")
     return comparison is not None and "prompt" in comparison._state.fields_cache
-
-
-def _give_back(leases: Any) -> int:
-    """Give these back in one step; how many there were."""
-    held = list(leases.order_by("pk").values_list("pk", "comparison", "repeats"))
-    n_returned, freed = 0, []
-    for pk, comparison_id, repeats in held:
-        # The rater may have answered between the reading and now: the state decides.
-        if not leases.filter(pk=pk).update(state=State.EXPIRED):
-            continue
-        if repeats is not None:
-            Assignment.objects.filter(pk=pk, state=State.EXPIRED).delete()
-        else:
-            freed.append(comparison_id)
-        n_returned += 1
-    if freed:
-        count_places(freed)
-    return n_returned
-
-
-def _all_free(rows: Any, n: int) -> bool:
-    """Lock these rows without waiting; whether that got all `n` of them."""
-    free = rows.order_by("pk").select_for_update(skip_locked=True, no_key=True)
-    return len(free.values_list("pk", flat=True)) == n
-
-
-def _takes_places(assignment: Assignment) -> bool:
-    return assignment.repeats_id is None and assignment.comparison.purpose == Purpose.WORK
-
-
-def _place_taken(comparison_id: int) -> bool:
-    """Take one place by one conditional statement; False if none is left."""
-    places = Comparison.objects.filter(pk=comparison_id, open_places__gt=0)
-    return bool(places.update(open_places=F("open_places") - 1))
-
-
-def _n_rows(rows: Any) -> Coalesce:
-    """The number of rows of a correlated queryset, as an expression."""
-    of_one = rows.order_by().values("comparison").annotate(n=Count("pk")).values("n")
-    return Coalesce(Subquery(of_one), 0)
-
-
-def _take_place(comparison_id: int, otherwise: str) -> None:
-    if not _place_taken(comparison_id):
-        raise NotYours(otherwise)
-
-
-def _lease() -> timedelta:
-    return timedelta(minutes=settings.PREFLOOP_LEASE_MINUTES)

@@ -299,7 +299,7 @@ class Comparison(models.Model):
     leaks = models.JSONField(default=list, blank=True)
     labels_wanted = models.PositiveSmallIntegerField(default=1)
     # Labels that are still wanted and that nobody holds. Kept beside the rows it follows from (a
-    # place that comes back is counted from them, see labeling/assignment.py) because the
+    # place that comes back is counted from them, see labeling/places.py) because the
     # queue must find the next comparison in the same time at ten thousand rows and at a million;
     # being unsigned, the database itself refuses to give out one place too many.
     open_places = models.PositiveSmallIntegerField(default=1)

@@ -7,10 +7,10 @@ from django.db.models import QuerySet
 from django.forms.models import model_to_dict
 from django.utils.translation import gettext_noop
 
-from labeling.assignment import count_places
 from labeling.changes import note_change
 from labeling.events import notice_more_work
 from labeling.models import Comparison, Membership, Project
+from labeling.places import count_places
 
 SETTINGS = (
     "guidelines",
@@ -97,7 +97,7 @@ def change_labels_wanted(project: Project, old: int, new: int) -> int:
 @transaction.atomic
 def _change_batch(pks: list[int], old: int, new: int) -> int:
     rows = Comparison.objects.filter(pk__in=pks, labels_wanted=old)
-    # Locked in one order before they change: see labeling/assignment.py.
+    # Locked in one order before they change: see labeling/places.py.
     locked = list(rows.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True))
     n_changed = rows.update(labels_wanted=new)
     count_places(locked)

@@ -28,7 +28,6 @@ from django.db.models.functions import Abs, Cast, Coalesce, Greatest
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from labeling.assignment import count_places, set_purpose
 from labeling.changes import comparisons_of, note_change
 from labeling.models import (
     Assignment,
@@ -42,7 +41,9 @@ from labeling.models import (
     Project,
     Rater,
 )
+from labeling.places import count_places
 from labeling.search import Holds, Words
+from labeling.sets import set_purpose
 
 State = Assignment.State
 PAGE = 50

@@ -9,9 +9,9 @@ from django.db.models import Count, F, Max, Min, Q, QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from labeling.assignment import lock_people, set_purpose
 from labeling.changes import note_change
 from labeling.models import Choice, Comparison, Preference, Project, Rater
+from labeling.places import count_places, lock_people
 from labeling.quality import Share
 
 SUSPICIOUS_FROM = 4  # answers from which on an item that most people miss is worth a look
@@ -169,3 +169,39 @@ def _set_gold(project: Project, pairs: QuerySet[Comparison], gold: str, actor: A
         before={str(pk): answer for pk, answer in before.items()},
         after=dict.fromkeys(map(str, before), gold),
     )
+
+
+@transaction.atomic
+def set_purpose(
+    project: Project, comparison_ids: Iterable[int], purpose: str, actor: Any
+) -> tuple[int, int]:
+    """Put comparisons to another purpose: (how many were, how many were not for want of `gold`).
+
+    Comparisons of a set want no labels. A larger training or qualification set is asked of
+    everybody again, as far as they have not answered it.
+    """
+    if purpose in (Comparison.Purpose.TRAINING, Comparison.Purpose.QUALIFICATION):
+        lock_people(project)
+    chosen = project.comparisons.filter(pk__in=list(comparison_ids)).exclude(purpose=purpose)
+    list(chosen.order_by("pk").select_for_update(no_key=True).values_list("pk"))
+    n_without_gold = 0
+    if purpose == Comparison.Purpose.WORK:
+        pks = list(chosen.values_list("pk", flat=True))
+        chosen.update(purpose=purpose, labels_wanted=project.labels_per_comparison)
+        count_places(pks)
+    else:
+        n_without_gold = chosen.filter(gold="").count()
+        with_gold = chosen.exclude(gold="")
+        pks = list(with_gold.values_list("pk", flat=True))
+        with_gold.update(purpose=purpose, labels_wanted=0, open_places=0)
+        if pks and purpose in (Comparison.Purpose.TRAINING, Comparison.Purpose.QUALIFICATION):
+            project.raters.filter(kind=Rater.Kind.PERSON).update(qualified_at=None)
+    if pks:
+        note_change(
+            project,
+            actor,
+            gettext_noop("change purpose"),
+            f"{len(pks)} comparisons",
+            after={"purpose": purpose, "comparisons": pks[:100]},
+        )
+    return len(pks), n_without_gold

@@ -19,8 +19,8 @@ SECONDS_BETWEEN_REPORTS = 1.0  # of a job that counts much faster than a page po
 def sweep_jobs() -> None:
     """Mark silent jobs as lost, wake forgotten ones again, take back expired leases, notice what is
     complete and what is to be sent again; once an hour, forget what is old."""
-    from labeling.assignment import take_back_expired
     from labeling.events import notice_completed_projects
+    from labeling.places import take_back_expired
     from labeling.webhooks import is_due
 
     for model in job_models():

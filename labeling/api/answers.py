@@ -11,10 +11,10 @@ from rest_framework.response import Response
 
 from labeling.access import permissions
 from labeling.adjudication import decide, withdraw_decision
+from labeling.answering import revise_preference
 from labeling.api.access import MEMBER
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
-from labeling.assignment import revise_preference
 from labeling.flags import reopen_flag, resolve_flag
 from labeling.models import Decision, Flag, Preference
 from labeling.serializers import (

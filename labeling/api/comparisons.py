@@ -16,11 +16,11 @@ from labeling.api.access import MEMBER
 from labeling.api.idempotency import idempotent
 from labeling.api.reading import AsFarAsTimeAllows
 from labeling.api.refusals import Conflict
-from labeling.assignment import count_places, lock_people, set_purpose
 from labeling.changes import note_change
 from labeling.imports.records import store_records
 from labeling.models import Assignment, Comparison, Flag, Project
 from labeling.models import Response as ModelResponse
+from labeling.places import count_places, lock_people
 from labeling.queue import CHANGED_AT_ONCE, TooMany, change_many, filtered, selected
 from labeling.serializers import (
     ChangedSerializer,
@@ -32,6 +32,7 @@ from labeling.serializers import (
     RowsSerializer,
     StoredRowsSerializer,
 )
+from labeling.sets import set_purpose
 
 CHANGEABLE = ("gold", "purpose", "labels_wanted", "priority")
 

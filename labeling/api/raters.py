@@ -11,9 +11,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from labeling.api.idempotency import idempotent
-from labeling.assignment import let_in, pause_rater, requalify, resume_rater
 from labeling.members import set_label_limit
 from labeling.models import Project, Rater
+from labeling.raters import let_in, pause_rater, requalify, resume_rater
 from labeling.serializers import RaterSerializer
 
 

@@ -8,8 +8,8 @@ from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
-from labeling.assignment import NotYours
 from labeling.members import MayNot
+from labeling.places import NotYours
 
 
 class Conflict(exceptions.APIException):

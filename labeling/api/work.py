@@ -11,24 +11,26 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from labeling.access import permissions, rater_of
+from labeling.answering import (
+    record_preference,
+    record_ranking,
+    revise_ranking,
+    skip_comparison,
+    skip_set,
+    undo_last,
+)
 from labeling.api.idempotency import answer_key, idempotent
 from labeling.api.refusals import Conflict
 from labeling.assignment import (
     ranking_places,
-    record_preference,
-    record_ranking,
-    release,
     response_name,
     responses_in_hand,
-    revise_ranking,
     set_assignments,
-    skip_comparison,
-    skip_set,
-    undo_last,
     why_empty,
     work_for,
 )
 from labeling.models import Assignment, Flag, Ranking, Rater
+from labeling.places import release
 from labeling.scales import by_place
 from labeling.serializers import (
     AnswerSerializer,

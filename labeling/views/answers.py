@@ -13,7 +13,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from labeling.access import project_for, rater_of
-from labeling.assignment import NotYours, response_name, revise_preference, revise_ranking
+from labeling.answering import revise_preference, revise_ranking
+from labeling.assignment import response_name
 from labeling.forms import AnswerForm, RankingForm
 from labeling.models import (
     Assignment,
@@ -24,6 +25,7 @@ from labeling.models import (
     Rater,
     Response,
 )
+from labeling.places import NotYours
 from labeling.progress import answered_by, done_today, n_answers
 from labeling.scales import in_words
 from labeling.views.compare import earlier_answer, make_card

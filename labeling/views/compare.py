@@ -17,17 +17,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from labeling.access import labeler
-from labeling.assignment import (
-    NotYours,
-    answer,
-    answer_and_go_on,
-    in_hand,
-    release,
-    skip_comparison,
-    undo_last,
-    why_empty,
-    work_for,
-)
+from labeling.answering import answer, answer_and_go_on, skip_comparison, undo_last
+from labeling.assignment import in_hand, why_empty, work_for
 from labeling.differences import TooLong, word_difference
 from labeling.forms import AnswerForm, SkipForm
 from labeling.models import (
@@ -40,6 +31,7 @@ from labeling.models import (
     Response,
     message_text,
 )
+from labeling.places import NotYours, release
 from labeling.progress import ENTRANCE, done_today
 from labeling.scales import (
     PLACES,

@@ -14,7 +14,6 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from labeling.access import project_for
-from labeling.assignment import let_in, pause_rater, requalify, resume_rater, set_purpose
 from labeling.forms import LabelLimitForm, SetForm
 from labeling.members import set_label_limit
 from labeling.models import Assignment, Comparison, Project, Rater
@@ -27,6 +26,7 @@ from labeling.quality import (
     quality_of,
     usual_rates,
 )
+from labeling.raters import let_in, pause_rater, requalify, resume_rater
 from labeling.sets import (
     Chosen,
     choose_by_id,
@@ -35,6 +35,7 @@ from labeling.sets import (
     has_entrance,
     in_sets,
     items,
+    set_purpose,
     set_sizes,
 )
 

@@ -204,12 +204,13 @@ def make_raters(n: int, slug: str) -> list[str]:
 class Player(threading.Thread):
     """One rater: holds three pairs, answers the first, takes what the response brings."""
 
-    def __init__(self, port: int, slug: str, session: str, until: float) -> None:
+    def __init__(self, port: int, slug: str, session: str) -> None:
         super().__init__(daemon=True)
+        self.ready, self.begin = threading.Event(), threading.Event()
+        self.until = 0.0
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self.path = f"/projects/{slug}/compare/"
         self.cookies = {"sessionid": session, "csrftoken": secrets.token_hex(16)}
-        self.until = until
         self.chance = random.Random(session)
         self.held: list[str] = []  # assignments, in the order of the page
         self.times: list[float] = []
@@ -249,9 +250,12 @@ class Player(threading.Thread):
             assert status == 200, (status, page[:300])
             self.take(page)
             self.take(self.ask("GET", None, fragment=True)[1])
+            self.ready.set()
+            self.begin.wait()
             while self.held and time.monotonic() < self.until:
                 self.answer()
         finally:
+            self.ready.set()
             self.connection.close()
 
     def answer(self) -> None:
@@ -379,16 +383,26 @@ def served(environment: dict[str, str]) -> Iterator[tuple[int, int]]:
         process.wait(30)
 
 
-def play(port: int, slug: str, sessions: list[str], seconds: float) -> list[Player]:
-    until = time.monotonic() + seconds
-    players = [Player(port, slug, session, until) for session in sessions]
+def play(port: int, slug: str, sessions: list[str], seconds: float) -> tuple[list[Player], float]:
+    """Have raters answer for so long, or to the end: they, and the seconds it took.
+
+    All of them have their first pairs before the first one answers.
+    """
+    players = [Player(port, slug, session) for session in sessions]
     for player in players:
         player.start()
+        time.sleep(0.03)  # people do not come in the same millisecond
+    for player in players:
+        player.ready.wait(120)
+    began = time.monotonic()
+    for player in players:
+        player.until = began + seconds
+        player.begin.set()
     for player in players:
         player.join(seconds + 120)
         if player.is_alive():
             sys.exit("A rater got no response within two minutes.")
-    return players
+    return players, time.monotonic() - began
 
 
 def n_over() -> int:
@@ -500,9 +514,9 @@ def throughput(
             port, "rush", sessions[:2], 1.0
         )  # the first request of a process imports what it needs
         for n_raters in options.raters:
-            before, start = meter.seconds(), time.monotonic()
-            players = play(port, "rush", sessions[:n_raters], options.seconds)
-            after, seconds = meter.seconds(), time.monotonic() - start
+            before = meter.seconds()
+            players, seconds = play(port, "rush", sessions[:n_raters], options.seconds)
+            after = meter.seconds()
             cpu = after[0] - before[0], after[1] - before[1]
             report(f"{n_raters} raters", players, seconds, cpu)
         meter.stop.set()
@@ -522,9 +536,9 @@ def to_the_end(kind: str, environment: dict[str, str], postgres: Path | None, n:
         meter = Meter(pid, postgres)
         for n_labels in (1, 3, 5):
             slug = f"end-{n_labels}"
-            before, start = meter.seconds(), time.monotonic()
-            players = play(port, slug, sessions[n_labels], 300)
-            after, seconds = meter.seconds(), time.monotonic() - start
+            before = meter.seconds()
+            players, seconds = play(port, slug, sessions[n_labels], 300)
+            after = meter.seconds()
             cpu = after[0] - before[0], after[1] - before[1]
             report(f"{n_labels} labels each", players, seconds, cpu)
             given = Preference.objects.current().filter(comparison__project__slug=slug).count()

@@ -10,10 +10,11 @@ from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.urls import reverse
 
-from judges.judging import judge_version, new_run
+from judges.judging import judge_version
 from judges.ml.asking import EngineStopped
 from judges.ml.config import JudgeRecipe
 from judges.models import JudgeRun, JudgeServer, JudgeVersion
+from judges.runs import new_run
 from judges.servers import budget_of, check_url, encrypted, key_of, server_engine
 from judges.tasks import run_judge, try_server
 from labeling.models import Membership
@@ -362,7 +363,8 @@ def test_a_run_stops_before_it_exceeds_its_budget():
     with serving() as told:
         version = version_at(allowed(told.url, max_concurrency=2), 40)
         run = finished(version, most_tokens=4_000)
-        assert "The budget is spent" in run.error
+        assert run.status == "paused"
+        assert "its limit of 4,000 tokens" in run.error
         assert 0 < version.verdicts.count() < 40
         assert told.n_tokens <= 4_000
     left = budget_of(JudgeRun.objects.get(pk=run.pk))

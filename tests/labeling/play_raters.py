@@ -18,16 +18,10 @@ def main(slug: str, first: int, n_raters: int) -> None:
     django.setup()
     from django.db import connection
 
-    from labeling.assignment import (
-        NotYours,
-        record_preference,
-        release,
-        skip_comparison,
-        undo_last,
-        why_empty,
-        work_for,
-    )
+    from labeling.answering import record_preference, skip_comparison, undo_last
+    from labeling.assignment import why_empty, work_for
     from labeling.models import Project, Rater
+    from labeling.places import NotYours, release
 
     project = Project.objects.get(slug=slug)
     counts = {"kept": 0, "refused": 0, "skipped": 0, "undone": 0}

@@ -3,7 +3,8 @@
 import pytest
 from django.test import Client
 
-from labeling.assignment import next_comparison, record_preference, skip_comparison
+from labeling.answering import record_preference, skip_comparison
+from labeling.assignment import next_comparison
 from labeling.models import Preference, Rater
 from tests.factories import (
     ComparisonFactory,

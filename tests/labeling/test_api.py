@@ -12,7 +12,7 @@ from django.test import Client
 from django.utils import timezone
 
 from labeling.api.documentation import groups, openapi
-from labeling.assignment import next_comparison, response_name, set_purpose
+from labeling.assignment import next_comparison, response_name
 from labeling.invitations import invitation_of
 from labeling.models import (
     Assignment,
@@ -26,6 +26,7 @@ from labeling.models import (
     Rater,
     ResponseSet,
 )
+from labeling.sets import set_purpose
 from labeling.tasks import forget_old_rows
 from tests.factories import (
     ComparisonFactory,

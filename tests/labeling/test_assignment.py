@@ -7,20 +7,12 @@ from django.db import IntegrityError, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from labeling.assignment import (
-    NotYours,
-    count_places,
-    next_comparison,
-    record_preference,
-    skip_comparison,
-    take_back_expired,
-    undo_last,
-    why_empty,
-    work_for,
-)
+from labeling.answering import record_preference, skip_comparison, undo_last
+from labeling.assignment import next_comparison, why_empty, work_for
 from labeling.imports.interchange import parse_row
 from labeling.imports.rows import RowStore
 from labeling.models import Assignment, Comparison, Preference
+from labeling.places import NotYours, count_places, take_back_expired
 from tests.factories import ComparisonFactory, PreferenceFactory, ProjectFactory, RaterFactory
 
 pytestmark = pytest.mark.django_db

@@ -13,23 +13,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from labeling.assignment import (
-    NotYours,
-    delete_rater,
-    pause_rater,
-    record_preference,
-    release,
-    resume_rater,
-    revise_preference,
-    set_purpose,
-    skip_comparison,
-    take_back_expired,
-    undo_last,
-    work_for,
-)
+from labeling.answering import record_preference, revise_preference, skip_comparison, undo_last
+from labeling.assignment import work_for
 from labeling.imports.interchange import parse_row
 from labeling.imports.rows import RowStore
 from labeling.models import Assignment, Comparison, Preference, Rater
+from labeling.places import NotYours, release, take_back_expired
+from labeling.raters import delete_rater, pause_rater, resume_rater
+from labeling.sets import set_purpose
 from tests.factories import ComparisonFactory, ProjectFactory, RaterFactory, UserFactory
 
 N_RATERS = 3

@@ -9,7 +9,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from labeling.assignment import next_comparison, pause_rater, work_for
+from labeling.assignment import next_comparison, work_for
 from labeling.models import (
     Assignment,
     Comparison,
@@ -19,6 +19,7 @@ from labeling.models import (
     RepeatAnswer,
     Response,
 )
+from labeling.raters import pause_rater
 from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, RaterFactory
 
 pytestmark = pytest.mark.django_db

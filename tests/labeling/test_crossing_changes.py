@@ -29,7 +29,7 @@ LEADS = """
 import django; django.setup()
 import random
 from django.contrib.auth import get_user_model
-from labeling import assignment, queue, sets
+from labeling import places, queue, raters, sets
 from labeling.imports.records import store_records
 from labeling.models import Assignment, Project, Rater
 project, lead = Project.objects.get(slug="rush"), get_user_model().objects.get(username="lead")
@@ -39,18 +39,18 @@ with_gold = list(project.comparisons.exclude(gold="").values_list("pk", flat=Tru
 PAUSES = """
 for turn in range(20):
     for rater in random.sample(list(project.raters.filter(imported=False)), 2):
-        assignment.pause_rater(rater, lead)
-        assignment.resume_rater(rater, lead)
-        assignment.requalify(rater, lead)
-        assignment.let_in(rater, lead)
+        raters.pause_rater(rater, lead)
+        raters.resume_rater(rater, lead)
+        raters.requalify(rater, lead)
+        raters.let_in(rater, lead)
 """
 PURPOSES = """
 for turn in range(8):
     some = random.sample(with_gold, 8)
-    assignment.set_purpose(project, some, random.choice(["check", "qualification"]), lead)
+    sets.set_purpose(project, some, random.choice(["check", "qualification"]), lead)
     sets.choose_by_id(project, [f"c{n}" for n in random.sample(range(20), 5)], "check", "b", lead)
     queue.set_labels_wanted(project, random.sample(pks, 20), 2, lead)
-    assignment.set_purpose(project, with_gold, "work", lead)
+    sets.set_purpose(project, with_gold, "work", lead)
 """
 IMPORTS = """
 for turn in range(10):
@@ -67,7 +67,7 @@ for turn in range(20):
     for pk in list(held.values_list("pk", flat=True)):
         gone = timezone.now() - timedelta(seconds=1)
         Assignment.objects.filter(pk=pk, state="leased").update(expires_at=gone)
-    assignment.take_back_expired()
+    places.take_back_expired()
     time.sleep(0.01)
 """
 RESULT = """

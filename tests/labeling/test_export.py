@@ -14,12 +14,8 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labeling.assignment import (
-    next_comparison,
-    record_preference,
-    record_ranking,
-    release,
-)
+from labeling.answering import record_preference, record_ranking
+from labeling.assignment import next_comparison
 from labeling.export import (
     AGGREGATES,
     FORMATS,
@@ -31,6 +27,7 @@ from labeling.export import (
 )
 from labeling.imports.importing import import_file
 from labeling.models import Comparison, Decision, Preference, Rater, Response
+from labeling.places import release
 from tests.factories import (
     ComparisonFactory,
     PreferenceFactory,

@@ -8,7 +8,8 @@ from django.db.models import F
 from django.test import Client
 from django.utils import timezone
 
-from labeling.assignment import next_comparison, record_preference, skip_comparison
+from labeling.answering import record_preference, skip_comparison
+from labeling.assignment import next_comparison
 from labeling.models import Assignment, Change, Comparison, Membership, Project
 from labeling.progress import own_progress, project_progress
 from labeling.projects import SETTINGS, change_labels_wanted

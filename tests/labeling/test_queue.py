@@ -9,18 +9,14 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from labeling import queue
-from labeling.assignment import (
-    NotYours,
-    next_comparison,
-    record_preference,
-    release,
-    set_purpose,
-    skip_comparison,
-)
+from labeling.answering import record_preference, skip_comparison
+from labeling.assignment import next_comparison
 from labeling.forms import FilterForm
 from labeling.judgements import record_judgement
 from labeling.models import Comparison, Flag, Project, Rater, RepeatAnswer
+from labeling.places import NotYours, release
 from labeling.queue import filtered, find, find_before, page_of
+from labeling.sets import set_purpose
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,

@@ -21,9 +21,9 @@ PLAY = """
 import django; django.setup()
 import random, sys, threading
 from django.db import connection
-from labeling.assignment import (
-    NotYours, record_ranking, release, set_assignments, skip_set, undo_last, work_for
-)
+from labeling.answering import record_ranking, skip_set, undo_last
+from labeling.assignment import set_assignments, work_for
+from labeling.places import NotYours, release
 from labeling.models import Project, Rater
 
 project = Project.objects.get(slug="rush")

@@ -5,24 +5,18 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from labeling.answering import (
+    record_preference,
+    record_ranking,
+    revise_preference,
+    skip_comparison,
+    undo_last,
+)
 from labeling.assignment import (
     REPEAT_AFTER,
     TAKEN_BACK_AT_ONCE,
-    NotYours,
-    let_in,
     next_comparison,
-    pause_rater,
-    record_preference,
-    record_ranking,
-    release,
-    requalify,
-    resume_rater,
-    revise_preference,
     set_assignments,
-    set_purpose,
-    skip_comparison,
-    take_back_expired,
-    undo_last,
     why_empty,
     work_for,
 )
@@ -35,6 +29,9 @@ from labeling.models import (
     Response,
     ResponseSet,
 )
+from labeling.places import NotYours, release, take_back_expired
+from labeling.raters import let_in, pause_rater, requalify, resume_rater
+from labeling.sets import set_purpose
 from tests.factories import (
     ComparisonFactory,
     ProjectFactory,

@@ -16,7 +16,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from labeling import webhooks
-from labeling.assignment import next_comparison, record_preference, undo_last
+from labeling.answering import record_preference, undo_last
+from labeling.assignment import next_comparison
 from labeling.events import notice_completed_project, notice_completed_projects
 from labeling.imports.records import store_records
 from labeling.models import Change, Delivery, Rater, Webhook
@@ -289,7 +290,7 @@ def test_an_answer_costs_one_query_more_where_nobody_listens(project, monkeypatc
         return len(queries)
 
     with_events = n_queries()
-    monkeypatch.setattr("labeling.assignment.answered", lambda preference: None)
+    monkeypatch.setattr("labeling.answering.answered", lambda preference: None)
     assert with_events - n_queries() == 1
 
 

@@ -195,8 +195,10 @@ def web_command(host: str, port: int) -> list[str]:
         *(sys.executable, "-m", "gunicorn", "config.wsgi:application"),
         *("--bind", f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
         *("--worker-class", "gthread", "--workers", str(web_processes())),
-        # Requests wait better in the server's queue than for each other's processor time or locks.
-        *("--threads", "4", "--preload"),
+        # Requests wait better in the server's queue than for each other's processor time: with four
+        # threads an answer costs a quarter more than with two (docs/benchmarks.md). A second one,
+        # because a slow page or upload must not keep raters waiting. SQLite has one process alone.
+        *("--threads", "4" if web_processes() == 1 else "2", "--preload"),
         *("--timeout", "120", "--graceful-timeout", "2", "--log-level", "warning"),
         "--no-control-socket",
     ]

@@ -378,7 +378,7 @@ def _assign(
 
 def _entrance(rater: Rater) -> Comparison | None:
     """The next comparison of the training, then the qualification; grades when none is left."""
-    entrance = Comparison.objects.filter(
+    entrance = Comparison.objects.of_sets().filter(
         project=rater.project_id, purpose__in=[Purpose.TRAINING, Purpose.QUALIFICATION]
     )
     if rater.disqualified_at is not None:
@@ -421,7 +421,8 @@ def _assign_known(rater: Rater, comparison: Comparison, stream: str) -> Assignme
 def _unseen_check(rater: Rater) -> Comparison | None:
     """A gold comparison that is new to the rater, from a random place of the set."""
     checks = (
-        Comparison.objects.filter(project=rater.project_id, purpose=Purpose.CHECK)
+        Comparison.objects.of_sets()
+        .filter(project=rater.project_id, purpose=Purpose.CHECK)
         .not_given_to(rater)
         .order_by("random_key")
     )

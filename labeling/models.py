@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _lazy
@@ -242,6 +243,15 @@ class ComparisonQuerySet(models.QuerySet):
     def work(self) -> Self:
         """What people are asked to judge; qualification, training and check sets left out."""
         return self.filter(purpose=Comparison.Purpose.WORK)
+
+    def of_sets(self) -> Self:
+        """Training, qualification and check sets.
+
+        With a literal, because SQLite uses the partial index "comparison_sets" for nothing else:
+        with a parameter it would read a million comparisons to find a handful.
+        """
+        is_set = RawSQL("NOT (labeling_comparison.purpose = 'work')", (), models.BooleanField())
+        return self.filter(is_set)
 
     def not_given_to(self, rater: "Rater") -> Self:
         """Comparisons that this rater was never given and has not judged.

@@ -229,8 +229,14 @@ class Player(threading.Thread):
             headers["X-CSRFToken"] = self.cookies["csrftoken"]
             data = urlencode(body)
         have = "" if body is not None or not fragment else "?have=" + ",".join(self.held)
-        self.connection.request(method, self.path + have, data, headers)
-        reply = self.connection.getresponse()
+        try:
+            self.connection.request(method, self.path + have, data, headers)
+            reply = self.connection.getresponse()
+        except (ConnectionError, http.client.BadStatusLine):
+            # The server had closed the idle connection: sent again, as the page does.
+            self.connection.close()
+            self.connection.request(method, self.path + have, data, headers)
+            reply = self.connection.getresponse()
         content = reply.read()
         if reply.headers.get("Content-Encoding") == "gzip":
             import gzip

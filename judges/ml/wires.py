@@ -34,6 +34,7 @@ class Wires:
         self._key, self._limit, self._connect = key, timeout_seconds, connect
         self._own = threading.local()
         self._open: set[socket.socket] = set()
+        self._hung_up = False
         self._lock = threading.Lock()
 
     def exchange(
@@ -57,8 +58,10 @@ class Wires:
         return self._once(None, base + path, payload)
 
     def hang_up(self) -> None:
-        """End what is in flight: the threads that wait for it see it fail."""
+        """End what is in flight: the threads that wait for it see it fail, and until `close` nobody
+        opens another connection."""
         with self._lock:
+            self._hung_up = True
             still_open = list(self._open)
         for raw in still_open:
             _hang_up(raw)
@@ -67,6 +70,7 @@ class Wires:
         """Close what is kept open, once nothing is in flight any more."""
         with self._lock:
             still_open, self._open = self._open, set()
+            self._hung_up = False
         for raw in still_open:
             raw.close()
 
@@ -134,7 +138,12 @@ class Wires:
         connection.auto_open = 0  # it would open one to an address that nobody has checked
         connection.sock = raw
         with self._lock:
-            self._open.add(raw)
+            hung_up = self._hung_up
+            if not hung_up:
+                self._open.add(raw)
+        if hung_up:
+            raw.close()
+            raise ConnectionAbortedError("hung up")
         return connection
 
 

@@ -266,6 +266,20 @@ def test_who_goes_away_does_not_wait_for_what_is_in_flight():
         assert time.monotonic() - began < 15  # half of what is in flight takes
 
 
+def test_who_goes_away_does_not_wait_for_what_is_asked_over_a_connection_that_was_kept():
+    """It is hung up like one that the server has closed meanwhile, and not opened anew."""
+    slow = {"Question 0": 0.0, "Question 1": 0.5, "Question 2": 30.0, "Question 3": 30.0}
+    with serving() as server:
+        engine = engine_for(server, max_concurrency=2, timeout_seconds=60.0)
+        server.for_question = lambda text: sleeps(slow[text[:10]])
+        n_answered, began = 0, time.monotonic()
+        for batch in engine.answer(questions(4)):
+            n_answered += len(batch)
+            if n_answered == 2:
+                break
+        assert time.monotonic() - began < 15
+
+
 # --- failures --------------------------------------------------------------------------------
 
 

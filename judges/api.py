@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from judges.choosing import NoSuchCalibration, choose
+from judges.judging import judge_version
 from judges.laboratory import NothingLabeled, compute_again, grid, new_experiment
 from judges.models import JudgeRun
 from judges.runs import BudgetUnknown, RunActive, add_worker, new_run, raise_budget, requeue
@@ -24,6 +25,7 @@ from judges.serializers import (
     JudgeSerializer,
     LaunchSerializer,
     NewExperimentSerializer,
+    NewJudgeSerializer,
     OneJudgeRunSerializer,
     ResumeSerializer,
     UseSerializer,
@@ -38,11 +40,34 @@ from labeling.api.refusals import Conflict
 class Judges(ListAPIView):
     """The project's judges with their versions."""
 
-    allowed = {"GET": "view"}
+    allowed = {"GET": "view", "POST": "lead"}
     serializer_class = JudgeSerializer
 
     def get_queryset(self) -> Any:
         return self.request.project.judges.prefetch_related("versions__server")
+
+    @extend_schema(
+        request=NewJudgeSerializer, responses={200: JudgeSerializer, 201: JudgeSerializer}
+    )
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Make a judge, or a new version of one; 200 if there is a version with these settings."""
+        context = {"project": request.project, "user": request.user}
+        given = NewJudgeSerializer(data=request.data, context=context)
+        given.is_valid(raise_exception=True)
+        values = given.validated_data
+        version, is_new = judge_version(
+            request.project,
+            values["name"],
+            values["model"],
+            values["recipe"],
+            request.user,
+            prompt=values["prompt"],
+            server=values["server"],
+        )
+        judge = self.get_queryset().get(pk=version.judge_id)
+        made = status.HTTP_201_CREATED if is_new else status.HTTP_200_OK
+        return Response(JudgeSerializer(judge).data, status=made)
 
 
 @extend_schema(tags=["Judges"])

@@ -1,23 +1,29 @@
 """What programs may send us about judges, and what they are told."""
 
+from dataclasses import asdict
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from judges.engines import why_unusable
 from judges.figures import progress_of
 from judges.forms import GRID_MODES
 from judges.laboratory import EPSILON, MOST, MOST_CELLS, USUAL
+from judges.ml.config import JudgeRecipe, recipe_from, recipe_values
 from judges.models import (
     Calibration,
     ChosenJudge,
     Experiment,
     Judge,
     JudgeRun,
+    JudgeServer,
     JudgeVersion,
     PromptVersion,
 )
 from judges.selection import OFFERED, Which, which_of
+from labeling.forms import check_model_name
 from labeling.serializers import JOB_FIELDS, ObjectField, identifier
 
 
@@ -47,6 +53,84 @@ class JudgeSerializer(serializers.ModelSerializer):
         model = Judge
         fields = ["id", "name", "created_at", "versions"]
         read_only_fields = fields
+
+
+class NewJudgeSerializer(serializers.Serializer):
+    """A judge, or with the name of one a version of it: the same settings are the same version."""
+
+    name = serializers.CharField(max_length=100)
+    model = serializers.CharField(
+        max_length=500,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="As on the page; a jury has none.",
+    )
+    server = serializers.SlugRelatedField(
+        slug_field="name",
+        queryset=JudgeServer.objects.all(),
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="The name of an allowed server; null: a worker of ours.",
+    )
+    prompt = serializers.CharField(
+        max_length=100,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="What the words of the question are called; empty: as the judge.",
+    )
+    recipe = ObjectField(
+        required=False, default=dict, help_text="What differs from the usual settings."
+    )
+
+    def validate_recipe(self, given: dict[str, Any]) -> JudgeRecipe:
+        usual = recipe_values(JudgeRecipe())
+        for name, value in given.items():
+            if name == "exemplars":
+                raise serializers.ValidationError("Exemplars are chosen on the page of a judge.")
+            if name in usual and not _is_like(value, usual[name]):
+                raise serializers.ValidationError(f"{name} is none of its kind.")
+        try:
+            recipe = recipe_from(given)
+        except (TypeError, ValueError) as error:
+            raise serializers.ValidationError(str(error)) from None
+        texts = [*recipe.principles, *(text for a in recipe.aspects for text in asdict(a).values())]
+        if not all(isinstance(text, str) for text in texts):
+            raise serializers.ValidationError("Principles and aspects are texts.")
+        project = self.context["project"]
+        members = [number for number in recipe.members if isinstance(number, int)]
+        known = JudgeVersion.objects.filter(judge__project=project, pk__in=members)
+        if known.count() != len(recipe.members):
+            raise serializers.ValidationError("A member of the jury is no judge of this project.")
+        return recipe
+
+    def validate(self, given: dict[str, Any]) -> dict[str, Any]:
+        mode, model = given["recipe"].mode, given["model"]
+        if mode == "jury":
+            return given | {"model": "", "server": None}
+        if not model:
+            raise serializers.ValidationError({"model": "Name the model that judges."})
+        if given["server"] is not None:
+            if mode == "reward":
+                wrong = {"server": "A reward model runs in a worker of ours."}
+                raise serializers.ValidationError(wrong)
+            return given
+        try:
+            check_model_name(model, self.context["user"])
+        except ValidationError as error:
+            raise serializers.ValidationError({"model": error.messages}) from None
+        if wrong := why_unusable(self.context["project"], model):
+            raise serializers.ValidationError({"model": wrong})
+        return given
+
+
+def _is_like(value: Any, usual: Any) -> bool:
+    """Whether a JSON value is of the kind of another; whole numbers are numbers too."""
+    if isinstance(usual, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(usual)
 
 
 class JudgeRunSerializer(serializers.ModelSerializer):

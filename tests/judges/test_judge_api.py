@@ -113,3 +113,57 @@ def test_one_run_tells_its_progress(call, project, woken):
     assert progress["unparsed_high"] == pytest.approx(0.6024, abs=1e-4)  # Clopper-Pearson, 0 of 4
     (worker,) = progress["workers"]
     assert (worker["name"], worker["judged"], worker["loading"]) == ("host:7", 4, True)
+
+
+def make(client, project, given):
+    headers = bearer(MembershipFactory(project=project).user)
+    path = f"/api/projects/{project.slug}/judges/"
+    return client.post(path, given, content_type="application/json", headers=headers)
+
+
+def test_a_judge_and_its_next_version_are_made_by_program(client, project):
+    given = {"name": "careful", "model": "owner/model", "recipe": {"mode": "direct"}}
+
+    made = make(client, project, given)
+    again = make(client, project, given)
+    changed = make(client, project, given | {"recipe": {"principles": ["Be brief."]}})
+
+    assert [made.status_code, again.status_code, changed.status_code] == [201, 200, 201]
+    judge = project.judges.get()
+    assert [v["number"] for v in changed.json()["versions"]] == [2, 1]
+    assert judge.versions.get(number=1).recipe["mode"] == "direct"
+    assert judge.versions.get(number=2).recipe["principles"] == ["Be brief."]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"model": ""}, "Name the model"),
+        ({"model": "/etc"}, "Only an administrator names a path"),
+        ({"recipe": {"colour": "blue"}}, "has no colour"),
+        ({"recipe": {"mode": "guess"}}, "mode"),
+        ({"recipe": {"max_rationale_tokens": "many"}}, "none of its kind"),
+        ({"recipe": {"principles": [1]}}, "are texts"),
+        ({"recipe": {"exemplars": [{}]}}, "chosen on the page"),
+        ({"server": "nowhere"}, "nowhere"),
+    ],
+)
+def test_a_judge_that_cannot_be_is_refused_with_the_reason(client, project, wrong, said):
+    response = make(client, project, {"name": "careful", "model": "owner/model"} | wrong)
+    assert response.status_code == 400
+    assert said in response.content.decode()
+    assert not project.judges.exists()
+
+
+def test_a_jury_sits_with_judges_of_its_own_project_alone(client, project):
+    recipe = JudgeRecipe()
+    own = [judge_version(project, name, "owner/model", recipe)[0].pk for name in ("a", "b")]
+    foreign = judge_version(ProjectFactory(), "c", "owner/model", recipe)[0].pk
+
+    refused = make(
+        client, project, {"name": "j", "recipe": {"mode": "jury", "members": [own[0], foreign]}}
+    )
+    made = make(client, project, {"name": "j", "recipe": {"mode": "jury", "members": own}})
+
+    assert refused.status_code == 400
+    assert made.status_code == 201

@@ -1,6 +1,5 @@
 """What programs may send us about judges, and what they are told."""
 
-from dataclasses import asdict
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -92,13 +91,18 @@ class NewJudgeSerializer(serializers.Serializer):
                 raise serializers.ValidationError("Exemplars are chosen on the page of a judge.")
             if name in usual and not _is_like(value, usual[name]):
                 raise serializers.ValidationError(f"{name} is none of its kind.")
+        aspects = [
+            text
+            for row in given.get("aspects", [])
+            if isinstance(row, dict)
+            for text in row.values()
+        ]
+        if not all(isinstance(text, str) for text in [*given.get("principles", []), *aspects]):
+            raise serializers.ValidationError("Principles and aspects are texts.")
         try:
             recipe = recipe_from(given)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise serializers.ValidationError(str(error)) from None
-        texts = [*recipe.principles, *(text for a in recipe.aspects for text in asdict(a).values())]
-        if not all(isinstance(text, str) for text in texts):
-            raise serializers.ValidationError("Principles and aspects are texts.")
         project = self.context["project"]
         members = [number for number in recipe.members if isinstance(number, int)]
         known = JudgeVersion.objects.filter(judge__project=project, pk__in=members)

@@ -31,8 +31,9 @@ from judges.models import Claim, JudgeRun, RunWorker, Verdict  # noqa: E402
 from labeling.models import Comparison, Preference  # noqa: E402
 from tests.factories import ComparisonFactory, ProjectFactory  # noqa: E402
 
-N = 30
 MODEL, LOG, SEED, WHAT = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+# With fewer, a quick worker would be done before the third has loaded its model.
+N = 200 if WHAT == "share" else 30
 CHANCE = random.Random(SEED)
 CALL = {
     "project": "kitchen",

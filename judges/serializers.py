@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from django import forms
 from django.core.exceptions import ValidationError
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from judges.engines import why_unusable
 from judges.figures import progress_of
-from judges.forms import GRID_MODES
+from judges.forms import GRID_MODES, JudgeForm
 from judges.laboratory import EPSILON, MOST, MOST_CELLS, USUAL
 from judges.ml.config import JudgeRecipe, recipe_from, recipe_values
 from judges.models import (
@@ -91,6 +92,8 @@ class NewJudgeSerializer(serializers.Serializer):
                 raise serializers.ValidationError("Exemplars are chosen on the page of a judge.")
             if name in usual and not _is_like(value, usual[name]):
                 raise serializers.ValidationError(f"{name} is none of its kind.")
+            _check_as_on_the_page(name, value)
+        MEMBERS.run_validation(given.get("members", []))
         aspects = [
             text
             for row in given.get("aspects", [])
@@ -104,8 +107,7 @@ class NewJudgeSerializer(serializers.Serializer):
         except (AttributeError, TypeError, ValueError) as error:
             raise serializers.ValidationError(str(error)) from None
         project = self.context["project"]
-        members = [number for number in recipe.members if isinstance(number, int)]
-        known = JudgeVersion.objects.filter(judge__project=project, pk__in=members)
+        known = JudgeVersion.objects.filter(judge__project=project, pk__in=recipe.members)
         if known.count() != len(recipe.members):
             raise serializers.ValidationError("A member of the jury is no judge of this project.")
         return recipe
@@ -128,6 +130,22 @@ class NewJudgeSerializer(serializers.Serializer):
         if wrong := why_unusable(self.context["project"], model):
             raise serializers.ValidationError({"model": wrong})
         return given
+
+
+MEMBERS = serializers.ListField(child=identifier(), max_length=MOST_CELLS)
+
+
+def _check_as_on_the_page(name: str, value: Any) -> None:
+    """Hold a number or a text to the bounds of the judge's form.
+
+    Raises: ValidationError.
+    """
+    field = JudgeForm.base_fields.get(name)
+    if type(field) in (forms.IntegerField, forms.FloatField, forms.CharField):
+        try:
+            field.clean(value)
+        except ValidationError as error:
+            raise serializers.ValidationError(f"{name}: {error.messages[0]}") from None
 
 
 def _is_like(value: Any, usual: Any) -> bool:

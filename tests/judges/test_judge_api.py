@@ -143,6 +143,8 @@ def test_a_judge_and_its_next_version_are_made_by_program(client, project):
         ({"recipe": {"colour": "blue"}}, "has no colour"),
         ({"recipe": {"mode": "guess"}}, "mode"),
         ({"recipe": {"max_rationale_tokens": "many"}}, "none of its kind"),
+        ({"recipe": {"n_samples": 10**6}}, "n_samples: "),
+        ({"recipe": {"mode": "jury", "members": [2**70, 1]}}, "9223372036854775807"),
         ({"recipe": {"principles": [1]}}, "are texts"),
         ({"recipe": {"exemplars": [{}]}}, "chosen on the page"),
         ({"server": "nowhere"}, "nowhere"),

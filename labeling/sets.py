@@ -180,8 +180,8 @@ def set_purpose(
     Comparisons of a set want no labels. A larger training or qualification set is asked of
     everybody again, as far as they have not answered it.
     """
-    if purpose in (Comparison.Purpose.TRAINING, Comparison.Purpose.QUALIFICATION):
-        lock_people(project)
+    # Purposes change under everybody's lock: who is asked the entrance again, reads them twice.
+    lock_people(project)
     chosen = project.comparisons.filter(pk__in=list(comparison_ids)).exclude(purpose=purpose)
     list(chosen.order_by("pk").select_for_update(no_key=True).values_list("pk"))
     n_without_gold = 0

@@ -78,15 +78,30 @@ class Votes:
     length_a: np.ndarray
     """(votes,) characters of response A."""
     length_b: np.ndarray
+    strength: np.ndarray | None = None
+    """(votes,) 1 slightly, 2 clearly, 3 much better; 0 where none was given. None: not read."""
+    seconds: np.ndarray | None = None
+    """(votes,) how long the answer took; NaN where it was not timed. None: not read."""
+    at: np.ndarray | None = None
+    """(votes,) when it was given, seconds since 1970. None: not read."""
+    comparisons: np.ndarray | None = None
+    """(items,) primary keys behind the codes of `item`. None: there are no rows behind."""
+    rater_keys: np.ndarray | None = None
+    """(raters,) primary keys behind the places in `raters`."""
 
     def __len__(self) -> int:
         return len(self.item)
 
     def where(self, mask: np.ndarray) -> "Votes":
         """The votes that the mask keeps; raters and comparisons keep their codes."""
-        whole = ("raters", "is_judge", "n_comparisons")
-        columns = {f.name: getattr(self, f.name)[mask] for f in fields(self) if f.name not in whole}
-        return Votes(**{name: getattr(self, name) for name in whole}, **columns)
+        whole = ("raters", "is_judge", "n_comparisons", "comparisons", "rater_keys")
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Votes(
+            **{
+                name: value if name in whole or value is None else value[mask]
+                for name, value in values.items()
+            }
+        )
 
 
 def agreement_report(
@@ -213,14 +228,16 @@ def krippendorff_alpha(
 def percent_agreement(counts: np.ndarray, prompt: np.ndarray | None = None) -> Figure:
     """Share of vote pairs on the same comparison that agree (micro average over pairs).
 
-    Returns: "n" comparisons with two votes or more, "n_pairs" pairs of votes.
+    Returns: "n" comparisons with two votes or more, "n_pairs" pairs of votes, "macro" the mean over
+        comparisons, in which one with many votes counts no more than another.
     """
     counts, prompt = _with_votes(counts, prompt, counts.sum(axis=1) >= 2)
     if why := _why_no_agreement(counts):
         return refused(why, n=len(counts))
     agreeing, pairs = _pair_parts(counts).T // 2
     share = share_of(prompt, agreeing, pairs)
-    return share | {"n": len(counts), "n_pairs": share["n"]}
+    macro = float((agreeing / pairs).mean())
+    return share | {"n": len(counts), "n_pairs": share["n"], "macro": macro}
 
 
 def fleiss_kappa(counts: np.ndarray, prompt: np.ndarray | None = None) -> Figure:

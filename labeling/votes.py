@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from django.db.models import Count, Max
+from django.db.models.functions import Coalesce
 
 from labeling.models import Comparison, Preference, PreferenceQuerySet, Project, Rater
 
@@ -32,12 +33,18 @@ def votes_of(project: Project) -> "Votes":
         "prob_a_ba",
         "comparison__response_a__n_chars",
         "comparison__response_b__n_chars",
+        Coalesce("strength", 0),
+        "seconds",
+        "created_at",
     )
     # Python tuples of a million votes take ten times the room of the array: never all at once.
     votes = np.fromiter(
         (
-            (item, prompt, rater_code[rater], choice_code[choice], first_code[first], *numbers)
-            for item, prompt, rater, choice, first, *numbers in rows.iterator(chunk_size=5_000)
+            (
+                *(item, prompt, rater_code[rater], choice_code[choice], first_code[first]),
+                *(*numbers, at.timestamp()),
+            )
+            for item, prompt, rater, choice, first, *numbers, at in rows.iterator(chunk_size=5_000)
         ),
         dtype=[
             ("comparison", "i8"),
@@ -49,13 +56,19 @@ def votes_of(project: Project) -> "Votes":
             ("prob_a_ba", "f8"),
             ("length_a", "i8"),
             ("length_b", "i8"),
+            ("strength", "i8"),
+            ("seconds", "f8"),
+            ("at", "f8"),
         ],
     )
+    comparisons, item = np.unique(votes["comparison"], return_inverse=True)
     return Votes(
         raters=[name for _pk, name, _kind in raters],
         is_judge=np.array([kind == Rater.Kind.JUDGE for _pk, _name, kind in raters], dtype=bool),
         n_comparisons=project.comparisons.work().count(),
-        item=np.unique(votes["comparison"], return_inverse=True)[1],
+        item=item,
+        comparisons=comparisons,
+        rater_keys=np.array([pk for pk, _name, _kind in raters], dtype=np.int64),
         **{name: votes[name].copy() for name in votes.dtype.names[1:]},
     )
 

@@ -1,0 +1,125 @@
+"""A million votes of 500 raters: how long agreement and the rater models take, and in what memory.
+
+    python tests/bench/raters.py [--votes 1000000] [--raters 500] [--only scale|recovery] [--seed 7]
+
+Made-up votes on comparisons with five votes each, four comparisons to a prompt: raters of known
+accuracy and known leaning to what stands first, three of them AI judges, some far busier than
+others. Each step runs in a process of its own, on the processors it is given (`taskset -c 0,1`), and
+prints its seconds and the most memory it held (the libraries and the votes in it).
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+import django  # noqa: E402
+
+django.setup()
+
+PER_COMPARISON, PER_PROMPT = 5, 4
+
+
+def made_up_votes(n_votes: int, n_raters: int, seed: int) -> tuple[Any, np.ndarray]:
+    """The votes as `labeling.votes` would give them, and the truth of every comparison."""
+    from labeling.agreement import Votes
+
+    rng = np.random.default_rng(seed)
+    n_items = n_votes // PER_COMPARISON
+    truth = rng.choice(3, size=n_items, p=[0.42, 0.42, 0.16])
+    accuracy = rng.uniform(0.5, 0.95, n_raters)
+    leaning = rng.uniform(0, 0.3, n_raters)  # how often the first place is taken unread
+    busy = rng.lognormal(0, 0.7, n_raters)
+    # Raters by their business, different ones on each comparison: one of five groups for each vote.
+    groups = np.array_split(rng.permutation(n_raters), PER_COMPARISON)
+    rater = np.column_stack(
+        [rng.choice(g, size=n_items, p=busy[g] / busy[g].sum()) for g in groups]
+    ).ravel()
+    item = np.repeat(np.arange(n_items), PER_COMPARISON)
+    n = len(item)
+    first = rng.integers(0, 2, n)
+    wrong = (truth[item] + rng.integers(1, 3, n)) % 3
+    choice = np.where(rng.random(n) < accuracy[rater], truth[item], wrong)
+    choice = np.where(rng.random(n) < leaning[rater], first, choice)
+    is_judge = np.zeros(n_raters, dtype=bool)
+    is_judge[:3] = True
+    lengths = rng.integers(50, 900, (2, n_items))
+    nothing = np.full(n, np.nan)
+    votes = Votes(
+        raters=[f"rater {i}" for i in range(n_raters)],
+        is_judge=is_judge,
+        n_comparisons=n_items,
+        item=item,
+        prompt=item // PER_PROMPT,
+        rater=rater,
+        choice=choice,
+        shown_first=first,
+        prob_a_ab=nothing,
+        prob_a_ba=nothing,
+        length_a=lengths[0][item],
+        length_b=lengths[1][item],
+    )
+    return votes, truth
+
+
+def agreement(votes: Any, truth: np.ndarray) -> str:
+    from labeling.agreement import agreement_report
+    from labeling.models import AgreementReport
+
+    report = agreement_report(votes, AgreementReport.MOST_RATERS)
+    return f"alpha {report['krippendorff_alpha']['value']:.4f}"
+
+
+STEPS = {"agreement": agreement}
+
+
+def step(name: str, n_votes: int, n_raters: int, seed: int) -> dict[str, Any]:
+    """One step, in this process."""
+    votes, truth = made_up_votes(n_votes, n_raters, seed)
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began, used = time.perf_counter(), time.process_time()
+    words = STEPS[name](votes, truth)
+    return {
+        "step": name,
+        "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - used,
+        "votes_mb": held / 1024,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "words": words,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--votes", type=int, default=1_000_000)
+    parser.add_argument("--raters", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--step", choices=STEPS)
+    asked = parser.parse_args()
+    if asked.step:
+        print(json.dumps(step(asked.step, asked.votes, asked.raters, asked.seed)))
+        return
+    print(f"{asked.votes:,} votes of {asked.raters} raters, seed {asked.seed}")
+    for name in STEPS:
+        command = [sys.executable, __file__, "--step", name, "--votes", str(asked.votes)]
+        command += ["--raters", str(asked.raters), "--seed", str(asked.seed)]
+        row = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        print(
+            f"{row['step']:<24} {row['seconds']:6.1f} s ({row['cpu']:.1f} s of processor)   "
+            f"{row['peak_mb']:6.0f} MB   {row['words']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -103,7 +103,7 @@ def download(request: HttpRequest, slug: str) -> HttpResponse | StreamingHttpRes
 def _problem(n_answers: int, format: str, labels: str, aggregate: str) -> str:
     """Why the web process does not make this export, in words; empty if it does."""
     try:
-        refuse_missing_library(format)
+        refuse_missing_library(format, aggregate)
     except ExportProblem as problem:
         return str(problem)
     if aggregate == "dawid-skene" and n_answers > MOST_FOR_DAWID_SKENE:

@@ -4,8 +4,8 @@
 
 Made-up votes on comparisons with five votes each, four comparisons to a prompt: raters of known
 accuracy and known leaning to what stands first, three of them AI judges, some far busier than
-others. Each step runs in a process of its own, on the processors it is given (`taskset -c 0,1`), and
-prints its seconds and the most memory it held (the libraries and the votes in it).
+others. Each step runs in a process of its own, on the processors it is given (`taskset -c 0,1`),
+and prints its seconds and the most memory it held (the libraries and the votes in it).
 """
 
 import argparse

@@ -781,6 +781,10 @@ class AgreementReport(Job):
     # preferences there were, and the newest of them.
     n_preferences = models.PositiveIntegerField(default=0)
     last_preference = models.PositiveBigIntegerField(default=0)
+    # Of all that the figures rest on: while it is the same, they are taken over, not computed anew.
+    fingerprint = models.CharField(max_length=64, blank=True)
+    # Where the next fit of the rater model begins: {"prior": […], "raters": {key: table}}.
+    parameters = models.JSONField(default=dict)
 
     def __str__(self) -> str:
         return f"agreement in {self.project}"

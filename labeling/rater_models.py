@@ -22,6 +22,7 @@ from labeling.shares import wilson
 
 Figure = dict[str, Any]
 SMOOTHING = 0.01
+POOLED = 1.0
 MAX_STEPS = 100
 TOLERANCE = 1e-5
 ENOUGH = 10  # expected answers below which a share of them is not printed
@@ -98,6 +99,7 @@ def dawid_skene(
     answers: Answers,
     *,
     alpha: float = SMOOTHING,
+    pooled: float = POOLED,
     max_steps: int = MAX_STEPS,
     tolerance: float = TOLERANCE,
     start: Parameters | None = None,
@@ -107,14 +109,21 @@ def dawid_skene(
     The M step counts each rater's labels l where the truth is k, θ_kl ∝ Σ_j q_j(k) 1[l_ij = l] + α;
     the E step is q_j(k) ∝ π_k Π_i θ_k,l_ij. It begins with the shares of votes, or with `start`.
 
+    Each row of a table also gets `pooled` votes that go as all raters' do. Without them a rater of
+    a dozen votes is fitted until they make no error at all: on 3,787 raters of 17 votes each the
+    labels agree with the reference on 85 % with none, 88 % with one; where raters have hundreds of
+    votes it changes nothing to speak of (docs/benchmarks.md).
+
     Args: alpha: added to every count, so that nothing becomes impossible; max_steps, tolerance:
         the end, when the log-likelihood per item (nats) rises by less than this.
-    Source: Dawid & Skene 1979, Applied Statistics 28(1), eq. 2.3 to 2.5; definitions as in
-        crowdkit.aggregation.DawidSkene, but for the places.
+    Source: Dawid & Skene 1979, Applied Statistics 28(1), eq. 2.3 to 2.5; with pooled = 0 as
+        crowdkit.aggregation.DawidSkene, but for the places. Pooling in part, as the hierarchical
+        model of Paun et al. 2018, TACL 6, does with more machinery.
     """
 
     def confusions(counts: np.ndarray) -> np.ndarray:
-        smoothed = counts + alpha
+        crowd = counts.sum(axis=0) + alpha
+        smoothed = counts + alpha + pooled * crowd / crowd.sum(axis=1, keepdims=True)
         return smoothed / smoothed.sum(axis=2, keepdims=True)
 
     return _em(answers, confusions, alpha, max_steps, tolerance, start)

@@ -109,8 +109,8 @@ def run_import(job_id: int) -> None:
 def run_agreement(report_id: int) -> None:
     """Carry one AgreementReport from queued to its end."""
     from labeling.models import AgreementReport
-    from labeling.reports import StatisticsMissing, agreement_of
-    from labeling.votes import state_of
+    from labeling.reports import ALL_MODELS, VERSION, StatisticsMissing, report_of
+    from labeling.votes import fingerprint_of, state_of
 
     report = AgreementReport.objects.claim(report_id)
     if report is None:  # cancelled while queued, or another worker has it
@@ -127,12 +127,26 @@ def run_agreement(report_id: int) -> None:
         with heartbeat(report):
             # Before the votes are read: an answer that arrives in between is shown as new.
             n_preferences, last_preference = state_of(report.project)
-            result = agreement_of(report.project, AgreementReport.MOST_RATERS, on_progress)
+            fingerprint = fingerprint_of(report.project, VERSION)
+            last = report.project.agreement_reports.filter(status=Job.Status.SUCCEEDED)
+            last = last.order_by("-pk").first()
+            if last is not None and last.fingerprint == fingerprint:
+                result, parameters = last.result, last.parameters  # nothing has changed
+            else:
+                result, parameters = report_of(
+                    report.project,
+                    AgreementReport.MOST_RATERS,
+                    on_progress,
+                    ALL_MODELS,
+                    last.parameters if last is not None else None,
+                )
         report.finish(
             Job.Status.SUCCEEDED,
             result=result,
             n_preferences=n_preferences,
             last_preference=last_preference,
+            fingerprint=fingerprint,
+            parameters=parameters,
         )
     except (JobCancelled, JobTaken):
         return

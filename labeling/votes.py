@@ -2,13 +2,25 @@
 
 from typing import TYPE_CHECKING
 
-from django.db.models import Count, Max
+from django.db.models import Count, Max, QuerySet
+from django.db.models.fields.json import KT
 from django.db.models.functions import Coalesce
 
-from labeling.models import Comparison, Preference, PreferenceQuerySet, Project, Rater
+from labeling.models import (
+    Comparison,
+    Preference,
+    PreferenceQuerySet,
+    Project,
+    Ranking,
+    Rater,
+    content_hash,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from labeling.agreement import Votes
+    from labeling.agreement_scales import Rankings
 
 
 def votes_of(project: Project) -> "Votes":
@@ -73,6 +85,71 @@ def votes_of(project: Project) -> "Votes":
     )
 
 
+def rankings_of(project: Project) -> "Rankings":
+    """Every current order of a response set by a person."""
+    from labeling.agreement_scales import Rankings
+
+    rows = _rankings(project).values_list("response_set_id", "response_set__prompt_id", "order")
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
+    return Rankings(*columns)
+
+
+def topics_of(project: Project) -> tuple[str, dict[str, list[int]]]:
+    """What the project's comparisons are about: (by what, {topic: keys of comparisons}).
+
+    The metadata key "topic", else "category", where comparisons bear at least two values of it;
+    else the reasons that people ticked, each on the comparisons for which somebody did; else
+    nothing, ("prompt", {}).
+    """
+    work = project.comparisons.work()
+    for key in ("topic", "category"):
+        found: dict[str, list[int]] = {}
+        values = work.annotate(value=KT(f"metadata__{key}")).exclude(value=None).exclude(value="")
+        for pk, value in values.values_list("pk", "value").iterator(chunk_size=5_000):
+            found.setdefault(str(value)[:100], []).append(pk)
+        if len(found) >= 2:
+            return key, found
+    found = {}
+    ticked = _current(project).filter(rater__kind=Rater.Kind.PERSON).exclude(tags=[])
+    for pk, tags in ticked.values_list("comparison_id", "tags").iterator(chunk_size=5_000):
+        for tag in tags:
+            found.setdefault(str(tag)[:100], []).append(pk)
+    return ("tag", found) if len(found) >= 2 else ("prompt", {})
+
+
+def known_answers_of(project: Project, comparisons: "np.ndarray") -> "np.ndarray | None":
+    """The code in `CHOICES` of the known answer to each of these comparisons, −1 where there is
+    none; None where none has one.
+
+    Args: comparisons: (comparisons,) primary keys, rising.
+    """
+    import numpy as np
+
+    from labeling.agreement import CHOICES
+
+    gold = list(project.comparisons.work().exclude(gold="").values_list("pk", "gold"))
+    known = np.full(len(comparisons), -1)
+    for pk, answer in gold:
+        place = int(np.searchsorted(comparisons, pk))
+        if place < len(comparisons) and comparisons[place] == pk:
+            known[place] = CHOICES.index(answer)
+    return known if (known >= 0).any() else None
+
+
+def fingerprint_of(project: Project, version: str) -> str:
+    """Changes with everything that a report rests on: the votes, the orders, who the raters are,
+    known answers and topics as far as their number goes, and the version of the figures."""
+    work = project.comparisons.work()
+    rankings = _rankings(project).aggregate(n=Count("pk"), last=Max("pk"))
+    return content_hash(
+        version,
+        state_of(project),
+        [work.count(), work.exclude(gold="").count(), work.exclude(metadata={}).count()],
+        [rankings["n"], rankings["last"]],
+        list(project.raters.order_by("pk").values_list("pk", "name", "kind")),
+    )
+
+
 def state_of(project: Project) -> tuple[int, int]:
     """How many current answers the project holds, and the key of the newest (0: there is none)."""
     state = _current(project).aggregate(n=Count("pk"), last=Max("pk"))
@@ -87,6 +164,12 @@ def changed_since(project: Project, n_preferences: int, last_preference: int) ->
     current = _current(project)
     n_new = current.filter(pk__gt=last_preference).count()
     return n_new, n_preferences - (current.count() - n_new)
+
+
+def _rankings(project: Project) -> QuerySet:
+    return Ranking.objects.filter(
+        response_set__project=project, rater__kind=Rater.Kind.PERSON, superseded_at=None
+    ).order_by("pk")
 
 
 def _current(project: Project) -> PreferenceQuerySet:

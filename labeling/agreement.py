@@ -47,7 +47,8 @@ SEED = 20_260_131
 LENGTHS_DIFFER = 30  # characters; AlpacaEval's definition of "longer"
 MIN_PROMPTS = 10  # prompts below which nothing is resampled
 FEW = 64  # prompts up to which the resamples are kept, for the thousands of pairs of raters
-MANY_PAIRS = 5_000  # pairs of raters whose kappa gets an interval, those that share most
+AT_ONCE = 100_000  # draws
+MANY_PAIRS = 2_000  # pairs of raters whose kappa gets an interval, those that share most
 
 Figure = dict[str, Any]
 
@@ -753,9 +754,16 @@ def resampled_sums(per_prompt: np.ndarray, resamples: int = RESAMPLES) -> np.nda
     rows, size = np.unique(per_prompt, axis=0, return_counts=True)
     if 10 * len(rows) < n:
         return rng.multinomial(n, size / n, size=resamples) @ rows
-    # Mostly distinct: counting draws is faster than the multinomial, one resample at a time.
-    draws = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(resamples))
-    return np.stack([draw @ per_prompt for draw in draws])
+    # Mostly distinct: counting draws is faster than the multinomial; so many resamples at once that
+    # the draws stay in the processor's reach.
+    at_once = max(1, AT_ONCE // n)
+    sums = np.empty((resamples, per_prompt.shape[1]))
+    for begin in range(0, resamples, at_once):
+        size = min(at_once, resamples - begin)
+        drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        draws = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        sums[begin : begin + size] = draws.astype(float) @ per_prompt
+    return sums
 
 
 @lru_cache(maxsize=FEW)

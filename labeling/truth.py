@@ -28,8 +28,8 @@ from labeling.shares import wilson
 CLASSES = CHOICES[: BOTH_BAD + 1]
 SURE, UNSURE = 0.95, 0.7
 CROWD_KIT_VOTES = (200, 20_000)
-"""Votes from which and up to which MACE and GLAD are asked: five seconds for a hundred votes, half a
-minute for twenty thousand."""
+"""Votes from which and up to which MACE and GLAD are asked: five seconds for a hundred votes, half
+a minute for twenty thousand."""
 MOST_RATERS = 1_000  # whose row is kept
 
 

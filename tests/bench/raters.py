@@ -69,6 +69,11 @@ def made_up_votes(n_votes: int, n_raters: int, seed: int) -> tuple[Any, np.ndarr
         prob_a_ba=nothing,
         length_a=lengths[0][item],
         length_b=lengths[1][item],
+        strength=np.where(choice < 2, rng.integers(1, 4, n), 0),
+        seconds=rng.lognormal(3, 0.6, n),
+        at=1_750_000_000 + np.sort(rng.uniform(0, 30 * 86_400, n)),
+        comparisons=np.arange(n_items),
+        rater_keys=np.arange(n_raters),
     )
     return votes, truth
 
@@ -81,7 +86,46 @@ def agreement(votes: Any, truth: np.ndarray) -> str:
     return f"alpha {report['krippendorff_alpha']['value']:.4f}"
 
 
-STEPS = {"agreement": agreement}
+def scales(votes: Any, truth: np.ndarray) -> str:
+    from labeling.agreement_scales import scale_figures
+
+    return f"ordinal alpha {scale_figures(votes)['ordinal_alpha']['value']:.4f}"
+
+
+def weighed(votes: Any, truth: np.ndarray) -> str:
+    from labeling.rater_models import Answers, dawid_skene
+
+    answers = Answers.of(votes.item, votes.rater, votes.choice, votes.shown_first)
+    fit = dawid_skene(answers)
+    again = dawid_skene(answers, start=fit.parameters)
+    share = (fit.posteriors.argmax(axis=1) == truth).mean()
+    return f"{fit.n_steps} steps, {share:.4f} right; from its own end {again.n_steps} steps more"
+
+
+def raters(votes: Any, truth: np.ndarray) -> str:
+    from labeling.truth import truth_figures
+
+    figures, _fit = truth_figures(votes)
+    return f"{len(figures['raters'])} raters, {figures['n_overturned']:,} majorities overturned"
+
+
+def time_and_topics(votes: Any, truth: np.ndarray) -> str:
+    from labeling.agreement_time import agreement_over_time
+    from labeling.disputes import disputed_topics
+
+    changes = agreement_over_time(votes)["changes"]
+    topics = {f"topic {i}": range(i, len(truth), 40) for i in range(40)}
+    rows = disputed_topics(votes, topics, "topic")["rows"]
+    return f"{len(changes)} changes, {len(rows)} topics"
+
+
+STEPS = {
+    "agreement": agreement,
+    "other scales": scales,
+    "Dawid and Skene, twice": weighed,
+    "all figures of raters": raters,
+    "time and topics": time_and_topics,
+}
 
 
 def step(name: str, n_votes: int, n_raters: int, seed: int) -> dict[str, Any]:

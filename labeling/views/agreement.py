@@ -51,6 +51,7 @@ def agreement(request: HttpRequest, slug: str) -> HttpResponse:
         n_new, n_gone = changed_since(project, stored.n_preferences, stored.last_preference)
         context |= {"stored": stored, "n_new": n_new, "n_gone": n_gone}
         context |= _figures(request, stored.result)
+        context |= _truth(request, stored.result) | _topics(project, stored.result)
     return render(request, "labeling/agreement.html", context)
 
 
@@ -87,6 +88,44 @@ def _figures(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:
         "min_shared": MIN_SHARED,
         "heat_levels": range(11),
     }
+
+
+def _truth(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:
+    """What the rater models need on the page; nothing for a report from before they were there."""
+    raters = report.get("truth", {}).get("raters", [])
+    for row in raters:
+        side = row["side"]
+        row["leans"] = side["value"] is not None and not side["low"] <= 0 <= side["high"]
+    drawn = [row for row in raters if row["seconds"] and row["reliability"]["value"] is not None]
+    shown = raters if "all" in request.GET else raters[:N_SHOWN]
+    return {
+        "believed": shown,
+        "n_believed_hidden": len(raters) - len(shown),
+        "timed": drawn if len(drawn) >= 2 else [],
+        "weakest": _weakest(raters),
+    }
+
+
+def _weakest(raters: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The rater that is least to be believed, if surely less than the middle one."""
+    known = [row for row in raters if row["reliability"]["value"] is not None]
+    if len(known) < 3:
+        return None
+    known.sort(key=lambda row: row["reliability"]["value"])
+    middle = known[len(known) // 2]["reliability"]["value"]
+    return known[0] if known[0]["reliability"]["high"] < middle else None
+
+
+def _topics(project: Project, report: dict[str, Any]) -> dict[str, Any]:
+    """The disputed topics; of prompts, how they begin."""
+    topics = report.get("topics", {"rows": []})
+    if topics["rows"] and topics["by"] == "prompt":
+        keys = [row["comparison"] for row in topics["rows"]]
+        shown = project.comparisons.filter(pk__in=keys).select_related("prompt")
+        words = {comparison.pk: str(comparison.prompt) for comparison in shown}
+        for row in topics["rows"]:
+            row["topic"] = words.get(row["comparison"], "")
+    return {"topics": topics}
 
 
 # From which alpha on, what to call it, how it is coloured, what to do next. The bounds 0.667 and

@@ -104,9 +104,10 @@ def topics_of(project: Project) -> tuple[str, dict[str, list[int]]]:
     work = project.comparisons.work()
     for key in ("topic", "category"):
         found: dict[str, list[int]] = {}
-        values = work.annotate(value=KT(f"metadata__{key}")).exclude(value=None).exclude(value="")
-        for pk, value in values.values_list("pk", "value").iterator(chunk_size=5_000):
-            found.setdefault(str(value)[:100], []).append(pk)
+        named = work.filter(metadata__has_key=key).annotate(value=KT(f"metadata__{key}"))
+        for pk, value in named.values_list("pk", "value").iterator(chunk_size=5_000):
+            if value:
+                found.setdefault(str(value)[:100], []).append(pk)
         if len(found) >= 2:
             return key, found
     found = {}

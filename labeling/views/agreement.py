@@ -1,5 +1,6 @@
 """The agreement page: how good the labels are, which judges one may believe, who leans where."""
 
+from statistics import NormalDist
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
@@ -15,6 +16,7 @@ from django.views.decorators.http import require_http_methods
 
 from labeling.access import project_for
 from labeling.models import AgreementReport, Project
+from labeling.shares import Z
 from labeling.templatetags.figures import decimals, percent
 from labeling.votes import changed_since, state_of
 
@@ -93,9 +95,14 @@ def _figures(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:
 def _truth(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:
     """What the rater models need on the page; nothing for a report from before they were there."""
     raters = report.get("truth", {}).get("raters", [])
+    # One rater in twenty would stand out by luck alone: so the interval is widened by their number.
+    wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(raters))) / Z
     for row in raters:
         side = row["side"]
-        row["leans"] = side["value"] is not None and not side["low"] <= 0 <= side["high"]
+        row["leans"] = side["value"] is not None and (
+            side["value"] - wider * (side["value"] - side["low"]) > 0
+            or side["value"] + wider * (side["high"] - side["value"]) < 0
+        )
     drawn = [row for row in raters if row["seconds"] and row["reliability"]["value"] is not None]
     shown = raters if "all" in request.GET else raters[:N_SHOWN]
     return {

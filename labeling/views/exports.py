@@ -23,7 +23,7 @@ from labeling.forms import ExportForm
 from labeling.models import Comparison, Decision, Preference, Project, Rater
 
 COUNTED_AT_ONCE = 5_000  # answers of a project whose export is counted while one waits
-MOST_FOR_DAWID_SKENE = 50_000  # answers that are weighed in a web process: some seconds
+MOST_FOR_DAWID_SKENE = 50_000  # answers that are read and weighed in a web process
 CONTENT_TYPES = {
     ".jsonl": "application/jsonl",
     ".json": "application/json",

@@ -1,11 +1,15 @@
 """A million votes of 500 raters: how long agreement and the rater models take, and in what memory.
 
-    python tests/bench/raters.py [--votes 1000000] [--raters 500] [--only scale|recovery] [--seed 7]
+    python tests/bench/raters.py [--votes 1000000] [--raters 500] [--seed 7] [--recovery]
 
 Made-up votes on comparisons with five votes each, four comparisons to a prompt: raters of known
 accuracy and known leaning to what stands first, three of them AI judges, some far busier than
 others. Each step runs in a process of its own, on the processors it is given (`taskset -c 0,1`),
 and prints its seconds and the most memory it held (the libraries and the votes in it).
+
+`--recovery` instead asks how well known raters are found again, seeds printed: crowds of known
+accuracy and leaning, where the model is right; and the raters of the micro-world, where it is wrong
+in a known way (a hard comparison is hard for everybody).
 """
 
 import argparse
@@ -144,13 +148,111 @@ def step(name: str, n_votes: int, n_raters: int, seed: int) -> dict[str, Any]:
     }
 
 
+# --- recovery of what is known ---------------------------------------------------------------
+
+
+def recovered(rows: list[dict[str, Any]], key: str, known: np.ndarray) -> str:
+    """How far off the estimates are on average, and how often the interval holds what is known."""
+    told = [i for i, row in enumerate(rows) if row[key]["value"] is not None]
+    values = np.array([rows[i][key]["value"] for i in told])
+    inside = [rows[i][key]["low"] <= known[i] <= rows[i][key]["high"] for i in told]
+    off = values - known[told]
+    return (
+        f"{key:<12} off by {off.mean():+.4f}, typically {np.sqrt((off**2).mean()):.4f}; "
+        f"interval holds the truth for {np.mean(inside):.1%} of {len(told)}"
+    )
+
+
+def crowd_of_known_raters(per_item: int, seed: int) -> None:
+    """Made-up votes whose every rater follows a table of errors."""
+    from labeling.rater_models import Answers, dawid_skene, majority, reliabilities
+
+    rng = np.random.default_rng(seed)
+    n_items, n_raters, prior = 40_000, 200, np.array([0.42, 0.42, 0.16])
+    truth = rng.choice(3, size=n_items, p=prior)
+    accuracy, leaning = rng.uniform(0.5, 0.95, n_raters), rng.uniform(0, 0.3, n_raters)
+    rater = rng.permuted(np.tile(np.arange(n_raters), (n_items, 1)), axis=1)[:, :per_item].ravel()
+    item = np.repeat(np.arange(n_items), per_item)
+    first = rng.integers(0, 2, len(item))
+    wrong = (truth[item] + rng.integers(1, 3, len(item))) % 3
+    label = np.where(rng.random(len(item)) < accuracy[rater], truth[item], wrong)
+    label = np.where(rng.random(len(item)) < leaning[rater], first, label)
+    answers = Answers.of(item, rater, label, first)
+    fit = dawid_skene(answers)
+    rows = reliabilities(answers, fit)
+    right = (1 - leaning) * accuracy + leaning * prior[0]
+    print(
+        f"{per_item} votes an item, {n_raters} raters, seed {seed}: "
+        f"{(fit.posteriors.argmax(axis=1) == truth).mean():.4f} right, "
+        f"majority {(majority(answers) == truth).mean():.4f}, {fit.n_steps} steps"
+    )
+    print("   ", recovered(rows, "reliability", right))
+    print("   ", recovered(rows, "side", leaning))  # wrong answers lean to neither place
+
+
+def micro_world(n_items: int, seeds: range) -> None:
+    """The micro-world's raters; what is known of them is the mean over the comparisons drawn."""
+    import random
+
+    from labeling import microworld
+    from labeling.rater_models import Answers, dawid_skene, reliabilities
+
+    names = [rater.name for rater in microworld.RATERS]
+    table = np.zeros((len(seeds), len(names), 4))
+    inside = np.zeros((len(names), 2))
+    for place, seed in enumerate(seeds):
+        rng = random.Random(seed)
+        gaps: list[float] = []
+        while len(gaps) < n_items:
+            prompt = microworld.sample_prompts(1, rng)[0]
+            a, b = (microworld.sample_response(prompt, rng) for _ in range(2))
+            gap = microworld.utility(prompt, a) - microworld.utility(prompt, b)
+            gaps += [gap] if gap else []
+        rows = [
+            (i, names.index(vote.rater), ["a", "b", "tie"].index(vote.choice), vote.shown_first)
+            for i, gap in enumerate(gaps)
+            for vote in microworld.votes(gap, rng, n=4)
+        ]
+        item, rater, label, shown = zip(*rows, strict=True)
+        answers = Answers.of(item, rater, label, [int(side == "b") for side in shown])
+        found = reliabilities(answers, dawid_skene(answers))
+        sizes = [abs(gap) for gap in gaps]
+        for i, person in enumerate(microworld.RATERS):
+            ahead = np.array([person.probabilities(size) for size in sizes]).mean(axis=0)
+            behind = np.array([person.probabilities(-size) for size in sizes]).mean(axis=0)
+            known = ((ahead[0] + behind[1]) / 2, behind[0] - ahead[1])
+            for k, key in enumerate(("reliability", "side")):
+                figure = found[i][key]
+                table[place, i, 2 * k : 2 * k + 2] = known[k], figure["value"]
+                inside[i, k] += figure["low"] <= known[k] <= figure["high"]
+    print(f"Micro-world, {n_items} comparisons of 4 votes, seeds {seeds.start} to {seeds.stop - 1}")
+    for i, name in enumerate(names):
+        means = table[:, i].mean(axis=0)
+        print(
+            f"    {name:<8} right: known {means[0]:.3f}, found {means[1]:.3f}, "
+            f"in the interval {inside[i, 0] / len(seeds):.0%};   leaning: known {means[2]:+.3f}, "
+            f"found {means[3]:+.3f}, in the interval {inside[i, 1] / len(seeds):.0%}"
+        )
+
+
+def recovery() -> None:
+    for per_item in (2, 3, 5):
+        for seed in (1, 2):
+            crowd_of_known_raters(per_item, seed)
+    micro_world(1_000, range(1, 21))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--votes", type=int, default=1_000_000)
     parser.add_argument("--raters", type=int, default=500)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--step", choices=STEPS)
+    parser.add_argument("--recovery", action="store_true")
     asked = parser.parse_args()
+    if asked.recovery:
+        recovery()
+        return
     if asked.step:
         print(json.dumps(step(asked.step, asked.votes, asked.raters, asked.seed)))
         return

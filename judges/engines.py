@@ -27,11 +27,13 @@ def opened(
     device: str = "",
     batch_tokens: int = 0,
     budget: Budget | None = None,
+    counts: dict[str, int] | None = None,
 ) -> Ask:
     """The judge version, ready to be asked; a model of ours is loaded now.
 
     Args:
         budget: what a server may be asked for; see judges.servers.budget_of.
+        counts: added to by what the engine meets; see judges.ml.asking.Engine.
     Raises: ModelUnusable when the model cannot be loaded; EngineStopped when a server cannot be
         asked.
     """
@@ -40,16 +42,18 @@ def opened(
         members = members_of(version)
         return ask_jury(
             members,
-            lambda one: opened(one, device=device, batch_tokens=batch_tokens, budget=budget),
+            lambda one: opened(
+                one, device=device, batch_tokens=batch_tokens, budget=budget, counts=counts
+            ),
         )
     if version.server is not None:
-        asked = server_engine(version.server, version.model, recipe, budget)
+        asked = server_engine(version.server, version.model, recipe, budget, counts)
         return lambda comparisons: judge(asked, recipe, [sample_of(one) for one in comparisons])
     place = model_place(version.judge.project, version.model)
     if recipe.mode == "reward":
-        scorer = _imported("reward").load_reward_model(place, recipe, device, batch_tokens)
+        scorer = _imported("reward").load_reward_model(place, recipe, device, batch_tokens, counts)
         return lambda comparisons: scorer.judge([sample_of(one) for one in comparisons])
-    engine = _imported("engine").load_engine(place, recipe, device, batch_tokens)
+    engine = _imported("engine").load_engine(place, recipe, device, batch_tokens, counts)
     return lambda comparisons: judge(engine, recipe, [sample_of(one) for one in comparisons])
 
 

@@ -238,6 +238,7 @@ class RunWorker(models.Model):
     n_judged = models.PositiveIntegerField(default=0)
     last_kept_at = models.DateTimeField(null=True, blank=True)
     problem = models.TextField(blank=True)  # why it left, if not because its work was done
+    troubles = models.JSONField(default=dict)  # {kind: n}: see judges.ml.asking.Engine.counts
 
     objects = RunWorkerQuerySet.as_manager()
 

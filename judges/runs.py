@@ -249,7 +249,11 @@ def _work(
         if left and ask is None:
             with attendance.loading():
                 ask = opened(
-                    version, device=device, batch_tokens=batch_tokens, budget=budget_of(run)
+                    version,
+                    device=device,
+                    batch_tokens=batch_tokens,
+                    budget=budget_of(run),
+                    counts=worker.troubles,
                 )
             RunWorker.objects.filter(pk=worker.pk).update(asking_since=timezone.now())
         window = claim_window(run, worker, left, waiting)
@@ -328,7 +332,10 @@ def _keep(
             record_verdict(verdict)
     now = timezone.now()
     RunWorker.objects.filter(pk=worker.pk).update(
-        n_judged=F("n_judged") + len(outcomes), last_kept_at=now, heartbeat_at=now
+        n_judged=F("n_judged") + len(outcomes),
+        last_kept_at=now,
+        heartbeat_at=now,
+        troubles=dict(worker.troubles),
     )
     row.n_done += len(outcomes)
     row.n_total = max(row.n_total or 0, row.n_done)

@@ -221,6 +221,17 @@ class ProgressSerializer(serializers.Serializer):
     did_not_fit = serializers.IntegerField()
     prompts_cut = serializers.IntegerField()
     exemplars_left_out = serializers.IntegerField()
+    out_of_memory = serializers.IntegerField(
+        help_text="How often memory ran out and a batch was made smaller."
+    )
+    retried = serializers.IntegerField(help_text="Requests to a server that were sent again.")
+    rate_limited = serializers.IntegerField(help_text="Waits for a server's rate limit.")
+    lost_answers = serializers.IntegerField(
+        help_text="Answers that may have to be paid for, and never came."
+    )
+    bounded_answers = serializers.IntegerField(
+        help_text="Answers that a server did not name: they have the most that they can have."
+    )
     tokens = serializers.IntegerField()
     tokens_written = serializers.IntegerField()
     cost = serializers.FloatField(allow_null=True)

@@ -155,13 +155,18 @@ def _box() -> Any:
 
 
 def server_engine(
-    server: JudgeServer, model: str, recipe: JudgeRecipe, budget: Budget | None = None
+    server: JudgeServer,
+    model: str,
+    recipe: JudgeRecipe,
+    budget: Budget | None = None,
+    counts: dict[str, int] | None = None,
 ) -> ServerEngine:
     """The server, ready to be asked. Raises: EngineStopped if its key cannot be had."""
     return ServerEngine(
         _server(server, model, chat=recipe.chat, max_context=recipe.max_context),
         budget=budget,
         connect=_connect(server),
+        counts=counts,
     )
 
 

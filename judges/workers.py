@@ -85,7 +85,7 @@ def leave(run: JudgeRun, worker: RunWorker, status: str, line: str = "") -> bool
     Returns whether the run ended by it.
     """
     RunWorker.objects.filter(pk=worker.pk, left_at=None).update(
-        left_at=timezone.now(), problem=line
+        left_at=timezone.now(), problem=line, troubles=dict(worker.troubles)
     )
     Claim.objects.filter(worker=worker).delete()
     row = JudgeRun.objects.select_for_update().get(pk=run.pk)
@@ -203,7 +203,10 @@ class Attendance:
 
     def _beat(self) -> None:
         now = timezone.now()
-        if RunWorker.objects.filter(pk=self.worker.pk, left_at=None).update(heartbeat_at=now):
+        # A long wait for a rate limit shows on the page while it lasts.
+        if RunWorker.objects.filter(pk=self.worker.pk, left_at=None).update(
+            heartbeat_at=now, troubles=dict(self.worker.troubles)
+        ):
             JudgeRun.objects.filter(
                 pk=self.run.pk, status=Job.Status.RUNNING, worker=self.run.worker
             ).update(heartbeat_at=now)

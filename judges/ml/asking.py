@@ -81,6 +81,12 @@ class Reply:
 class Engine(Protocol):
     """A model that can be asked."""
 
+    counts: dict[str, int]
+    """What it met on the way: "out_of_memory", batches that were made smaller; "retried", tries
+    that were repeated; "rate_limited", waits for a rate limit; "bounded", answers that were not
+    among the tokens a server names; "lost_answers", tries that were paid for and lost. Grows as
+    the engine is asked; what is not named is zero."""
+
     @property
     def control(self) -> tuple[str, ...]:
         """Strings that the model's tokenizer reads as something other than text."""
@@ -95,6 +101,11 @@ class Engine(Protocol):
         Raises: EngineStopped when nothing more can be asked (server gone, key refused, budget
         spent); what was yielded before stays good.
         """
+
+
+def count(counts: dict[str, int], name: str, n: int = 1) -> None:
+    """Add to what an engine met. The caller sees to it that no other thread does so."""
+    counts[name] = counts.get(name, 0) + n
 
 
 class EngineStopped(Exception):

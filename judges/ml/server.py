@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from judges.ml.asking import BudgetSpent, EngineStopped, Reply, Request, Said
+from judges.ml.asking import BudgetSpent, EngineStopped, Reply, Request, Said, count
 from judges.ml.budget import Budget, Purse
 from judges.ml.questions import plain_text, tidy_written, with_written
 from judges.ml.wires import Connect, Wires, plain_connection
@@ -179,12 +179,11 @@ class ServerEngine:
         *,
         budget: Purse | None = None,
         connect: Connect = plain_connection,
+        counts: dict[str, int] | None = None,
     ) -> None:
         self.server = server
         self.budget: Purse = budget or Budget()
-        self.counts = {"retried": 0, "rate_limited": 0, "bounded": 0, "lost_answers": 0}
-        """What a run's page tells: tries that were repeated, waits for a rate limit, answers that
-        were not among the server's most probable tokens, tries that were paid for and lost."""
+        self.counts: dict[str, int] = {} if counts is None else counts
         self._wires = Wires(server.url, server.key, server.timeout_seconds, connect)
         self._lock = threading.Lock()
         self._halt = threading.Event()
@@ -395,7 +394,7 @@ class ServerEngine:
         if missing:
             bill.n_bounded += len(missing)
             with self._lock:
-                self.counts["bounded"] += len(missing)
+                count(self.counts, "bounded", len(missing))
         return tuple(min(0.0, max(FLOOR, logp)) for logp in found)
 
     def _draw_answers(
@@ -591,7 +590,7 @@ class ServerEngine:
                     )
                 raise EngineStopped(self._stop_line(f"{trouble}, {n_failed} times"))
             with self._lock:
-                self.counts["retried"] += 1
+                count(self.counts, "retried")
             # Full jitter: threads that failed together do not come back together.
             most = min(self.server.longest_wait, self.server.first_wait * 2**n_failed)
             self._pause(max(random.uniform(0, most), _retry_after(headers)))  # noqa: S311
@@ -671,7 +670,7 @@ class ServerEngine:
                 "kept; resume later, or have an administrator lower the number of requests at once."
             )
         with self._lock:
-            self.counts["rate_limited"] += 1
+            count(self.counts, "rate_limited")
             self._not_before = max(self._not_before, time.monotonic() + asked_for)
         self._pause(seconds)
 
@@ -736,7 +735,7 @@ class ServerEngine:
         bill.n_read += worst[0]
         bill.n_written += worst[1]
         with self._lock:
-            self.counts["lost_answers"] += 1
+            count(self.counts, "lost_answers")
         if not self._hold_more(bill, worst):
             raise self._spent()
 

@@ -12,7 +12,14 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from judges.drift import notice_of
 from judges.engines import sample_of
-from judges.figures import Figures, figures_by, figures_of, per_minute_now, seconds_left
+from judges.figures import (
+    Figures,
+    figures_by,
+    figures_of,
+    per_minute_now,
+    seconds_left,
+    troubles_in_words,
+)
 from judges.forms import JudgeForm, LaunchForm, PromptDifferenceForm, ResumeForm, TrialForm
 from judges.judging import judge_version, n_left_out, stored_models
 from judges.ml.config import ASKING_MODES, PROMPT_FIELDS, recipe_from
@@ -401,6 +408,7 @@ def _run_card(
         "run": run,
         "refused": refused,
         "figures": figures,
+        "troubles": troubles_in_words(figures.troubles),
         "selection": which_of(run.selection).label,
         "workers": workers,
         "present": present,

@@ -32,8 +32,8 @@ class Behaviour:
     gives_usage: bool = True
     most_top: int = 20
     seconds: float = 0.0
-    faults: deque[Fault] = field(default_factory=deque)
-    """Taken one by one by the questions that come, probes left out."""
+    faults: deque[Fault | None] = field(default_factory=deque)
+    """Taken one by one by the questions that come, probes left out; None is none."""
     always: Fault | None = None
     down: Fault | None = None
     """So is everything answered, probes too."""

@@ -1,5 +1,6 @@
 """Judge servers: who may allow them, where they may lead, their keys, and runs that ask them."""
 
+import json
 import logging
 import re
 from contextlib import suppress
@@ -357,6 +358,30 @@ def test_a_failure_is_a_clear_line_and_loses_nothing(client, quick, fault, line)
     assert run.status == "succeeded", run.error
     assert version.verdicts.count() == 4
     assert len(told.asked) == 2 * (4 - n_kept)  # what has a verdict is not asked again
+
+
+def test_what_the_server_made_the_run_go_through_is_said(client, quick):
+    """Over all starts of the run: rate limits, requests sent again, answers it did not name."""
+    with serving(probs={"1": 0.9, "The": 0.07}) as told:
+        told.faults.extend([status(429), None, status(500), None, says(b"{")])
+        version = version_at(allowed(told.url, max_concurrency=1), 2)
+        run = new_run(version)
+        out = StringIO()
+        call_command("judge", "--project", "kitchen", "--judge", "far", "--json", stdout=out)
+    met = {"rate_limited": 1, "retried": 2, "lost_answers": 1, "bounded_answers": 4}
+    printed = json.loads(out.getvalue())
+    assert {name: printed[name] for name in met} == met
+    assert printed["out_of_memory"] == 0
+
+    client.force_login(UserFactory(is_superuser=True))
+    page = client.get(reverse("judges:run", args=["kitchen", run.pk])).content.decode()
+    assert "The server limited the rate 1 time, and was waited for." in page
+    assert "2 requests to the server failed and were sent again." in page
+    assert "1 answer was lost on its way" in page
+    assert "4 answers were not among the tokens that the server names" in page
+    assert "Memory ran out" not in page
+    progress = client.get(f"/api/projects/kitchen/judge-runs/{run.pk}/").json()["progress"]
+    assert {name: progress[name] for name in met} == met
 
 
 def test_a_run_stops_before_it_exceeds_its_budget():

@@ -474,6 +474,7 @@ class Probe(models.Model):
     version = models.OneToOneField(JudgeVersion, models.CASCADE, related_name="probe")
     answers = models.JSONField()  # [{"comparison", "probs", "standard_error"}, …]: see judges.drift
     fingerprint = models.CharField(max_length=200, blank=True)  # of the model that gave them
+    told = models.JSONField(default=list)  # by its server with them: see judges.ml.server
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:
@@ -490,6 +491,7 @@ class DriftCheck(Job):
     probe = models.ForeignKey(Probe, models.CASCADE, related_name="checks")
     reason = models.CharField(max_length=10, choices=Reason, default=Reason.ASKED)
     fingerprint = models.CharField(max_length=200, blank=True)  # of the model at this check
+    told = models.JSONField(default=list)  # by its server: what the check is about
     result = models.JSONField(default=dict)  # see judges.drift.drift_test
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"

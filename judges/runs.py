@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from judges.claims import claim_window, give_back, price_of_a_token
+from judges.drift import check_if_told_anew
 from judges.engines import Ask, opened
 from judges.figures import figures_of
 from judges.judging import exemplars_of
@@ -245,6 +246,7 @@ def _work(
     left = deque(waiting().values_list("pk", flat=True))
     _count(run, len(left))
     ask = None
+    told: set[str] = set()  # by the judge's server, of its model
     while True:
         if left and ask is None:
             with attendance.loading():
@@ -265,6 +267,10 @@ def _work(
                 if batch is None:
                     break
                 colleagues_wait = _keep(run, worker, version, batch)
+                news = _told_by(batch) - told
+                if news:
+                    told |= news
+                    _notice(version, news)
                 if on_batch is not None:
                     on_batch(run)
                 if run.pause_requested:
@@ -289,6 +295,17 @@ def _batches(
     """What the judge makes of every comparison, batch by batch."""
     for batch in ask(comparisons):
         yield [(comparisons[place], outcome) for place, outcome in batch]
+
+
+def _told_by(batch: Sequence[tuple[Comparison, Outcome]]) -> set[str]:
+    return {one for _row, outcome in batch for one in outcome.raw.get("server_told", ())}
+
+
+def _notice(version: JudgeVersion, told: set[str]) -> None:
+    """Have the project's judge checked where its server tells of another model."""
+    check = check_if_told_anew(version, told)
+    if check is not None:
+        check.enqueue()
 
 
 @transaction.atomic

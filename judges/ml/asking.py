@@ -72,6 +72,9 @@ class Reply:
     """Its share of the time of its batch."""
     cost: float | None = None
     """In the server's currency; None where no price is known."""
+    told: tuple[str, ...] = ()
+    """What a server tells of its model, as fingerprints of equal length for equal words; empty
+    where it tells nothing."""
     problem: str = ""
     too_long: bool = False
     """The problem is that the request does not fit the context, which nobody knew before it was

@@ -292,6 +292,9 @@ def _outcome(recipe: JudgeRecipe, asked: _Asked, replies: Sequence[Reply]) -> Ou
         raw["principle"] = principle
     if recipe.show_reference and asked.sample.reference:
         raw["reference_shown"] = True
+    told = sorted({one for reply in replies for one in reply.told})
+    if told:
+        raw["server_told"] = told
     drawn = any(said.measured_by == "samples" for reply in replies for said in reply.said)
     return replace(
         read,

@@ -11,6 +11,7 @@ once. What a server can do is found out once, before the first question:
 """
 
 import email.utils
+import hashlib
 import http.client
 import json
 import math
@@ -40,6 +41,8 @@ TOP_LOGPROBS = (100, 20, 5, 1)
 """How many of the most probable tokens are asked for: the first number that the server takes."""
 OVERHEAD = 64
 """Tokens that a chat template may add to a question's words, for the budget's worst case."""
+LIST_AGAIN_AFTER = 60.0
+"""Seconds after which a server is asked again which models it has, before it is asked more."""
 UNLIKELY = -25.0
 """A first token with a log-probability below this is not asked what would follow it."""
 
@@ -145,6 +148,7 @@ class _Bill:
     n_read: int = 0
     n_written: int = 0
     n_bounded: int = 0
+    told: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,8 @@ class ServerEngine:
         self._draws_at_once = server.n_draws  # fewer where the server refuses so many
         self._known_excess: dict[_Text, int] = {}
         self._abilities: Abilities | None = None
+        self._told_by_list: tuple[str, ...] = ()
+        self._listed_at = -math.inf
 
     # --- the interface of judges.ml.asking.Engine --------------------------------------------
 
@@ -239,6 +245,7 @@ class ServerEngine:
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Reply]]]:
         self.abilities  # noqa: B018 - asked before the first question, in this thread
+        self._look_at_list()
         # The same beginning next to each other: servers read it once. Both orders of a sample share
         # all that stands before their responses.
         waiting = deque(sorted(range(len(requests)), key=lambda place: _beginning(requests[place])))
@@ -295,6 +302,7 @@ class ServerEngine:
             n_tokens_written=bill.n_written,
             seconds=time.perf_counter() - began,
             cost=self.server.cost(bill.n_read, bill.n_written),
+            told=tuple(sorted({*bill.told, *self._told_by_list})),
             problem=problem,
             too_long=too_long,
         )
@@ -478,6 +486,7 @@ class ServerEngine:
                 raise _FewerAtOnce(str(refusal)) from None
             raise self._problem(refusal, text, worst[1]) from None
         choices: list[dict[str, Any]] = answer["choices"]
+        bill.told |= told_by_answer(answer)
         n_read, n_written = _usage(answer, worst)
         bill.n_read += n_read
         bill.n_written += max(n_written, len(choices))
@@ -785,6 +794,7 @@ class ServerEngine:
             models = [one for one in listed or [] if isinstance(one, dict)]
             found.models = tuple(str(one.get("id")) for one in models)
             mine = next((one for one in models if _is_called(one, self.server.model)), None)
+            self._told_by_list, self._listed_at = told_by_list(mine), time.monotonic()
             about = mine or (models[0] if models else {})
             kind = str(about.get("owned_by"))
             found.kind = kind if kind in ("llamacpp", "vllm", "sglang") else ""
@@ -808,6 +818,19 @@ class ServerEngine:
                 "../tokenize", {"model": self.server.model, "prompt": "1"}
             )
             found.counts_tokens = status == 200
+
+    def _look_at_list(self) -> None:
+        """Notice another model under the same name: a server may have been started anew."""
+        if time.monotonic() - self._listed_at < LIST_AGAIN_AFTER:
+            return
+        self._listed_at = time.monotonic()
+        status, _headers, body, _trouble = self._try("/models", None)
+        answer = _json(body) if status == 200 else None
+        listed = answer.get("data") if isinstance(answer, dict) else None
+        models = [one for one in listed or [] if isinstance(one, dict)]
+        mine = next((one for one in models if _is_called(one, self.server.model)), None)
+        if mine is not None:  # a list that fails to come says nothing about the model
+            self._told_by_list = told_by_list(mine)
 
     def _probe_ways(self, found: Abilities, bill: _Bill) -> None:
         """Which of the two ways to ask it, and whether it names probable tokens."""
@@ -987,6 +1010,42 @@ def _listed(choice: Mapping[str, Any]) -> list[tuple[str, float]]:
     if older and isinstance(older[0], dict):
         return [(str(token), float(logp)) for token, logp in older[0].items()]
     return []
+
+
+def told_by_answer(answer: Mapping[str, Any]) -> set[str]:
+    """What an answer tells of the model that gave it, as a fingerprint; empty where it is silent.
+
+    Hosted services change `system_fingerprint` with weights or machines; llama.cpp gives its build.
+    """
+    told = [str(answer.get(name) or "") for name in ("model", "system_fingerprint")]
+    return {_fingerprint("answer", told)} if any(told) else set()
+
+
+def told_by_list(model: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What the list of models tells of one, as a fingerprint; empty where it is not in the list.
+
+    How much the server lets it read is a setting, and no other model. `created` counts where it is
+    of a model: several servers put the moment of the request there.
+    """
+    if model is None:
+        return ()
+    told: dict[str, Any] = {name: model.get(name) for name in ("id", "root", "parent", "owned_by")}
+    meta = model.get("meta")
+    if isinstance(meta, dict):
+        told["meta"] = {name: value for name, value in meta.items() if name != "n_ctx"}
+    created = model.get("created")
+    if isinstance(created, int | float) and created < time.time() - AN_HOUR:
+        told["created"] = created
+    return (_fingerprint("list", told),)
+
+
+AN_HOUR = 3600
+
+
+def _fingerprint(kind: str, told: Any) -> str:
+    """A hash: what a server says may be long, and may repeat a key."""
+    words = json.dumps(told, sort_keys=True, default=str)
+    return f"{kind}:{hashlib.sha256(words.encode()).hexdigest()[:24]}"
 
 
 def _is_called(model: Mapping[str, Any], name: str) -> bool:

@@ -11,13 +11,15 @@ from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.urls import reverse
 
+from judges.choosing import choose, settle
+from judges.drift import notice_of
 from judges.judging import judge_version
 from judges.ml.asking import EngineStopped
 from judges.ml.config import JudgeRecipe
-from judges.models import JudgeRun, JudgeServer, JudgeVersion
+from judges.models import DriftCheck, JudgeRun, JudgeServer, JudgeVersion
 from judges.runs import new_run
 from judges.servers import budget_of, check_url, encrypted, key_of, server_engine
-from judges.tasks import run_judge, try_server
+from judges.tasks import check_drift, run_judge, try_server
 from labeling.models import Membership
 from tests.factories import (
     ComparisonFactory,
@@ -394,6 +396,85 @@ def test_a_run_stops_before_it_exceeds_its_budget():
         assert told.n_tokens <= 4_000
     left = budget_of(JudgeRun.objects.get(pk=run.pk))
     assert left.spent_tokens == sum(version.verdicts.values_list("n_tokens", flat=True))
+
+
+# --- another model behind the same name ------------------------------------------------------
+
+
+def chosen_at(told) -> JudgeVersion:
+    """The project's judge, at work on this server; its probe is of its first 12 answers."""
+    version = version_at(allowed(told.url), 12)
+    assert finished(version).status == "succeeded"
+    choose(version, user=UserFactory())
+    settle(version)
+    assert len(version.probe.answers) == 12
+    return version
+
+
+def one_more(version: JudgeVersion) -> JudgeRun:
+    ComparisonFactory(project=version.judge.project)
+    return finished(version)
+
+
+def test_a_server_whose_model_changes_is_asked_again_and_noticed():
+    with serving(system_fingerprint="fp_1") as told:
+        version = chosen_at(told)
+        project = version.judge.project
+        one_more(version)
+        assert not DriftCheck.objects.exists()  # nothing has changed
+
+        told.system_fingerprint, told.probs = "fp_2", {"1": 0.3, " 2": 0.6, "The": 0.05}
+        one_more(version)
+        one_more(version)
+        check = DriftCheck.objects.get()  # once
+        assert (check.status, check.reason) == ("queued", DriftCheck.Reason.CHANGED)
+        assert notice_of(project) is None
+        check_drift(check.pk)
+        one_more(version)  # what was looked at is known
+    check = DriftCheck.objects.get()
+    assert (check.status, check.result["n"]) == ("succeeded", 12)
+    assert check.result["drifted"]
+    assert notice_of(project) == check
+    assert check.told != version.probe.told
+    assert "fp_2" not in str(check.told)
+
+
+def test_a_model_that_answers_as_before_raises_no_notice_and_what_the_server_lists_counts():
+    with serving(listed={"root": "/models/one", "max_model_len": 4096}) as told:
+        version = chosen_at(told)
+        told.listed = {"root": "/models/one", "max_model_len": 8192}  # a setting, no other model
+        one_more(version)
+        assert not DriftCheck.objects.exists()
+
+        told.listed = {"root": "/models/two"}
+        one_more(version)
+        check = DriftCheck.objects.get()
+        check_drift(check.pk)
+        told.listed = {"root": "/models/one"}  # back again: known
+        one_more(version)
+    check = DriftCheck.objects.get()
+    assert (check.status, check.result["n_moved"]) == ("succeeded", 0)
+    assert notice_of(version.judge.project) is None
+
+
+def test_a_server_started_anew_is_noticed_in_the_middle_of_a_run(monkeypatch):
+    """Its list of models is looked at again between two stretches of a run."""
+    monkeypatch.setattr("judges.claims.WINDOW", 2)
+    monkeypatch.setattr("judges.ml.server.LIST_AGAIN_AFTER", 0.0)
+    with serving(listed={"root": "/models/one"}) as told:
+        version = chosen_at(told)
+        ComparisonFactory.create_batch(6, project=version.judge.project)
+        told.asked.clear()
+
+        def another_after_four(_text: str):
+            if len(told.asked) > 4:
+                told.listed = {"root": "/models/two"}
+
+        told.for_question = another_after_four
+        finished(version)
+    assert DriftCheck.objects.get().reason == DriftCheck.Reason.CHANGED
+    listed = [verdict.raw["server_told"] for verdict in version.verdicts.order_by("pk")]
+    assert listed[0] != listed[-1]
 
 
 def test_a_judge_on_a_server_needs_no_torch():

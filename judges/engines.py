@@ -8,6 +8,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from judges.jury import ask_jury, members_of
+from judges.ml.asking import Halt
 from judges.ml.budget import Budget
 from judges.ml.config import ModelUnusable, recipe_from
 from judges.ml.modes import Outcome, judge
@@ -28,12 +29,14 @@ def opened(
     batch_tokens: int = 0,
     budget: Budget | None = None,
     counts: dict[str, int] | None = None,
+    halt: Halt | None = None,
 ) -> Ask:
     """The judge version, ready to be asked; a model of ours is loaded now.
 
     Args:
         budget: what a server may be asked for; see judges.servers.budget_of.
         counts: added to by what the engine meets; see judges.ml.asking.Engine.
+        halt: stops what waits for a server, from another thread.
     Raises: ModelUnusable when the model cannot be loaded; EngineStopped when a server cannot be
         asked.
     """
@@ -43,11 +46,16 @@ def opened(
         return ask_jury(
             members,
             lambda one: opened(
-                one, device=device, batch_tokens=batch_tokens, budget=budget, counts=counts
+                one,
+                device=device,
+                batch_tokens=batch_tokens,
+                budget=budget,
+                counts=counts,
+                halt=halt,
             ),
         )
     if version.server is not None:
-        asked = server_engine(version.server, version.model, recipe, budget, counts)
+        asked = server_engine(version.server, version.model, recipe, budget, counts, halt)
         return lambda comparisons: judge(asked, recipe, [sample_of(one) for one in comparisons])
     place = model_place(version.judge.project, version.model)
     if recipe.mode == "reward":

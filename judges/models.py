@@ -444,6 +444,12 @@ class Experiment(Job):
     def __str__(self) -> str:
         return self.name
 
+    def request_cancel(self) -> None:
+        """Stop it, and the run that it is at: an engine may say nothing for minutes."""
+        super().request_cancel()
+        for run in JudgeRun.objects.active().filter(cells__experiment=self, counts=False):
+            run.request_cancel()
+
     def enqueue(self) -> None:
         from judges.tasks import run_experiment
 

@@ -17,7 +17,7 @@ from judges.drift import check_if_told_anew
 from judges.engines import Ask, opened
 from judges.figures import figures_of
 from judges.judging import exemplars_of
-from judges.ml.asking import EngineStopped
+from judges.ml.asking import EngineStopped, Halted
 from judges.ml.config import ModelUnusable
 from judges.ml.modes import Outcome
 from judges.models import Claim, JudgeRun, JudgeVersion, RunWorker, Verdict
@@ -195,7 +195,7 @@ def carry_out(
     try:
         with attendance.kept():
             _work(run, worker, attendance, batch_tokens, device, on_batch)
-    except StopNow:
+    except (StopNow, Halted):
         if not connection.in_atomic_block:
             connection.close()  # a jury reads and writes rows between its questions
         row = JudgeRun.objects.get(pk=run.pk)
@@ -256,6 +256,7 @@ def _work(
                     batch_tokens=batch_tokens,
                     budget=budget_of(run),
                     counts=worker.troubles,
+                    halt=attendance.halt,
                 )
             RunWorker.objects.filter(pk=worker.pk).update(asking_since=timezone.now())
         window = claim_window(run, worker, left, waiting)

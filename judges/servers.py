@@ -19,7 +19,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
-from judges.ml.asking import EngineStopped, Request
+from judges.ml.asking import EngineStopped, Halt, Request
 from judges.ml.budget import Budget
 from judges.ml.config import JudgeRecipe
 from judges.ml.server import Server, ServerEngine, list_models
@@ -160,6 +160,7 @@ def server_engine(
     recipe: JudgeRecipe,
     budget: Budget | None = None,
     counts: dict[str, int] | None = None,
+    halt: Halt | None = None,
 ) -> ServerEngine:
     """The server, ready to be asked. Raises: EngineStopped if its key cannot be had."""
     return ServerEngine(
@@ -167,6 +168,7 @@ def server_engine(
         budget=budget,
         connect=_connect(server),
         counts=counts,
+        halt=halt,
     )
 
 

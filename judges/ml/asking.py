@@ -5,6 +5,7 @@ engine (`engine.py` on this machine, `server.py` over HTTP) knows no modes: it i
 if it is asked to, and says how probable each of a few answers is next.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -113,6 +114,23 @@ def count(counts: dict[str, int], name: str, n: int = 1) -> None:
 
 class EngineStopped(Exception):
     """The engine cannot go on; the message is one clear line that says what to do."""
+
+
+class Halted(EngineStopped):
+    """It was asked to stop, by its `Halt`."""
+
+
+class Halt:
+    """What tells an engine from another thread that nothing more is wanted of it.
+
+    An engine that waits (for a server, or for its rate limit) looks at it several times a second.
+    """
+
+    def __init__(self) -> None:
+        self.soon = threading.Event()
+        """Nothing more is asked or waited for; what is in flight may come home."""
+        self.now = threading.Event()
+        """Nothing is waited for at all. Set together with `soon`."""
 
 
 class BudgetSpent(EngineStopped):

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from judges.ml.asking import BudgetSpent, EngineStopped, Reply, Request, Said, count
+from judges.ml.asking import BudgetSpent, EngineStopped, Halt, Halted, Reply, Request, Said, count
 from judges.ml.budget import Budget, Purse
 from judges.ml.questions import plain_text, tidy_written, with_written
 from judges.ml.wires import Connect, Wires, plain_connection
@@ -41,6 +41,8 @@ TOP_LOGPROBS = (100, 20, 5, 1)
 """How many of the most probable tokens are asked for: the first number that the server takes."""
 OVERHEAD = 64
 """Tokens that a chat template may add to a question's words, for the budget's worst case."""
+LOOK_EVERY = 0.25
+"""Seconds between two looks at whether anything is still wanted."""
 LIST_AGAIN_AFTER = 60.0
 """Seconds after which a server is asked again which models it has, before it is asked more."""
 UNLIKELY = -25.0
@@ -184,8 +186,10 @@ class ServerEngine:
         budget: Purse | None = None,
         connect: Connect = plain_connection,
         counts: dict[str, int] | None = None,
+        halt: Halt | None = None,
     ) -> None:
         self.server = server
+        self.asked_to_stop = halt or Halt()
         self.budget: Purse = budget or Budget()
         self.counts: dict[str, int] = {} if counts is None else counts
         self._wires = Wires(server.url, server.key, server.timeout_seconds, connect)
@@ -255,10 +259,15 @@ class ServerEngine:
         finished = False
         try:
             while flying or (waiting and stopped is None):
+                if stopped is None and self.asked_to_stop.soon.is_set():
+                    stopped = Halted("Stopped.")
+                    self._halt.set()
+                if self.asked_to_stop.now.is_set():
+                    self._wires.hang_up()
                 while waiting and stopped is None and len(flying) < self.server.max_concurrency:
                     place = waiting.popleft()
                     flying[pool.submit(self._answer_one, requests[place])] = place
-                done, _ = wait(flying, return_when=FIRST_COMPLETED)
+                done, _ = wait(flying, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
                 batch = []
                 share = len(flying)
                 for future in done:
@@ -686,12 +695,18 @@ class ServerEngine:
     def _wait_for_turn(self) -> None:
         while (seconds := self._not_before - time.monotonic()) > 0:
             self._pause(seconds)
-        if self._halt.is_set():
-            raise EngineStopped("Stopped.")
+        self._pause(0)
 
     def _pause(self, seconds: float) -> None:
-        if self._halt.wait(seconds):
-            raise EngineStopped("Stopped.")
+        """Raises: Halted as soon as nobody wants the answer any more."""
+        ends_at = time.monotonic() + seconds
+        while True:
+            if self._halt.is_set() or self.asked_to_stop.soon.is_set():
+                raise Halted("Stopped.")
+            left = ends_at - time.monotonic()
+            if left <= 0:
+                return
+            self._halt.wait(min(left, LOOK_EVERY))
 
     def _its_words(self, body: bytes) -> str:
         """What the server says about a refusal: one short line, without the key."""

@@ -3,20 +3,24 @@
 import json
 import logging
 import re
+import threading
+import time
 from contextlib import suppress
 from io import StringIO
 
 import pytest
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
+from django.db import connection
 from django.urls import reverse
 
 from judges.choosing import choose, settle
 from judges.drift import notice_of
 from judges.judging import judge_version
+from judges.laboratory import new_experiment
 from judges.ml.asking import EngineStopped
 from judges.ml.config import JudgeRecipe
-from judges.models import DriftCheck, JudgeRun, JudgeServer, JudgeVersion
+from judges.models import DriftCheck, Experiment, JudgeRun, JudgeServer, JudgeVersion
 from judges.runs import new_run
 from judges.servers import budget_of, check_url, encrypted, key_of, server_engine
 from judges.tasks import check_drift, run_judge, try_server
@@ -24,7 +28,9 @@ from labeling.models import Membership
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
+    PreferenceFactory,
     ProjectFactory,
+    RaterFactory,
     UserFactory,
 )
 from tests.judges.loopback import says, serving, sleeps, status
@@ -396,6 +402,97 @@ def test_a_run_stops_before_it_exceeds_its_budget():
         assert told.n_tokens <= 4_000
     left = budget_of(JudgeRun.objects.get(pk=run.pk))
     assert left.spent_tokens == sum(version.verdicts.values_list("n_tokens", flat=True))
+
+
+# --- stopping while the server is silent -----------------------------------------------------
+
+
+def asked_to_stop(version: JudgeVersion, how: str, when, *, in_main_thread: bool):
+    """A run whose worker was asked to stop when `when` said so; and the seconds it took."""
+    run, began = new_run(version), []
+
+    def ask() -> None:
+        while not when():
+            time.sleep(0.02)
+        began.append(time.monotonic())
+        getattr(JudgeRun.objects.get(pk=run.pk), how)()
+        connection.close()
+
+    def work() -> None:
+        run_judge(run.pk)
+        connection.close()
+
+    other = threading.Thread(target=ask if in_main_thread else work)
+    other.start()
+    (work if in_main_thread else ask)()
+    other.join(timeout=30)
+    took = time.monotonic() - began[0]
+    run.refresh_from_db()
+    return run, took
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("how", "in_main_thread"),
+    [("request_pause", True), ("request_cancel", True), ("request_cancel", False)],
+)
+def test_a_run_that_waits_for_a_rate_limit_stops_within_two_seconds(how, in_main_thread):
+    with serving() as told:
+        version = version_at(allowed(told.url, max_concurrency=2), 6)
+        told.for_question = lambda _text: (
+            status(429, retry_after="25") if len(told.asked) > 4 else None
+        )
+        run, took = asked_to_stop(
+            version, how, lambda: len(told.asked) > 5, in_main_thread=in_main_thread
+        )
+    assert took < 2
+    assert run.status == {"request_pause": "paused", "request_cancel": "cancelled"}[how]
+    assert run.error == ""
+    assert version.verdicts.count() == run.n_done == 2  # what was answered before is kept
+    assert run.workers.get().troubles["rate_limited"] == 2
+    assert not run.claims.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("in_main_thread", [True, False])
+def test_cancelling_hangs_up_on_a_slow_server(in_main_thread):
+    with serving() as told:
+        version = version_at(allowed(told.url, max_concurrency=2), 6)
+        told.always = sleeps(8)
+        run, took = asked_to_stop(
+            version, "request_cancel", lambda: len(told.asked) == 2, in_main_thread=in_main_thread
+        )
+        n_asked = len(told.asked)
+    assert took < 2
+    assert (run.status, n_asked) == ("cancelled", 2)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pause_waits_for_what_a_slow_server_has_been_asked_and_asks_no_more():
+    with serving() as told:
+        version = version_at(allowed(told.url, max_concurrency=2), 6)
+        told.always = sleeps(2)
+        run, _took = asked_to_stop(
+            version, "request_pause", lambda: len(told.asked) == 2, in_main_thread=True
+        )
+    assert (run.status, run.n_done, len(told.asked)) == ("paused", 1, 2)
+
+
+def test_cancelling_an_experiment_cancels_the_run_that_it_is_at():
+    version = version_at(allowed("http://127.0.0.1:9/v1"), 0)
+    PreferenceFactory(
+        comparison=ComparisonFactory(project=version.judge.project),
+        rater=RaterFactory(project=version.judge.project),
+    )
+    experiment = new_experiment(version.judge.project, "first", [version])
+    Experiment.objects.filter(pk=experiment.pk).update(status="running")
+    run = new_run(version, counts=False)
+    experiment.cells.update(run=run)
+
+    experiment.request_cancel()
+
+    run.refresh_from_db()
+    assert (experiment.cancel_requested, run.status) == (True, "cancelled")
 
 
 # --- another model behind the same name ------------------------------------------------------

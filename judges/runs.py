@@ -23,7 +23,7 @@ from judges.ml.modes import Outcome
 from judges.models import Claim, JudgeRun, JudgeVersion, RunWorker, Verdict
 from judges.selection import selected
 from judges.servers import budget_of
-from judges.verdicts import record_verdict, verdict_of
+from judges.verdicts import correction_of, record_verdict, verdict_of
 from judges.workers import Attendance, RunEnded, RunPaused, StopNow, come_in, leave, locked, over
 from labeling.jobs import Job, JobCancelled, JobTaken
 from labeling.models import Comparison, Preference
@@ -345,9 +345,10 @@ def _keep(
     # A jury on which this judge sits may have been quicker: its verdict stands.
     Verdict.objects.bulk_create(verdicts, ignore_conflicts=True)
     if row.counts:
+        correction = correction_of(version)
         for verdict in version.verdicts.filter(comparison__in=asked).select_related("comparison"):
             verdict.version = version
-            record_verdict(verdict)
+            record_verdict(verdict, correction)
     now = timezone.now()
     RunWorker.objects.filter(pk=worker.pk).update(
         n_judged=F("n_judged") + len(outcomes),
@@ -391,9 +392,10 @@ def hand_over(version: JudgeVersion) -> int:
         with transaction.atomic():
             JudgeVersion.objects.select_for_update().get(pk=version.pk)  # one hand-over at a time
             verdicts = list(missing.order_by("pk")[:HANDED_OVER_AT_ONCE])
+            correction = correction_of(version)
             for verdict in verdicts:
                 verdict.version = version
-                record_verdict(verdict)
+                record_verdict(verdict, correction)
         if not verdicts:
             return n
         n += len(verdicts)

@@ -13,7 +13,7 @@ from judges.ml.budget import Budget
 from judges.ml.config import ModelUnusable, recipe_from
 from judges.ml.modes import Outcome, judge
 from judges.ml.questions import Sample
-from judges.models import JudgeVersion
+from judges.models import JudgeRun, JudgeVersion
 from judges.servers import server_engine
 from labeling.models import Comparison, Project
 from labeling.storage import model_folder, names_a_path, storage_path
@@ -30,13 +30,15 @@ def opened(
     budget: Budget | None = None,
     counts: dict[str, int] | None = None,
     halt: Halt | None = None,
+    run: JudgeRun | None = None,
 ) -> Ask:
     """The judge version, ready to be asked; a model of ours is loaded now.
 
     Args:
-        budget: what a server may be asked for; see judges.servers.budget_of.
+        budget: what a server may be asked for; see judges.claims.budget_of.
         counts: added to by what the engine meets; see judges.ml.asking.Engine.
         halt: stops what waits for a server, from another thread.
+        run: which is to have spent what a jury's members take.
     Raises: ModelUnusable when the model cannot be loaded; EngineStopped when a server cannot be
         asked.
     """
@@ -53,6 +55,7 @@ def opened(
                 counts=counts,
                 halt=halt,
             ),
+            run,
         )
     if version.server is not None:
         asked = server_engine(version.server, version.model, recipe, budget, counts, halt)

@@ -145,6 +145,15 @@ def figures_by(verdicts: QuerySet[Verdict], field: str) -> dict[int, Figures]:
 def figures_of(run: JudgeRun) -> Figures:
     """What the run has come to so far, over all its starts."""
     figures = figures_by(run.verdicts.all(), "run").get(run.pk, Figures())
+    of_members = figures_by(run.member_verdicts.all(), "asked_for").get(run.pk)
+    if of_members is not None:
+        figures = replace(
+            figures,
+            n_tokens=figures.n_tokens + of_members.n_tokens,
+            n_tokens_written=figures.n_tokens_written + of_members.n_tokens_written,
+            cost=of_members.cost,
+            seconds=figures.seconds + of_members.seconds,
+        )
     return replace(figures, n_exemplars=n_left_out(run.version), troubles=troubles_of(run))
 
 

@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
+from judges.claims import servers_of
 from judges.engines import why_unusable
 from judges.laboratory import MOST as MOST_LABELED
 from judges.laboratory import USUAL
@@ -447,7 +448,7 @@ class LaunchForm(forms.Form):
         initial = {"version": newest, "which": Which.ALL, "workers": 1}
         super().__init__(*args, initial=initial, label_suffix="", **kwargs)
         self.fields["version"].queryset = versions
-        if newest is not None and newest.server is None:
+        if newest is not None and not servers_of(newest):
             del self.fields["most_cost"]  # a model in our own worker has no price
 
     def clean(self) -> dict[str, Any]:

@@ -338,6 +338,10 @@ class Verdict(models.Model):
     version = models.ForeignKey(JudgeVersion, models.CASCADE, related_name="verdicts")
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="verdicts")
     run = models.ForeignKey(JudgeRun, models.SET_NULL, null=True, related_name="verdicts")
+    # The run of a jury that had its member asked: what that took, the run has spent.
+    asked_for = models.ForeignKey(
+        JudgeRun, models.SET_NULL, null=True, related_name="member_verdicts"
+    )
     logp_ab_first = models.FloatField(null=True)
     logp_ab_second = models.FloatField(null=True)
     logp_ba_first = models.FloatField(null=True)

@@ -12,7 +12,7 @@ from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from judges.claims import claim_window, give_back, price_of_a_token
+from judges.claims import budget_of, claim_window, give_back, price_of_a_token, servers_of
 from judges.drift import check_if_told_anew
 from judges.engines import Ask, opened
 from judges.figures import figures_of
@@ -22,7 +22,6 @@ from judges.ml.config import ModelUnusable
 from judges.ml.modes import Outcome
 from judges.models import Claim, JudgeRun, JudgeVersion, RunWorker, Verdict
 from judges.selection import selected
-from judges.servers import budget_of
 from judges.verdicts import correction_of, record_verdict, verdict_of
 from judges.workers import Attendance, RunEnded, RunPaused, StopNow, come_in, leave, locked, over
 from labeling.jobs import Job, JobCancelled, JobTaken
@@ -103,15 +102,22 @@ def new_run(
 
 
 def check_budget(version: JudgeVersion, most_tokens: int | None, most_cost: float | None) -> None:
-    """Raises: BudgetUnknown for a limit that could not be kept: of cost where the judge's server
-    has no prices, of anything for a jury."""
-    if version.recipe.get("mode") == "jury" and (most_tokens, most_cost) != (None, None):
-        raise BudgetUnknown(
-            _("What a jury takes, its members spend: give each of them a run with a limit first.")
-        )
-    if most_cost is not None and price_of_a_token(version.server) is None:
+    """Raises: BudgetUnknown for a limit of cost that could not be kept: where a server that the
+    judge asks has no prices, or those of a jury's members are in several currencies."""
+    if most_cost is None:
+        return
+    servers = servers_of(version)
+    if not servers or any(price_of_a_token(server) is None for server in servers):
         raise BudgetUnknown(
             _("No price is known for %(version)s, so a limit of its cost cannot be kept.")
+            % {"version": version}
+        )
+    if len({server.currency for server in servers}) > 1:
+        raise BudgetUnknown(
+            _(
+                "The servers of %(version)s have prices in several currencies, so a limit of its "
+                "cost cannot be kept."
+            )
             % {"version": version}
         )
 
@@ -257,6 +263,7 @@ def _work(
                     budget=budget_of(run),
                     counts=worker.troubles,
                     halt=attendance.halt,
+                    run=run,
                 )
             RunWorker.objects.filter(pk=worker.pk).update(asking_since=timezone.now())
         window = claim_window(run, worker, left, waiting)

@@ -13,12 +13,20 @@ from labeling.models import Choice, Comparison
 
 
 def verdict_of(
-    run: JudgeRun | None, version: JudgeVersion, comparison: Comparison, outcome: Outcome
+    run: JudgeRun | None,
+    version: JudgeVersion,
+    comparison: Comparison,
+    outcome: Outcome,
+    asked_for: JudgeRun | None = None,
 ) -> Verdict:
     """An outcome as a row that is not saved yet. What could not be asked says nothing for either
-    side: it is unparsed, and says why."""
+    side: it is unparsed, and says why.
+
+    Args: asked_for: the run of a jury that the version is a member of.
+    """
     verdict = Verdict(
         run=run,
+        asked_for=asked_for,
         version=version,
         comparison=comparison,
         prob_a=outcome.prob_a,

@@ -217,7 +217,11 @@ class ServerEngine:
         with self._lock:
             found = self._abilities
         if found is None:
-            found = self._probe()
+            try:
+                found = self._probe()
+            except BaseException:
+                self._wires.close()
+                raise
             with self._lock:
                 self._abilities = found
         return found

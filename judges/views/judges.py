@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from judges.claims import currency_of
 from judges.drift import notice_of
 from judges.engines import sample_of
 from judges.figures import (
@@ -177,6 +178,7 @@ def judge_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "n_comparisons": n_comparisons,
         "n_waiting": waiting_for(newest).count() if newest else 0,
         "n_left_out": n_left_out(newest) if newest else 0,
+        "currency": currency_of(newest) if newest else "",
         "launch": LaunchForm(versions=judge.versions.all(), newest=newest),
         "runs": _runs(JudgeRun.objects.filter(version__judge=judge)),
         "trials": JudgeTrial.objects.filter(version__judge=judge)
@@ -415,7 +417,7 @@ def _run_card(
         "is_loading": bool(present) and all(worker.asking_since is None for worker in present),
         "per_minute": speed or figures.per_minute,
         "seconds_left": seconds_left(run, speed),
-        "currency": run.version.server.currency if run.version.server else "",
+        "currency": currency_of(run.version),
         "resume": ResumeForm(initial={"most_tokens": run.most_tokens, "most_cost": run.most_cost}),
         "waits_long": _waits_long(run),
         "verdicts": run.verdicts.select_related("comparison").order_by("-pk")[:10],

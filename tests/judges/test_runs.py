@@ -161,11 +161,6 @@ def test_a_limit_of_cost_wants_a_price_and_is_kept(monkeypatch):
     version = version_of(project)
     with pytest.raises(BudgetUnknown, match="No price is known for tiny v1"):
         new_run(version, most_cost=1.0)
-    jury, _made = judge_version(
-        project, "jury", "", JudgeRecipe(mode="jury", members=(version.pk, version.pk + 1))
-    )
-    with pytest.raises(BudgetUnknown, match="What a jury takes"):
-        new_run(jury, most_tokens=1000)
     server = JudgeServer.objects.create(
         name="hosted", url="https://judge.example/v1", price_read=2.0, price_written=6.0
     )

@@ -15,6 +15,7 @@ from django.db import connection
 from django.urls import reverse
 
 from judges.choosing import choose, settle
+from judges.claims import budget_of
 from judges.drift import notice_of
 from judges.judging import judge_version
 from judges.laboratory import new_experiment
@@ -22,7 +23,7 @@ from judges.ml.asking import EngineStopped
 from judges.ml.config import JudgeRecipe
 from judges.models import DriftCheck, Experiment, JudgeRun, JudgeServer, JudgeVersion
 from judges.runs import new_run
-from judges.servers import budget_of, check_url, encrypted, key_of, server_engine
+from judges.servers import check_url, encrypted, key_of, server_engine
 from judges.tasks import check_drift, run_judge, try_server
 from labeling.models import Membership
 from tests.factories import (

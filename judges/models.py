@@ -484,7 +484,7 @@ class Probe(models.Model):
     version = models.OneToOneField(JudgeVersion, models.CASCADE, related_name="probe")
     answers = models.JSONField()  # [{"comparison", "probs", "standard_error"}, …]: see judges.drift
     fingerprint = models.CharField(max_length=200, blank=True)  # of the model that gave them
-    told = models.JSONField(default=list)  # by its server with them: see judges.ml.server
+    told = models.JSONField(default=list)  # by its server with them: see judges.ml.answers
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:

@@ -21,7 +21,8 @@ from django.views.decorators.debug import sensitive_variables
 from judges.ml.asking import EngineStopped, Halt, Request
 from judges.ml.budget import Budget
 from judges.ml.config import JudgeRecipe
-from judges.ml.server import Server, ServerEngine, list_models
+from judges.ml.sending import Server
+from judges.ml.server import ServerEngine, list_models
 from judges.models import JudgeServer
 from labeling.addresses import AddressRefused, check_allowed, connect
 

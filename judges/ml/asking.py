@@ -108,8 +108,12 @@ class Engine(Protocol):
 
 
 def count(counts: dict[str, int], name: str, n: int = 1) -> None:
-    """Add to what an engine met. The caller sees to it that no other thread does so."""
-    counts[name] = counts.get(name, 0) + n
+    """Add to what an engine met, from any thread."""
+    with _COUNTING:
+        counts[name] = counts.get(name, 0) + n
+
+
+_COUNTING = threading.Lock()
 
 
 class EngineStopped(Exception):

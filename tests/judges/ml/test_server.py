@@ -12,7 +12,8 @@ from judges.ml.budget import Budget
 from judges.ml.config import JudgeRecipe
 from judges.ml.modes import judge
 from judges.ml.questions import Sample
-from judges.ml.server import Server, ServerEngine, list_models
+from judges.ml.sending import Server
+from judges.ml.server import ServerEngine, list_models
 from tests.judges.loopback import (
     Behaviour,
     drips,

@@ -178,7 +178,7 @@ def carry_out_check(check: DriftCheck, *, device: str = "") -> None:
     told: set[str] = set()
     pairs = []
     with heartbeat(check):
-        for batch in opened(version, device=device)(comparisons):
+        for batch in opened(version, device=device, anew=True)(comparisons):
             for place, outcome in batch:
                 kept = before[comparisons[place].pk]
                 told.update(outcome.raw.get("server_told", ()))

@@ -31,6 +31,7 @@ def opened(
     counts: dict[str, int] | None = None,
     halt: Halt | None = None,
     run: JudgeRun | None = None,
+    anew: bool = False,
 ) -> Ask:
     """The judge version, ready to be asked; a model of ours is loaded now.
 
@@ -39,6 +40,7 @@ def opened(
         counts: added to by what the engine meets; see judges.ml.asking.Engine.
         halt: stops what waits for a server, from another thread.
         run: which is to have spent what a jury's members take.
+        anew: a jury's members are asked whatever they have said before; nothing of it is kept.
     Raises: ModelUnusable when the model cannot be loaded; EngineStopped when a server cannot be
         asked.
     """
@@ -56,6 +58,7 @@ def opened(
                 halt=halt,
             ),
             run,
+            anew=anew,
         )
     if version.server is not None:
         asked = server_engine(version.server, version.model, recipe, budget, counts, halt)

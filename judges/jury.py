@@ -44,6 +44,8 @@ def ask_jury(
     members: Sequence[JudgeVersion],
     open_member: Callable[[JudgeVersion], Ask],
     run: JudgeRun | None = None,
+    *,
+    anew: bool = False,
 ) -> Ask:
     """The jury, ready to be asked. A member's model is loaded when it is needed; of those that run
     in this process one is in memory at a time.
@@ -51,16 +53,19 @@ def ask_jury(
     The members' verdicts are kept as they come, also where the jury's own never follows: nothing
     is asked twice. They do not count as preferences until their judge is put to work itself.
 
-    Args: run: the jury's, which spends what its members take.
+    Args:
+        run: the jury's, which spends what its members take.
+        anew: ask every member, whatever it has said before, and keep nothing.
     """
     opened: dict[int, Ask] = {}
     local = {member.pk for member in members if member.server_id is None}
 
     def ask(comparisons: Sequence[Comparison]) -> Iterator[list[tuple[int, Outcome]]]:
         said: dict[int, dict[str, float | None]] = {one.pk: {} for one in comparisons}
+        told: dict[int, set[str]] = {one.pk: set() for one in comparisons}
         # Those that are in memory first: the last of one call begins the next.
         for member in sorted(members, key=lambda one: one.pk not in opened):
-            known = _said(member, comparisons)
+            known = {} if anew else _said(member, comparisons)
             missing = [one for one in comparisons if one.pk not in known]
             if missing:
                 if member.pk not in opened:
@@ -68,11 +73,20 @@ def ask_jury(
                         _free(opened, local)
                     opened[member.pk] = open_member(member)
                 for batch in opened[member.pk](missing):
-                    _keep(member, [(missing[place], outcome) for place, outcome in batch], run)
-                known = _said(member, comparisons)
+                    outcomes = [(missing[place], outcome) for place, outcome in batch]
+                    for comparison, outcome in outcomes:
+                        told[comparison.pk].update(outcome.raw.get("server_told", ()))
+                        known[comparison.pk] = outcome.prob_a if outcome.parsed else None
+                    if not anew:
+                        _keep(member, outcomes, run)
+                if not anew:  # where a run of the member was quicker, its verdict stands
+                    known = _said(member, comparisons)
             for pk, prob in known.items():
                 said[pk][str(member)] = prob
-        yield [(place, jury_outcome(said[one.pk])) for place, one in enumerate(comparisons)]
+        yield [
+            (place, jury_outcome(said[one.pk], sorted(told[one.pk])))
+            for place, one in enumerate(comparisons)
+        ]
 
     return ask
 

@@ -34,7 +34,7 @@ from tests.factories import (
     RaterFactory,
     UserFactory,
 )
-from tests.judges.loopback import says, serving, sleeps, status
+from tests.judges.loopback import says, serving, sleeps, status, text_of
 
 pytestmark = pytest.mark.django_db
 
@@ -553,6 +553,35 @@ def test_a_model_that_answers_as_before_raises_no_notice_and_what_the_server_lis
     check = DriftCheck.objects.get()
     assert (check.status, check.result["n_moved"]) == ("succeeded", 0)
     assert notice_of(version.judge.project) is None
+
+
+def test_a_jury_is_checked_by_asking_its_members_anew():
+    with serving(system_fingerprint="fp_1") as told:
+        server = allowed(told.url, max_concurrency=1)
+        members = [version_at(server, 12)]
+        project = members[0].judge.project
+        members.append(judge_version(project, "again", "tiny", DIRECT, server=server)[0])
+        recipe = JudgeRecipe(mode="jury", members=tuple(one.pk for one in members))
+        version = judge_version(project, "jury", "", recipe)[0]
+        assert finished(version).status == "succeeded"
+        choose(version, user=UserFactory())
+        settle(version)
+
+        def prefers_a(handler, payload) -> None:
+            """Whichever is shown first; A was made before B."""
+            first, second = re.findall(r"Answer (\d+)\.", text_of(payload))
+            likely, other = ("1", "2") if int(first) < int(second) else ("2", "1")
+            told.probs = {likely: 0.8, other: 0.1}
+            handler.answer(payload)
+
+        told.system_fingerprint, told.always = "fp_2", prefers_a
+        one_more(version)
+        check = DriftCheck.objects.get()
+        check_drift(check.pk)
+    check.refresh_from_db()
+    assert (check.status, check.result["n_moved"]) == ("succeeded", 12)
+    assert notice_of(project) == check
+    assert [one.verdicts.count() for one in members] == [13, 13]  # nothing of the check is kept
 
 
 def test_a_server_started_anew_is_noticed_in_the_middle_of_a_run(monkeypatch):

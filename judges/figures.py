@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 from django.utils.formats import number_format
 from django.utils.translation import ngettext
 
+from judges.claims import currency_of
 from judges.judging import n_left_out
 from judges.models import JudgeRun, RunWorker, Verdict
 from labeling.jobs import Job
@@ -151,7 +152,7 @@ def figures_of(run: JudgeRun) -> Figures:
             figures,
             n_tokens=figures.n_tokens + of_members.n_tokens,
             n_tokens_written=figures.n_tokens_written + of_members.n_tokens_written,
-            cost=of_members.cost,
+            cost=of_members.cost if currency_of(run.version) else None,  # no sum of two currencies
             seconds=figures.seconds + of_members.seconds,
         )
     return replace(figures, n_exemplars=n_left_out(run.version), troubles=troubles_of(run))

@@ -251,6 +251,7 @@ def test_a_jurys_limit_is_over_all_its_members():
         assert len(first.asked) == len(second.asked) == 16  # nothing was asked twice
 
     JudgeServer.objects.filter(name="two").update(currency="EUR")
+    assert figures_of(run).cost is None
     with pytest.raises(BudgetUnknown, match="several currencies"):
         new_run(jury, most_cost=1.0)
     JudgeServer.objects.filter(name="two").update(price_read=None)

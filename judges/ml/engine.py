@@ -21,12 +21,12 @@ from judges.ml.asking import Reply, Request, Said, count
 from judges.ml.batch import MIN_COMMON, ask_plainly, ask_with_rows, families, n_common
 from judges.ml.config import JudgeRecipe
 from judges.ml.loading import eos_ids, is_out_of_memory, load_model, max_context
-from judges.ml.rows import Rows, use_rows
+from judges.ml.rows import Rows, bytes_per_token, use_rows
 from judges.ml.wording import Asked, Text, Wording
 
 logger = logging.getLogger(__name__)
 
-EVEN = 0.75  # of a batch's longest text: below this, one is much shorter
+MOST_BYTES = 2 * 2**30  # of keys and values of a batch on a CPU: memory that it shares with others
 
 
 class LocalEngine:
@@ -42,16 +42,14 @@ class LocalEngine:
         """
         Args:
             batch_tokens: about how many tokens a batch may hold, beside what all its texts share; 0
-                chooses 32,768 on a CPU and 262,144 on a GPU.
+                chooses 262,144, and on a CPU what `MOST_BYTES` have room for, if that is less.
             counts: added to; see `judges.ml.asking.Engine`.
         """
         on_cpu = model.device.type == "cpu"
         self.model, self.wording = model, wording
-        self.batch_tokens = batch_tokens or (32_768 if on_cpu else 262_144)
+        room = MOST_BYTES // bytes_per_token(model) if on_cpu else 262_144
+        self.batch_tokens = batch_tokens or min(room, 262_144)
         self.read_tokens = 1024 if on_cpu else 16_384
-        self.even_from = 16 if on_cpu else 256
-        """Batches of so many texts take no more that are much shorter: on a CPU attention to empty
-        slots costs more than a few texts more in a batch save, on a GPU much later."""
         self.reads_on = use_rows(model)
         """Whether texts are read on from where they stopped; else each is read as a whole."""
         self.counts: dict[str, int] = {} if counts is None else counts
@@ -154,8 +152,7 @@ class LocalEngine:
         for size, text in enumerate(waiting):
             needed = len(text.asked.ids) + text.asked.n_needed - n_shared
             width = max(width, needed)
-            is_full = (size + 1) * width > budget and size >= 2
-            if is_full or (size >= self.even_from and needed < EVEN * width):
+            if (size + 1) * width > budget and size >= 2:
                 begins = [n for n in range(size) if waiting[n].family == text.family]
                 return (begins[0] if begins else size) or size
         return len(waiting)

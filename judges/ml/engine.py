@@ -50,6 +50,8 @@ class LocalEngine:
         room = MOST_BYTES // bytes_per_token(model) if on_cpu else 262_144
         self.batch_tokens = batch_tokens or min(room, 262_144)
         self.read_tokens = 1024 if on_cpu else 16_384
+        self.most_texts = 128 if on_cpu else 1024
+        """Of a batch: beyond, a processor is no faster, and whoever waits sees nothing for longer."""
         self.reads_on = use_rows(model)
         """Whether texts are read on from where they stopped; else each is read as a whole."""
         self.counts: dict[str, int] = {} if counts is None else counts
@@ -152,7 +154,7 @@ class LocalEngine:
         for size, text in enumerate(waiting):
             needed = len(text.asked.ids) + text.asked.n_needed - n_shared
             width = max(width, needed)
-            if (size + 1) * width > budget and size >= 2:
+            if size >= self.most_texts or ((size + 1) * width > budget and size >= 2):
                 begins = [n for n in range(size) if waiting[n].family == text.family]
                 return (begins[0] if begins else size) or size
         return len(waiting)

@@ -51,7 +51,7 @@ class LocalEngine:
         self.batch_tokens = batch_tokens or min(room, 262_144)
         self.read_tokens = 1024 if on_cpu else 16_384
         self.most_texts = 128 if on_cpu else 1024
-        """Of a batch: beyond, a processor is no faster, and whoever waits sees nothing for longer."""
+        """Of a batch. Beyond, a processor is no faster, and whoever waits sees nothing longer."""
         self.reads_on = use_rows(model)
         """Whether texts are read on from where they stopped; else each is read as a whole."""
         self.counts: dict[str, int] = {} if counts is None else counts

@@ -37,6 +37,7 @@ ELO_MEAN = 1_000
 MANY_SOURCES = 150  # above which FEW_RESAMPLES are drawn
 MANY_ROWS = 50_000  # comparisons above which FEW_RESAMPLES of a contextual model are drawn
 FEW_RESAMPLES = 200
+MOST_CHANCES = 80  # sources up to which the chance of each pair is kept
 Z = float(norm.ppf((1 + CONFIDENCE) / 2))
 
 Ties = Literal["davidson", "half"]
@@ -580,6 +581,7 @@ def rating_table(
     games: Games,
     ties: Ties = "davidson",
     features: dict[str, np.ndarray] | None = None,
+    prior: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """The ratings of each connected part, largest part first, ready for JSON.
@@ -587,10 +589,14 @@ def rating_table(
     Args:
         features: by name, (rows, features) of models with context to show beside ("length", …); a
             row with NaN is left out of that model.
+        prior: have the weak prior in any case, because counts below 0 are among them (answers with
+            a judge's mistakes taken out).
     Returns: for each part "sources" (best first; figures "rating" and "controlled" by name, and
         "rank", "rank_low", "rank_high", "wins", "ties", "losses", "n"), "n" answers, "n_prompts",
         "tie" (ν, or None), "has_prior", "above", "below" (see `unbounded`), "resamples",
-        "features" (by name: figures of each feature's weight).
+        "features" (by name: figures of each feature's weight), "order" and "chances": for "raw" and
+        each feature, [value, low, high] of the chance that a source of "order" is preferred to
+        each one after it, where a side is taken; for parts of `MOST_CHANCES` sources at most.
     """
     parts = connected_parts(games)
     found = []
@@ -599,7 +605,7 @@ def rating_table(
         def on_part(share: float, done: int = done) -> None:
             on_progress(int(1000 * (done + share) / len(parts)), 1000)
 
-        found.append(_rated_part(games, part, ties, features or {}, on_part))
+        found.append(_rated_part(games, part, ties, features or {}, prior, on_part))
         on_part(1.0)
     return found
 
@@ -609,6 +615,7 @@ def _rated_part(
     part: np.ndarray,
     ties: Ties,
     features: dict[str, np.ndarray],
+    prior: bool,
     on_part: Callable[[float], None],
 ) -> dict[str, Any]:
     inside = np.isin(games.first, part)
@@ -620,19 +627,21 @@ def _rated_part(
         one.prompt, code[one.first], code[one.second], one.wins, one.ties, one.losses,
     )  # fmt: skip
     pairs = pairs_of(one)
-    edge = unbounded(one)
-    has_prior = bool(edge["above"] or edge["below"])
+    edge = {"above": [], "below": []} if prior else unbounded(one)
+    has_prior = prior or bool(edge["above"] or edge["below"])
     rated = strengths(pairs, ties, PRIOR_SD if has_prior else None)
     n_prompts = pairs.by_prompt.shape[0]
     n_models = 1 + len(features)
     resamples = RESAMPLES if len(part) <= MANY_SOURCES else FEW_RESAMPLES
     few = n_prompts < MIN_PROMPTS
     low, high = sandwich_interval(rated)
+    chances: dict[str, list[list[float]]] = {}
     if not few:
         drawn = resampled_strengths(
             pairs, rated, resamples, lambda n, total: on_part(n / total / n_models)
         )
         drawn_low, drawn_high = percentile_interval(drawn)
+        chances["raw"] = _chances(rated.log_strength, drawn)
     else:
         drawn_low = drawn_high = None
     value = elo(rated.log_strength)
@@ -679,6 +688,7 @@ def _rated_part(
             lambda n, total, number=number: on_part((number + n / total) / n_models),
         )
         held_low, held_high = percentile_interval(held.drawn)
+        chances[name] = _chances(held.log_strength, held.drawn)
         n_of = np.bincount(some.first, minlength=len(part))
         n_of = n_of + np.bincount(some.second, minlength=len(part))
         for k, row in enumerate(sources):
@@ -703,4 +713,17 @@ def _rated_part(
         "has_prior": has_prior,
         "resamples": 0 if few else resamples,
         "features": weights,
+        "order": one.sources,
+        "chances": chances,
     }
+
+
+def _chances(log_strength: np.ndarray, drawn: np.ndarray) -> list[list[float]]:
+    """[value, low, high] for each pair of sources, in the order of `np.triu_indices`."""
+    if len(log_strength) > MOST_CHANCES:
+        return []
+    first, second = np.triu_indices(len(log_strength), 1)
+    tail = (1 - CONFIDENCE) / 2
+    ends = np.quantile(drawn[:, first] - drawn[:, second], [tail, 1 - tail], axis=0)
+    found = prob_better(np.stack([log_strength[first] - log_strength[second], *ends]))
+    return [[round(float(value), 4) for value in row] for row in found.T]

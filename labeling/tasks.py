@@ -2,7 +2,9 @@
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from celery import shared_task
 from django.core.cache import cache
@@ -109,10 +111,29 @@ def run_import(job_id: int) -> None:
 def run_agreement(report_id: int) -> None:
     """Carry one AgreementReport from queued to its end."""
     from labeling.models import AgreementReport
-    from labeling.reports import StatisticsMissing, agreement_of
+    from labeling.reports import agreement_of
+
+    def figures(project: Any, on_progress: Any) -> dict[str, Any]:
+        return agreement_of(project, AgreementReport.MOST_RATERS, on_progress)
+
+    _run_report(AgreementReport, report_id, figures)
+
+
+@shared_task
+def run_leaderboard(leaderboard_id: int) -> None:
+    """Carry one Leaderboard from queued to its end."""
+    from labeling.models import Leaderboard
+    from labeling.reports import leaderboard_of
+
+    _run_report(Leaderboard, leaderboard_id, leaderboard_of)
+
+
+def _run_report(model: Any, pk: int, figures: Callable[..., dict[str, Any]]) -> None:
+    """Carry a kept report to its end; figures: (project, on_progress) -> its result."""
+    from labeling.reports import StatisticsMissing
     from labeling.votes import state_of
 
-    report = AgreementReport.objects.claim(report_id)
+    report = model.objects.claim(pk)
     if report is None:  # cancelled while queued, or another worker has it
         return
     reported_at = time.monotonic()
@@ -127,7 +148,7 @@ def run_agreement(report_id: int) -> None:
         with heartbeat(report):
             # Before the votes are read: an answer that arrives in between is shown as new.
             n_preferences, last_preference = state_of(report.project)
-            result = agreement_of(report.project, AgreementReport.MOST_RATERS, on_progress)
+            result = figures(report.project, on_progress)
         report.finish(
             Job.Status.SUCCEEDED,
             result=result,

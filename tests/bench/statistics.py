@@ -8,11 +8,11 @@ A new section is a function here and a line in `SECTIONS`.
 
 import argparse
 import math
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -231,7 +231,9 @@ def leaderboard_of_a_million(n_sources: int, seed: int) -> None:
     style[:50_000] = rng.normal(size=(50_000, 4))
     (part,) = rating_table(games, features={"length": length, "style": style})
     seconds = time.monotonic() - begin
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which a child inherits from the process that made it.
+    status = Path("/proc/self/status").read_text()
+    megabytes = int(status.split("VmHWM:")[1].split()[0]) / 1024
     print(
         f"{part['n']:,} votes on {part['n_comparisons']:,} comparisons of {n_sources} sources, "
         f"{part['n_prompts']:,} prompts, {RESAMPLES:,} resamples; raw, at equal length, and at "

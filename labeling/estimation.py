@@ -23,6 +23,7 @@ from labeling.shares import CONFIDENCE, clopper_pearson
 
 FEW_PROMPTS = 30  # prompts with a label below which only people's own exact interval stands
 FEW_MINORITY = 5  # prompts' worth of the rarer answer, likewise
+FEW_LABELS = 10  # below which nobody can say how many more it takes
 LEAST_PROBABILITY = 0.01  # of a label: its answer would weigh as much as a hundred
 POWER = 0.8
 MOST_LABELS = 1_000_000  # beyond which nobody asks for more
@@ -276,6 +277,11 @@ def labels_to_decide(figure: Figure) -> Figure:
     """
     if figure["value"] is None:
         return refused(figure["why"], n=figure["n"])
+    if figure["n"] < FEW_LABELS:
+        return refused(
+            gettext_noop("Fewer than 10 labels: too few to say how many more it takes."),
+            n=figure["n"],
+        )
     if figure["low"] > 0.5 or figure["high"] < 0.5:
         return {"value": 0, "low": 0, "high": 0, "n": figure["n"]}
     per_label = figure["error"] or 0.5 / math.sqrt(figure["n"])

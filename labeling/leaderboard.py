@@ -39,6 +39,7 @@ from labeling.stopping import sequential_win_rate
 MOST_JUDGES = 3  # boards of judges, those with the most verdicts
 MOST_PAIRS = 1_000  # pairs of sources whose win rate is kept, those with the most answers
 MOST_STYLED = 50_000  # comparisons whose texts are read for their style, a random sample
+MOST_UNJUDGED = 0.1  # of random labels, unreadable verdicts among them
 MARKS = (
     re.compile(r"^\s*(?:[-*+]|\d+[.)])\s", re.MULTILINE),  # list items
     re.compile(r"^#{1,6}\s", re.MULTILINE),  # headings
@@ -48,6 +49,10 @@ MARKS = (
 NOT_RANDOM = gettext_noop(
     "People's labels here are no random sample, and no probability is recorded with which they "
     "were asked for. Let the random audit stream run: its labels can be joined with the judge's."
+)
+NOT_JUDGED = gettext_noop(
+    "The judge has no verdict on many of the comparisons that people labelled at random, perhaps "
+    "because it was given a selection that depends on their answers. Let it judge the rest."
 )
 NO_JUDGE = gettext_noop("No judge has compared these two.")
 
@@ -356,8 +361,10 @@ def _joined(answers: Answers, verdict: np.ndarray) -> Games | str:
     labelled = judged & (n_random > 0)
     if not judged.any():
         return NO_JUDGE
-    if not labelled.any():
+    if not n_random.any():
         return NOT_RANDOM
+    if _is_selected(n_random > 0, judged):
+        return NOT_JUDGED
     if len(np.unique(answers.prompt[labelled])) < FEW_PROMPTS:
         return TOO_FEW
     if labelled[judged].all():
@@ -368,6 +375,11 @@ def _joined(answers: Answers, verdict: np.ndarray) -> Games | str:
     scale = np.where(labelled, judged.sum() / labelled.sum(), 0)
     counts = lam * of_judge + (share - lam * of_judge) * scale
     return _games(answers, np.where(judged, counts, 0))
+
+
+def _is_selected(drawn: np.ndarray, judged: np.ndarray) -> bool:
+    """Whether verdicts are missing on more than `MOST_UNJUDGED` of the random labels."""
+    return bool(drawn.any() and (drawn & ~judged).sum() > MOST_UNJUDGED * drawn.sum())
 
 
 def _answer(counts: np.ndarray) -> np.ndarray:
@@ -466,6 +478,8 @@ def _combined(one: Answers, answer: np.ndarray, verdict: np.ndarray) -> tuple[Fi
     if labelled[judged].all():
         why = gettext_noop("People have labelled every comparison: the judge has nothing to add.")
         return refused(why, n=n), refused(why, n=n)
+    if _is_selected(~np.isnan(random), judged):
+        return refused(NOT_JUDGED, n=n), refused(NOT_JUDGED, n=n)
     if drawn.any():
         return (
             prediction_powered(

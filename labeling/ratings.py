@@ -280,12 +280,7 @@ class _Model:
     def expected(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(…, pairs) P(first) − P(second), and P(tie); point: (…, parameters)."""
         d = point[..., self.pairs.first] - point[..., self.pairs.second]
-        if not self.has_tie:
-            return np.tanh(d / 2), np.zeros_like(d)
-        nu = np.exp(np.minimum(point[..., -1:], 30))
-        half = np.minimum(np.abs(d) / 2, 300)
-        whole = 1 + np.exp(-2 * half) + nu * np.exp(-half)
-        return np.sign(d) * (1 - np.exp(-2 * half)) / whole, nu * np.exp(-half) / whole
+        return _expected(d, point[..., -1:] if self.has_tie else None)
 
     def slope(self, sums: np.ndarray, point: np.ndarray, prior_sd: float | None) -> np.ndarray:
         """(tables, parameters) of the log likelihood; sums: (tables, 3, pairs)."""
@@ -346,6 +341,16 @@ class _Model:
             return sparse.csr_matrix(scores)
         of_tie = np.asarray(ties.sum(axis=1)).ravel() - n @ tie
         return sparse.csr_matrix(sparse.hstack([scores, of_tie[:, None]]))
+
+
+def _expected(d: np.ndarray, log_tie: Any) -> tuple[np.ndarray, np.ndarray]:
+    """P(first) − P(second), and P(tie), at a difference of log strengths; log_tie None: no ties."""
+    if log_tie is None:
+        return np.tanh(d / 2), np.zeros_like(d)
+    nu = np.exp(np.minimum(log_tie, 30))
+    half = np.minimum(np.abs(d) / 2, 300)
+    whole = 1 + np.exp(-2 * half) + nu * np.exp(-half)
+    return np.sign(d) * (1 - np.exp(-2 * half)) / whole, nu * np.exp(-half) / whole
 
 
 def _resampled(by_prompt: sparse.csr_matrix, resamples: int) -> Iterator[np.ndarray]:
@@ -474,7 +479,7 @@ def length_feature(length_first: np.ndarray, length_second: np.ndarray) -> np.nd
     Source: the length-controlled win rate of AlpacaEval, Dubois et al. 2024, arXiv:2404.04475.
     """
     difference = (length_first - length_second).astype(float)
-    spread = difference.std()
+    spread = difference.std() if len(difference) else 0.0
     return np.tanh(difference / spread) if spread > 0 else np.zeros(len(difference))
 
 
@@ -497,66 +502,79 @@ def controlled(
     resamples: int = RESAMPLES,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Controlled:
-    """Strengths with the features held equal: P(i ≻ j) = σ(θ_i − θ_j + βᵀz), ties half a win.
+    """Strengths with the features held equal: Davidson's model with d = θ_i − θ_j + βᵀz.
 
-    Each resample is refitted by one step of Newton's method from the whole data's maximum, with its
-    own curvature: as good as a full refit but for terms of order 1 / prompts (Davidson & MacKinnon
+    The same model of ties as `strengths`, so that the two can stand beside each other. Each
+    resample is refitted by one step of Newton's method from the whole data's maximum, with its own
+    curvature: as good as a full refit but for terms of order 1 / prompts (Davidson & MacKinnon
     1999, International Economic Review 40; Andrews 2002, Econometrica 70). With the weak prior, so
     that every resample has an answer.
 
     Args:
         features: (rows, features) for the first less for the second, see `length_feature`.
     """
-    n, n_features = len(games.sources), features.shape[1]
-    size = n + n_features
-    rows = len(games)
-    place = np.arange(rows)
+    n, rows = len(games.sources), len(games)
+    has_tie = bool(games.ties.any())
+    size = n + features.shape[1] + has_tie  # log ν comes last
+    last = size - has_tie
+    # The columns that a row fills, and with what: its two sources, and the features.
+    filled = np.column_stack(
+        [games.first, games.second, np.tile(np.arange(n, last), (rows, 1))]
+    ).astype(np.int64)
+    values = np.column_stack([np.ones(rows), -np.ones(rows), features])
     x = sparse.csr_matrix(
-        (
-            np.repeat([1.0, -1.0], rows),
-            (np.tile(place, 2), np.concatenate([games.first, games.second])),
-        ),
-        shape=(rows, n),
+        (values.ravel(), (np.repeat(np.arange(rows), filled.shape[1]), filled.ravel())),
+        shape=(rows, last),
     )
-    x = sparse.csr_matrix(sparse.hstack([x, sparse.csr_matrix(features)]))
-    weight = (games.wins + games.ties + games.losses).astype(float)
-    share = (games.wins + games.ties / 2).astype(float)
+    count = (games.wins + games.ties + games.losses).astype(float)
     prior = np.eye(size) / PRIOR_SD**2
+
+    def parts(point: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Each row's slope in d and log ν, and its curvature: (dd, dν, νν)."""
+        lead, tie = _expected(x @ point[:last], point[-1] if has_tie else None)
+        return (
+            (games.wins - games.losses - count * lead) / 2,
+            games.ties - count * tie,
+            count * (1 - tie - lead**2) / 4,
+            -count * lead * tie / 2,
+            count * tie * (1 - tie),
+        )
+
     point = np.zeros(size)
     for _ in range(100):
-        prob = expit(x @ point)
-        curvature = weight * prob * (1 - prob)
-        information = np.asarray((x.T @ sparse.diags(curvature) @ x).todense()) + prior
-        slope = x.T @ (share - weight * prob) - point / PRIOR_SD**2
-        step = np.linalg.solve(information, slope)
+        in_d, in_tie, dd, d_tie, tie_tie = parts(point)
+        information = np.zeros((size, size))
+        information[:last, :last] = (x.T @ sparse.diags(dd) @ x).todense()
+        slope = np.zeros(size)
+        slope[:last] = x.T @ in_d
+        if has_tie:
+            information[-1, :-1] = information[:-1, -1] = x.T @ d_tie
+            information[-1, -1] = tie_tie.sum()
+            slope[-1] = in_tie.sum()
+        step = np.linalg.solve(information + prior, slope - point / PRIOR_SD**2)
         point = point + step * min(1, 2 / max(np.abs(step).max(), 1e-300))
         if np.abs(step).max() < 1e-8:
             break
-    prob = expit(x @ point)
-    curvature = weight * prob * (1 - prob)
     # What one step needs of a resample are sums: the slope, and the curvature's entries. A row has
     # entries for its two sources and the features alone, so these are sparse too.
+    in_d, in_tie, dd, d_tie, tie_tie = parts(point)
     left, right = np.triu_indices(size)
-    code = np.full((size, size), -1)
+    code = np.zeros((size, size), dtype=np.int64)
     code[left, right] = code[right, left] = np.arange(len(left))
-    filled = np.column_stack(
-        [games.first, games.second, np.tile(np.arange(n, size), (rows, 1))]
-    )  # (rows, 2 + features) the columns of x that a row fills
-    values = np.column_stack([np.ones(rows), -np.ones(rows), features])
     near, far = np.triu_indices(filled.shape[1])
-    prompts, prompt = np.unique(games.prompt, return_inverse=True)
-    columns = np.concatenate(
-        [code[filled[:, near], filled[:, far]].ravel(), filled.ravel() + len(left)]
-    )
-    entries = np.concatenate(
-        [
-            (curvature[:, None] * values[:, near] * values[:, far]).ravel(),
-            ((share - weight * prob)[:, None] * values).ravel(),
+    columns = [code[filled[:, near], filled[:, far]], len(left) + filled]
+    entries = [dd[:, None] * values[:, near] * values[:, far], in_d[:, None] * values]
+    if has_tie:
+        columns += [
+            code[filled, -1],
+            np.tile([code[-1, -1], len(left) + size - 1], (rows, 1)),
         ]
-    )
-    of_row = np.concatenate([np.repeat(prompt, len(near)), np.repeat(prompt, filled.shape[1])])
+        entries += [d_tie[:, None] * values, np.column_stack([tie_tie, in_tie])]
+    column, entry = np.hstack(columns), np.hstack(entries)
+    prompts, prompt = np.unique(games.prompt, return_inverse=True)
     by_prompt = sparse.csr_matrix(
-        (entries, (of_row, columns)), shape=(len(prompts), len(left) + size)
+        (entry.ravel(), (np.repeat(prompt, column.shape[1]), column.ravel())),
+        shape=(len(prompts), len(left) + size),
     )
     drawn = []
     for sums in _resampled(by_prompt, resamples):
@@ -568,9 +586,9 @@ def controlled(
     centred = all_drawn[:, :n] - all_drawn[:, :n].mean(axis=1, keepdims=True)
     return Controlled(
         log_strength=point[:n] - point[:n].mean(),
-        weights=point[n:],
+        weights=point[n:last],
         drawn=centred,
-        drawn_weights=all_drawn[:, n:],
+        drawn_weights=all_drawn[:, n:last],
     )
 
 

@@ -55,7 +55,7 @@ def leaderboard_of(
 
 @contextmanager
 def statistics_for(what: str) -> Iterator[None]:
-    """Around an import: a library of the extra `stats` that is not here becomes StatisticsMissing."""
+    """Around an import: a library of the extra `stats` that is missing is said in one line."""
     try:
         yield
     except ModuleNotFoundError as error:

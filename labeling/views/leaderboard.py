@@ -1,5 +1,7 @@
 """The leaderboard page: which source is better, how sure that is, and what would decide it."""
 
+import itertools
+from types import SimpleNamespace
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
@@ -8,6 +10,7 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
@@ -17,6 +20,7 @@ from labeling.templatetags.figures import percent
 from labeling.votes import changed_since, state_of
 
 N_SHOWN = 20  # sources in the heat map
+FEW_LABELS = 10  # of two neighbours that are to be compared more often
 MIN_SHARED = 5  # answers of a readable cell of the heat map
 
 
@@ -84,6 +88,8 @@ def _figures(report: dict[str, Any], asked: Any) -> dict[str, Any]:
         part["top"] = _top(part)
     ranked = [row["source"] for part in boards[0]["parts"] for row in part["sources"]]
     pair = _asked_pair(report, ranked, asked.get("a"), asked.get("b"))
+    for key in ("people", "judge", "combined") if pair and pair["people"] else ():
+        pair[key]["span"] = SimpleNamespace(**pair[key])
     return {
         "report": report,
         "boards": boards,
@@ -106,7 +112,7 @@ def _top(part: dict[str, Any]) -> list[str]:
 
 def next_steps(report: dict[str, Any], ranked: list[str]) -> list[str]:
     """What would make the board surer, in sentences; the nearest undecided neighbours first."""
-    steps = []
+    steps, few = [], ""
     people = _people_parts(report)
     if len(people) > 1:
         steps.append(
@@ -117,9 +123,18 @@ def next_steps(report: dict[str, Any], ranked: list[str]) -> list[str]:
             % {"one": people[0]["sources"][0]["source"], "other": people[1]["sources"][0]["source"]}
         )
     by_names = {frozenset((pair["a"], pair["b"])): pair for pair in report["pairs"]}
-    for one, other in zip(ranked, ranked[1:], strict=False):
+    for one, other in itertools.pairwise(ranked):
         pair = by_names.get(frozenset((one, other)))
-        if pair and pair["more"]["value"]:
+        if pair is None or pair["people"]["n"] < FEW_LABELS:
+            n = pair["people"]["n"] if pair else 0
+            few = few or ngettext(
+                "“%(one)s” and “%(other)s” stand next to each other, and people have compared them "
+                "on %(n)s comparison: give them more.",
+                "“%(one)s” and “%(other)s” stand next to each other, and people have compared them "
+                "on %(n)s comparisons: give them more.",
+                n,
+            ) % {"one": one, "other": other, "n": n}
+        elif pair["more"]["value"]:
             steps.append(
                 _(
                     "If their win rate is what it looks like now, about %(n)s more labels decide "
@@ -129,7 +144,7 @@ def next_steps(report: dict[str, Any], ranked: list[str]) -> list[str]:
             )
         if len(steps) == 3:
             break
-    return steps
+    return steps if len(steps) == 3 or not few else [*steps, few]
 
 
 def _people_parts(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -140,7 +155,7 @@ def _people_parts(report: dict[str, Any]) -> list[dict[str, Any]]:
 def _asked_pair(
     report: dict[str, Any], ranked: list[str], a: str | None, b: str | None
 ) -> dict[str, Any] | None:
-    """The figures of A over B; unless asked for others, of the best two that were compared.
+    """The figures of A over B; unless asked for others, of the best two neighbours that were compared often enough.
 
     A pair that has no figures comes back with its names alone.
     """
@@ -152,8 +167,9 @@ def _asked_pair(
         if found is None:
             return {"a": a, "b": b, "people": None}
     else:
-        near = (frozenset(two) for two in zip(ranked, ranked[1:], strict=False))
-        found = next((by_names[two] for two in near if two in by_names), report["pairs"][0])
+        near = (by_names.get(frozenset(two)) for two in itertools.pairwise(ranked))
+        enough = (pair for pair in near if pair and pair["people"]["n"] >= FEW_LABELS)
+        found = next(enough, report["pairs"][0])
         a, b = (found["a"], found["b"])
         if b in ranked and a in ranked and ranked.index(b) < ranked.index(a):
             a, b = b, a

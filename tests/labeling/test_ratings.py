@@ -275,6 +275,16 @@ def test_one_step_from_the_whole_is_as_good_as_a_refit():
         assert drawn == pytest.approx(refit.log_strength, abs=0.01)
 
 
+def test_features_that_are_all_alike_leave_the_ratings_as_they_are():
+    some = random_games(4, n=2_000)
+
+    held = controlled(some, np.zeros((2_000, 1)), resamples=1)
+
+    raw = strengths(pairs_of(some), prior_sd=PRIOR_SD)
+    assert held.log_strength == pytest.approx(raw.log_strength, abs=1e-6)
+    assert held.weights[0] == pytest.approx(0, abs=1e-9)
+
+
 def test_style_is_the_relative_difference_in_units_of_its_spread():
     first = np.array([[3.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
     second = np.array([[1.0, 0.0], [0.0, 0.0], [3.0, 0.0]])

@@ -286,7 +286,8 @@ def _boards(
     answers: Answers, judge: str | None, on_progress: Callable[[int, int], None]
 ) -> list[dict[str, Any]]:
     """Boards of people, of judges, and of both: "kind", "name", "parts" (see `rating_table`) or
-    "why" not, and "wins": rows [first, second, answers for the first, ties, for the second]."""
+    "why" not; of people "wins": rows [first, second, answers for the first, ties, for the second];
+    of both "n_labels", the people's labels in it."""
     kinds: list[tuple[str, str]] = [("people", "")]
     kinds += [("judge", name) for name in list(answers.judges)[:MOST_JUDGES]]
     kinds += [("combined", judge)] if judge else []
@@ -315,6 +316,7 @@ def _boards(
                 boards.append(board | {"why": found})
                 continue
             games, features = found, {}
+            board["n_labels"] = int(answers.random.sum())
         played = (games.wins != 0) | (games.ties != 0) | (games.losses != 0)
         games = games.where(played)
         features = {key: columns[played] for key, columns in features.items()}

@@ -155,7 +155,7 @@ def _people_parts(report: dict[str, Any]) -> list[dict[str, Any]]:
 def _asked_pair(
     report: dict[str, Any], ranked: list[str], a: str | None, b: str | None
 ) -> dict[str, Any] | None:
-    """The figures of A over B; unless asked for others, of the best two neighbours that were compared often enough.
+    """The figures of A over B; unless asked for others, of the best two neighbours with enough.
 
     A pair that has no figures comes back with its names alone.
     """

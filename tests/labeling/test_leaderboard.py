@@ -403,4 +403,6 @@ def test_llmfao_from_its_file_to_the_published_board(shared_data, tmp_path):
     length = part["features"]["length"][0]
     assert length["low"] < length["value"] < length["high"]
     judge = {row["source"]: row["rank"] for row in board["gpt-4"]["parts"][0]["sources"]}
-    assert judge["GPT 4"] == 1
+    ranks = [judge[source] for source in top]
+    # As published for ties as half a win; Davidson's model gives nearly the same order.
+    assert np.corrcoef(ranks, range(len(ranks)))[0, 1] == pytest.approx(0.731, abs=0.03)

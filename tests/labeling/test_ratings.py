@@ -272,7 +272,7 @@ def test_one_step_from_the_whole_is_as_good_as_a_refit():
             *(counts * count[some.prompt] for counts in (some.wins, some.ties, some.losses)),
         )  # fmt: skip
         refit = controlled(again, features, resamples=1)
-        assert drawn == pytest.approx(refit.log_strength, abs=0.01)
+        assert drawn == pytest.approx(refit.log_strength, abs=0.02)
 
 
 def test_features_that_are_all_alike_leave_the_ratings_as_they_are():

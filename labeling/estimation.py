@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from django.utils.translation import gettext_noop
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from labeling.agreement import Figure, refused, sums_by_prompt
 from labeling.shares import CONFIDENCE, clopper_pearson
@@ -144,7 +144,7 @@ def prediction_powered(
     alone, _n = _error(answer - answer.mean(), prompt)
     return {
         "value": value,
-        **_interval(value, error),
+        **_interval(value, error, n_prompts),
         "n": n,
         "n_prompts": n_prompts,
         "n_others": len(others),
@@ -202,16 +202,22 @@ def active_inference(
     lam = float(np.clip((of_people * spread).mean() / variance, 0, 1)) if variance else 0.0
     parts = of_people - lam * of_judge
     value = float(parts.mean())
-    error, n_prompts = _error(parts - value, prompt)
+    error, _n = _error(parts - value, prompt)
     # People alone, from the same labels: weighted by 1 / π, Hájek's ratio.
     alone = float(of_people.sum() / scale.sum())
     moves = np.where(labelled, answer - alone, 0) * scale / scale.mean()
     error_alone, _n = _error(moves, prompt)
+    # Few labels of great weight are as unsure as few labels: Kish's effective number of them.
+    weights = sums_by_prompt(scale[labelled, None], prompt[labelled])[:, 0]
+    effective = float(weights.sum() ** 2 / (weights**2).sum())
+    if effective < FEW_LABELS:
+        return refused(TOO_FEW, n=n)
+    error *= math.sqrt(effective / (effective - 1))
     return {
         "value": value,
-        **_interval(value, error),
+        **_interval(value, error, effective),
         "n": n,
-        "n_prompts": n_prompts,
+        "n_prompts": len(weights),
         "n_others": int(len(answer) - n),
         "error": error,
         "weight": lam,
@@ -318,5 +324,7 @@ def _error(deviation: np.ndarray, prompt: np.ndarray) -> tuple[float, int]:
     return math.sqrt(variance), n_prompts
 
 
-def _interval(value: float, error: float) -> dict[str, Any]:
-    return {"low": max(0.0, value - Z * error), "high": min(1.0, value + Z * error)}
+def _interval(value: float, error: float, n: float = math.inf) -> dict[str, Any]:
+    """Ends by Student's t of n − 1 degrees of freedom; cut at 0 and 1."""
+    reach = error * (Z if math.isinf(n) else float(t.ppf((1 + CONFIDENCE) / 2, max(n - 1, 1))))
+    return {"low": max(0.0, value - reach), "high": min(1.0, value + reach)}

@@ -94,7 +94,7 @@ def _figures(report: dict[str, Any], asked: Any) -> dict[str, Any]:
         "report": report,
         "boards": boards,
         "shown": shown,
-        "next_steps": next_steps(report, ranked),
+        "next_steps": next_steps(report),
         "ranked": ranked or report["sources"],
         "pair": pair,
         "chances": _chances(boards[0], pair) if pair else [],
@@ -110,9 +110,9 @@ def _top(part: dict[str, Any]) -> list[str]:
     return [row["source"] for row in part["sources"] if row["rank_low"] == 1]
 
 
-def next_steps(report: dict[str, Any], ranked: list[str]) -> list[str]:
+def next_steps(report: dict[str, Any]) -> list[str]:
     """What would make the board surer, in sentences; the nearest undecided neighbours first."""
-    steps, few = [], ""
+    steps, has_few = [], False
     people = _people_parts(report)
     if len(people) > 1:
         steps.append(
@@ -123,17 +123,25 @@ def next_steps(report: dict[str, Any], ranked: list[str]) -> list[str]:
             % {"one": people[0]["sources"][0]["source"], "other": people[1]["sources"][0]["source"]}
         )
     by_names = {frozenset((pair["a"], pair["b"])): pair for pair in report["pairs"]}
-    for one, other in itertools.pairwise(ranked):
+    neighbours = [
+        two
+        for part in people
+        for two in itertools.pairwise([row["source"] for row in part["sources"]])
+    ]
+    for one, other in neighbours:
         pair = by_names.get(frozenset((one, other)))
         if pair is None or pair["people"]["n"] < FEW_LABELS:
-            n = pair["people"]["n"] if pair else 0
-            few = few or ngettext(
+            if has_few:  # said once, of the best
+                continue
+            has_few, n = True, pair["people"]["n"] if pair else 0
+            few = ngettext(
                 "“%(one)s” and “%(other)s” stand next to each other, and people have compared them "
                 "on %(n)s comparison: give them more.",
                 "“%(one)s” and “%(other)s” stand next to each other, and people have compared them "
                 "on %(n)s comparisons: give them more.",
                 n,
-            ) % {"one": one, "other": other, "n": n}
+            )
+            steps.append(few % {"one": one, "other": other, "n": n})
         elif pair["more"]["value"]:
             steps.append(
                 _(
@@ -144,7 +152,7 @@ def next_steps(report: dict[str, Any], ranked: list[str]) -> list[str]:
             )
         if len(steps) == 3:
             break
-    return steps if len(steps) == 3 or not few else [*steps, few]
+    return steps
 
 
 def _people_parts(report: dict[str, Any]) -> list[dict[str, Any]]:

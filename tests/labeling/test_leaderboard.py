@@ -293,6 +293,18 @@ def test_a_source_that_was_never_beaten_is_said_so(client, lead):
     assert "inf" not in text.split()
 
 
+def test_neighbours_that_were_hardly_compared_are_to_be_compared_more(client, lead):
+    for choice in "aab":
+        PreferenceFactory(comparison=compared(lead.project, "tea", "milk"), choice=choice)
+    computed(lead.project)
+
+    text = words_of(client.get(URL))
+
+    assert "“tea” and “milk” stand next to each other" in text
+    assert "people have compared them on 3 comparisons: give them more." in text
+    assert "more labels decide" not in text
+
+
 def test_nothing_to_rank_is_said(client, lead):
     assert "nothing to rank" in words_of(client.get(URL))
     PreferenceFactory(comparison=ComparisonFactory(project=lead.project))

@@ -793,3 +793,21 @@ class AgreementReport(Job):
         from labeling.tasks import run_agreement
 
         run_agreement.delay_on_commit(self.pk)
+
+
+class Leaderboard(Job):
+    """The ratings of a project's sources at one moment, computed by a worker and kept."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="leaderboards")
+    result = models.JSONField(default=dict)  # what `leaderboard --json` prints
+    # What it rests on, as in AgreementReport.
+    n_preferences = models.PositiveIntegerField(default=0)
+    last_preference = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"leaderboard of {self.project}"
+
+    def enqueue(self) -> None:
+        from labeling.tasks import run_leaderboard
+
+        run_leaderboard.delay_on_commit(self.pk)

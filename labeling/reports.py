@@ -1,7 +1,8 @@
-"""A project's agreement figures, for the worker and the command: votes in, report out."""
+"""A project's agreement figures and leaderboard, for the worker and the commands."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from labeling.models import Project
@@ -24,9 +25,9 @@ LIBRARIES = ("numpy", "scipy", "pandas", "sklearn", "statsmodels", "evalica")
 class StatisticsMissing(Exception):
     """The extra `stats` is not installed here; the message is one line that says what to do."""
 
-    def __init__(self, library: str) -> None:
+    def __init__(self, what: str, library: str) -> None:
         super().__init__(
-            f"Agreement figures need statistics libraries, and {library} is not installed here: "
+            f"{what} need statistics libraries, and {library} is not installed here: "
             "pip install '.[stats]'"
         )
 
@@ -63,17 +64,12 @@ def report_of(
     Args: parameters: of the last time: where the model begins.
     Raises: StatisticsMissing.
     """
-    try:
+    with statistics_for("Agreement figures"):
         from labeling.agreement import agreement_report  # libraries of 430 MB
         from labeling.agreement_scales import scale_figures
         from labeling.agreement_time import agreement_over_time
         from labeling.disputes import disputed_topics
         from labeling.truth import truth_figures
-    except ModuleNotFoundError as error:
-        library = (error.name or "").partition(".")[0]
-        if library not in LIBRARIES:
-            raise
-        raise StatisticsMissing(library) from error
     votes = votes_of(project)
     people = votes.where(~votes.is_judge[votes.rater])
     report = agreement_report(votes, most_raters, on_progress)
@@ -88,6 +84,30 @@ def report_of(
         "topics": disputed_topics(people, topics, by),
     }
     return report, _parameters(votes, fit)
+
+
+def leaderboard_of(
+    project: Project, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, Any]:
+    """The project's leaderboard of now; result as in `leaderboard_report`.
+
+    Raises: StatisticsMissing.
+    """
+    with statistics_for("Leaderboards"):
+        from labeling.leaderboard import answers_of, leaderboard_report
+    return leaderboard_report(answers_of(project), on_progress)
+
+
+@contextmanager
+def statistics_for(what: str) -> Iterator[None]:
+    """Around an import: a library of the extra `stats` that is missing is said in one line."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in LIBRARIES:
+            raise
+        raise StatisticsMissing(what, library) from error
 
 
 def _start(votes: "Votes", parameters: dict[str, Any] | None) -> "Parameters | None":

@@ -204,3 +204,21 @@ def _plot(
         ],
         "marks_x": [{"at": _x(across), "label": label} for across, label in marks],
     }
+
+
+RATING_WIDTH = 240
+
+
+@register.inclusion_tag("labeling/rating_span.html")
+def rating_span(figure: dict[str, Any], lowest: float, highest: float) -> dict[str, Any]:
+    """A rating and its interval on a scale that all rows of a table share; a line at the mean."""
+    room = max(highest - lowest, 1)
+
+    def place(points: float) -> float:
+        return round(4 + (RATING_WIDTH - 8) * (points - lowest) / room, 1)
+
+    drawn = {"width": RATING_WIDTH, "mean": place(1000), "value": place(figure["value"])}
+    if figure["low"] is not None:
+        drawn |= {"x": place(figure["low"])}
+        drawn["span"] = max(1, place(figure["high"]) - drawn["x"])
+    return drawn

@@ -136,7 +136,7 @@ def sentences(project: Project, found: dict[str, Any]) -> list[tuple[str, str]]:
                 "info",
                 _(
                     "The judge has judged %(n)s of %(all)s comparisons. A certificate speaks of "
-                    "all that it is sure of together, so let it judge everything, not a chosen part."
+                    "all that it is sure of together, so let it judge everything, not some."
                 )
                 % {"n": n_judged, "all": counted["n_comparisons"]},
             )

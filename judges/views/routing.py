@@ -48,7 +48,7 @@ def routing(request: HttpRequest, slug: str) -> HttpResponse:
     shown, form = policy, RoutingForm(instance=policy, project=project)
     if any(name in request.GET for name in LOOKED_AT):
         looked = RoutingForm(
-            form.initial | {name: request.GET.get(name, "") for name in LOOKED_AT},
+            form.initial | {name: request.GET[name] for name in LOOKED_AT if name in request.GET},
             instance=policy_of(project),
             project=project,
         )

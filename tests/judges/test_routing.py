@@ -36,7 +36,7 @@ from judges.models import (
     Verdict,
 )
 from judges.outlook import outlook
-from judges.routing import near_tie, spread, uncertain_gap
+from judges.routing import near_tie, spread, uncertain_gap, undecided_pairs
 from judges.tasks import route_new_labels, run_routing
 from labeling.assignment import next_comparison
 from labeling.jobs import Job
@@ -188,7 +188,7 @@ def test_people_s_answer_is_that_of_an_untied_majority_once_all_labels_are_there
 
 
 def test_only_people_s_labels_of_the_audit_stream_count(project):
-    version, comparisons = a_world(project, n=40, n_labeled=10)
+    _version, comparisons = a_world(project, n=40, n_labeled=10)
     label(project, comparisons[20:22], audit=False, name="of the queue")
     label(project, comparisons[10:12], inclusion_probability=None, name="imported")
     other = RaterFactory(project=project, kind="judge", name="another judge")
@@ -201,7 +201,7 @@ def test_only_people_s_labels_of_the_audit_stream_count(project):
 
 
 def test_known_answers_sets_and_what_is_no_work_are_left_to_people(project):
-    version, comparisons = a_world(project, n=40, n_labeled=20)
+    _version, comparisons = a_world(project, n=40, n_labeled=20)
     Comparison.objects.filter(pk=comparisons[0].pk).update(gold="a")
     Comparison.objects.filter(pk=comparisons[1].pk).update(
         gold="a", purpose="check", open_places=0, labels_wanted=0
@@ -213,9 +213,9 @@ def test_known_answers_sets_and_what_is_no_work_are_left_to_people(project):
 
 
 def test_ties_of_people_and_disputes_are_errors_of_a_judge_that_names_a_side(project):
-    version, comparisons = a_world(project, n=40, n_labeled=0)
+    _version, comparisons = a_world(project, n=40, n_labeled=0)
     project.comparisons.update(labels_wanted=2)
-    for name, answers in {"ann": "a b a", "bob": "a a tie"}.items():
+    for name, answers in {"cem": "a b a", "dee": "a a tie"}.items():
         rater = RaterFactory(project=project, name=name)
         for comparison, choice in zip(comparisons[1:6:2], answers.split(), strict=True):
             PreferenceFactory(
@@ -235,7 +235,7 @@ def test_ties_of_people_and_disputes_are_errors_of_a_judge_that_names_a_side(pro
 
 
 def test_labels_ahead_of_their_turn_do_not_count(project):
-    version, comparisons = a_world(project, n=200, n_labeled=40)
+    _version, comparisons = a_world(project, n=200, n_labeled=40)
     label(project, comparisons[90:99], name="early")
 
     found = counted(project)
@@ -244,7 +244,7 @@ def test_labels_ahead_of_their_turn_do_not_count(project):
 
 
 def test_a_few_that_wait_in_between_are_borne(project):
-    version, comparisons = a_world(project, n=200, n_labeled=0)
+    _version, comparisons = a_world(project, n=200, n_labeled=0)
     label(project, [c for i, c in enumerate(comparisons[:90]) if i != 45])
 
     found = counted(project)
@@ -264,7 +264,7 @@ def test_a_tie_of_the_judge_and_what_it_could_not_say_are_never_sure():
 
 
 def test_a_certificate_says_what_it_rests_on(project, queued):
-    version, comparisons = a_world(project)
+    a_world(project)
     set_policy(project, None, alpha=0.15)
 
     run = routed(project)
@@ -328,11 +328,14 @@ def test_without_a_judge_there_is_no_test(project):
 
 
 def test_the_second_judge_of_a_cascade_decides_what_the_first_left(project):
-    version, comparisons = a_world(project, n=800, n_labeled=400)
-    other = a_judge(project, "otto", chosen=False)
-    # Sure and right where the first is unsure; there people said B half of the time.
-    said = {i: 0.02 if i % 4 == 2 and i < 400 else 0.98 for i in range(800)}
-    judge_all(other, comparisons, lambda i: said[i])
+    version, other = a_judge(project), a_judge(project, "otto", chosen=False)
+    comparisons = comparisons_of(project, 800)
+    # Labels are dealt out to the judges in turn: both kinds of comparisons come in pairs.
+    judge_all(version, comparisons, lambda i: SURE if i // 2 % 2 else UNSURE)
+    wrong = {i for i in range(400) if i % 8 < 2}
+    judge_all(other, comparisons, lambda i: 0.02 if i in wrong else 0.98)
+    Preference.objects.filter(rater=other.rater, prob_a=0.02).update(choice="b")
+    label(project, comparisons[:400], lambda i: i in wrong)
     set_policy(project, None, versions=[version.pk, other.pk])
 
     routed(project)
@@ -349,7 +352,7 @@ def test_the_second_judge_of_a_cascade_decides_what_the_first_left(project):
 
 
 def test_what_the_judge_decides_leaves_the_queue_and_the_audit_stream_stays(project):
-    version, comparisons = a_world(project)
+    _version, comparisons = a_world(project)
 
     routed(project)
 
@@ -366,7 +369,7 @@ def test_what_the_judge_decides_leaves_the_queue_and_the_audit_stream_stays(proj
 
 
 def test_what_somebody_holds_or_answered_in_part_stays_wanted(project):
-    version, comparisons = a_world(project)
+    _version, comparisons = a_world(project)
     held, half = comparisons[301], comparisons[303]
     Comparison.objects.filter(pk=half.pk).update(labels_wanted=3, open_places=2)
     PreferenceFactory(comparison=half, rater=RaterFactory(project=project))
@@ -387,7 +390,7 @@ def test_what_somebody_holds_or_answered_in_part_stays_wanted(project):
 
 
 def test_a_rater_is_given_what_is_left(project):
-    version, comparisons = a_world(project, n=200, n_labeled=100)
+    _version, comparisons = a_world(project, n=200, n_labeled=100)
     routed(project)
     rater = RaterFactory(project=project, qualified_at=timezone.now())
 
@@ -397,7 +400,7 @@ def test_a_rater_is_given_what_is_left(project):
 
 
 def test_a_revocation_puts_everything_back(project, queued):
-    version, comparisons = a_world(project)
+    _version, comparisons = a_world(project)
     kept = comparisons[305]
     Comparison.objects.filter(pk=comparisons[303].pk).update(labels_wanted=4, open_places=4)
     before = {c.pk: (c.labels_wanted, c.open_places) for c in project.comparisons.all()}
@@ -488,7 +491,7 @@ def test_new_verdicts_are_routed_and_a_larger_audit_stream_takes_back_its_own(pr
 
 
 def test_comparisons_that_came_later_go_to_people(project):
-    version, comparisons = a_world(project)
+    version, _comparisons = a_world(project)
     routed(project)
     later = comparisons_of(project, 40, first=1)
     judge_all(version, later, lambda i: 0.99)
@@ -499,9 +502,7 @@ def test_comparisons_that_came_later_go_to_people(project):
     assert Preference.objects.filter(comparison__in=later, certified=True).count() == 0
 
 
-@pytest.mark.parametrize(
-    ("purpose", "first"), [("reward_model", 0.5005), ("evaluation", 0.5005), ("dpo", 0.6)]
-)
+@pytest.mark.parametrize(("purpose", "first"), [("reward_model", 0.5005), ("dpo", 0.6)])
 def test_what_is_left_comes_in_the_order_of_the_purpose(project, purpose, first):
     version = a_judge(project)
     comparisons = comparisons_of(project, 400)
@@ -519,11 +520,24 @@ def test_what_is_left_comes_in_the_order_of_the_purpose(project, purpose, first)
 
     routed(project)
 
-    left = project.comparisons.filter(open_places=1).exclude(pk=mine.pk)
+    left = project.comparisons.filter(open_places=1, random_key__gte=SHARE).exclude(pk=mine.pk)
     top = left.order_by("-priority").first()
     assert Verdict.objects.get(comparison=top).prob_a == first
     assert project.comparisons.get(pk=mine.pk).priority == -5
     assert left.filter(priority=0).count() == 0
+
+
+def test_for_an_evaluation_people_are_asked_where_it_is_open_which_model_is_better(project):
+    version = a_judge(project)
+    clear = comparisons_of(project, 100, source="clear")
+    judge_all(version, clear, lambda i: 0.8)
+    close = comparisons_of(project, 100, source="close", first=1)
+    judge_all(version, close, lambda i: 0.8 if i % 2 else 0.2)
+
+    open_questions = undecided_pairs(project, version)
+
+    assert open_questions[frozenset(("close-a", "close-b"))] == pytest.approx(1)
+    assert open_questions[frozenset(("clear-a", "clear-b"))] < 1e-6
 
 
 def test_urgency_by_hand():
@@ -677,7 +691,7 @@ def test_moving_a_slider_brings_the_figures_alone_and_changes_nothing(project, l
     lax = lead.get(url, {"alpha": 20, "delta": 10}, headers={"HX-Request": "true"})
 
     assert "<html" not in strict.content.decode()
-    assert "The AI may decide nothing" in words_of(strict)
+    assert "Too few labels: 160 of the audit stream so far." in words_of(strict)
     assert "The AI may decide 50 % alone" in words_of(lax).replace("\xa0", " ")
     assert not hasattr(project, "routing_policy") or project.routing_policy is None
     assert not project.certificates.exists()
@@ -725,7 +739,10 @@ def test_programs_look_issue_and_revoke(project, client, queued):
     ]
     assert (certificate["status"], certificate["stages"][0]["errors"]) == ("active", 0)
     revoked = client.post(
-        f"/api/projects/kitchen/certificates/{certificate['id']}/revoke/", headers=headers
+        f"/api/projects/kitchen/certificates/{certificate['id']}/revoke/",
+        {},
+        content_type="application/json",
+        headers=headers,
     )
     assert revoked.json()["status"] == "revoked"
 

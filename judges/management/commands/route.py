@@ -20,7 +20,7 @@ WRONG_CALL, NOTHING_DONE = 2, 1
 class Command(BaseCommand):
     help = (
         "Test on people's labels of the audit stream what the project's judge may decide alone, "
-        "and let that leave the human queue. Every test uses up a part of --delta; --look makes none."
+        "and let that leave the human queue. Every test uses up a part of --delta; --look is none."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -13,6 +13,7 @@ Decisions, all of them counted and shown:
 - A label given after a count belongs to the running audit of what the count was used for.
 """
 
+import math
 import statistics
 from array import array
 from bisect import bisect_left
@@ -22,7 +23,7 @@ from typing import Any
 
 from django.db.models import Avg, Max
 
-from judges.guarantee import GRID, Cell, Stage, cascade, labels_needed, level_of_test, place_of
+from judges.guarantee import GRID, Cell, Stage, cascade, level_of_test, place_of, times_as_many
 from judges.ml.verdict import says_tie
 from judges.models import Certificate, JudgeVersion, Verdict
 from labeling.judgements import choice_of
@@ -231,7 +232,7 @@ def plan(
                 ],
             }
         )
-    needed, why = _needed(counted, stages, alpha, level / len(stages) / starts)
+    needed, why = _needed(counted, stages, alpha, level / len(stages), starts)
     return {
         "alpha": alpha,
         "delta": delta,
@@ -251,34 +252,26 @@ def plan(
 
 
 def _needed(
-    counted: dict[str, Any], stages: Sequence[Stage], alpha: float, level: float
+    counted: dict[str, Any], stages: Sequence[Stage], alpha: float, level: float, starts: int
 ) -> tuple[int | None, str]:
     """How many more audit labels the first judge would probably need, and why: "enough" (none),
     "few" (so many for the first threshold that could be tried), "errors" (if errors go on as they
-    came), "too many" (it errs as often as α at every threshold), "nothing" (no verdicts)."""
+    came), "too many" (it errs about as often as α at every threshold), "nothing" (no verdicts)."""
     if any(stage.test.chosen for stage in stages):
         return 0, "enough"
     first, n_all = stages[0], counted["n_comparisons"]
     if not n_all or not first.covered[-1]:
         return None, "nothing"
-    n_judges = len(stages)
-    tried = [step for step in first.test.steps if step.state != "few"]
-    if not tried:
+    steps = first.test.steps
+    if steps[-1].state == "few":
         # Of all audit labels the share that the lowest threshold covers will reach it.
-        missing = first.test.least - first.test.steps[-1].n
-        return _at_least_one(missing * n_judges * n_all / first.covered[-1]), "few"
-    plans = []
-    for step, covered in zip(first.test.steps, first.covered, strict=True):
-        if step.state == "few" or not covered:
-            continue
-        needed = labels_needed(step.errors / step.n, alpha, level)
-        if needed is not None:
-            plans.append(max(0, needed - step.n) * n_judges * n_all / covered)
-    return (_at_least_one(min(plans)), "errors") if plans else (None, "too many")
-
-
-def _at_least_one(n: float) -> int:
-    return max(1, round(n))
+        missing = first.test.least - steps[-1].n
+        return max(1, math.ceil(missing * len(stages) * n_all / first.covered[-1])), "few"
+    counts = [(step.n, step.errors) for step in steps]
+    times = times_as_many(counts, alpha, level, starts=starts)
+    if times is None:
+        return None, "too many"
+    return max(1, math.ceil((times - 1) * counted["n_labels"])), "errors"
 
 
 # The running audit --------------------------------------------------------------------------------

@@ -648,7 +648,7 @@ class RoutingForm(forms.ModelForm):
         widget=forms.NumberInput(attrs={"type": "range", "step": "1"}),
     )
     delta = forms.FloatField(
-        label=_lazy("Risk that this is not so, in per cent"),
+        label=_lazy("Risk of a false promise, in per cent"),
         min_value=1,
         max_value=40,
         help_text=_lazy("Over all tests of this project together."),

@@ -27,8 +27,8 @@ GRID = (0.9999, 0.9995, 0.999, 0.995, *(percent / 100 for percent in range(99, 4
 """Thresholds on the judge's own word. The first four part those who say nearly always 0.99."""
 LEAST = 30
 """Labeled comparisons that a threshold needs before it is tried at all."""
-MOST_LABELS = 1_000_000
-"""Beyond so many labels "how many more" is no plan."""
+MOST_TIMES = 50
+"""Beyond so many times the labels that there are, "how many more" is no plan."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,9 @@ def fixed_sequence(
         raise ValueError("a test has at least one start")
     level = delta / starts
     least = max(LEAST, least_labels(alpha, level))
-    enough = [i for i, (n, _errors) in enumerate(counts) if n >= least]
     states = ["untried" if n >= least else "few" for n, _errors in counts]
     bounds = [upper_bound(errors, n, level) for n, errors in counts]
-    for start in sorted({enough[len(enough) * j // starts] for j in range(starts) if enough}):
+    for start in _starts([n for n, _errors in counts], least, starts):
         for i in range(start, len(counts)):
             if bounds[i] > alpha:
                 # What another start has accepted stays accepted: each has a level of its own.
@@ -133,6 +132,12 @@ def fixed_sequence(
         for threshold, (n, errors), bound, state in zip(grid, counts, bounds, states, strict=True)
     )
     return Test(tuple(steps), least)
+
+
+def _starts(n: Sequence[int], least: int, starts: int) -> list[int]:
+    """Where the sequences begin: evenly spread over the thresholds with labels enough."""
+    enough = [i for i, labels in enumerate(n) if labels >= least]
+    return sorted({enough[len(enough) * j // starts] for j in range(starts) if enough})
 
 
 # Several judges -----------------------------------------------------------------------------------
@@ -214,28 +219,25 @@ def place_of(confidence: float, grid: Sequence[float] = GRID) -> int:
 # What is still needed, and the running audit ------------------------------------------------------
 
 
-def labels_needed(error_rate: float, alpha: float, delta: float) -> int | None:
-    """Labels above a threshold with which it would be accepted, if this share of them were errors.
+def times_as_many(
+    counts: Sequence[tuple[int, int]], alpha: float, delta: float, *, starts: int = 1
+) -> float | None:
+    """With how many times as many labels a test would accept something, if errors go on to come
+    as they came; 1.0 if it does now, None where `MOST_TIMES` as many would not do.
 
-    None where no number of labels would do.
+    A plan, no promise: it goes by the errors that were seen, each rounded up.
     """
-    if error_rate >= alpha:
-        return None
-
-    def enough(n: int) -> bool:
-        return upper_bound(math.ceil(error_rate * n - 1e-9), n, delta) <= alpha
-
-    high = max(LEAST, least_labels(alpha, delta))
-    if enough(high):
-        return high
-    while not enough(high):
-        low, high = high, 2 * high
-        if low > MOST_LABELS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    level = delta / starts
+    least = max(LEAST, least_labels(alpha, level))
+    times = 1.0
+    while times <= MOST_TIMES:
+        n = [round(times * labels) for labels, _errors in counts]
+        for start in _starts(n, least, starts):
+            errors = min(n[start], math.ceil(times * counts[start][1] - 1e-9))
+            if upper_bound(errors, n[start], level) <= alpha:
+                return times
+        times *= 1.03
+    return None
 
 
 def log_evidence(errors: int, n: int, alpha: float) -> float:

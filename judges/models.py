@@ -524,8 +524,9 @@ class RoutingPolicy(models.Model):
     delta = models.FloatField(
         default=0.1, validators=[MinValueValidator(0.0001), MaxValueValidator(0.4)]
     )
+    # Three, because a first threshold that has just labels enough fails by one unlucky label.
     starts = models.PositiveSmallIntegerField(
-        default=1, validators=[MinValueValidator(1), MaxValueValidator(10)]
+        default=3, validators=[MinValueValidator(1), MaxValueValidator(10)]
     )
     purpose = models.CharField(max_length=20, choices=Purpose, default="", blank=True)
     # Versions that decide, one after the other; none: the project's judge.

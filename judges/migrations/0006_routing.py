@@ -86,7 +86,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('alpha', models.FloatField(default=0.1, validators=[django.core.validators.MinValueValidator(0.001), django.core.validators.MaxValueValidator(0.5)])),
                 ('delta', models.FloatField(default=0.1, validators=[django.core.validators.MinValueValidator(0.0001), django.core.validators.MaxValueValidator(0.4)])),
-                ('starts', models.PositiveSmallIntegerField(default=1, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(10)])),
+                ('starts', models.PositiveSmallIntegerField(default=3, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(10)])),
                 ('purpose', models.CharField(blank=True, choices=[('', 'Nothing in particular: leave the queue as it is'), ('reward_model', 'A reward model: near ties first'), ('dpo', 'DPO: large but uncertain differences first'), ('evaluation', 'Evaluation: what decides which model is better first')], default='', max_length=20)),
                 ('versions', models.JSONField(blank=True, default=list)),
                 ('cost_per_label', models.FloatField(blank=True, null=True, validators=[django.core.validators.MinValueValidator(0)])),

@@ -176,7 +176,12 @@ def two_judges(
     """A cascade: an over-confident judge, then a better one, on half of the labels each."""
     feeling = rng.normal(0, 4, size)
     said = rng.random(size) < _sigmoid(feeling)
-    logits = [3 * feeling + rng.normal(0, 3, size), 2 * feeling + rng.normal(0, 0.5, size)]
+    # The first knows about half of the comparisons nothing, and says so.
+    knows = rng.random(size) < 0.5
+    logits = [
+        np.where(knows, 3 * feeling, 0) + rng.normal(0, 0.3, size),
+        2 * feeling + rng.normal(0, 0.5, size),
+    ]
     place = np.column_stack([places(_sigmoid(np.abs(z))) for z in logits])
     wrong = np.column_stack([(z > 0) != said for z in logits])
     kinds, kind = np.unique(place, axis=0, return_inverse=True)

@@ -12,11 +12,11 @@ from judges.guarantee import (
     cascade,
     contradicted,
     fixed_sequence,
-    labels_needed,
     least_labels,
     level_of_test,
     log_evidence,
     place_of,
+    times_as_many,
     upper_bound,
 )
 
@@ -177,14 +177,19 @@ def test_a_judge_after_one_that_abstains_sees_everything():
     assert (first.n_decided, second.n_decided) == (0, 100)
 
 
-def test_labels_needed_are_the_least_that_pass():
-    assert labels_needed(0.0, 0.1, 0.1) == 30
-    assert labels_needed(0.0, 0.05, 0.1) == 45
-    needed = labels_needed(0.05, 0.1, 0.1)
-    assert upper_bound(math.ceil(0.05 * needed), needed, 0.1) <= 0.1
-    assert needed == pytest.approx(82, abs=20)
-    assert labels_needed(0.1, 0.1, 0.1) is None
-    assert labels_needed(0.0999999, 0.1, 0.1) is None  # a billion labels are no plan
+def test_a_plan_goes_by_the_errors_that_were_seen():
+    assert times_as_many([(10, 0)], 0.1, 0.1) == pytest.approx(3, rel=0.03)
+    assert times_as_many([(100, 2)], 0.1, 0.1) == 1
+    times = times_as_many([(40, 3)], 0.1, 0.1)
+    assert fixed_sequence([(round(40 * times), math.ceil(3 * times))], 0.1, 0.1, grid=(0.9,)).chosen
+    assert 2 < times < 20
+    assert times_as_many([(100, 10)], 0.1, 0.1) is None
+    assert times_as_many([(0, 0)], 0.1, 0.1) is None
+
+
+def test_a_plan_minds_that_the_first_threshold_must_pass():
+    # More labels let the first threshold be tried, on which the judge always errs.
+    assert times_as_many([(10, 10), (25, 20), (31, 29)], 0.1, 0.1) is None
 
 
 def test_evidence_of_one_label_by_hand():

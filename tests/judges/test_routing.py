@@ -32,6 +32,7 @@ from judges.models import (
     JudgeRun,
     Probe,
     RoutedComparison,
+    RoutingPolicy,
     RoutingRun,
     Verdict,
 )
@@ -275,7 +276,7 @@ def test_a_certificate_says_what_it_rests_on(project, queued):
     assert (certificate.status, certificate.number, certificate.n_labels) == ("active", 1, 160)
     assert (stage.threshold, stage.n, stage.errors) == (0.61, 80, 0)
     assert certificate.level == level_of_test(0.1, 1)
-    assert stage.bound == upper_bound(0, 80, certificate.level)
+    assert stage.bound == upper_bound(0, 80, certificate.level / 3)
     assert (certificate.n_decided, certificate.n_comparisons) == (200, 400)
     assert certificate.sources == ["model-1-a", "model-1-b"]
     assert Change.objects.filter(action="test for a certificate").count() == 1
@@ -343,7 +344,7 @@ def test_the_second_judge_of_a_cascade_decides_what_the_first_left(project):
     first, second = project.certificates.get().stages.all()
     assert (first.n, first.errors, first.n_decided) == (100, 0, 400)
     assert (second.n, second.errors, second.n_decided) == (100, 0, 400)
-    assert second.bound == upper_bound(0, 100, level_of_test(0.1, 1) / 2)
+    assert second.bound == upper_bound(0, 100, level_of_test(0.1, 1) / 6)
     assert Preference.objects.filter(certified=True, rater=version.rater).count() == 400
     assert Preference.objects.filter(certified=True, rater=other.rater).count() == 400
 
@@ -693,7 +694,7 @@ def test_moving_a_slider_brings_the_figures_alone_and_changes_nothing(project, l
     assert "<html" not in strict.content.decode()
     assert "Too few labels: 160 of the audit stream so far." in words_of(strict)
     assert "The AI may decide 50 % alone" in words_of(lax).replace("\xa0", " ")
-    assert not hasattr(project, "routing_policy") or project.routing_policy is None
+    assert not RoutingPolicy.objects.exists()
     assert not project.certificates.exists()
 
 

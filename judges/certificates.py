@@ -1,6 +1,7 @@
 """Certificates: issued by one test, and revoked by themselves when what they rest on changes."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
@@ -25,6 +26,8 @@ from labeling.jobs import Job
 from labeling.models import Preference, Project, content_hash
 
 Status, Reason = Certificate.Status, Certificate.Reason
+PAUSE_MINUTES = 10
+"""The sweep leaves a run that was stopped alone for so long."""
 MOST_JUDGES = 3
 """Each judge of a cascade has its own part of the audit labels and of δ."""
 
@@ -248,10 +251,19 @@ def tend_all() -> None:
         certificate.refresh_from_db()
         share = certificate.project.audit_share
         if certificate.status == Status.ACTIVE and certificate.routed_share not in (None, share):
-            start(certificate.project, RoutingRun.Kind.ROUTE)
+            _start_again(certificate.project, RoutingRun.Kind.ROUTE)
     waiting = Certificate.objects.filter(status=Status.REVOKED, withdrawn_at=None)
     for project in Project.objects.filter(pk__in=waiting.values("project")):
-        withdraw_if_due(project)
+        if not project.certificates.filter(status=Status.ACTIVE).exists():
+            _start_again(project, RoutingRun.Kind.WITHDRAW)
+
+
+def _start_again(project: Project, kind: str) -> None:
+    """`start`, for the sweep: not right after such a run was cancelled or failed."""
+    stopped = project.routing_runs.filter(kind=kind).exclude(status=Job.Status.SUCCEEDED)
+    lately = timezone.now() - timedelta(minutes=PAUSE_MINUTES)
+    if not stopped.filter(finished_at__gt=lately).exists():
+        start(project, kind)
 
 
 def withdraw_if_due(project: Project) -> RoutingRun | None:

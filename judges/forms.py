@@ -639,7 +639,7 @@ class RoutingForm(forms.ModelForm):
     JUDGES = ("judge_1", "judge_2", "judge_3")
 
     alpha = forms.FloatField(
-        label=_lazy("Errors allowed, in per cent"),
+        label=_lazy("Errors allowed (%)"),
         min_value=1,
         max_value=50,
         help_text=_lazy(
@@ -648,7 +648,7 @@ class RoutingForm(forms.ModelForm):
         widget=forms.NumberInput(attrs={"type": "range", "step": "1"}),
     )
     delta = forms.FloatField(
-        label=_lazy("Risk of a false promise, in per cent"),
+        label=_lazy("Risk of a false promise (%)"),
         min_value=1,
         max_value=40,
         help_text=_lazy("Over all tests of this project together."),

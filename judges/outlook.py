@@ -3,6 +3,7 @@ the command. Plain Python, from counts that a worker stored."""
 
 from typing import Any
 
+from django.contrib.humanize.templatetags.humanize import intcomma
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -115,7 +116,7 @@ def sentences(project: Project, found: dict[str, Any]) -> list[tuple[str, str]]:
                     "%(n)s labels of the audit stream came since; count anew to see them.",
                     found["n_since"],
                 )
-                % {"n": found["n_since"]},
+                % {"n": intcomma(found["n_since"])},
             )
         )
     if counted["n_unjudged"]:
@@ -126,7 +127,7 @@ def sentences(project: Project, found: dict[str, Any]) -> list[tuple[str, str]]:
                     "%(n)s labeled comparisons of the audit stream have no verdict: let the judge "
                     "judge the audit set."
                 )
-                % {"n": counted["n_unjudged"]},
+                % {"n": intcomma(counted["n_unjudged"])},
             )
         )
     n_judged = min((version["n_judged"] for version in counted["versions"]), default=0)
@@ -138,7 +139,7 @@ def sentences(project: Project, found: dict[str, Any]) -> list[tuple[str, str]]:
                     "The judge has judged %(n)s of %(all)s comparisons. A certificate speaks of "
                     "all that it is sure of together, so let it judge everything, not some."
                 )
-                % {"n": n_judged, "all": counted["n_comparisons"]},
+                % {"n": intcomma(n_judged), "all": intcomma(counted["n_comparisons"])},
             )
         )
     if counted["n_ahead"]:
@@ -149,7 +150,7 @@ def sentences(project: Project, found: dict[str, Any]) -> list[tuple[str, str]]:
                     "%(n)s labels came ahead of their turn in the audit stream and do not count "
                     "until those before them are there."
                 )
-                % {"n": counted["n_ahead"]},
+                % {"n": intcomma(counted["n_ahead"])},
             )
         )
     return said
@@ -191,7 +192,11 @@ def _verdict(project: Project, found: dict[str, Any]) -> tuple[str, str]:
         )
     if needed is None:
         return "warn", _("The AI may decide nothing yet.")
-    words = {"needed": needed, "n": found["n_labels"], "agreement": agreement}
+    words = {
+        "needed": intcomma(needed),
+        "n": intcomma(found["n_labels"]),
+        "agreement": agreement,
+    }
     if found["why_needed"] == "few":
         return (
             "warn",

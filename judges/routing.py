@@ -198,8 +198,8 @@ def _mark(project: Project, pks: Sequence[int], rater_of: dict[int, int]) -> int
     for pk, comparison, rater in given.values_list("pk", "comparison", "rater"):
         if rater_of.get(comparison) == rater:
             stand.append(pk)
-    marked = answers.filter(certified=True).values_list("pk", "comparison")
-    fallen = [pk for pk, comparison in marked if comparison in here and pk not in set(stand)]
+    marked, standing = answers.filter(certified=True).values_list("pk", "comparison"), set(stand)
+    fallen = [pk for pk, comparison in marked if comparison in here and pk not in standing]
     for part in _parts(fallen):
         Preference.objects.filter(pk__in=part).update(certified=False)
     for part in _parts(stand):
@@ -232,9 +232,9 @@ def withdraw(run: RoutingRun) -> None:
         project.certificates.filter(status=Status.REVOKED, withdrawn_at=None).update(
             withdrawn_at=timezone.now()
         )
-        note_change(
-            project, run.created_by, gettext_noop("withdraw certified labels"), project, after=taken
-        )
+        if any(taken.values()):
+            action = gettext_noop("withdraw certified labels")
+            note_change(project, run.created_by, action, project, after=taken)
     if taken["put_back"]:
         notice_more_work(project.pk)
     run.report(result=run.result | {"withdrawn": taken})
@@ -258,7 +258,9 @@ class Order:
             return
         for part in _parts(pks):
             rows = Comparison.objects.filter(
-                pk__in=part, open_places__gt=0, priority__in=PRIORITIES
+                pk__in=part,
+                open_places__gt=0,
+                priority__range=(PRIORITIES[0], PRIORITIES[-1]),
             )
             locked = {
                 row.pk: row

@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
-from labeling.forms import check_model_name
+from labeling.storage import check_model_name
 from training.runs import cancel_run, resume_run, start_run
 from training.serializers import DatasetSerializer, ModelSerializer, RunSerializer, StartSerializer
 

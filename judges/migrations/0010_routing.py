@@ -10,7 +10,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('judges', '0005_drift_check'),
+        ('judges', '0009_verdict_asked_for'),
         ('labeling', '0007_certified_preferences'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

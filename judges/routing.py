@@ -111,7 +111,7 @@ def _route(run: RoutingRun, certificate: Certificate) -> bool:
             moved["left_queue"] += n_left
             moved["put_back"] += n_back
             moved["certified"] += _mark(
-                project, pks, {pk: stages[k][0].rater_id for pk, k in decided.items()}
+                pks, {pk: stages[k][0].rater_id for pk, k in decided.items()}
             )
             order.apply([pk for pk in pks if pk not in out])
         n_done += len(chunk)
@@ -186,25 +186,25 @@ def put_back(pks: Sequence[int]) -> int:
     return n
 
 
-def _mark(project: Project, pks: Sequence[int], rater_of: dict[int, int]) -> int:
+def _mark(pks: Sequence[int], rater_of: dict[int, int]) -> int:
     """Let the answers of these raters to these comparisons stand alone, and no other answers to
     any of `pks`; how many stand."""
-    here, stand = set(pks), []
-    answers = Preference.objects.filter(
-        comparison__gte=pks[0], comparison__lte=pks[-1], rater__project=project
-    )
-    raters = set(rater_of.values())
-    given = answers.current().filter(rater__in=raters)
-    for pk, comparison, rater in given.values_list("pk", "comparison", "rater"):
-        if rater_of.get(comparison) == rater:
-            stand.append(pk)
-    marked, standing = answers.filter(certified=True).values_list("pk", "comparison"), set(stand)
-    fallen = [pk for pk, comparison in marked if comparison in here and pk not in standing]
-    for part in _parts(fallen):
-        Preference.objects.filter(pk__in=part).update(certified=False)
-    for part in _parts(stand):
-        Preference.objects.filter(pk__in=part, certified=False).update(certified=True)
-    return len(stand)
+    n = 0
+    for part in _parts(pks):
+        # By the comparison alone: asked for a rater too, SQLite would read all that they ever said.
+        answers = Preference.objects.filter(comparison__in=part)
+        rows = answers.values_list("pk", "comparison", "rater", "superseded_at", "certified")
+        stand, fallen = [], []
+        for pk, comparison, rater, superseded_at, is_certified in rows:
+            if superseded_at is None and rater_of.get(comparison) == rater:
+                n += 1
+                if not is_certified:
+                    stand.append(pk)
+            elif is_certified:
+                fallen.append(pk)
+        Preference.objects.filter(pk__in=fallen).update(certified=False)
+        Preference.objects.filter(pk__in=stand).update(certified=True)
+    return n
 
 
 def withdraw(run: RoutingRun) -> None:

@@ -25,7 +25,7 @@ from judges.models import (
 )
 from labeling.changes import note_change
 from labeling.events import notice_more_work
-from labeling.jobs import Job, heartbeat
+from labeling.jobs import Job, JobTaken, heartbeat
 from labeling.models import Comparison, Preference, Project
 from labeling.places import count_places
 
@@ -68,7 +68,14 @@ def _count_and_test(run: RoutingRun) -> None:
     if run.kind == Kind.ISSUE and "certificate" not in run.result:
         with transaction.atomic():
             certificate = issue(project, policy, versions, run.result["counted"], run.created_by)
-            run.report(result=run.result | {"certificate": certificate.pk})
+            result = run.result | {"certificate": certificate.pk}
+            # Not by `report`: what it writes of a run that was cancelled would be rolled back.
+            mine = RoutingRun.objects.filter(
+                pk=run.pk, status=Job.Status.RUNNING, worker=run.worker
+            )
+            if not mine.update(result=result):
+                raise JobTaken(f"routing run {run.pk} went to another worker")
+        run.report(result=result)
 
 
 # Routing ------------------------------------------------------------------------------------------

@@ -450,6 +450,27 @@ def test_a_run_that_was_cancelled_goes_on_from_its_place(project, monkeypatch):
     assert run.result["moved"]["left_queue"] == 100
 
 
+def test_a_run_cancelled_while_it_counts_ends_and_can_be_resumed(project, monkeypatch):
+    a_world(project)
+    run = new_run(project, "issue")
+    counted_anew = audit.count
+
+    def cancelled_meanwhile(*args):
+        RoutingRun.objects.filter(pk=run.pk).update(cancel_requested=True)
+        return counted_anew(*args[:2])
+
+    monkeypatch.setattr("judges.routing.count", cancelled_meanwhile)
+    run_routing(run.pk)
+
+    run.refresh_from_db()
+    assert run.status == Job.Status.CANCELLED
+    assert not RoutedComparison.objects.exists()
+    assert run.resume()
+    run_routing(run.pk)
+    assert project.certificates.count() == 1
+    assert RoutedComparison.objects.count() == 100
+
+
 def test_a_certificate_revoked_while_it_is_routed_leaves_nothing_behind(project, monkeypatch):
     a_world(project)
     monkeypatch.setattr(audit, "CHUNK", 50)

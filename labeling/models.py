@@ -493,6 +493,9 @@ class Preference(models.Model):
     shown_first = models.CharField(max_length=1, blank=True, choices=[("a", "A"), ("b", "B")])
     inclusion_probability = models.FloatField(null=True, blank=True)
     audit = models.BooleanField(default=False)
+    # Of a judge: a live certificate lets this answer stand without a person's. Set and taken back
+    # by judges/routing.py.
+    certified = models.BooleanField(default=False)
     created_at = models.DateTimeField(db_default=Now())
     superseded_at = models.DateTimeField(null=True, blank=True)
 
@@ -512,7 +515,14 @@ class Preference(models.Model):
                 condition=Q(strength=None) | Q(strength__range=(1, 3)), name="strength_from_1_to_3"
             ),
         ]
-        indexes = [models.Index(fields=["rater", "-created_at"], name="preference_of_rater")]
+        indexes = [
+            models.Index(fields=["rater", "-created_at"], name="preference_of_rater"),
+            # Few of many, and asked for by themselves: see judges/audit.py and judges/routing.py.
+            models.Index(fields=["id"], name="preference_audit", condition=Q(audit=True)),
+            models.Index(
+                fields=["rater"], name="preference_certified", condition=Q(certified=True)
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.rater}: {self.choice}"

@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('labeling', '0004_paused_jobs'),
+        ('labeling', '0005_rater_models'),
     ]
 
     operations = [

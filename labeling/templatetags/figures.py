@@ -23,6 +23,12 @@ def percent(value: float | None, places: int = 0) -> str:
 
 
 @register.filter
+def percent_right(errors: float) -> str:
+    """What a share of errors leaves, as per cent: 0.1 → 90 %."""
+    return percent(1 - errors, 0 if round(100 * errors, 6) % 1 == 0 else 1)
+
+
+@register.filter
 def decimals(value: float | None, places: int = 2) -> str:
     """A coefficient with a true minus sign; a dash for None."""
     if value is None:

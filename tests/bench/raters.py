@@ -9,7 +9,7 @@ and prints its seconds and the most memory it held (the libraries and the votes 
 
 `--recovery` instead asks how well known raters are found again, seeds printed: crowds of known
 accuracy and leaning, where the model is right; and the raters of the micro-world, where it is wrong
-in a known way (a hard comparison is hard for everybody).
+in a known way (a hard comparison is hard for everybody, and near ties are called ties).
 """
 
 import argparse
@@ -190,17 +190,22 @@ def crowd_of_known_raters(per_item: int, seed: int) -> None:
     print("   ", recovered(rows, "side", leaning))  # wrong answers lean to neither place
 
 
-def micro_world(n_items: int, seeds: range) -> None:
-    """The micro-world's raters; what is known of them is the mean over the comparisons drawn."""
+def micro_world(n_items: int, seeds: range, labels: tuple[str, ...]) -> None:
+    """The micro-world's raters; what is known of them is the mean over the comparisons drawn.
+
+    Args: labels: those of ("a", "b", "tie") that count. No comparison of it is a tie in truth.
+    """
     import random
 
     from labeling import microworld
     from labeling.rater_models import Answers, dawid_skene, reliabilities
 
-    names = [rater.name for rater in microworld.RATERS]
-    table = np.zeros((len(seeds), len(names), 4))
-    inside = np.zeros((len(names), 2))
-    for place, seed in enumerate(seeds):
+    people = microworld.RATERS
+    names = [rater.name for rater in people]
+    figures = np.zeros((len(people), 2, 2))  # known and found: reliability, side
+    inside = np.zeros((len(people), 2))
+    right = 0.0
+    for seed in seeds:
         rng = random.Random(seed)
         gaps: list[float] = []
         while len(gaps) < n_items:
@@ -209,29 +214,36 @@ def micro_world(n_items: int, seeds: range) -> None:
             gap = microworld.utility(prompt, a) - microworld.utility(prompt, b)
             gaps += [gap] if gap else []
         rows = [
-            (i, names.index(vote.rater), ["a", "b", "tie"].index(vote.choice), vote.shown_first)
+            (i, names.index(vote.rater), labels.index(vote.choice), "ab".index(vote.shown_first))
             for i, gap in enumerate(gaps)
             for vote in microworld.votes(gap, rng, n=4)
+            if vote.choice in labels
         ]
-        item, rater, label, shown = zip(*rows, strict=True)
-        answers = Answers.of(item, rater, label, [int(side == "b") for side in shown])
-        found = reliabilities(answers, dawid_skene(answers))
-        sizes = [abs(gap) for gap in gaps]
-        for i, person in enumerate(microworld.RATERS):
-            ahead = np.array([person.probabilities(size) for size in sizes]).mean(axis=0)
-            behind = np.array([person.probabilities(-size) for size in sizes]).mean(axis=0)
+        answers = Answers.of(*zip(*rows, strict=True), n_items=n_items)
+        fit = dawid_skene(answers)
+        right += float((fit.posteriors.argmax(axis=1) == (np.array(gaps) < 0)).mean())
+        for i, (person, row) in enumerate(zip(people, reliabilities(answers, fit), strict=True)):
+            ahead, behind = (
+                np.array([person.probabilities(sign * abs(gap)) for gap in gaps])[:, : len(labels)]
+                for sign in (1, -1)
+            )
+            ahead, behind = ahead.mean(axis=0), behind.mean(axis=0)
+            ahead, behind = ahead / ahead.sum(), behind / behind.sum()
             known = ((ahead[0] + behind[1]) / 2, behind[0] - ahead[1])
             for k, key in enumerate(("reliability", "side")):
-                figure = found[i][key]
-                table[place, i, 2 * k : 2 * k + 2] = known[k], figure["value"]
-                inside[i, k] += figure["low"] <= known[k] <= figure["high"]
-    print(f"Micro-world, {n_items} comparisons of 4 votes, seeds {seeds.start} to {seeds.stop - 1}")
+                figures[i, k] += (known[k], row[key]["value"])
+                inside[i, k] += row[key]["low"] <= known[k] <= row[key]["high"]
+    figures, inside = figures / len(seeds), inside / len(seeds)
+    print(
+        f"Micro-world, {n_items} comparisons of 4 votes, labels {', '.join(labels)}, seeds "
+        f"{seeds.start} to {seeds.stop - 1}: {right / len(seeds):.4f} right"
+    )
     for i, name in enumerate(names):
-        means = table[:, i].mean(axis=0)
+        (right_known, right_found), (side_known, side_found) = figures[i]
         print(
-            f"    {name:<8} right: known {means[0]:.3f}, found {means[1]:.3f}, "
-            f"in the interval {inside[i, 0] / len(seeds):.0%};   leaning: known {means[2]:+.3f}, "
-            f"found {means[3]:+.3f}, in the interval {inside[i, 1] / len(seeds):.0%}"
+            f"    {name:<8} right: known {right_known:.3f}, found {right_found:.3f}, in the "
+            f"interval {inside[i, 0]:.0%};   leaning: known {side_known:+.3f}, found "
+            f"{side_found:+.3f}, in the interval {inside[i, 1]:.0%}"
         )
 
 
@@ -239,7 +251,8 @@ def recovery() -> None:
     for per_item in (2, 3, 5):
         for seed in (1, 2):
             crowd_of_known_raters(per_item, seed)
-    micro_world(1_000, range(1, 21))
+    for labels in (("a", "b", "tie"), ("a", "b")):
+        micro_world(1_000, range(1, 21), labels)
 
 
 def main() -> None:

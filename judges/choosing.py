@@ -3,13 +3,14 @@
 from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
 from judges.drift import keep_probe
 from judges.ml.correction import corrected
 from judges.models import Calibration, ChosenJudge, Experiment, JudgeVersion, Verdict
 from judges.runs import hand_over
 from labeling.changes import note_change
-from labeling.models import Preference
+from labeling.models import Preference, Rater
 
 AT_ONCE = 500
 
@@ -101,7 +102,8 @@ def _frozen(
 
 def correct_preferences(version: JudgeVersion) -> int:
     """Let the preferences of a chosen version's rater bear corrected probabilities; how many were
-    changed. Verdicts keep what the judge said, so this can be done again with another calibration.
+    changed. The rater is marked as calibrated, or as no longer. Verdicts keep what the judge said,
+    so this can be done again with another calibration.
 
     A version that is not its project's judge is left alone.
     """
@@ -109,6 +111,7 @@ def correct_preferences(version: JudgeVersion) -> int:
     if chosen is None:
         return 0
     parameters = chosen.calibration.parameters if chosen.calibration else None
+    began_at = timezone.now()
     said = dict(version.verdicts.filter(parsed=True).values_list("comparison", "prob_a"))
     changed = []
     for row in Preference.objects.current().filter(rater=version.rater_id).exclude(prob_a=None):
@@ -119,6 +122,8 @@ def correct_preferences(version: JudgeVersion) -> int:
                 row.prob_a = prob_a
                 changed.append(row)
     Preference.objects.bulk_update(changed, ["prob_a"], batch_size=AT_ONCE)
+    calibrated_at = began_at if parameters else None
+    Rater.objects.filter(pk=version.rater_id).update(calibrated_at=calibrated_at)
     return len(changed)
 
 

@@ -10,7 +10,8 @@ from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.forms import check_model_name
 from labeling.models import Project
-from training.datasets import LABELS, plan, refuse_too_few
+from training.dataset_settings import LABELS, settings_of_now
+from training.datasets import plan, refuse_too_few
 from training.ml.config import DTYPES, METHODS, RECIPES, SCHEDULERS, make_recipe
 from training.runs import check_base, known_models, named_model
 
@@ -124,12 +125,9 @@ class LaunchForm(forms.Form):
         """
         labels = self["labels"].value() if self["labels"].value() in LABELS else "mixed"
         share = _number(self["test_share"].value(), 0.1)
-        made = plan(
-            self.project,
-            labels=labels,
-            test_share=share if 0 < share < 1 else 0.1,
-            seed=int(_number(self["seed"].value(), 0)),
-        )
+        seed = int(_number(self["seed"].value(), 0))
+        share = share if 0 < share < 1 else 0.1
+        made = plan(self.project, settings_of_now(labels, share, min(max(seed, 0), LARGEST)))
         try:
             refuse_too_few(made.counts, labels)
             problem = ""

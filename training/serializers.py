@@ -6,7 +6,7 @@ from typing import Any
 from rest_framework import serializers
 
 from labeling.serializers import JOB_FIELDS, ObjectField
-from training.datasets import LABELS
+from training.dataset_settings import LABELS
 from training.models import Dataset, ModelVersion, Run
 
 LARGEST_SETTING = 2**31 - 1

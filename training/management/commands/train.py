@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from labeling.models import Project
-from training.datasets import LABELS
+from training.dataset_settings import LABELS
 from training.ml.config import METHODS, RECIPES, make_recipe
 from training.models import Run
 from training.runs import create_run, start_run

@@ -1,0 +1,134 @@
+"""Prompts that say nearly the same: MinHash and locality-sensitive hashing, every hit verified.
+
+Numbers and texts only, no rows. The library (datasketch, extra `stats`) is imported where it is
+needed: the web process does without it.
+"""
+
+import re
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+N_HASHES = 128
+MISSED = 0.001
+"""Chance at most that a pair of exactly the asked likeness is not even looked at."""
+WORDS_IN_A_ROW = 3
+REPRESENTATIVES = 8
+"""Of prompts that fall together, each is held against so many that are unlike each other."""
+# A word, or one character of a script that is written without blanks.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
+
+
+def shingles(text: str) -> frozenset[str]:
+    """Every three words in a row, lower case, without punctuation; of a shorter text its words."""
+    words = _WORD.findall(text.lower())
+    if len(words) < WORDS_IN_A_ROW:
+        return frozenset([" ".join(words)])
+    starts = range(len(words) - WORDS_IN_A_ROW + 1)
+    return frozenset(" ".join(words[start : start + WORDS_IN_A_ROW]) for start in starts)
+
+
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """Shared shingles among all of both: 1 for the same, 0 for nothing in common."""
+    shared = len(one & other)
+    return shared / (len(one) + len(other) - shared)
+
+
+def rows_of_a_band(threshold: float) -> int:
+    """The most rows a band may have so that two prompts this alike fall together in one of them.
+
+    The chance to miss a pair of likeness s with b bands of r rows is (1 − s^r)^b.
+    Source: Leskovec, Rajaraman & Ullman, Mining of Massive Datasets, section 3.4.2.
+    """
+    fitting = [
+        rows
+        for rows in range(1, N_HASHES + 1)
+        if (1 - threshold**rows) ** (N_HASHES // rows) <= MISSED
+    ]
+    return max(fitting)
+
+
+class Sketches:
+    """The MinHash bands of many texts: 8 bytes for each band, the texts themselves are not kept.
+
+    Raises: ValueError where datasketch is not installed.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        try:
+            from datasketch import MinHash
+        except ModuleNotFoundError:
+            raise ValueError(
+                "near-duplicate prompts are found with datasketch, which is not installed here: "
+                "pip install '.[stats]', or near_duplicates=0"
+            ) from None
+        self._empty = MinHash(N_HASHES)
+        self.threshold = threshold
+        self.n_rows = rows_of_a_band(threshold)
+        self.n_bands = N_HASHES // self.n_rows
+        self.keys: list[str] = []
+        self._bands = array("q")
+
+    def add(self, key: str, text: str) -> None:
+        sketch = self._empty.copy()
+        sketch.update_batch([part.encode() for part in shingles(text)])
+        self.keys.append(key)
+        for band in range(self.n_bands):
+            rows = sketch.hashvalues[band * self.n_rows : (band + 1) * self.n_rows]
+            self._bands.append(hash(rows.tobytes()))
+
+    def fallen_together(self) -> Iterator[list[str]]:
+        """Groups of keys that share a band: candidates, still to be verified."""
+        import numpy as np
+
+        bands = np.frombuffer(self._bands, dtype=np.int64).reshape(-1, self.n_bands)
+        seen: set[tuple[int, ...]] = set()
+        for band in bands.T:
+            order = np.argsort(band, kind="stable")
+            starts = np.flatnonzero(np.diff(band[order], prepend=band[order][:1] - 1))
+            for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+                if end - start > 1:
+                    group = tuple(sorted(order[start:end].tolist()))
+                    if group not in seen:
+                        seen.add(group)
+                        yield [self.keys[place] for place in group]
+
+    def alike(
+        self, texts_of: Callable[[Iterable[str]], Mapping[str, str]]
+    ) -> Iterator[tuple[str, str, float]]:
+        """(key, earlier key, Jaccard index) of pairs that are as alike as asked: each verified on
+        the texts. A key is held against those of its group that nothing before it was like.
+
+        Args: texts_of: the texts of some keys.
+        """
+        found: set[tuple[str, str]] = set()
+        for group in self.fallen_together():
+            kept: list[tuple[str, frozenset[str]]] = []
+            for start in range(0, len(group), 500):
+                texts = texts_of(group[start : start + 500])
+                for key in group[start : start + 500]:
+                    own = shingles(texts[key])
+                    likenesses = ((jaccard(own, other), earlier) for earlier, other in kept)
+                    likeness, earlier = max(likenesses, default=(0.0, ""))
+                    if likeness < self.threshold:
+                        if len(kept) < REPRESENTATIVES:
+                            kept.append((key, own))
+                    elif (earlier, key) not in found:
+                        found.add((earlier, key))
+                        yield key, earlier, likeness
+
+
+def clusters(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """For each member of a pair, the smallest of all that hang together with it."""
+    parent: dict[Any, Any] = {}
+
+    def root(key: Any) -> Any:
+        while (above := parent.setdefault(key, key)) != key:
+            parent[key] = parent[above]
+            key = parent[key]
+        return key
+
+    for one, other in pairs:
+        first, second = sorted((root(one), root(other)))
+        parent[second] = first
+    return {key: root(key) for key in parent}

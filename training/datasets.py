@@ -41,6 +41,7 @@ COUNTED = {
     "ties_half": _lazy("ties that train as one half"),
     "train": _lazy("training pairs"),
     "test": _lazy("test pairs"),
+    "test_ties": _lazy("ties on the test side: they measure nothing"),
     "ties_kept": _lazy("ties that stand in the file and train nothing"),
     "ties": _lazy("ties"),
     "disputed": _lazy("disputed: no choice has the most votes"),
@@ -310,6 +311,7 @@ def plan(
         flagged = set(flags.values_list("comparison_id", flat=True))
     fixed: dict[str, frozenset[str]] = {}
     n_pairs: Counter[str] = Counter()  # by prompt
+    n_half: Counter[str] = Counter()  # by prompt: those of them that are ties
     n_for_training: Counter[str] = Counter()  # by prompt: fixed there by metadata
     votes: Counter[tuple[str, str]] = Counter()
     for chunk in labeled_by_content(
@@ -332,6 +334,7 @@ def plan(
                     counts["decided"] += found.decided
                     counts["ties_half"] += found.choice == Choice.TIE
                     n_pairs[row.prompt_hash] += 1
+                    n_half[row.prompt_hash] += found.choice == Choice.TIE
                     n_for_training[row.prompt_hash] += split == "train"
                 if not found.decided:
                     votes.update((answer.kind, answer.rater) for answer in found.counted)
@@ -342,7 +345,9 @@ def plan(
     counts["near_duplicates"] = sum(prompt in shared for prompt in fixed)
     counts["train_prompts"] = counts["test_prompts"] = 0
     for prompt, side in made.sides.items():
-        counts[side] += n_pairs[prompt]
+        n_ties = n_half[prompt] if side == "test" else 0
+        counts[side] += n_pairs[prompt] - n_ties
+        counts["test_ties"] += n_ties
         counts[f"{side}_prompts"] += prompt in n_pairs
         counts["moved_to_test"] += n_for_training[prompt] if side == "test" else 0
     # Without ids, and in an order that no database's collation changes: they go into the file.
@@ -467,7 +472,10 @@ def _lines(head: dict[str, Any], rows: IO[bytes], sides: Mapping[str, str]) -> I
 
 
 def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
-    """(train, test) pairs of a frozen dataset. Ties that are kept in the file are no pairs.
+    """(train, test) pairs of a frozen dataset.
+
+    Ties that are kept in the file are no pairs, and ties that train as one half measure nothing:
+    they are not on the test side.
 
     Raises: ValueError if the file is gone or is no longer what was frozen.
     """
@@ -482,7 +490,8 @@ def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
         sides: dict[str, list[Pair]] = {"train": [], "test": []}
         for line in file:
             row = json.loads(line)
-            if ties_are_kept and row["outcome"] == Choice.TIE:
+            is_tie = row.get("outcome") == Choice.TIE
+            if is_tie and (ties_are_kept or row["split"] == "test"):
                 continue
             pair = Pair(
                 prompt=row["prompt"],

@@ -56,7 +56,7 @@ pytestmark = pytest.mark.django_db
 
 
 def frozen(project, **settings) -> dict[str, list[dict]]:
-    """The rows of the dataset by the text of their prompt; the 20 pairs of the project left away."""
+    """The rows of the dataset by the text of their prompt; the project's own left away."""
     dataset = freeze(project, DatasetSettings(**{"near_duplicates": 0.0} | settings))
     rows: dict[str, list[dict]] = {}
     for line in storage_path(dataset.path).read_text().splitlines()[1:]:
@@ -123,7 +123,7 @@ def test_ties_are_left_out_or_train_as_one_half_or_stay_in_the_file(project):
     assert counts["train"] + counts["test"] == 20
     for dataset in Dataset.objects.all():
         train, test = load_pairs(dataset)
-        assert len(train) + len(test) == dataset.counts["pairs"]
+        assert (len(train), len(test)) == (dataset.counts["train"], dataset.counts["test"])
 
 
 def test_what_is_left_out_is_counted_under_its_reason(project):

@@ -124,14 +124,16 @@ class Decided:
     prob: float
     """Probability that the chosen response is the better one, in [½, 1]."""
     weight: float
+    own: list[Answer]
+    """The answers behind this label, without unreadable verdicts."""
     counted: list[Answer]
-    """The answers behind the label, without unreadable verdicts."""
+    """All that count on the comparison: the same, except where each vote is a row."""
     decided: bool
     """Whether a lead's decision stands in place of the answers."""
 
     @property
     def votes(self) -> dict[str, int]:
-        return dict(sorted(Counter(answer.choice for answer in self.counted).items()))
+        return dict(sorted(Counter(answer.choice for answer in self.own).items()))
 
     @property
     def is_longer_chosen(self) -> bool | None:
@@ -265,7 +267,8 @@ def _decided(
         source=label.source,
         prob=round(prob, 6),
         weight=round(float(weight), 6),
-        counted=own,
+        own=own,
+        counted=counted,
         decided=is_decision,
     )
 
@@ -337,7 +340,7 @@ def plan(
                     n_half[row.prompt_hash] += found.choice == Choice.TIE
                     n_for_training[row.prompt_hash] += split == "train"
                 if not found.decided:
-                    votes.update((answer.kind, answer.rater) for answer in found.counted)
+                    votes.update((answer.kind, answer.rater) for answer in found.own)
                 on_row(found)
         on_progress(counts["comparisons"])
     shared = first_of()

@@ -6,7 +6,7 @@ needed: the web process does without it.
 
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 N_HASHES = 128
@@ -81,6 +81,8 @@ class Sketches:
         """Groups of keys that share a band: candidates, still to be verified."""
         import numpy as np
 
+        if not self.keys:
+            return
         bands = np.frombuffer(self._bands, dtype=np.int64).reshape(-1, self.n_bands)
         seen: set[tuple[int, ...]] = set()
         for band in bands.T:
@@ -116,6 +118,24 @@ class Sketches:
                     elif (earlier, key) not in found:
                         found.add((earlier, key))
                         yield key, earlier, likeness
+
+    def alike_to(
+        self, others: Container[str], texts_of: Callable[[Iterable[str]], Mapping[str, str]]
+    ) -> Iterator[tuple[str, str, float]]:
+        """(key, one of the others, Jaccard index) of pairs that are as alike as asked, verified; of
+        the others that fall together the first few are held against."""
+        found: set[tuple[str, str]] = set()
+        for group in self.fallen_together():
+            held = [key for key in group if key in others][:REPRESENTATIVES]
+            mine = [key for key in group if key not in others] if held else []
+            texts = texts_of([*held, *mine]) if mine else {}
+            parts = {key: shingles(text) for key, text in texts.items()}
+            for key in mine:
+                for other in held:
+                    likeness = jaccard(parts[key], parts[other])
+                    if likeness >= self.threshold and (key, other) not in found:
+                        found.add((key, other))
+                        yield key, other, likeness
 
 
 def clusters(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:

@@ -509,6 +509,21 @@ def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
     return sides["train"], sides["test"]
 
 
+def dataset_named(project: Project, sha256: str) -> Dataset | None:
+    """A frozen dataset by its SHA-256 or the beginning of it; None for no name at all.
+
+    Raises: ValueError if there is none, or more than one that begins so.
+    """
+    if not sha256:
+        return None
+    found = list(project.datasets.filter(sha256__startswith=sha256)[:2])
+    if len(found) != 1:
+        raise ValueError(
+            f"dataset: {'several begin' if found else 'none begins'} with {sha256[:64]!r}"
+        )
+    return found[0]
+
+
 def first_rows(dataset: Dataset, n: int) -> list[dict[str, Any]]:
     """The first rows of the file, for a page; none if it is gone."""
     path = storage_path(dataset.path)

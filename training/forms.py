@@ -249,10 +249,9 @@ class LaunchForm(forms.Form):
     def __init__(self, *args: Any, project: Project, kind: str, user: Any, **kwargs: Any) -> None:
         super().__init__(*args, label_suffix="", **kwargs)
         self.project, self.kind, self.user = project, kind, user
-        newest = project.datasets.order_by("-pk").values("pk")[:DATASETS_OFFERED]
-        self.fields["dataset"].queryset = project.datasets.filter(
-            pk__in=list(pk["pk"] for pk in newest)
-        ).order_by("-pk")
+        newest = project.datasets.order_by("-pk").values_list("pk", flat=True)[:DATASETS_OFFERED]
+        offered = project.datasets.filter(pk__in=list(newest)).order_by("-pk")
+        self.fields["dataset"].queryset = offered
         self.fields["dataset"].label_from_instance = dataset_in_words
         self.known_models = known_models(project, kind)
         if self.known_models:

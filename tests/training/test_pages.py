@@ -327,7 +327,8 @@ import django
 django.setup()
 from django.urls import get_resolver
 get_resolver().url_patterns
-import training.views.runs, training.views.datasets, training.forms, training.runs, training.tasks, training.admin
+import training.views.runs, training.views.datasets, training.forms, training.runs
+import training.tasks, training.admin
 heavy = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes"} & set(sys.modules)
 print(sorted(heavy))
 """

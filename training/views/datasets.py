@@ -26,6 +26,7 @@ RATERS_SHOWN = 100
 HELD = ("pairs", "human", "ai", "decided", "ties_half", "train", "test", "test_ties", "ties_kept")
 """Counts of what the dataset holds; the other counts are of what was left out or moved."""
 MOVED = ("moved_to_test", "near_duplicates")
+OFF_AT_ZERO = ("least_agreement", "least_strength", "longest_response", "near_duplicates")
 SETS = {
     "gold": _lazy("control questions with a known answer"),
     **dict(Comparison.Purpose.choices),
@@ -177,7 +178,8 @@ def settings_in_words(filters: dict[str, Any]) -> list[tuple[str, Any]]:
             words = _("yes") if value else _("no")
         elif isinstance(value, list):
             words = ", ".join(value)
-        rows.append((DatasetForm.base_fields[name].label, words if words != "" else "–"))
+        is_off = words == "" or (name in OFF_AT_ZERO and not value)
+        rows.append((DatasetForm.base_fields[name].label, "–" if is_off else words))
     return rows
 
 
@@ -205,7 +207,7 @@ def figures(preview: dict[str, Any]) -> dict[str, Any]:
         "n_people": len(people),
         "n_judges": len(preview["raters"]) - len(people),
         "histograms": [
-            (words, _bars(preview["lengths"][name]))
+            (words, _bars(preview["lengths"], name))
             for name, words in (
                 ("prompt", _("Prompts")),
                 ("chosen", _("Chosen responses")),
@@ -221,10 +223,11 @@ def figures(preview: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bars(bins: list[int]) -> list[Bar]:
-    last = max((place for place, n in enumerate(bins) if n), default=0)
-    most = max(bins, default=0) or 1
+def _bars(lengths: dict[str, list[int]], name: str) -> list[Bar]:
+    """One of the histograms; all of them end where the longest does."""
+    last = max((place for bins in lengths.values() for place, n in enumerate(bins) if n), default=0)
+    most = max(lengths[name], default=0) or 1
     return [
         Bar(f"{start}+", n, n / most)
-        for start, n in list(zip(LENGTHS, bins, strict=True))[: last + 1]
+        for start, n in list(zip(LENGTHS, lengths[name], strict=True))[: last + 1]
     ]

@@ -91,8 +91,8 @@ def test_every_page_answers_and_what_is_missing_is_said_in_a_line(base_install):
     for command, message in {
         "agreement --project sample": "Agreement figures need statistics libraries, and evalica is "
         "not installed here: pip install '.[stats]'",
-        "dataset --project sample --preview": "Agreement figures need statistics libraries, and "
-        "evalica is not installed here: pip install '.[stats]'",
+        "dataset --project sample --preview": "Agreement figures need statistics "
+        "libraries, and numpy is not installed here: pip install '.[stats]'",
         "demo": "The demo trains models: install them with pip install '.[train]'.",
         "judge --project sample --judge second --model some-model": "A judge runs a model, and "
         "torch is not installed here: pip install '.[train]'",

@@ -7,14 +7,15 @@ needed: the web process does without it.
 import re
 from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from typing import Any
 
 N_HASHES = 128
 MISSED = 0.001
 """Chance at most that a pair of exactly the asked likeness is not even looked at."""
 WORDS_IN_A_ROW = 3
+FEW = 50
+"""So many that fall together are held each against each."""
 REPRESENTATIVES = 8
-"""Of prompts that fall together, each is held against so many that are unlike each other."""
+AT_ONCE = 500
 # A word, or one character of a script that is written without blanks.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
 
@@ -98,26 +99,36 @@ class Sketches:
     def alike(
         self, texts_of: Callable[[Iterable[str]], Mapping[str, str]]
     ) -> Iterator[tuple[str, str, float]]:
-        """(key, earlier key, Jaccard index) of pairs that are as alike as asked: each verified on
-        the texts. A key is held against those of its group that nothing before it was like.
+        """(key, earlier key, Jaccard index) of pairs that are as alike as asked, each verified on
+        the texts: as many as it takes to hold together what hangs together.
+
+        Where more than `FEW` fall together, a key is held against the first `REPRESENTATIVES` that
+        are unlike each other, else against each.
 
         Args: texts_of: the texts of some keys.
         """
-        found: set[tuple[str, str]] = set()
+        groups = Groups()
         for group in self.fallen_together():
+            is_small = len(group) <= FEW
+            if not is_small:  # one of each group that is known already
+                group = list({groups.root(key): key for key in reversed(group)}.values())[::-1]
+            if len({groups.root(key) for key in group}) == 1:
+                continue
             kept: list[tuple[str, frozenset[str]]] = []
-            for start in range(0, len(group), 500):
-                texts = texts_of(group[start : start + 500])
-                for key in group[start : start + 500]:
-                    own = shingles(texts[key])
-                    likenesses = ((jaccard(own, other), earlier) for earlier, other in kept)
-                    likeness, earlier = max(likenesses, default=(0.0, ""))
-                    if likeness < self.threshold:
-                        if len(kept) < REPRESENTATIVES:
-                            kept.append((key, own))
-                    elif (earlier, key) not in found:
-                        found.add((earlier, key))
-                        yield key, earlier, likeness
+            for start in range(0, len(group), AT_ONCE):
+                texts = texts_of(group[start : start + AT_ONCE])
+                for key in group[start : start + AT_ONCE]:
+                    own, is_alike = shingles(texts[key]), False
+                    for earlier, other in kept:
+                        if groups.root(key) == groups.root(earlier):
+                            continue
+                        likeness = jaccard(own, other)
+                        if likeness >= self.threshold:
+                            groups.unite(key, earlier)
+                            is_alike = True
+                            yield key, earlier, likeness
+                    if is_small or (not is_alike and len(kept) < REPRESENTATIVES):
+                        kept.append((key, own))
 
     def alike_to(
         self, others: Container[str], texts_of: Callable[[Iterable[str]], Mapping[str, str]]
@@ -138,17 +149,31 @@ class Sketches:
                         yield key, other, likeness
 
 
-def clusters(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """For each member of a pair, the smallest of all that hang together with it."""
-    parent: dict[Any, Any] = {}
+class Groups:
+    """What hangs together, by its smallest member (union-find)."""
 
-    def root(key: Any) -> Any:
-        while (above := parent.setdefault(key, key)) != key:
-            parent[key] = parent[above]
-            key = parent[key]
+    def __init__(self) -> None:
+        self._above: dict[str, str] = {}
+
+    def root(self, key: str) -> str:
+        while (above := self._above.get(key, key)) != key:
+            self._above[key] = self._above.get(above, above)
+            key = self._above[key]
         return key
 
+    def unite(self, one: str, other: str) -> None:
+        first, second = sorted((self.root(one), self.root(other)))
+        self._above[second] = first
+
+    def members(self) -> dict[str, str]:
+        """The smallest of its group, for each member of one with two or more."""
+        keys = {*self._above, *self._above.values()}
+        return {key: self.root(key) for key in sorted(keys)}
+
+
+def clusters(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """For each member of a pair, the smallest of all that hang together with it."""
+    groups = Groups()
     for one, other in pairs:
-        first, second = sorted((root(one), root(other)))
-        parent[second] = first
-    return {key: root(key) for key in parent}
+        groups.unite(one, other)
+    return groups.members()

@@ -187,13 +187,14 @@ def _duplicates(
     pairs: list[tuple[str, str, float]],
     threshold: float,
 ) -> dict[str, Any]:
-    """How many prompts say the same as another, and how many of such pairs the split divides."""
+    """How many prompts say the same as another, and how many such groups the split divides."""
     apart = split_prompts(
         dict.fromkeys(made.sides, frozenset()), settings.test_share, settings.seed
     )
     group_of = clusters((one, other) for one, other, _likeness in pairs)
-    divided = [pair for pair in pairs if made.sides[pair[0]] != made.sides[pair[1]]]
-    shown = sorted(divided or pairs, key=lambda pair: (-pair[2], pair[0]))[:EXAMPLES]
+    divided = _divided(group_of, made.sides)
+    across = [pair for pair in pairs if made.sides[pair[0]] != made.sides[pair[1]]]
+    shown = sorted(across or pairs, key=lambda pair: (-pair[2], pair[0]))[:EXAMPLES]
     texts = prompt_texts(project, {key for one, other, _likeness in shown for key in (one, other)})
     return {
         "threshold": threshold,
@@ -204,7 +205,7 @@ def _duplicates(
         "largest": max(Counter(group_of.values()).values(), default=0),
         "n_same_words": sum(likeness == 1 for _one, _other, likeness in pairs),
         "n_divided": len(divided),
-        "n_divided_by_draw": sum(apart[one] != apart[other] for one, other, _likeness in pairs),
+        "n_divided_by_draw": len(_divided(group_of, apart)),
         "examples": [
             {
                 "one": texts[other][:SHOWN_CHARS],
@@ -215,6 +216,14 @@ def _duplicates(
             for one, other, likeness in shown
         ],
     }
+
+
+def _divided(group_of: Mapping[str, str], sides: Mapping[str, str]) -> set[str]:
+    """The groups that are on both sides."""
+    seen: dict[str, set[str]] = {}
+    for prompt, group in group_of.items():
+        seen.setdefault(group, set()).add(sides[prompt])
+    return {group for group, both in seen.items() if len(both) > 1}
 
 
 # Training prompts that others are measured on -----------------------------------------------------

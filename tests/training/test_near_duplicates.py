@@ -47,10 +47,26 @@ def test_prompts_that_say_nearly_the_same_are_found_and_verified():
     assert list(Sketches(0.8).alike(lambda keys: {})) == []
 
 
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=40))
+def test_many_of_one_template_are_held_together():
+    texts = {f"{i:03d}": f"{LONG}, number {i}" for i in range(200)}
+    sketches = Sketches(0.7)
+    for key, text in texts.items():
+        sketches.add(key, text)
+
+    pairs = list(sketches.alike(lambda keys: {key: texts[key] for key in keys}))
+
+    assert len(pairs) == 199  # no more than it takes
+    assert set(clusters((one, other) for one, other, _likeness in pairs).values()) == {"000"}
+
+
+KEYS = st.sampled_from("abcdefghijklmnopqrst")
+
+
+@given(st.lists(st.tuples(KEYS, KEYS).filter(lambda pair: pair[0] != pair[1]), max_size=40))
 @settings(max_examples=100, deadline=None)
 def test_what_hangs_together_has_one_first_member(pairs):
     first = clusters(pairs)
 
+    assert first.keys() == {key for pair in pairs for key in pair}
     assert all(first[one] == first[other] for one, other in pairs)
     assert all(first[key] <= key and first[first[key]] == first[key] for key in first)

@@ -72,7 +72,7 @@ class Command(BaseCommand):
         self.stdout.write(
             f"{alike['n_alike']} prompts say nearly the same as another "
             f"(Jaccard {alike['threshold']:.2f}), "
-            f"{alike['n_divided']} such pairs are on both sides."
+            f"{alike['n_divided']} such groups are on both sides."
         )
         self.stdout.write(
             f"{leaks['n_exact']} training prompts occur exactly and {leaks['n_near']} nearly in "

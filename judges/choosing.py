@@ -48,6 +48,9 @@ def choose(
             "chosen_by": user if user.is_authenticated else None,
         },
     )
+    # Until `settle` has corrected them, the labels of this one are as its judge said them; those
+    # that another gives from now on stay so.
+    project.raters.exclude(calibrated_at=None).update(calibrated_at=None)
     note_change(project, user, "choose judge", version, before=before, after=_in_words(chosen))
     return chosen
 
@@ -102,7 +105,7 @@ def _frozen(
 
 def correct_preferences(version: JudgeVersion) -> int:
     """Let the preferences of a chosen version's rater bear corrected probabilities; how many were
-    changed. The rater is marked as calibrated, or as no longer. Verdicts keep what the judge said,
+    changed. With a calibration the rater is then marked by it. Verdicts keep what the judge said,
     so this can be done again with another calibration.
 
     A version that is not its project's judge is left alone.
@@ -111,7 +114,6 @@ def correct_preferences(version: JudgeVersion) -> int:
     if chosen is None:
         return 0
     parameters = chosen.calibration.parameters if chosen.calibration else None
-    began_at = timezone.now()
     said = dict(version.verdicts.filter(parsed=True).values_list("comparison", "prob_a"))
     changed = []
     for row in Preference.objects.current().filter(rater=version.rater_id).exclude(prob_a=None):
@@ -122,8 +124,8 @@ def correct_preferences(version: JudgeVersion) -> int:
                 row.prob_a = prob_a
                 changed.append(row)
     Preference.objects.bulk_update(changed, ["prob_a"], batch_size=AT_ONCE)
-    calibrated_at = began_at if parameters else None
-    Rater.objects.filter(pk=version.rater_id).update(calibrated_at=calibrated_at)
+    if parameters and ChosenJudge.objects.filter(pk=chosen.pk, calibration=chosen.calibration):
+        Rater.objects.filter(pk=version.rater_id).update(calibrated_at=timezone.now())
     return len(changed)
 
 

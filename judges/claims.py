@@ -4,6 +4,7 @@ cost at most, so that the run pauses before its budget is spent."""
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from django.db import transaction
 from django.db.models import Exists, Max, OuterRef, QuerySet, Sum
@@ -12,7 +13,9 @@ from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
 from judges.engines import sample_of
-from judges.ml.config import ASKING_MODES, JudgeRecipe, recipe_from
+from judges.jury import members_of
+from judges.ml.budget import Budget
+from judges.ml.config import ASKING_MODES, JudgeRecipe, ModelUnusable, recipe_from
 from judges.ml.modes import requests_for
 from judges.ml.questions import draw_principle
 from judges.models import Claim, JudgeRun, JudgeServer, JudgeVersion, RunWorker
@@ -44,9 +47,45 @@ class Spent:
 
 
 def spent_by(run: JudgeRun) -> Spent:
-    done = run.verdicts.aggregate(n=Sum("n_tokens", default=0), cost=Sum("cost", default=0.0))
-    held = run.claims.aggregate(n=Sum("n_tokens", default=0), cost=Sum("cost", default=0.0))
-    return Spent(done["n"], done["cost"], held["n"], held["cost"])
+    sums = {"n": Sum("n_tokens", default=0), "cost": Sum("cost", default=0.0)}
+    own, members, held = (
+        rows.aggregate(**sums) for rows in (run.verdicts, run.member_verdicts, run.claims)
+    )
+    return Spent(own["n"] + members["n"], own["cost"] + members["cost"], held["n"], held["cost"])
+
+
+def budget_of(run: JudgeRun) -> Budget | None:
+    """What a run may still have servers asked for, all of a jury's members together; None where it
+    has no limit."""
+    if run.most_tokens is None and run.most_cost is None:
+        return None
+    spent = spent_by(run)
+    return Budget(
+        run.most_tokens, run.most_cost, spent_tokens=spent.n_tokens, spent_cost=spent.cost
+    )
+
+
+def askers_of(version: JudgeVersion) -> list[JudgeVersion]:
+    """The versions that are asked when this one judges: a jury's members, or itself.
+
+    Raises: ModelUnusable for a jury that has lost a member.
+    """
+    return members_of(version) if version.recipe.get("mode") == "jury" else [version]
+
+
+def servers_of(version: JudgeVersion) -> list[JudgeServer]:
+    """Servers that are asked when this version judges; none of a jury that has lost a member."""
+    try:
+        askers = askers_of(version)
+    except ModelUnusable:
+        return []
+    return [asker.server for asker in askers if asker.server is not None]
+
+
+def currency_of(version: JudgeVersion) -> str:
+    """Of its servers' prices; "" where it asks none, or they are in several."""
+    currencies = {server.currency for server in servers_of(version)}
+    return currencies.pop() if len(currencies) == 1 else ""
 
 
 @transaction.atomic
@@ -115,23 +154,53 @@ def _within_budget(run: JudgeRun, claims: Sequence[Claim]) -> int:
     """How many of the claims the budget allows, one after the other; writes what each may take."""
     if run.most_tokens is None and run.most_cost is None:
         return len(claims)
-    version = JudgeVersion.objects.select_related("server").get(pk=run.version_id)
-    recipe = recipe_from(version.recipe)
+    version = JudgeVersion.objects.select_related("judge", "server").get(pk=run.version_id)
     spent = spent_by(run)
     n_tokens, cost = spent.n_tokens + spent.n_tokens_held, spent.cost + spent.cost_held
-    dearest = version.verdicts.aggregate(n_tokens=Max("n_tokens"), cost=Max("cost"))
-    known = dearest["n_tokens"] is not None
+    askers = [_Asker.of(one, claims, sits=one.pk != version.pk) for one in askers_of(version)]
+    known = all(asker.n_tokens is not None for asker in askers)
     for place, claim in enumerate(claims if known else claims[:FIRST_LOOK]):
-        claim.n_tokens = max(most_tokens_of(recipe, claim.comparison), dearest["n_tokens"] or 0)
-        claim.cost = max(
-            claim.n_tokens * (price_of_a_token(version.server) or 0), dearest["cost"] or 0.0
-        )
+        takes = [asker.takes(claim.comparison) for asker in askers]
+        claim.n_tokens = sum(n for n, _cost in takes)
+        claim.cost = sum(cost for _n, cost in takes)
         n_tokens, cost = n_tokens + claim.n_tokens, cost + claim.cost
         if run.most_tokens is not None and n_tokens > run.most_tokens:
             return place
         if run.most_cost is not None and cost > run.most_cost:
             return place
     return len(claims) if known else min(FIRST_LOOK, len(claims))
+
+
+@dataclass(frozen=True)
+class _Asker:
+    """A version that is asked, and the most that it took for one comparison so far."""
+
+    recipe: JudgeRecipe
+    price: float
+    n_tokens: int | None
+    cost: float
+    judged: frozenset[int]
+    """Comparisons that a member of a jury is not asked about any more."""
+
+    @classmethod
+    def of(cls, version: JudgeVersion, claims: Sequence[Claim], *, sits: bool) -> Self:
+        dearest = version.verdicts.aggregate(n_tokens=Max("n_tokens"), cost=Max("cost"))
+        wanted = [claim.comparison.pk for claim in claims] if sits else []
+        judged = version.verdicts.filter(comparison__in=wanted)
+        return cls(
+            recipe_from(version.recipe),
+            price_of_a_token(version.server) or 0.0,
+            dearest["n_tokens"],
+            dearest["cost"] or 0.0,
+            frozenset(judged.values_list("comparison", flat=True)),
+        )
+
+    def takes(self, comparison: Comparison) -> tuple[int, float]:
+        """(tokens, cost) at most, for all questions about the comparison."""
+        if comparison.pk in self.judged:
+            return 0, 0.0
+        n_tokens = max(most_tokens_of(self.recipe, comparison), self.n_tokens or 0)
+        return n_tokens, max(n_tokens * self.price, self.cost)
 
 
 def most_tokens_of(recipe: JudgeRecipe, comparison: Comparison) -> int:
@@ -180,7 +249,7 @@ def _budget_line(run: JudgeRun, claim: Claim) -> str:
         "comparison may cost up to %(next)s. Raise the limit to go on."
     ) % {
         "most": number_format(run.most_cost, 2),
-        "currency": run.version.server.currency if run.version.server else "",
+        "currency": currency_of(run.version),
         "spent": number_format(spent.cost, 4),
         "next": number_format(claim.cost, 4),
     }

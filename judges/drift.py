@@ -8,7 +8,7 @@ stated with its numbers decides whether the answers differ more than they may.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,16 @@ def keep_probe(version: JudgeVersion, comparisons: Sequence[int] | None = None) 
         for verdict in preferred
     ]
     return Probe.objects.create(
-        version=version, answers=answers, fingerprint=fingerprint_of(version)
+        version=version,
+        answers=answers,
+        fingerprint=fingerprint_of(version),
+        told=sorted({one for verdict in preferred for one in verdict.raw.get("server_told", ())}),
     )
 
 
 def fingerprint_of(version: JudgeVersion) -> str:
     """What tells one state of the model's files from another; "" where there are none on this
-    machine, as for a model behind a server: such a judge is checked on request."""
+    machine. What a server tells of its model comes with the answers: see `check_if_told_anew`."""
     if version.server is not None:
         return ""
     folder = Path(model_place(version.judge.project, version.model))
@@ -98,15 +101,23 @@ _HASHES: dict[tuple[str, int, int], str] = {}
 
 
 @transaction.atomic
-def new_check(probe: Probe, *, reason: str = "asked", user: Any = None) -> DriftCheck:
-    """A queued check, or the one that waits or works already. The caller wakes a worker."""
+def new_check(
+    probe: Probe, *, reason: str = "asked", user: Any = None, told: Collection[str] = ()
+) -> DriftCheck:
+    """A queued check, or the one that waits or works already. The caller wakes a worker.
+
+    Args: told: by the judge's server; known once the check has succeeded.
+    """
     Probe.objects.select_for_update().get(pk=probe.pk)
     active = probe.checks.active().first()
     if active is not None:
+        active.told = sorted({*active.told, *told})
+        active.save(update_fields=["told"])
         return active
     return DriftCheck.objects.create(
         probe=probe,
         reason=reason,
+        told=sorted(told),
         n_total=len(probe.answers),
         created_by=user if user is not None and user.is_authenticated else None,
     )
@@ -126,6 +137,28 @@ def check_if_changed(version: JudgeVersion) -> DriftCheck | None:
     return new_check(probe, reason=DriftCheck.Reason.CHANGED)
 
 
+def check_if_told_anew(version: JudgeVersion, told: Collection[str]) -> DriftCheck | None:
+    """A queued check if the server of a project's judge tells something of its model that it did
+    not tell with the probe, nor at a check since; the caller wakes a worker. None where a check
+    waits or works already.
+
+    A server may have several machines, each with words of its own: what was known once, stays
+    known. Where nothing is known of what gave the probe, the first word is news.
+    """
+    probe = Probe.objects.filter(version=version, version__pk__in=_chosen()).first()
+    if probe is None:
+        return None
+    known = set(probe.told)
+    for row in probe.checks.filter(status=Job.Status.SUCCEEDED).values_list("told", flat=True):
+        known.update(row)
+    news = set(told) - known
+    if not news:
+        return None
+    at_work = probe.checks.active().exists()
+    check = new_check(probe, reason=DriftCheck.Reason.CHANGED, told=news)
+    return None if at_work else check
+
+
 def _chosen() -> Any:
     return ChosenJudge.objects.values("version")
 
@@ -142,11 +175,13 @@ def carry_out_check(check: DriftCheck, *, device: str = "") -> None:
     )
     comparisons = list(rows)
     fingerprint = fingerprint_of(version)
+    told: set[str] = set()
     pairs = []
     with heartbeat(check):
-        for batch in opened(version, device=device)(comparisons):
+        for batch in opened(version, device=device, anew=True)(comparisons):
             for place, outcome in batch:
                 kept = before[comparisons[place].pk]
+                told.update(outcome.raw.get("server_told", ()))
                 pairs.append(
                     {
                         "comparison": kept["comparison"],
@@ -163,7 +198,13 @@ def carry_out_check(check: DriftCheck, *, device: str = "") -> None:
                     }
                 )
             check.report(n_done=len(pairs))
-    check.finish(Job.Status.SUCCEEDED, fingerprint=fingerprint, result=drift_test(pairs))
+    check.refresh_from_db(fields=["told"])  # a run may have been told something meanwhile
+    check.finish(
+        Job.Status.SUCCEEDED,
+        fingerprint=fingerprint,
+        told=sorted(told.union(check.told)),
+        result=drift_test(pairs),
+    )
 
 
 def _in_each_order(

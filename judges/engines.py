@@ -8,11 +8,12 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from judges.jury import ask_jury, members_of
+from judges.ml.asking import Halt
 from judges.ml.budget import Budget
 from judges.ml.config import ModelUnusable, recipe_from
 from judges.ml.modes import Outcome, judge
 from judges.ml.questions import Sample
-from judges.models import JudgeVersion
+from judges.models import JudgeRun, JudgeVersion
 from judges.servers import server_engine
 from labeling.models import Comparison, Project
 from labeling.storage import model_folder, names_a_path, storage_path
@@ -27,11 +28,19 @@ def opened(
     device: str = "",
     batch_tokens: int = 0,
     budget: Budget | None = None,
+    counts: dict[str, int] | None = None,
+    halt: Halt | None = None,
+    run: JudgeRun | None = None,
+    anew: bool = False,
 ) -> Ask:
     """The judge version, ready to be asked; a model of ours is loaded now.
 
     Args:
-        budget: what a server may be asked for; see judges.servers.budget_of.
+        budget: what a server may be asked for; see judges.claims.budget_of.
+        counts: added to by what the engine meets; see judges.ml.asking.Engine.
+        halt: stops what waits for a server, from another thread.
+        run: which is to have spent what a jury's members take.
+        anew: a jury's members are asked whatever they have said before; nothing of it is kept.
     Raises: ModelUnusable when the model cannot be loaded; EngineStopped when a server cannot be
         asked.
     """
@@ -40,16 +49,25 @@ def opened(
         members = members_of(version)
         return ask_jury(
             members,
-            lambda one: opened(one, device=device, batch_tokens=batch_tokens, budget=budget),
+            lambda one: opened(
+                one,
+                device=device,
+                batch_tokens=batch_tokens,
+                budget=budget,
+                counts=counts,
+                halt=halt,
+            ),
+            run,
+            anew=anew,
         )
     if version.server is not None:
-        asked = server_engine(version.server, version.model, recipe, budget)
+        asked = server_engine(version.server, version.model, recipe, budget, counts, halt)
         return lambda comparisons: judge(asked, recipe, [sample_of(one) for one in comparisons])
     place = model_place(version.judge.project, version.model)
     if recipe.mode == "reward":
-        scorer = _imported("reward").load_reward_model(place, recipe, device, batch_tokens)
+        scorer = _imported("reward").load_reward_model(place, recipe, device, batch_tokens, counts)
         return lambda comparisons: scorer.judge([sample_of(one) for one in comparisons])
-    engine = _imported("engine").load_engine(place, recipe, device, batch_tokens)
+    engine = _imported("engine").load_engine(place, recipe, device, batch_tokens, counts)
     return lambda comparisons: judge(engine, recipe, [sample_of(one) for one in comparisons])
 
 

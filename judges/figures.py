@@ -1,15 +1,28 @@
 """What judges' verdicts come to: counts, shares with their intervals, the time left."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.db.models import QuerySet
+from django.utils.formats import number_format
+from django.utils.translation import ngettext
 
+from judges.claims import currency_of
 from judges.judging import n_left_out
 from judges.models import JudgeRun, RunWorker, Verdict
 from labeling.jobs import Job
 from labeling.shares import chance_of_split, clopper_pearson
+
+TROUBLES = {
+    "out_of_memory": "out_of_memory",
+    "retried": "retried",
+    "rate_limited": "rate_limited",
+    "lost_answers": "lost_answers",
+    "bounded_answers": "bounded",
+}
+"""What programs are told of an engine's counts: {name: the engine's own}."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,8 @@ class Figures:
     seconds: float = 0.0
     n_exemplars: int = 0
     """Comparisons that a run left out, being the judge's exemplars."""
+    troubles: Mapping[str, int] = field(default_factory=dict)
+    """What a run's engines met: see judges.ml.asking.Engine.counts."""
 
     @property
     def unparsed(self) -> Share:
@@ -119,6 +134,7 @@ class Figures:
             "position_bias_p": self.position_bias_p,
             "tokens_written": self.n_tokens_written,
             "cost": self.cost,
+            **{name: self.troubles.get(kind, 0) for name, kind in TROUBLES.items()},
         }
 
 
@@ -130,7 +146,94 @@ def figures_by(verdicts: QuerySet[Verdict], field: str) -> dict[int, Figures]:
 def figures_of(run: JudgeRun) -> Figures:
     """What the run has come to so far, over all its starts."""
     figures = figures_by(run.verdicts.all(), "run").get(run.pk, Figures())
-    return replace(figures, n_exemplars=n_left_out(run.version))
+    of_members = figures_by(run.member_verdicts.all(), "asked_for").get(run.pk)
+    if of_members is not None:
+        figures = replace(
+            figures,
+            n_tokens=figures.n_tokens + of_members.n_tokens,
+            n_tokens_written=figures.n_tokens_written + of_members.n_tokens_written,
+            cost=of_members.cost if currency_of(run.version) else None,  # no sum of two currencies
+            seconds=figures.seconds + of_members.seconds,
+        )
+    return replace(figures, n_exemplars=n_left_out(run.version), troubles=troubles_of(run))
+
+
+def troubles_of(run: JudgeRun) -> dict[str, int]:
+    """What the engines of all its workers met, over all its starts."""
+    found: Counter[str] = Counter()
+    for troubles in run.workers.values_list("troubles", flat=True):
+        found.update(troubles)
+    return dict(found)
+
+
+def troubles_in_words(troubles: Mapping[str, int]) -> list[str]:
+    """A sentence for each kind that there was."""
+    return [words(troubles[kind]) for kind, words in _WORDS.items() if troubles.get(kind)]
+
+
+def _out_of_memory(n: int) -> str:
+    said = ngettext(
+        "Memory ran out %(n)s time: the batch was made smaller and asked again, so the run is "
+        "slower and nothing is lost. A smaller model, 4 bits or fewer tokens in a batch avoid it.",
+        "Memory ran out %(n)s times: batches were made smaller and asked again, so the run is "
+        "slower and nothing is lost. A smaller model, 4 bits or fewer tokens in a batch avoid it.",
+        n,
+    )
+    return said % {"n": _number(n)}
+
+
+def _retried(n: int) -> str:
+    said = ngettext(
+        "%(n)s request to the server failed and was sent again.",
+        "%(n)s requests to the server failed and were sent again.",
+        n,
+    )
+    return said % {"n": _number(n)}
+
+
+def _rate_limited(n: int) -> str:
+    said = ngettext(
+        "The server limited the rate %(n)s time, and was waited for. Fewer requests at once may "
+        "be quicker.",
+        "The server limited the rate %(n)s times, and was waited for. Fewer requests at once may "
+        "be quicker.",
+        n,
+    )
+    return said % {"n": _number(n)}
+
+
+def _lost_answers(n: int) -> str:
+    said = ngettext(
+        "%(n)s answer was lost on its way; it is counted at the most that it can have cost.",
+        "%(n)s answers were lost on their way; they are counted at the most that they can have "
+        "cost.",
+        n,
+    )
+    return said % {"n": _number(n)}
+
+
+def _bounded(n: int) -> str:
+    said = ngettext(
+        "%(n)s answer was not among the tokens that the server names; it has the most that it can "
+        "have, so that its verdict leans less than the model does.",
+        "%(n)s answers were not among the tokens that the server names; they have the most that "
+        "they can have, so that their verdicts lean less than the model does.",
+        n,
+    )
+    return said % {"n": _number(n)}
+
+
+def _number(n: int) -> str:
+    return number_format(n, force_grouping=True)
+
+
+_WORDS = {
+    "out_of_memory": _out_of_memory,
+    "rate_limited": _rate_limited,
+    "retried": _retried,
+    "lost_answers": _lost_answers,
+    "bounded": _bounded,
+}
 
 
 def per_minute_now(workers: Iterable[RunWorker]) -> float | None:

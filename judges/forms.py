@@ -12,9 +12,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
-from judges.engines import why_unusable
+from judges.claims import servers_of
 from judges.laboratory import MOST as MOST_LABELED
 from judges.laboratory import USUAL
+from judges.making import NotPossible, checked_place, exemplars_of_gold, possible_members
 from judges.ml.config import (
     BASE,
     DETAILED,
@@ -29,8 +30,8 @@ from judges.ml.config import (
 from judges.models import Calibration, Experiment, JudgeServer, JudgeVersion, PromptVersion
 from judges.prompts import with_words
 from judges.selection import OFFERED, Which, selection_of
-from labeling.forms import LinesField, check_model_name
-from labeling.models import Choice, Comparison, Project
+from labeling.forms import LinesField
+from labeling.models import Comparison, Project
 
 MOST = 2**31 - 1
 
@@ -308,12 +309,7 @@ class JudgeForm(forms.Form):
         super().__init__(*args, initial=initial, label_suffix="", **kwargs)
         if version is not None:
             del self.fields["name"]
-        self.fields["members"].queryset = (
-            JudgeVersion.objects.filter(judge__project=project)
-            .exclude(recipe__mode="jury")
-            .select_related("judge")
-            .order_by("judge__name", "-number")
-        )
+        self.fields["members"].queryset = possible_members(project)
         if not project.guidelines.strip():
             kinds = self.fields["preamble_kind"].choices
             self.fields["preamble_kind"].choices = [k for k in kinds if k[0] != "guidelines"]
@@ -347,18 +343,6 @@ class JudgeForm(forms.Form):
             raise forms.ValidationError(_("The project has a judge of this name."))
         return name
 
-    def clean_model(self) -> str:
-        name = self.cleaned_data["model"]
-        if not name:
-            return ""
-        if self.cleaned_data.get("server"):  # a server's names are its own
-            return name
-        check_model_name(name, self.user)
-        wrong = why_unusable(self.project, name)
-        if wrong:
-            raise forms.ValidationError(wrong)
-        return name
-
     def clean_preamble(self) -> str:
         return self.cleaned_data["preamble"].replace("\r\n", "\n")
 
@@ -366,36 +350,28 @@ class JudgeForm(forms.Form):
         return self.cleaned_data["score_preamble"].replace("\r\n", "\n")
 
     def clean_exemplars(self) -> tuple[Exemplar, ...]:
-        """The named comparisons as exemplars; every other one shows its better response second."""
+        """The named comparisons as exemplars."""
         numbers = [int(number) for number in re.findall(r"\d+", self.cleaned_data["exemplars"])]
         if re.sub(r"[\d,;\s]", "", self.cleaned_data["exemplars"]):
             raise forms.ValidationError(_("Write numbers with commas between them."))
-        may_be = [Choice.A, Choice.B] + ([Choice.TIE] if self.data.get("ties") else [])
-        known = (
-            Comparison.objects.filter(project=self.project, pk__in=numbers, gold__in=may_be)
-            .select_related("prompt", "response_a", "response_b")
-            .in_bulk()
-        )
-        missing = [str(number) for number in numbers if number not in known]
-        if missing:
-            raise forms.ValidationError(
-                _("No comparison of this project with a reference answer: %(numbers)s.")
-                % {"numbers": ", ".join(missing)}
+        mode = self.cleaned_data.get("mode", self.base.mode)
+        try:
+            return exemplars_of_gold(
+                self.project, numbers, mode=mode, ties=self.cleaned_data["ties"]
             )
-        return tuple(
-            _exemplar(known[number], better_second=bool(place % 2))
-            for place, number in enumerate(dict.fromkeys(numbers))
-        )
+        except NotPossible as error:
+            raise forms.ValidationError(str(error)) from error
 
     def clean(self) -> dict[str, Any]:
         values = super().clean()
         mode = values.get("mode")
-        if mode == "jury":
-            values["model"], values["server"] = "", None
-        elif mode == "reward" and values.get("server"):
-            self.add_error("server", _("A reward model runs in a worker of ours."))
-        elif "model" in values and not values["model"]:
-            self.add_error("model", _("Name the model that judges."))
+        if mode and "model" in values:
+            try:
+                values["model"], values["server"] = checked_place(
+                    self.project, self.user, mode, values["model"], values.get("server")
+                )
+            except NotPossible as error:
+                self.add_error(error.field, str(error))
         if self.errors:
             return values
         # A field that was not sent stays as it was; a box that is not ticked is not sent.
@@ -447,7 +423,7 @@ class LaunchForm(forms.Form):
         initial = {"version": newest, "which": Which.ALL, "workers": 1}
         super().__init__(*args, initial=initial, label_suffix="", **kwargs)
         self.fields["version"].queryset = versions
-        if newest is not None and newest.server is None:
+        if newest is not None and not servers_of(newest):
             del self.fields["most_cost"]  # a model in our own worker has no price
 
     def clean(self) -> dict[str, Any]:
@@ -585,20 +561,6 @@ class PromptDifferenceForm(forms.Form):
     def __init__(self, *args: Any, others: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["against"].queryset = others
-
-
-def _exemplar(row: Comparison, *, better_second: bool) -> Exemplar:
-    better, worse = row.response_a, row.response_b
-    if row.gold == Choice.B:
-        better, worse = worse, better
-    first, second = (worse, better) if better_second else (better, worse)
-    answer = "2" if better_second else "1"
-    return Exemplar(
-        prompt=row.prompt.messages,
-        first=first.messages,
-        second=second.messages,
-        answer="tie" if row.gold == Choice.TIE else answer,
-    )
 
 
 def _first_recipe(project: Project) -> JudgeRecipe:

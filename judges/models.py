@@ -238,6 +238,7 @@ class RunWorker(models.Model):
     n_judged = models.PositiveIntegerField(default=0)
     last_kept_at = models.DateTimeField(null=True, blank=True)
     problem = models.TextField(blank=True)  # why it left, if not because its work was done
+    troubles = models.JSONField(default=dict)  # {kind: n}: see judges.ml.asking.Engine.counts
 
     objects = RunWorkerQuerySet.as_manager()
 
@@ -337,6 +338,10 @@ class Verdict(models.Model):
     version = models.ForeignKey(JudgeVersion, models.CASCADE, related_name="verdicts")
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="verdicts")
     run = models.ForeignKey(JudgeRun, models.SET_NULL, null=True, related_name="verdicts")
+    # The run of a jury that had its member asked: what that took, the run has spent.
+    asked_for = models.ForeignKey(
+        JudgeRun, models.SET_NULL, null=True, related_name="member_verdicts"
+    )
     logp_ab_first = models.FloatField(null=True)
     logp_ab_second = models.FloatField(null=True)
     logp_ba_first = models.FloatField(null=True)
@@ -443,6 +448,12 @@ class Experiment(Job):
     def __str__(self) -> str:
         return self.name
 
+    def request_cancel(self) -> None:
+        """Stop it, and the run that it is at: an engine may say nothing for minutes."""
+        super().request_cancel()
+        for run in JudgeRun.objects.active().filter(cells__experiment=self, counts=False):
+            run.request_cancel()
+
     def enqueue(self) -> None:
         from judges.tasks import run_experiment
 
@@ -473,6 +484,7 @@ class Probe(models.Model):
     version = models.OneToOneField(JudgeVersion, models.CASCADE, related_name="probe")
     answers = models.JSONField()  # [{"comparison", "probs", "standard_error"}, …]: see judges.drift
     fingerprint = models.CharField(max_length=200, blank=True)  # of the model that gave them
+    told = models.JSONField(default=list)  # by its server with them: see judges.ml.answers
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:
@@ -489,6 +501,7 @@ class DriftCheck(Job):
     probe = models.ForeignKey(Probe, models.CASCADE, related_name="checks")
     reason = models.CharField(max_length=10, choices=Reason, default=Reason.ASKED)
     fingerprint = models.CharField(max_length=200, blank=True)  # of the model at this check
+    told = models.JSONField(default=list)  # by its server: what the check is about
     result = models.JSONField(default=dict)  # see judges.drift.drift_test
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"

@@ -26,11 +26,12 @@ class Reading:
 
 def readings_of(cell: dict[str, Any], ceiling: dict[str, Figure]) -> list[Reading]:
     """What stands in a cell of an experiment's result, in the order in which one asks."""
+    mode = cell["mode"]
     found = [
-        _alignment(cell["alignment"]["decided"], ceiling["without_ties"]),
-        _places(cell),
+        _alignment(cell["alignment"]["decided"], ceiling["without_ties"], mode),
+        _places(cell, mode),
         _calibration(cell["calibration"]),
-        _length(cell["length"]),
+        _length(cell["length"], mode),
         _family(cell["self"]),
         _readable(cell),
         _stand_in(cell["alt_test"]),
@@ -57,7 +58,56 @@ def interval(figure: Figure, as_share: bool = True) -> str:
     return f"{words}, n = {figure['n']}"
 
 
-def _alignment(figure: Figure, ceiling: Figure) -> Reading | None:
+def _better_ways(mode: str) -> str:
+    """What may make a judge of this mode agree more with people."""
+    return {
+        "direct": _("Try a larger model, a rationale first, or your guidelines as its preamble."),
+        "score": _(
+            "Try a larger model, your guidelines as its preamble, or have it compare the two "
+            "responses instead of rating each alone."
+        ),
+        "reward": _(
+            "It was trained on other people's preferences: take another reward model, or train one "
+            "on labels of this project."
+        ),
+        "jury": _("Look at its members one by one, and leave out those that may be a coin."),
+    }.get(
+        mode,
+        _(
+            "Try a larger model, your guidelines as its preamble, or an answer at once: small "
+            "models may argue themselves into the wrong one."
+        ),
+    )
+
+
+def _less_leaning(mode: str) -> str:
+    """What may make a judge of this mode lean less to a place."""
+    said = _("Asking in both orders takes the leaning out of its labels, and costs it sharpness.")
+    return (
+        said
+        + " "
+        + {
+            "direct": _("A rationale first often makes it smaller."),
+            "rationale": _(
+                "Try it with the mean of several rationales, or with an answer at once: which "
+                "leans less differs from model to model."
+            ),
+        }.get(mode, _("Rating each response alone knows no places: try that, or a larger model."))
+    )
+
+
+def _steadier(mode: str) -> str:
+    """What may make the answers of a judge of this mode depend less on chance."""
+    return {
+        "direct": _("Its single answers are shaky: ask for a rationale, or use a larger model."),
+        "rationale": _(
+            "Its single answers are shaky: take the mean of several rationales, or use a larger "
+            "model."
+        ),
+    }.get(mode, _("Its answers are shaky: draw more rationales, or use a larger model."))
+
+
+def _alignment(figure: Figure, ceiling: Figure, mode: str) -> Reading | None:
     subject = _("Agreement with people")
     if figure["value"] is None:
         return Reading(subject, "info", _("No comparison with a side chosen was judged yet."))
@@ -68,7 +118,7 @@ def _alignment(figure: Figure, ceiling: Figure) -> Reading | None:
             subject,
             "bad",
             said + " " + _("That may be a coin."),
-            _("Try a larger model, a rationale first, or your guidelines as its preamble."),
+            _better_ways(mode),
         )
     if low is not None and high < 0.5:
         return Reading(
@@ -110,7 +160,7 @@ def _alignment(figure: Figure, ceiling: Figure) -> Reading | None:
     )
 
 
-def _places(cell: dict[str, Any]) -> Reading | None:
+def _places(cell: dict[str, Any], mode: str) -> Reading | None:
     subject = _("Leaning to a place")
     consistency, position, bias = cell["consistency"], cell["position"], cell["bias"]
     if consistency["value"] is None:
@@ -139,17 +189,14 @@ def _places(cell: dict[str, Any]) -> Reading | None:
             subject,
             "warn",
             f"{said} {side}",
-            _(
-                "Asking in both orders takes the leaning out of its labels, and costs it "
-                "sharpness. A rationale first often makes it smaller."
-            ),
+            _less_leaning(mode),
         )
     if consistency["value"] < 0.7:
         return Reading(
             subject,
             "warn",
             said + " " + _("It leans to no side, and changes its mind often."),
-            _("Its single answers are shaky: ask for a rationale, or use a larger model."),
+            _steadier(mode),
         )
     return Reading(subject, "ok", said)
 
@@ -192,14 +239,16 @@ def _calibration(calibration: dict[str, Any]) -> Reading | None:
     return Reading(subject, "ok", said, _("No correction made them better: use them as they are."))
 
 
-def _length(figure: Figure) -> Reading | None:
+def _length(figure: Figure, mode: str) -> Reading | None:
     if figure["value"] is None:
         return None
     return _against_people(
         _("Longer responses"),
         figure,
         _("It prefers the longer response in %(judge)s of cases, people in %(people)s."),
-        _("Say in the preamble that length is no merit, and look again."),
+        _("Use it where lengths are alike, or leave the rest to people.")
+        if mode in ("reward", "jury")
+        else _("Say in the preamble that length is no merit, and look again."),
         _("It likes shorter responses more than people do; check that it reads to their end."),
     )
 

@@ -12,17 +12,17 @@ from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from judges.claims import claim_window, give_back, price_of_a_token
+from judges.claims import budget_of, claim_window, give_back, price_of_a_token, servers_of
+from judges.drift import check_if_told_anew
 from judges.engines import Ask, opened
 from judges.figures import figures_of
 from judges.judging import exemplars_of
-from judges.ml.asking import EngineStopped
+from judges.ml.asking import EngineStopped, Halted
 from judges.ml.config import ModelUnusable
 from judges.ml.modes import Outcome
 from judges.models import Claim, JudgeRun, JudgeVersion, RunWorker, Verdict
 from judges.selection import selected
-from judges.servers import budget_of
-from judges.verdicts import record_verdict, verdict_of
+from judges.verdicts import correction_of, record_verdict, verdict_of
 from judges.workers import Attendance, RunEnded, RunPaused, StopNow, come_in, leave, locked, over
 from labeling.jobs import Job, JobCancelled, JobTaken
 from labeling.models import Comparison, Preference
@@ -102,15 +102,22 @@ def new_run(
 
 
 def check_budget(version: JudgeVersion, most_tokens: int | None, most_cost: float | None) -> None:
-    """Raises: BudgetUnknown for a limit that could not be kept: of cost where the judge's server
-    has no prices, of anything for a jury."""
-    if version.recipe.get("mode") == "jury" and (most_tokens, most_cost) != (None, None):
-        raise BudgetUnknown(
-            _("What a jury takes, its members spend: give each of them a run with a limit first.")
-        )
-    if most_cost is not None and price_of_a_token(version.server) is None:
+    """Raises: BudgetUnknown for a limit of cost that could not be kept: where a server that the
+    judge asks has no prices, or those of a jury's members are in several currencies."""
+    if most_cost is None:
+        return
+    servers = servers_of(version)
+    if not servers or any(price_of_a_token(server) is None for server in servers):
         raise BudgetUnknown(
             _("No price is known for %(version)s, so a limit of its cost cannot be kept.")
+            % {"version": version}
+        )
+    if len({server.currency for server in servers}) > 1:
+        raise BudgetUnknown(
+            _(
+                "The servers of %(version)s have prices in several currencies, so a limit of its "
+                "cost cannot be kept."
+            )
             % {"version": version}
         )
 
@@ -194,7 +201,7 @@ def carry_out(
     try:
         with attendance.kept():
             _work(run, worker, attendance, batch_tokens, device, on_batch)
-    except StopNow:
+    except (StopNow, Halted):
         if not connection.in_atomic_block:
             connection.close()  # a jury reads and writes rows between its questions
         row = JudgeRun.objects.get(pk=run.pk)
@@ -245,11 +252,18 @@ def _work(
     left = deque(waiting().values_list("pk", flat=True))
     _count(run, len(left))
     ask = None
+    told: set[str] = set()  # by the judge's server, of its model
     while True:
         if left and ask is None:
             with attendance.loading():
                 ask = opened(
-                    version, device=device, batch_tokens=batch_tokens, budget=budget_of(run)
+                    version,
+                    device=device,
+                    batch_tokens=batch_tokens,
+                    budget=budget_of(run),
+                    counts=worker.troubles,
+                    halt=attendance.halt,
+                    run=run,
                 )
             RunWorker.objects.filter(pk=worker.pk).update(asking_since=timezone.now())
         window = claim_window(run, worker, left, waiting)
@@ -261,6 +275,10 @@ def _work(
                 if batch is None:
                     break
                 colleagues_wait = _keep(run, worker, version, batch)
+                news = _told_by(batch) - told
+                if news:
+                    told |= news
+                    _notice(version, news)
                 if on_batch is not None:
                     on_batch(run)
                 if run.pause_requested:
@@ -285,6 +303,17 @@ def _batches(
     """What the judge makes of every comparison, batch by batch."""
     for batch in ask(comparisons):
         yield [(comparisons[place], outcome) for place, outcome in batch]
+
+
+def _told_by(batch: Sequence[tuple[Comparison, Outcome]]) -> set[str]:
+    return {one for _row, outcome in batch for one in outcome.raw.get("server_told", ())}
+
+
+def _notice(version: JudgeVersion, told: set[str]) -> None:
+    """Have the project's judge checked where its server tells of another model."""
+    check = check_if_told_anew(version, told)
+    if check is not None:
+        check.enqueue()
 
 
 @transaction.atomic
@@ -323,12 +352,16 @@ def _keep(
     # A jury on which this judge sits may have been quicker: its verdict stands.
     Verdict.objects.bulk_create(verdicts, ignore_conflicts=True)
     if row.counts:
+        correction = correction_of(version)
         for verdict in version.verdicts.filter(comparison__in=asked).select_related("comparison"):
             verdict.version = version
-            record_verdict(verdict)
+            record_verdict(verdict, correction)
     now = timezone.now()
     RunWorker.objects.filter(pk=worker.pk).update(
-        n_judged=F("n_judged") + len(outcomes), last_kept_at=now, heartbeat_at=now
+        n_judged=F("n_judged") + len(outcomes),
+        last_kept_at=now,
+        heartbeat_at=now,
+        troubles=dict(worker.troubles),
     )
     row.n_done += len(outcomes)
     row.n_total = max(row.n_total or 0, row.n_done)
@@ -366,9 +399,10 @@ def hand_over(version: JudgeVersion) -> int:
         with transaction.atomic():
             JudgeVersion.objects.select_for_update().get(pk=version.pk)  # one hand-over at a time
             verdicts = list(missing.order_by("pk")[:HANDED_OVER_AT_ONCE])
+            correction = correction_of(version)
             for verdict in verdicts:
                 verdict.version = version
-                record_verdict(verdict)
+                record_verdict(verdict, correction)
         if not verdicts:
             return n
         n += len(verdicts)

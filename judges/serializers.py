@@ -1,5 +1,6 @@
 """What programs may send us about judges, and what they are told."""
 
+from dataclasses import replace
 from typing import Any
 
 from django import forms
@@ -7,10 +8,10 @@ from django.core.exceptions import ValidationError
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from judges.engines import why_unusable
 from judges.figures import progress_of
 from judges.forms import GRID_MODES, JudgeForm
 from judges.laboratory import EPSILON, MOST, MOST_CELLS, USUAL
+from judges.making import NotPossible, check_members, checked_place, exemplars_of_gold
 from judges.ml.config import JudgeRecipe, recipe_from, recipe_values
 from judges.models import (
     Calibration,
@@ -23,8 +24,9 @@ from judges.models import (
     PromptVersion,
 )
 from judges.selection import OFFERED, Which, which_of
-from labeling.forms import check_model_name
 from labeling.serializers import JOB_FIELDS, ObjectField, identifier
+
+MOST_EXEMPLARS = 100
 
 
 class JudgeVersionSerializer(serializers.ModelSerializer):
@@ -84,12 +86,21 @@ class NewJudgeSerializer(serializers.Serializer):
     recipe = ObjectField(
         required=False, default=dict, help_text="What differs from the usual settings."
     )
+    exemplars = serializers.ListField(
+        child=identifier(),
+        required=False,
+        default=list,
+        max_length=MOST_EXEMPLARS,
+        help_text="Numbers of comparisons with a reference answer, which the judge is shown.",
+    )
 
     def validate_recipe(self, given: dict[str, Any]) -> JudgeRecipe:
         usual = recipe_values(JudgeRecipe())
         for name, value in given.items():
             if name == "exemplars":
-                raise serializers.ValidationError("Exemplars are chosen on the page of a judge.")
+                raise serializers.ValidationError(
+                    "Exemplars are named beside the recipe, by the numbers of their comparisons."
+                )
             if name in usual and not _is_like(value, usual[name]):
                 raise serializers.ValidationError(f"{name} is none of its kind.")
             _check_as_on_the_page(name, value)
@@ -106,30 +117,25 @@ class NewJudgeSerializer(serializers.Serializer):
             recipe = recipe_from(given)
         except (AttributeError, TypeError, ValueError) as error:
             raise serializers.ValidationError(str(error)) from None
-        project = self.context["project"]
-        known = JudgeVersion.objects.filter(judge__project=project, pk__in=recipe.members)
-        if known.count() != len(recipe.members):
-            raise serializers.ValidationError("A member of the jury is no judge of this project.")
+        try:
+            check_members(self.context["project"], recipe.members)
+        except NotPossible as error:
+            raise serializers.ValidationError(str(error)) from None
         return recipe
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:
-        mode, model = given["recipe"].mode, given["model"]
-        if mode == "jury":
-            return given | {"model": "", "server": None}
-        if not model:
-            raise serializers.ValidationError({"model": "Name the model that judges."})
-        if given["server"] is not None:
-            if mode == "reward":
-                wrong = {"server": "A reward model runs in a worker of ours."}
-                raise serializers.ValidationError(wrong)
-            return given
+        project, recipe = self.context["project"], given["recipe"]
         try:
-            check_model_name(model, self.context["user"])
-        except ValidationError as error:
-            raise serializers.ValidationError({"model": error.messages}) from None
-        if wrong := why_unusable(self.context["project"], model):
-            raise serializers.ValidationError({"model": wrong})
-        return given
+            model, server = checked_place(
+                project, self.context["user"], recipe.mode, given["model"], given["server"]
+            )
+            shown = exemplars_of_gold(
+                project, given["exemplars"], mode=recipe.mode, ties=recipe.ties
+            )
+        except NotPossible as error:
+            raise serializers.ValidationError({error.field: str(error)}) from None
+        recipe = replace(recipe, exemplars=shown)
+        return given | {"model": model, "server": server, "recipe": recipe}
 
 
 MEMBERS = serializers.ListField(child=identifier(), max_length=MOST_CELLS)
@@ -221,6 +227,17 @@ class ProgressSerializer(serializers.Serializer):
     did_not_fit = serializers.IntegerField()
     prompts_cut = serializers.IntegerField()
     exemplars_left_out = serializers.IntegerField()
+    out_of_memory = serializers.IntegerField(
+        help_text="How often memory ran out and a batch was made smaller."
+    )
+    retried = serializers.IntegerField(help_text="Requests to a server that were sent again.")
+    rate_limited = serializers.IntegerField(help_text="Waits for a server's rate limit.")
+    lost_answers = serializers.IntegerField(
+        help_text="Answers that may have to be paid for, and never came."
+    )
+    bounded_answers = serializers.IntegerField(
+        help_text="Answers that a server did not name: they have the most that they can have."
+    )
     tokens = serializers.IntegerField()
     tokens_written = serializers.IntegerField()
     cost = serializers.FloatField(allow_null=True)

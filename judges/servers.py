@@ -14,16 +14,16 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db.models import Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
-from judges.ml.asking import EngineStopped, Request
+from judges.ml.asking import EngineStopped, Halt, Request
 from judges.ml.budget import Budget
 from judges.ml.config import JudgeRecipe
-from judges.ml.server import Server, ServerEngine, list_models
-from judges.models import JudgeRun, JudgeServer
+from judges.ml.sending import Server
+from judges.ml.server import ServerEngine, list_models
+from judges.models import JudgeServer
 from labeling.addresses import AddressRefused, check_allowed, connect
 
 KEY_VARIABLE = re.compile(r"(?:PREFLOOP_JUDGE_KEY_[A-Z0-9_]+|[A-Z0-9_]+_API_KEY)")
@@ -155,26 +155,20 @@ def _box() -> Any:
 
 
 def server_engine(
-    server: JudgeServer, model: str, recipe: JudgeRecipe, budget: Budget | None = None
+    server: JudgeServer,
+    model: str,
+    recipe: JudgeRecipe,
+    budget: Budget | None = None,
+    counts: dict[str, int] | None = None,
+    halt: Halt | None = None,
 ) -> ServerEngine:
     """The server, ready to be asked. Raises: EngineStopped if its key cannot be had."""
     return ServerEngine(
         _server(server, model, chat=recipe.chat, max_context=recipe.max_context),
         budget=budget,
         connect=_connect(server),
-    )
-
-
-def budget_of(run: JudgeRun) -> Budget | None:
-    """What a run may still spend; None where it has no limit."""
-    if run.most_tokens is None and run.most_cost is None:
-        return None
-    spent = run.verdicts.aggregate(tokens=Sum("n_tokens"), cost=Sum("cost"))
-    return Budget(
-        run.most_tokens,
-        run.most_cost,
-        spent_tokens=spent["tokens"] or 0,
-        spent_cost=spent["cost"] or 0.0,
+        counts=counts,
+        halt=halt,
     )
 
 

@@ -26,7 +26,8 @@ def run_judge(run_id: int) -> None:
 
 
 def correct_new_labels(run: JudgeRun) -> None:
-    """Let the labels of the project's judge bear probabilities corrected as it was chosen with."""
+    """Let all labels of the project's judge bear probabilities corrected as it was chosen with: it
+    may have been chosen while a batch was being written."""
     from judges.choosing import correct_preferences
 
     correct_preferences(run.version)

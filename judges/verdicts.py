@@ -1,22 +1,32 @@
 """What a judge said, as rows: its verdict, and the preference of its rater."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from judges.ml.correction import corrected
 from judges.ml.modes import Outcome, Question
 from judges.ml.verdict import Logps, mean_and_error, read_both_orders, says_tie
-from judges.models import JudgeRun, JudgeVersion, Verdict
+from judges.models import ChosenJudge, JudgeRun, JudgeVersion, Verdict
 from labeling.judgements import choice_of, record_judgement
 from labeling.models import Choice, Comparison
 
 
 def verdict_of(
-    run: JudgeRun | None, version: JudgeVersion, comparison: Comparison, outcome: Outcome
+    run: JudgeRun | None,
+    version: JudgeVersion,
+    comparison: Comparison,
+    outcome: Outcome,
+    asked_for: JudgeRun | None = None,
 ) -> Verdict:
     """An outcome as a row that is not saved yet. What could not be asked says nothing for either
-    side: it is unparsed, and says why."""
+    side: it is unparsed, and says why.
+
+    Args: asked_for: the run of a jury that the version is a member of.
+    """
     verdict = Verdict(
         run=run,
+        asked_for=asked_for,
         version=version,
         comparison=comparison,
         prob_a=outcome.prob_a,
@@ -45,14 +55,26 @@ def verdict_of(
     return verdict
 
 
-def record_verdict(verdict: Verdict) -> None:
-    """Keep a saved verdict as the one current preference of the judge's rater."""
+def correction_of(version: JudgeVersion) -> dict[str, Any] | None:
+    """Parameters of the calibration that the version was chosen with as its project's judge; None
+    where it was chosen without one, or not at all."""
+    chosen = ChosenJudge.objects.filter(version=version).select_related("calibration").first()
+    return chosen.calibration.parameters if chosen and chosen.calibration else None
+
+
+def record_verdict(verdict: Verdict, correction: Mapping[str, Any] | None = None) -> None:
+    """Keep a saved verdict as the one current preference of the judge's rater.
+
+    Args: correction: what its probability is corrected by; see `correction_of`. A correction leaves
+        a half where it is, and no choice changes by it.
+    """
     prob_a_ab, prob_a_ba = probs_by_order(verdict)
     tie = says_tie(verdict.prob_a, verdict.prob_tie)
+    corrects = correction is not None and verdict.parsed
     record_judgement(
         verdict.version.rater,
         verdict.comparison,
-        prob_a=verdict.prob_a,
+        prob_a=corrected(correction, verdict.prob_a) if corrects else verdict.prob_a,
         prob_a_ab=prob_a_ab,
         prob_a_ba=prob_a_ba,
         parsed=verdict.parsed,

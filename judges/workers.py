@@ -20,6 +20,7 @@ from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from judges.ml.asking import Halt
 from judges.models import Claim, JudgeRun, RunWorker
 from labeling.jobs import Job, JobCancelled, JobTaken
 
@@ -85,7 +86,7 @@ def leave(run: JudgeRun, worker: RunWorker, status: str, line: str = "") -> bool
     Returns whether the run ended by it.
     """
     RunWorker.objects.filter(pk=worker.pk, left_at=None).update(
-        left_at=timezone.now(), problem=line
+        left_at=timezone.now(), problem=line, troubles=dict(worker.troubles)
     )
     Claim.objects.filter(worker=worker).delete()
     row = JudgeRun.objects.select_for_update().get(pk=run.pk)
@@ -117,11 +118,13 @@ class Attendance:
 
     Only inside `loading` and `computing` is the worker stopped at once, by a signal to the main
     thread, as Ctrl-C would: there it holds no transaction and nothing that is not kept could be
-    kept any more. In a process whose work is not in the main thread it stops at its next look.
+    kept any more. In a process whose work is not in the main thread it stops at its next look; what
+    waits for a server looks at `halt`, wherever it runs.
     """
 
     def __init__(self, run: JudgeRun, worker: RunWorker) -> None:
         self.run, self.worker = run, worker
+        self.halt = Halt()
         self._at = ""
         self._signals = False
         self._end = threading.Event()
@@ -137,7 +140,8 @@ class Attendance:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """A pause waits for its end, so that what was computed is kept."""
+        """A pause waits for its end, so that what was computed is kept. A server is asked nothing
+        more, and only what is in flight is waited for."""
         with self._stoppable("computing"):
             yield
 
@@ -177,7 +181,7 @@ class Attendance:
         try:
             while not self._end.wait(LOOK_EVERY):
                 try:
-                    if self._unwanted() and self._signals:
+                    if self._is_to_stop() and self._signals:
                         signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR2)
                     if time.monotonic() >= beat_at:
                         self._beat()
@@ -188,7 +192,8 @@ class Attendance:
         finally:
             connection.close()
 
-    def _unwanted(self) -> bool:
+    def _is_to_stop(self) -> bool:
+        """Whether the worker is to be stopped now, whatever it does; tells `halt` on the way."""
         row = (
             JudgeRun.objects.filter(pk=self.run.pk)
             .values_list("status", "worker", "pause_requested")
@@ -197,13 +202,19 @@ class Attendance:
         if row is None:  # not committed yet, or deleted: the worker finds out itself
             return False
         status, worker, pause_requested = row
-        if status != Job.Status.RUNNING or worker != self.run.worker:
-            return bool(self._at)
-        return pause_requested and self._at == "loading"
+        is_over = status != Job.Status.RUNNING or worker != self.run.worker
+        if is_over:
+            self.halt.now.set()
+        if is_over or pause_requested:
+            self.halt.soon.set()
+        return bool(self._at) if is_over else pause_requested and self._at == "loading"
 
     def _beat(self) -> None:
         now = timezone.now()
-        if RunWorker.objects.filter(pk=self.worker.pk, left_at=None).update(heartbeat_at=now):
+        # A long wait for a rate limit shows on the page while it lasts.
+        if RunWorker.objects.filter(pk=self.worker.pk, left_at=None).update(
+            heartbeat_at=now, troubles=dict(self.worker.troubles)
+        ):
             JudgeRun.objects.filter(
                 pk=self.run.pk, status=Job.Status.RUNNING, worker=self.run.worker
             ).update(heartbeat_at=now)

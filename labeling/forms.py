@@ -27,26 +27,10 @@ from labeling.models import (
 )
 from labeling.projects import SETTINGS, wanting
 from labeling.scales import ANSWERS, PLACES, SAID, answers_on, by_letter
-from labeling.storage import names_a_path
 from labeling.webhooks import check_address
 
 LARGEST_KEY = 2**63 - 1  # of the database; larger numbers name nothing
 ASPECT_ANSWERS = {*PLACES, str(Choice.TIE)}
-
-
-def check_model_name(name: str, user: Any) -> None:
-    """Refuse paths of the worker's machine to everybody but administrators: they would lead to
-    other projects' models.
-
-    Raises: ValidationError.
-    """
-    if names_a_path(name) and not user.is_superuser:
-        raise forms.ValidationError(
-            _(
-                "Only an administrator names a path. Give a model of this project, a folder under "
-                "models/ in the storage folder, or a hub id."
-            )
-        )
 
 
 class PercentField(forms.FloatField):

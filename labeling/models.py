@@ -373,8 +373,8 @@ class Rater(models.Model):
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="raters"
     )
-    # When the probabilities of this judge's answers were last corrected by a fitted calibration;
-    # answers that came later are not corrected yet.
+    # Since when the probabilities of this judge's answers, old and new, are corrected by a fitted
+    # calibration; empty for others.
     calibrated_at = models.DateTimeField(null=True, blank=True)
     # Paused by a lead: gets no work, and what they held is back in the queue.
     paused_at = models.DateTimeField(null=True, blank=True)

@@ -1,8 +1,11 @@
 """Where files lie, and what a model's name means."""
 
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext as _
 
 
 def storage_path(relative: str | Path) -> Path:
@@ -29,3 +32,18 @@ def model_folder(name: str) -> str:
 def names_a_path(name: str) -> bool:
     """Whether a model is named by a path of this machine: /…, ./…, ~…, or with a .. in it."""
     return name.startswith(("/", ".", "~")) or ".." in Path(name).parts
+
+
+def check_model_name(name: str, user: Any) -> None:
+    """Refuse paths of the worker's machine to everybody but administrators: they would lead to
+    other projects' models.
+
+    Raises: ValidationError.
+    """
+    if names_a_path(name) and not user.is_superuser:
+        raise ValidationError(
+            _(
+                "Only an administrator names a path. Give a model of this project, a folder under "
+                "models/ in the storage folder, or a hub id."
+            )
+        )

@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
-from labeling.forms import check_model_name
+from labeling.storage import check_model_name
 from training.dataset_settings import DatasetSettings
 from training.datasets import dataset_named
 from training.models import DatasetDraft

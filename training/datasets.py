@@ -18,7 +18,7 @@ from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import IO, Any
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import F, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
@@ -153,8 +153,7 @@ def answers_that_count(settings: DatasetSettings) -> QuerySet:
     if settings.ai_labels == "certified":
         answers = answers.filter(of_people | _certified())
     elif settings.ai_labels == "calibrated":
-        # Answers that came after the last correction still bear what the judge itself said.
-        answers = answers.filter(of_people | Q(rater__calibrated_at__gte=F("created_at")))
+        answers = answers.filter(of_people | Q(rater__calibrated_at__isnull=False))
     first, end = settings.period
     if first:
         answers = answers.filter(created_at__gte=first)

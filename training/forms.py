@@ -8,8 +8,8 @@ from django import forms
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
-from labeling.forms import check_model_name
 from labeling.models import Project
+from labeling.storage import check_model_name
 from training.dataset_settings import (
     AGGREGATES,
     AI_LABELS,

@@ -5,6 +5,7 @@ engine (`engine.py` on this machine, `server.py` over HTTP) knows no modes: it i
 if it is asked to, and says how probable each of a few answers is next.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -72,6 +73,9 @@ class Reply:
     """Its share of the time of its batch."""
     cost: float | None = None
     """In the server's currency; None where no price is known."""
+    told: tuple[str, ...] = ()
+    """What a server tells of its model, as fingerprints of equal length for equal words; empty
+    where it tells nothing."""
     problem: str = ""
     too_long: bool = False
     """The problem is that the request does not fit the context, which nobody knew before it was
@@ -80,6 +84,12 @@ class Reply:
 
 class Engine(Protocol):
     """A model that can be asked."""
+
+    counts: dict[str, int]
+    """What it met on the way: "out_of_memory", batches that were made smaller; "retried", tries
+    that were repeated; "rate_limited", waits for a rate limit; "bounded", answers that were not
+    among the tokens a server names; "lost_answers", tries that were paid for and lost. Grows as
+    the engine is asked; what is not named is zero."""
 
     @property
     def control(self) -> tuple[str, ...]:
@@ -97,8 +107,34 @@ class Engine(Protocol):
         """
 
 
+def count(counts: dict[str, int], name: str, n: int = 1) -> None:
+    """Add to what an engine met, from any thread."""
+    with _COUNTING:
+        counts[name] = counts.get(name, 0) + n
+
+
+_COUNTING = threading.Lock()
+
+
 class EngineStopped(Exception):
     """The engine cannot go on; the message is one clear line that says what to do."""
+
+
+class Halted(EngineStopped):
+    """It was asked to stop, by its `Halt`."""
+
+
+class Halt:
+    """What tells an engine from another thread that nothing more is wanted of it.
+
+    An engine that waits (for a server, or for its rate limit) looks at it several times a second.
+    """
+
+    def __init__(self) -> None:
+        self.soon = threading.Event()
+        """Nothing more is asked or waited for; what is in flight may come home."""
+        self.now = threading.Event()
+        """Nothing is waited for at all. Set together with `soon`."""
 
 
 class BudgetSpent(EngineStopped):

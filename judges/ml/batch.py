@@ -23,8 +23,8 @@ def ask_with_rows(
         shared: what all of the texts begin with, read.
         read_tokens: about how many tokens are read at once.
     """
-    # Those that write come first: they go on side by side.
-    texts = sorted(batch, key=lambda text: text.asked.request.write is None)
+    # Those that write come first: they go on side by side, neighbours of like length.
+    texts = sorted(batch, key=lambda t: (t.asked.request.write is None, -len(t.asked.ids)))
     writing = [text for text in texts if text.asked.request.write is not None]
     # What was written may come out as more tokens when it is read again. Room costs no time.
     slack = max((text.writing.max_tokens for text in writing), default=0)
@@ -163,9 +163,8 @@ def _write(rows: Rows, wording: Wording, writing: list[Text], logits: torch.Tens
                 tokens, slots = tokens[staying], slots[staying]
                 drawing.keep(staying)
         # A text that has ended but not left may overrun its room; what it writes there is lost.
-        logits = rows.step(
-            tokens, slots.clamp(max=rows.n_slots), min(max(lengths) + n_steps, rows.n_slots)
-        )
+        n_seen = [min(length + n_steps, rows.n_slots) for length in lengths]
+        logits = rows.step(tokens, slots.clamp(max=rows.n_slots), n_seen)
         slots = slots + 1
 
 

@@ -17,38 +17,44 @@ from typing import Any
 
 import torch
 
-from judges.ml.asking import Reply, Request, Said
+from judges.ml.asking import Reply, Request, Said, count
 from judges.ml.batch import MIN_COMMON, ask_plainly, ask_with_rows, families, n_common
 from judges.ml.config import JudgeRecipe
-from judges.ml.loading import eos_ids, load_model, max_context
-from judges.ml.rows import Rows, use_rows
+from judges.ml.loading import eos_ids, is_out_of_memory, load_model, max_context
+from judges.ml.rows import Rows, bytes_per_token, use_rows
 from judges.ml.wording import Asked, Text, Wording
 
 logger = logging.getLogger(__name__)
 
-EVEN = 0.75  # of a batch's longest text: below this, one is much shorter
+MOST_BYTES = 2 * 2**30  # of keys and values of a batch on a CPU: memory that it shares with others
 
 
 class LocalEngine:
     """A judge's model in memory. Implements `judges.ml.asking.Engine`."""
 
-    def __init__(self, model: Any, wording: Wording, batch_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        model: Any,
+        wording: Wording,
+        batch_tokens: int = 0,
+        counts: dict[str, int] | None = None,
+    ) -> None:
         """
         Args:
             batch_tokens: about how many tokens a batch may hold, beside what all its texts share; 0
-                chooses 32,768 on a CPU and 262,144 on a GPU.
+                chooses 262,144, and on a CPU what `MOST_BYTES` have room for, if that is less.
+            counts: added to; see `judges.ml.asking.Engine`.
         """
         on_cpu = model.device.type == "cpu"
         self.model, self.wording = model, wording
-        self.batch_tokens = batch_tokens or (32_768 if on_cpu else 262_144)
+        room = MOST_BYTES // bytes_per_token(model) if on_cpu else 262_144
+        self.batch_tokens = batch_tokens or min(room, 262_144)
         self.read_tokens = 1024 if on_cpu else 16_384
-        self.even_from = 16 if on_cpu else 256
-        """Batches of so many texts take no more that are much shorter: on a CPU attention to empty
-        slots costs more than a few texts more in a batch save, on a GPU much later."""
+        self.most_texts = 128 if on_cpu else 1024
+        """Of a batch. Beyond, a processor is no faster, and whoever waits sees nothing longer."""
         self.reads_on = use_rows(model)
         """Whether texts are read on from where they stopped; else each is read as a whole."""
-        self.n_out_of_memory = 0
-        """How often memory ran out and a batch was made smaller."""
+        self.counts: dict[str, int] = {} if counts is None else counts
         self._shared: tuple[list[int], Rows] | None = None
 
     @property
@@ -125,10 +131,10 @@ class LocalEngine:
                 ask_plainly(self.model, self.wording, batch)
             return True
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         # Outside of `except`, where the error would hold on to the memory.
-        self.n_out_of_memory += 1
+        count(self.counts, "out_of_memory")
         logger.warning(
             "out of memory over a batch of %d texts on %s", len(batch), self.model.device
         )
@@ -148,8 +154,7 @@ class LocalEngine:
         for size, text in enumerate(waiting):
             needed = len(text.asked.ids) + text.asked.n_needed - n_shared
             width = max(width, needed)
-            is_full = (size + 1) * width > budget and size >= 2
-            if is_full or (size >= self.even_from and needed < EVEN * width):
+            if size >= self.most_texts or ((size + 1) * width > budget and size >= 2):
                 begins = [n for n in range(size) if waiting[n].family == text.family]
                 return (begins[0] if begins else size) or size
         return len(waiting)
@@ -175,7 +180,11 @@ class LocalEngine:
 
 
 def load_engine(
-    model: str, recipe: JudgeRecipe, device: str = "", batch_tokens: int = 0
+    model: str,
+    recipe: JudgeRecipe,
+    device: str = "",
+    batch_tokens: int = 0,
+    counts: dict[str, int] | None = None,
 ) -> LocalEngine:
     """The judge's model in memory.
 
@@ -185,7 +194,7 @@ def load_engine(
         recipe: of it, how the model is loaded and read: `dtype`, `load_in_4bit`, `max_context`,
             `chat`.
         device: "cpu", "cuda", "cuda:1", …; empty is the GPU if there is one.
-        batch_tokens: see LocalEngine.
+        batch_tokens, counts: see LocalEngine.
     Raises: ModelUnusable when the folder is missing or is no causal language model.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -196,7 +205,7 @@ def load_engine(
         max_context=max_context(loaded, tokenizer, recipe),
         use_chat=recipe.chat == "auto",
     )
-    return LocalEngine(loaded, wording, batch_tokens)
+    return LocalEngine(loaded, wording, batch_tokens, counts)
 
 
 def _longest_first(asked: Sequence[Asked], n_shared: int) -> list[Text]:
@@ -234,7 +243,3 @@ def _reply(texts: Sequence[Text]) -> Reply:
         n_tokens_written=n_written,
         seconds=sum(text.seconds for text in texts),
     )
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

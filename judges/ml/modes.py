@@ -207,7 +207,7 @@ def reward_outcome(
     )
 
 
-def jury_outcome(said: Mapping[str, float | None]) -> Outcome:
+def jury_outcome(said: Mapping[str, float | None], server_told: Sequence[str] = ()) -> Outcome:
     """What a jury says whose members said this: {member: probability of A, None if unparsed}.
 
     It is parsed if more than half of its members are; the others do not enter the mean. Tokens,
@@ -215,8 +215,9 @@ def jury_outcome(said: Mapping[str, float | None]) -> Outcome:
     """
     probs = {member: prob for member, prob in said.items() if prob is not None}
     unparsed = sorted(set(said) - set(probs))
+    told = {"server_told": list(server_told)} if server_told else {}
     if not probs:
-        return Outcome(raw={"logits": {}, "unparsed": unparsed})
+        return Outcome(raw={"logits": {}, "unparsed": unparsed} | told)
     prob_a, logits = jury(list(probs.values()))
     share = len(probs) / len(said)
     return Outcome(
@@ -225,7 +226,7 @@ def jury_outcome(said: Mapping[str, float | None]) -> Outcome:
         # The share of members who could be read stands where others have their answers' mass.
         answer_mass_ab=share,
         answer_mass_ba=share,
-        raw={"logits": dict(zip(probs, logits, strict=True)), "unparsed": unparsed},
+        raw={"logits": dict(zip(probs, logits, strict=True)), "unparsed": unparsed} | told,
     )
 
 
@@ -292,6 +293,9 @@ def _outcome(recipe: JudgeRecipe, asked: _Asked, replies: Sequence[Reply]) -> Ou
         raw["principle"] = principle
     if recipe.show_reference and asked.sample.reference:
         raw["reference_shown"] = True
+    told = sorted({one for reply in replies for one in reply.told})
+    if told:
+        raw["server_told"] = told
     drawn = any(said.measured_by == "samples" for reply in replies for said in reply.said)
     return replace(
         read,

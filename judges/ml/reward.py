@@ -8,14 +8,16 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from judges.ml.asking import count
 from judges.ml.config import JudgeRecipe, Messages, ModelUnusable
+from judges.ml.loading import is_out_of_memory
 from judges.ml.modes import Outcome, reward_outcome
 from judges.ml.questions import Sample, neutral
 from judges.ml.spelling import control_marks
@@ -42,9 +44,14 @@ class RewardModel:
     max_context: int
     batch_tokens: int
     control: tuple[str, ...]
+    counts: dict[str, int] = field(default_factory=dict)
+    """See `judges.ml.asking.Engine`."""
 
     def judge(self, samples: Sequence[Sample]) -> Iterator[list[tuple[int, Outcome]]]:
-        """Verdicts batch by batch: (place in `samples`, outcome); the longest come first."""
+        """Verdicts batch by batch: (place in `samples`, outcome); the longest come first.
+
+        Where memory does not suffice for a batch, it is halved and read again.
+        """
         rows, refused = [], []
         for index, sample in enumerate(samples):
             row = self._fit(index, sample)
@@ -58,11 +65,20 @@ class RewardModel:
         if refused:
             yield refused
         rows.sort(key=lambda row: -row.longest)
+        budget = self.batch_tokens
         while rows:
-            size = max(1, self.batch_tokens // (2 * rows[0].longest))
-            batch, rows = rows[:size], rows[size:]
+            size = max(1, budget // (2 * rows[0].longest))
+            batch = rows[:size]
             began = time.perf_counter()
-            rewards = self._rewards([ids for row in batch for ids in (row.a, row.b)])
+            rewards = self._rewards_or_none([ids for row in batch for ids in (row.a, row.b)])
+            if rewards is None and len(batch) > 1:
+                budget = len(batch) * rows[0].longest  # half of what both responses took
+                continue
+            rows = rows[size:]
+            if rewards is None:
+                problem = f"One comparison alone needs more memory than {self.device} has."
+                yield [(batch[0].index, Outcome(problem=problem))]
+                continue
             seconds = (time.perf_counter() - began) / len(batch)
             yield [
                 (
@@ -108,6 +124,19 @@ class RewardModel:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
+    def _rewards_or_none(self, rows: list[list[int]]) -> list[float] | None:
+        """None where memory ran out."""
+        try:
+            return self._rewards(rows)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside of `except`, where the error would hold on to the memory.
+        count(self.counts, "out_of_memory")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
     @torch.inference_mode()
     def _rewards(self, rows: list[list[int]]) -> list[float]:
         width = max(map(len, rows))
@@ -136,7 +165,11 @@ class _Row:
 
 
 def load_reward_model(
-    model: str, recipe: JudgeRecipe, device: str = "", batch_tokens: int = 0
+    model: str,
+    recipe: JudgeRecipe,
+    device: str = "",
+    batch_tokens: int = 0,
+    counts: dict[str, int] | None = None,
 ) -> RewardModel:
     """The reward model in memory.
 
@@ -173,6 +206,7 @@ def load_reward_model(
         max_context=min((int(n) for n in limits if n and n < 1e9), default=10**9),
         batch_tokens=batch_tokens or (8192 if where.type == "cpu" else 65536),
         control=control_marks(tokenizer),
+        counts={} if counts is None else counts,
     )
 
 

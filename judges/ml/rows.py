@@ -28,6 +28,10 @@ shared keys once for all rows. Above, the fused kernel wins."""
 
 Places = slice | list[int]
 
+APART = {"cpu": 16, "cuda": 256}
+"""So many neighbouring rows look at as many slots as the longest of them. Fewer look at fewer empty
+slots, in more and smaller products; on a GPU those cost more than the empty slots."""
+
 
 class Rows:
     """Room for `n_rows` texts of `n_slots` tokens after what they share; filled by `read`."""
@@ -46,6 +50,7 @@ class Rows:
         self.options = {"logits_to_keep": 1} if last_only else {}
         self.at: tuple[Any, ...] = ()
         self.seen: tuple[Any, ...] = ()
+        self.apart: list[tuple[slice, int]] = []
 
     def read(
         self, places: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]
@@ -73,18 +78,26 @@ class Rows:
             rows,
             torch.tensor(ids, device=self.device),
             torch.tensor(slots, device=self.device),
-            n_seen,
+            [(slice(0, len(places)), n_seen)],
         )
 
-    def step(self, tokens: torch.Tensor, slots: torch.Tensor, n_seen: int) -> torch.Tensor:
+    def step(
+        self, tokens: torch.Tensor, slots: torch.Tensor, n_seen: Sequence[int]
+    ) -> torch.Tensor:
         """Read one token into each of the first rows.
 
         Args:
             tokens: (rows,)
-            slots: where they go, (rows,), all below n_seen.
+            slots: where they go, (rows,)
+            n_seen: of each row, how many slots it looks at; its new one is among them.
         Returns: logits, (rows, vocabulary).
         """
-        return self._forward(slice(0, len(tokens)), tokens[:, None], slots[:, None], n_seen)
+        n = APART.get(self.device.type, len(tokens))
+        apart = [
+            (slice(first, first + n), max(n_seen[first : first + n]))
+            for first in range(0, len(n_seen), n)
+        ]
+        return self._forward(slice(0, len(tokens)), tokens[:, None], slots[:, None], apart)
 
     def copy(self, source: int, place: int, n_slots: int) -> None:
         """Give another row the first slots of one."""
@@ -106,8 +119,14 @@ class Rows:
         return now_at
 
     def _forward(
-        self, rows: Places, ids: torch.Tensor, slots: torch.Tensor, n_seen: int
+        self,
+        rows: Places,
+        ids: torch.Tensor,
+        slots: torch.Tensor,
+        apart: list[tuple[slice, int]],  # neighbouring rows, and how many slots they look at
     ) -> torch.Tensor:
+        self.apart = apart
+        n_seen = max(n for _rows, n in apart)
         self.at = (self.rows[rows][:, None], slice(None), slots)
         self.seen = (rows, slice(None), slice(n_seen))
         visible = self.steps[:n_seen] <= slots[:, :, None]  # (rows, tokens, slots)
@@ -140,7 +159,7 @@ class Rows:
         self.values[layer][self.at] = value.transpose(1, 2)
         own = self.keys[layer][self.seen]
         # Models hand keys on untouched, so the attention finds here what all rows share.
-        own.of_rows = True  # type: ignore[attr-defined]
+        own.apart = self.apart  # type: ignore[attr-defined]
         own.shared = (  # type: ignore[attr-defined]
             (self.shared.keys[layer][:, :, :-1], self.shared.values[layer][:, :, :-1])
             if self.shared
@@ -166,7 +185,7 @@ def attend(
     Returns: (rows, tokens, heads, dim)
     Raises: NotImplementedError for a model whose scores are changed on the way.
     """
-    if not hasattr(key, "of_rows"):
+    if not hasattr(key, "apart"):
         output: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **options
         )
@@ -198,27 +217,48 @@ def attend(
 def _attend_by_hand(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """The same in plain matrix products; (rows, key heads, queries, dim)."""
-    scores = query @ key.transpose(-1, -2) + mask  # (rows, key heads, queries, slots)
-    if key.shared is None:  # type: ignore[attr-defined]
-        return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
-    old_keys, old_values = key.shared  # type: ignore[attr-defined]
+    """The same in plain matrix products, rows of unlike length apart.
+
+    Returns: (rows, key heads, queries, dim)
+    """
     n_rows, n_key_heads, n_queries, dim = query.shape
-    # All rows' queries in one product: (key heads, rows · queries, dim)
-    together = query.transpose(0, 1).reshape(n_key_heads, n_rows * n_queries, dim)
-    old_scores = together @ old_keys[0].transpose(-1, -2)
-    old_scores = old_scores.view(n_key_heads, n_rows, n_queries, -1).transpose(0, 1)
-    weights = torch.cat([old_scores, scores], dim=-1).softmax(-1, dtype=torch.float32)
-    weights = weights.to(value.dtype)
-    n_old = old_keys.shape[2]
-    old_weights = weights[..., :n_old].transpose(0, 1).reshape(n_key_heads, -1, n_old)
-    old = (old_weights @ old_values[0]).view(n_key_heads, n_rows, n_queries, -1)
-    found: torch.Tensor = weights[..., n_old:] @ value + old.transpose(0, 1)
-    return found
+    shared = key.shared  # type: ignore[attr-defined]
+    n_old = 0
+    if shared is not None:
+        # All rows' queries in one product: (key heads, rows · queries, dim)
+        together = query.transpose(0, 1).reshape(n_key_heads, n_rows * n_queries, dim)
+        old_scores = together @ shared[0][0].transpose(-1, -2)
+        n_old = old_scores.shape[-1]
+        old_scores = old_scores.view(n_key_heads, n_rows, n_queries, n_old).transpose(0, 1)
+    found, old_weights = [], []
+    for rows, n in key.apart:  # type: ignore[attr-defined]
+        scores = query[rows] @ key[rows, :, :n].transpose(-1, -2) + mask[rows, :, :, :n]
+        if shared is not None:
+            scores = torch.cat([old_scores[rows], scores], dim=-1)
+        weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+        found.append(weights[..., n_old:] @ value[rows, :, :n])
+        old_weights.append(weights[..., :n_old])
+    own = torch.cat(found)
+    if shared is None:
+        return own
+    weights = torch.cat(old_weights).transpose(0, 1).reshape(n_key_heads, -1, n_old)
+    old = (weights @ shared[1][0]).view(n_key_heads, n_rows, n_queries, -1)
+    both: torch.Tensor = own + old.transpose(0, 1)
+    return both
 
 
 AttentionInterface.register(ATTENTION, attend)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def bytes_per_token(model: Any) -> int:
+    """Of the keys and values of all layers; as if every head had its own, where heads are not
+    named."""
+    config = model.config.get_text_config()
+    n_heads = getattr(config, "num_attention_heads", 1)
+    dim = getattr(config, "head_dim", None) or config.hidden_size // n_heads
+    n_key_heads = getattr(config, "num_key_value_heads", None) or n_heads
+    return int(2 * config.num_hidden_layers * n_key_heads * dim * model.dtype.itemsize)
 
 
 def use_rows(model: Any) -> bool:

@@ -10,9 +10,17 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from judges.claims import currency_of
 from judges.drift import notice_of
 from judges.engines import sample_of
-from judges.figures import Figures, figures_by, figures_of, per_minute_now, seconds_left
+from judges.figures import (
+    Figures,
+    figures_by,
+    figures_of,
+    per_minute_now,
+    seconds_left,
+    troubles_in_words,
+)
 from judges.forms import JudgeForm, LaunchForm, PromptDifferenceForm, ResumeForm, TrialForm
 from judges.judging import judge_version, n_left_out, stored_models
 from judges.ml.config import ASKING_MODES, PROMPT_FIELDS, recipe_from
@@ -170,6 +178,7 @@ def judge_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "n_comparisons": n_comparisons,
         "n_waiting": waiting_for(newest).count() if newest else 0,
         "n_left_out": n_left_out(newest) if newest else 0,
+        "currency": currency_of(newest) if newest else "",
         "launch": LaunchForm(versions=judge.versions.all(), newest=newest),
         "runs": _runs(JudgeRun.objects.filter(version__judge=judge)),
         "trials": JudgeTrial.objects.filter(version__judge=judge)
@@ -401,13 +410,14 @@ def _run_card(
         "run": run,
         "refused": refused,
         "figures": figures,
+        "troubles": troubles_in_words(figures.troubles),
         "selection": which_of(run.selection).label,
         "workers": workers,
         "present": present,
         "is_loading": bool(present) and all(worker.asking_since is None for worker in present),
         "per_minute": speed or figures.per_minute,
         "seconds_left": seconds_left(run, speed),
-        "currency": run.version.server.currency if run.version.server else "",
+        "currency": currency_of(run.version),
         "resume": ResumeForm(initial={"most_tokens": run.most_tokens, "most_cost": run.most_cost}),
         "waits_long": _waits_long(run),
         "verdicts": run.verdicts.select_related("comparison").order_by("-pk")[:10],

@@ -9,9 +9,10 @@ same weights, in float32 on a CPU.
 
 The two take turns in short blocks, and the ratio is taken within a block, because other work on
 the machine comes and goes. Questions are counted per second of the clock and per second of
-processor time, which other work disturbs less. The model is random, a few million weights from a
-config; its head can only write whole words, because a trained model's text also is the same tokens
-when it is read again.
+processor time, which other work disturbs less. The model is random, some fifty million weights from
+a config, in the proportions of the large one: more than a processor's cache holds, as with every
+model in use, so that writing one token at a time waits for memory. Its head can only write whole
+words, because a trained model's text also is the same tokens when it is read again.
 
 Where there is a GPU, the same with a model of 8 billion parameters in bfloat16, whose weights are
 drawn on the GPU: speed does not depend on them.
@@ -37,9 +38,9 @@ from judges.ml.modes import requests_for
 from judges.ml.questions import Sample, plain_text, tidy_written, with_written
 from judges.ml.wording import Wording
 
-N_RATIONALE = 64
-SMALL = {"hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 6}
-SMALL |= {"num_attention_heads": 6, "num_key_value_heads": 3}
+N_RATIONALE = JudgeRecipe(mode="rationale").max_rationale_tokens
+SMALL = {"hidden_size": 512, "intermediate_size": 1792, "num_hidden_layers": 12}
+SMALL |= {"num_attention_heads": 8, "num_key_value_heads": 2}
 LARGE = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
 LARGE |= {"num_attention_heads": 32, "num_key_value_heads": 8}
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]

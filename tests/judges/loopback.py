@@ -22,6 +22,9 @@ class Behaviour:
     probs: dict[str, float] = field(default_factory=lambda: {"1": 0.6, " 2": 0.3, "The": 0.05})
     models: tuple[str, ...] = ("tiny",)
     owned_by: str = "somebody"
+    listed: dict[str, Any] = field(default_factory=dict)
+    """What its list tells of each model besides."""
+    system_fingerprint: str = ""
     key: str = ""
     context: int = 0
     tells_context: bool = False
@@ -32,8 +35,8 @@ class Behaviour:
     gives_usage: bool = True
     most_top: int = 20
     seconds: float = 0.0
-    faults: deque[Fault] = field(default_factory=deque)
-    """Taken one by one by the questions that come, probes left out."""
+    faults: deque[Fault | None] = field(default_factory=deque)
+    """Taken one by one by the questions that come, probes left out; None is none."""
     always: Fault | None = None
     down: Fault | None = None
     """So is everything answered, probes too."""
@@ -77,7 +80,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.path != "/v1/models":
             return self.say(404, {"error": {"message": "no such place"}})
-        told = {"owned_by": self.behaviour.owned_by}
+        told = {"owned_by": self.behaviour.owned_by, "created": int(time.time())}
+        told |= self.behaviour.listed
         if self.behaviour.tells_context:
             told["max_model_len"] = self.behaviour.context
         self.say(200, {"data": [{"id": name} | told for name in self.behaviour.models]})
@@ -161,7 +165,9 @@ class Handler(BaseHTTPRequestHandler):
         n_written = 6 * n if writes else n
         if asked is not None:
             asked["billed"] = n_read + n_written
-        answer: dict[str, Any] = {"choices": choices}
+        answer: dict[str, Any] = {"choices": choices, "model": payload["model"]}
+        if behaviour.system_fingerprint:
+            answer["system_fingerprint"] = behaviour.system_fingerprint
         if behaviour.gives_usage:
             answer["usage"] = {"prompt_tokens": n_read, "completion_tokens": n_written}
         self.say(200, answer)

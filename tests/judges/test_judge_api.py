@@ -4,7 +4,7 @@ import pytest
 
 from judges.judging import judge_version
 from judges.ml.config import JudgeRecipe
-from judges.models import JudgeRun, RunWorker, Verdict
+from judges.models import JudgeRun, JudgeServer, RunWorker, Verdict
 from judges.tasks import run_judge
 from tests.factories import (
     ComparisonFactory,
@@ -146,11 +146,14 @@ def test_a_judge_and_its_next_version_are_made_by_program(client, project):
         ({"recipe": {"n_samples": 10**6}}, "n_samples: "),
         ({"recipe": {"mode": "jury", "members": [2**70, 1]}}, "9223372036854775807"),
         ({"recipe": {"principles": [1]}}, "are texts"),
-        ({"recipe": {"exemplars": [{}]}}, "chosen on the page"),
+        ({"recipe": {"exemplars": [{}]}}, "beside the recipe"),
+        ({"exemplars": [2**62]}, "with a reference answer: 4611686018427387904"),
+        ({"recipe": {"mode": "reward"}, "server": "Home"}, "runs in a worker of ours"),
         ({"server": "nowhere"}, "nowhere"),
     ],
 )
 def test_a_judge_that_cannot_be_is_refused_with_the_reason(client, project, wrong, said):
+    JudgeServer.objects.create(name="Home", url="http://127.0.0.1:9/v1")
     response = make(client, project, {"name": "careful", "model": "owner/model"} | wrong)
     assert response.status_code == 400
     assert said in response.content.decode()
@@ -162,10 +165,36 @@ def test_a_jury_sits_with_judges_of_its_own_project_alone(client, project):
     own = [judge_version(project, name, "owner/model", recipe)[0].pk for name in ("a", "b")]
     foreign = judge_version(ProjectFactory(), "c", "owner/model", recipe)[0].pk
 
-    refused = make(
-        client, project, {"name": "j", "recipe": {"mode": "jury", "members": [own[0], foreign]}}
-    )
-    made = make(client, project, {"name": "j", "recipe": {"mode": "jury", "members": own}})
+    def jury(*members):
+        given = {"name": "j", "recipe": {"mode": "jury", "members": members}}
+        return make(client, project, given)
+
+    refused = jury(own[0], foreign)
+    made = jury(*own)
+    sitting = project.judges.get(name="j").versions.get().pk
 
     assert refused.status_code == 400
     assert made.status_code == 201
+    assert "or a jury itself" in jury(own[0], sitting).content.decode()
+
+
+def test_exemplars_are_gold_comparisons_by_their_numbers_as_on_the_page(client, project):
+    for_a, for_b, tied = (
+        ComparisonFactory(project=project, gold=gold) for gold in ("a", "b", "tie")
+    )
+    foreign = ComparisonFactory(gold="a")
+    given = {"name": "careful", "model": "owner/model"}
+
+    made = make(client, project, given | {"exemplars": [for_a.pk, for_b.pk]})
+    ties = make(client, project, given | {"exemplars": [tied.pk], "recipe": {"ties": True}})
+
+    assert [made.status_code, ties.status_code] == [201, 201]
+    recipes = [version.recipe for version in project.judges.get().versions.order_by("number")]
+    one, two = recipes[0]["exemplars"]
+    assert (one["first"], one["answer"]) == (for_a.response_a.messages, "1")
+    assert (two["second"], two["answer"]) == (for_b.response_b.messages, "2")
+    assert [shown["answer"] for shown in recipes[1]["exemplars"]] == ["tie"]
+    for wrong in (tied.pk, foreign.pk):
+        refused = make(client, project, given | {"exemplars": [wrong]})
+        assert refused.status_code == 400
+        assert f"with a reference answer: {wrong}" in refused.content.decode()

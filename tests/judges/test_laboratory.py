@@ -31,7 +31,7 @@ from judges.ml.config import JudgeRecipe
 from judges.ml.correction import corrected
 from judges.models import ChosenJudge, DriftCheck, Experiment, JudgeRun, Probe, Verdict
 from judges.quality import alignment
-from judges.runs import new_run
+from judges.runs import carry_out, new_run
 from judges.tasks import check_drift, run_experiment, run_judge, settle_judge
 from labeling.jobs import JobCancelled
 from labeling.models import Change, Preference, Rater
@@ -312,10 +312,9 @@ def test_choosing_twice_makes_one_calibration_and_choosing_without_one_restores_
     assert Change.objects.filter(action="choose judge").count() == 1  # nothing changed the 2nd time
 
     settle_judge(version.pk)
-    answers = Preference.objects.of_judges()
-    newest = answers.latest("created_at").created_at
-    assert Rater.objects.get(pk=version.rater_id).calibrated_at >= newest
+    assert Rater.objects.get(pk=version.rater_id).calibrated_at is not None
     choose(version, user=user, experiment=experiment)
+    assert Rater.objects.get(pk=version.rater_id).calibrated_at is None
     settle_judge(version.pk)
 
     assert Rater.objects.get(pk=version.rater_id).calibrated_at is None
@@ -342,13 +341,20 @@ def test_labels_that_a_chosen_judge_gives_later_are_corrected_too(tiny_judge):
     experiment = carried_out(new_experiment(project, "first", [version]))
     chosen = choose(version, user=UserFactory(), experiment=experiment, method="temperature")
     settle_judge(version.pk)
-    new = ComparisonFactory(project=project)
+    new = ComparisonFactory.create_batch(2, project=project)
+    written = []
 
-    run_judge(new_run(version).pk)
+    def look(run):
+        """While the run is at work, after each of its batches."""
+        for row in Preference.objects.of_judges().current().filter(comparison__in=new):
+            raw = version.verdicts.get(comparison=row.comparison).prob_a
+            expected = corrected(chosen.calibration.parameters, raw)
+            written.append((row.prob_a, raw, pytest.approx(expected), run.n_done))
 
-    raw = version.verdicts.get(comparison=new).prob_a
-    kept = Preference.objects.of_judges().get(comparison=new).prob_a
-    assert kept == pytest.approx(corrected(chosen.calibration.parameters, raw))
+    carry_out(JudgeRun.objects.claim(new_run(version).pk), batch_tokens=1, on_batch=look)
+
+    assert [n_done for *_probs, n_done in written] == [1, 2, 2]
+    assert all(kept == expected != raw for kept, raw, expected, _n in written)
 
 
 # Drift --------------------------------------------------------------------------------------------

@@ -248,6 +248,7 @@ def test_readings_follow_the_intervals_not_the_values():
         ceiling = {"without_ties": figure(0.75, 0.7, 0.8)}
         none = {"value": None, "why": "", "n": 0}
         cell = {
+            "mode": "direct",
             "alignment": {"decided": figure((low + high) / 2, low, high)},
             "consistency": none,
             "position": none,

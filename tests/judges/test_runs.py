@@ -4,7 +4,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+from django.urls import reverse
 from django.utils import timezone
+from transformers import LlamaForCausalLM
 
 from judges import claims, runs
 from judges.claims import claim_window, most_tokens_of, price_of_a_token
@@ -29,7 +32,7 @@ from judges.tasks import run_judge
 from judges.workers import RunPaused, come_in, let_go_of_the_dead
 from labeling.jobs import JobTaken
 from labeling.models import Preference
-from tests.factories import ComparisonFactory, ProjectFactory
+from tests.factories import ComparisonFactory, ProjectFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -158,11 +161,6 @@ def test_a_limit_of_cost_wants_a_price_and_is_kept(monkeypatch):
     version = version_of(project)
     with pytest.raises(BudgetUnknown, match="No price is known for tiny v1"):
         new_run(version, most_cost=1.0)
-    jury, _made = judge_version(
-        project, "jury", "", JudgeRecipe(mode="jury", members=(version.pk, version.pk + 1))
-    )
-    with pytest.raises(BudgetUnknown, match="What a jury takes"):
-        new_run(jury, most_tokens=1000)
     server = JudgeServer.objects.create(
         name="hosted", url="https://judge.example/v1", price_read=2.0, price_written=6.0
     )
@@ -232,6 +230,36 @@ def test_memory_that_does_not_suffice_is_one_clear_line(tiny_judge, monkeypatch)
     assert run.error.startswith("Out of memory. Everything judged so far is kept.")
     assert failure_line(MemoryError()) == run.error
     assert failure_line(EngineStopped("gone")) == "gone"
+
+
+def test_memory_that_ran_out_under_way_is_said_on_every_page(tiny_judge, monkeypatch, client):
+    """The batch is made smaller and nothing is lost; whoever looks at the run is told."""
+    project = ProjectFactory(slug="kitchen")
+    ComparisonFactory.create_batch(4, project=project)
+    run = new_run(version_of(project, tiny_judge))
+    forward = LlamaForCausalLM.forward
+
+    def small_only(model, input_ids, **options):
+        if len(input_ids) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(model, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", small_only)
+    monkeypatch.setattr("judges.ml.engine.LocalEngine.read_tokens", 10**6, raising=False)
+    run_judge(run.pk)
+
+    run.refresh_from_db()
+    assert (run.status, run.n_done) == ("succeeded", 4), run.error
+    n_times = run.workers.get().troubles["out_of_memory"]
+    assert n_times >= 1
+    assert run.result["out_of_memory"] == n_times
+    assert run.result["retried"] == 0
+    client.force_login(UserFactory(is_superuser=True))
+    page = client.get(reverse("judges:run", args=["kitchen", run.pk])).content.decode()
+    assert f"Memory ran out {n_times} time" in page
+    assert "requests to the server" not in page
+    told = client.get(f"/api/projects/kitchen/judge-runs/{run.pk}/").json()
+    assert told["progress"]["out_of_memory"] == n_times
 
 
 # Sharing ------------------------------------------------------------------------------------------

@@ -1,30 +1,40 @@
 """Judge servers: who may allow them, where they may lead, their keys, and runs that ask them."""
 
+import json
 import logging
 import re
+import threading
+import time
 from contextlib import suppress
 from io import StringIO
 
 import pytest
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
+from django.db import connection
 from django.urls import reverse
 
+from judges.choosing import choose, settle
+from judges.claims import budget_of
+from judges.drift import notice_of
 from judges.judging import judge_version
+from judges.laboratory import new_experiment
 from judges.ml.asking import EngineStopped
 from judges.ml.config import JudgeRecipe
-from judges.models import JudgeRun, JudgeServer, JudgeVersion
+from judges.models import DriftCheck, Experiment, JudgeRun, JudgeServer, JudgeVersion
 from judges.runs import new_run
-from judges.servers import budget_of, check_url, encrypted, key_of, server_engine
-from judges.tasks import run_judge, try_server
+from judges.servers import check_url, encrypted, key_of, server_engine
+from judges.tasks import check_drift, run_judge, try_server
 from labeling.models import Membership
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
+    PreferenceFactory,
     ProjectFactory,
+    RaterFactory,
     UserFactory,
 )
-from tests.judges.loopback import says, serving, sleeps, status
+from tests.judges.loopback import says, serving, sleeps, status, text_of
 
 pytestmark = pytest.mark.django_db
 
@@ -359,6 +369,30 @@ def test_a_failure_is_a_clear_line_and_loses_nothing(client, quick, fault, line)
     assert len(told.asked) == 2 * (4 - n_kept)  # what has a verdict is not asked again
 
 
+def test_what_the_server_made_the_run_go_through_is_said(client, quick):
+    """Over all starts of the run: rate limits, requests sent again, answers it did not name."""
+    with serving(probs={"1": 0.9, "The": 0.07}) as told:
+        told.faults.extend([status(429), None, status(500), None, says(b"{")])
+        version = version_at(allowed(told.url, max_concurrency=1), 2)
+        run = new_run(version)
+        out = StringIO()
+        call_command("judge", "--project", "kitchen", "--judge", "far", "--json", stdout=out)
+    met = {"rate_limited": 1, "retried": 2, "lost_answers": 1, "bounded_answers": 4}
+    printed = json.loads(out.getvalue())
+    assert {name: printed[name] for name in met} == met
+    assert printed["out_of_memory"] == 0
+
+    client.force_login(UserFactory(is_superuser=True))
+    page = client.get(reverse("judges:run", args=["kitchen", run.pk])).content.decode()
+    assert "The server limited the rate 1 time, and was waited for." in page
+    assert "2 requests to the server failed and were sent again." in page
+    assert "1 answer was lost on its way" in page
+    assert "4 answers were not among the tokens that the server names" in page
+    assert "Memory ran out" not in page
+    progress = client.get(f"/api/projects/kitchen/judge-runs/{run.pk}/").json()["progress"]
+    assert {name: progress[name] for name in met} == met
+
+
 def test_a_run_stops_before_it_exceeds_its_budget():
     with serving() as told:
         version = version_at(allowed(told.url, max_concurrency=2), 40)
@@ -369,6 +403,205 @@ def test_a_run_stops_before_it_exceeds_its_budget():
         assert told.n_tokens <= 4_000
     left = budget_of(JudgeRun.objects.get(pk=run.pk))
     assert left.spent_tokens == sum(version.verdicts.values_list("n_tokens", flat=True))
+
+
+# --- stopping while the server is silent -----------------------------------------------------
+
+
+def asked_to_stop(version: JudgeVersion, how: str, when, *, in_main_thread: bool):
+    """A run whose worker was asked to stop when `when` said so; and the seconds it took."""
+    run, began = new_run(version), []
+
+    def ask() -> None:
+        while not when():
+            time.sleep(0.02)
+        began.append(time.monotonic())
+        getattr(JudgeRun.objects.get(pk=run.pk), how)()
+        connection.close()
+
+    def work() -> None:
+        run_judge(run.pk)
+        connection.close()
+
+    other = threading.Thread(target=ask if in_main_thread else work)
+    other.start()
+    (work if in_main_thread else ask)()
+    other.join(timeout=30)
+    took = time.monotonic() - began[0]
+    run.refresh_from_db()
+    return run, took
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("how", "in_main_thread"),
+    [("request_pause", True), ("request_cancel", True), ("request_cancel", False)],
+)
+def test_a_run_that_waits_for_a_rate_limit_stops_within_two_seconds(how, in_main_thread):
+    with serving() as told:
+        version = version_at(allowed(told.url, max_concurrency=2), 6)
+        told.for_question = lambda _text: (
+            status(429, retry_after="25") if len(told.asked) > 4 else None
+        )
+        run, took = asked_to_stop(
+            version, how, lambda: len(told.asked) > 5, in_main_thread=in_main_thread
+        )
+    assert took < 2
+    assert run.status == {"request_pause": "paused", "request_cancel": "cancelled"}[how]
+    assert run.error == ""
+    assert version.verdicts.count() == run.n_done == 2  # what was answered before is kept
+    assert run.workers.get().troubles["rate_limited"] == 2
+    assert not run.claims.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("in_main_thread", [True, False])
+def test_cancelling_hangs_up_on_a_slow_server(in_main_thread):
+    with serving() as told:
+        version = version_at(allowed(told.url, max_concurrency=2), 6)
+        told.always = sleeps(8)
+        run, took = asked_to_stop(
+            version, "request_cancel", lambda: len(told.asked) == 2, in_main_thread=in_main_thread
+        )
+        n_asked = len(told.asked)
+    assert took < 2
+    assert (run.status, n_asked) == ("cancelled", 2)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pause_waits_for_what_a_slow_server_has_been_asked_and_asks_no_more():
+    with serving() as told:
+        version = version_at(allowed(told.url, max_concurrency=2), 6)
+        told.always = sleeps(2)
+        run, _took = asked_to_stop(
+            version, "request_pause", lambda: len(told.asked) == 2, in_main_thread=True
+        )
+    assert (run.status, run.n_done, len(told.asked)) == ("paused", 1, 2)
+
+
+def test_cancelling_an_experiment_cancels_the_run_that_it_is_at():
+    version = version_at(allowed("http://127.0.0.1:9/v1"), 0)
+    PreferenceFactory(
+        comparison=ComparisonFactory(project=version.judge.project),
+        rater=RaterFactory(project=version.judge.project),
+    )
+    experiment = new_experiment(version.judge.project, "first", [version])
+    Experiment.objects.filter(pk=experiment.pk).update(status="running")
+    run = new_run(version, counts=False)
+    experiment.cells.update(run=run)
+
+    experiment.request_cancel()
+
+    run.refresh_from_db()
+    assert (experiment.cancel_requested, run.status) == (True, "cancelled")
+
+
+# --- another model behind the same name ------------------------------------------------------
+
+
+def chosen_at(told) -> JudgeVersion:
+    """The project's judge, at work on this server; its probe is of its first 12 answers."""
+    version = version_at(allowed(told.url), 12)
+    assert finished(version).status == "succeeded"
+    choose(version, user=UserFactory())
+    settle(version)
+    assert len(version.probe.answers) == 12
+    return version
+
+
+def one_more(version: JudgeVersion) -> JudgeRun:
+    ComparisonFactory(project=version.judge.project)
+    return finished(version)
+
+
+def test_a_server_whose_model_changes_is_asked_again_and_noticed():
+    with serving(system_fingerprint="fp_1") as told:
+        version = chosen_at(told)
+        project = version.judge.project
+        one_more(version)
+        assert not DriftCheck.objects.exists()  # nothing has changed
+
+        told.system_fingerprint, told.probs = "fp_2", {"1": 0.3, " 2": 0.6, "The": 0.05}
+        one_more(version)
+        one_more(version)
+        check = DriftCheck.objects.get()  # once
+        assert (check.status, check.reason) == ("queued", DriftCheck.Reason.CHANGED)
+        assert notice_of(project) is None
+        check_drift(check.pk)
+        one_more(version)  # what was looked at is known
+    check = DriftCheck.objects.get()
+    assert (check.status, check.result["n"]) == ("succeeded", 12)
+    assert check.result["drifted"]
+    assert notice_of(project) == check
+    assert check.told != version.probe.told
+    assert "fp_2" not in str(check.told)
+
+
+def test_a_model_that_answers_as_before_raises_no_notice_and_what_the_server_lists_counts():
+    with serving(listed={"root": "/models/one", "max_model_len": 4096}) as told:
+        version = chosen_at(told)
+        told.listed = {"root": "/models/one", "max_model_len": 8192}  # a setting, no other model
+        one_more(version)
+        assert not DriftCheck.objects.exists()
+
+        told.listed = {"root": "/models/two"}
+        one_more(version)
+        check = DriftCheck.objects.get()
+        check_drift(check.pk)
+        told.listed = {"root": "/models/one"}  # back again: known
+        one_more(version)
+    check = DriftCheck.objects.get()
+    assert (check.status, check.result["n_moved"]) == ("succeeded", 0)
+    assert notice_of(version.judge.project) is None
+
+
+def test_a_jury_is_checked_by_asking_its_members_anew():
+    with serving(system_fingerprint="fp_1") as told:
+        server = allowed(told.url, max_concurrency=1)
+        members = [version_at(server, 12)]
+        project = members[0].judge.project
+        members.append(judge_version(project, "again", "tiny", DIRECT, server=server)[0])
+        recipe = JudgeRecipe(mode="jury", members=tuple(one.pk for one in members))
+        version = judge_version(project, "jury", "", recipe)[0]
+        assert finished(version).status == "succeeded"
+        choose(version, user=UserFactory())
+        settle(version)
+
+        def prefers_a(handler, payload) -> None:
+            """Whichever is shown first; A was made before B."""
+            first, second = re.findall(r"Answer (\d+)\.", text_of(payload))
+            likely, other = ("1", "2") if int(first) < int(second) else ("2", "1")
+            told.probs = {likely: 0.8, other: 0.1}
+            handler.answer(payload)
+
+        told.system_fingerprint, told.always = "fp_2", prefers_a
+        one_more(version)
+        check = DriftCheck.objects.get()
+        check_drift(check.pk)
+    check.refresh_from_db()
+    assert (check.status, check.result["n_moved"]) == ("succeeded", 12)
+    assert notice_of(project) == check
+    assert [one.verdicts.count() for one in members] == [13, 13]  # nothing of the check is kept
+
+
+def test_a_server_started_anew_is_noticed_in_the_middle_of_a_run(monkeypatch):
+    """Its list of models is looked at again between two stretches of a run."""
+    monkeypatch.setattr("judges.claims.WINDOW", 2)
+    monkeypatch.setattr("judges.ml.server.LIST_AGAIN_AFTER", 0.0)
+    with serving(listed={"root": "/models/one"}) as told:
+        version = chosen_at(told)
+        ComparisonFactory.create_batch(6, project=version.judge.project)
+        told.asked.clear()
+
+        def another_after_four(_text: str):
+            if len(told.asked) > 4:
+                told.listed = {"root": "/models/two"}
+
+        told.for_question = another_after_four
+        finished(version)
+    assert DriftCheck.objects.get().reason == DriftCheck.Reason.CHANGED
+    listed = [verdict.raw["server_told"] for verdict in version.verdicts.order_by("pk")]
+    assert listed[0] != listed[-1]
 
 
 def test_a_judge_on_a_server_needs_no_torch():

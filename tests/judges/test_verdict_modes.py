@@ -1,24 +1,29 @@
 """Every mode through its rows: verdicts and preferences of tiny real models."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
+from judges.claims import most_tokens_of
 from judges.engines import model_place
+from judges.figures import figures_of
 from judges.judging import judge_version
+from judges.ml import engine
 from judges.ml.config import Aspect, JudgeRecipe, ModelUnusable
 from judges.ml.modes import Outcome
 from judges.ml.verdict import read_both_orders
-from judges.models import JudgeTrial, JudgeVersion
-from judges.runs import new_run
+from judges.models import JudgeServer, JudgeTrial, JudgeVersion
+from judges.runs import BudgetUnknown, new_run, raise_budget, requeue
 from judges.tasks import run_judge, try_judge
 from judges.verdicts import probs_by_order, record_verdict, verdict_of
 from labeling.models import Preference
 from tests.factories import ComparisonFactory, ProjectFactory
 from tests.judges.conftest import LLAMA, save_tokenizer
+from tests.judges.loopback import serving
 
 pytestmark = pytest.mark.django_db
 
@@ -186,6 +191,72 @@ def test_a_jury_uses_stored_verdicts_and_asks_only_where_one_is_missing(tiny_jud
     # The members' verdicts are kept, and count for nothing until they are put to work themselves.
     assert asked.verdicts.count() == 2
     assert not Preference.objects.filter(rater=asked.rater).exists()
+
+
+def test_of_a_jurys_own_models_one_is_in_memory_at_a_time(tiny_judge, monkeypatch):
+    monkeypatch.setattr("judges.claims.WINDOW", 2)
+    project = ProjectFactory()
+    ComparisonFactory.create_batch(4, project=project)
+    members = tuple(
+        judge_version(project, name, str(tiny_judge), DIRECT)[0].pk for name in ("one", "two")
+    )
+    alive: weakref.WeakSet = weakref.WeakSet()
+    n_alive, load = [], engine.load_engine
+
+    def loaded(*args, **options):
+        made = load(*args, **options)
+        alive.add(made)
+        n_alive.append(len(alive))
+        return made
+
+    monkeypatch.setattr(engine, "load_engine", loaded)
+    jury = judged(project, "jury", "", JudgeRecipe(mode="jury", members=members))
+
+    assert jury.verdicts.count() == 4
+    assert n_alive == [1, 1, 1]  # two stretches; the second begins with what is in memory
+
+
+def test_a_jurys_limit_is_over_all_its_members():
+    """On two servers: never more than the limit, and what is shown as spent is what was."""
+    with serving() as first, serving() as second:
+        project = ProjectFactory()
+        ComparisonFactory.create_batch(8, project=project)
+        members = []
+        for name, told in (("one", first), ("two", second)):
+            server = JudgeServer.objects.create(
+                name=name, url=told.url, in_own_network=True, price_read=1.0, price_written=2.0
+            )
+            version, _ = judge_version(project, name, "tiny", DIRECT, server=server)
+            members.append(version)
+        recipe = JudgeRecipe(mode="jury", members=tuple(one.pk for one in members))
+        jury, _ = judge_version(project, "jury", "", recipe)
+        each = sum(most_tokens_of(DIRECT, project.comparisons.first()) for _member in members)
+        run = new_run(jury, most_tokens=int(1.3 * each))
+
+        run_judge(run.pk)
+        run.refresh_from_db()
+        spent = first.n_tokens + second.n_tokens
+        assert (run.status, "Paused before its limit" in run.error) == ("paused", True)
+        assert 0 < run.n_done < 8
+        assert spent <= 1.3 * each
+        assert figures_of(run).n_tokens == spent
+        assert figures_of(run).cost > 0
+
+        raise_budget(run, most_tokens=10**6, most_cost=1.0)
+        requeue(run)
+        run_judge(run.pk)
+        run.refresh_from_db()
+        assert (run.status, run.n_done) == ("succeeded", 8)
+        assert figures_of(run).n_tokens == first.n_tokens + second.n_tokens
+        assert len(first.asked) == len(second.asked) == 16  # nothing was asked twice
+
+    JudgeServer.objects.filter(name="two").update(currency="EUR")
+    assert figures_of(run).cost is None
+    with pytest.raises(BudgetUnknown, match="several currencies"):
+        new_run(jury, most_cost=1.0)
+    JudgeServer.objects.filter(name="two").update(price_read=None)
+    with pytest.raises(BudgetUnknown, match="No price is known"):
+        new_run(jury, most_cost=1.0)
 
 
 def test_a_jury_whose_member_is_gone_says_so():

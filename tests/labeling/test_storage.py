@@ -4,8 +4,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 
-from labeling.forms import check_model_name
-from labeling.storage import model_folder, storage_path
+from labeling.storage import check_model_name, model_folder, storage_path
 
 
 def test_a_name_is_a_folder_under_models_or_else_a_hub_id(storage):

@@ -1,7 +1,7 @@
 """What each setting of a dataset does to its rows, and what it refuses."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from django.utils import timezone
@@ -189,7 +189,7 @@ def test_a_calibrated_judge_speaks_by_its_corrected_probability(project):
     judge = turned.preferences.get().rater
     assert counted(project, ai_labels="calibrated")["unlabeled"] == 2
 
-    judge.calibrated_at = timezone.now() + timedelta(seconds=1)
+    judge.calibrated_at = timezone.now()
     judge.save()
 
     for aggregate in ("majority", "votes", "soft"):
@@ -197,9 +197,16 @@ def test_a_calibrated_judge_speaks_by_its_corrected_probability(project):
         assert list(rows) == ["Turned?"]
         (row,) = rows["Turned?"]
         assert (row["outcome"], row["prob"], row["source"]) == ("b", 0.6, "ai")
-    late = comparison(project, question="Late?", gpt_judge="a")
-    late.preferences.update(prob_a=0.9, created_at=timezone.now() + timedelta(minutes=1))
-    assert counted(project, ai_labels="calibrated")["unlabeled"] == 2
+
+
+@pytest.mark.skipif(not hasattr(Preference, "certified"), reason="nothing certifies yet")
+def test_only_certified_answers_of_judges_count(project):
+    comparison(project, question="Certified?", gpt_judge="b").preferences.update(certified=True)
+    comparison(project, question="Not?", gpt_judge="b")
+
+    assert frozen(project, ai_labels="certified")["Certified?"][0]["outcome"] == "b"
+    counts = counted(project, ai_labels="certified")
+    assert (counts["ai"], counts["human"], counts["unlabeled"]) == (1, 20, 1)
 
 
 def test_equal_votes_give_an_equal_file_whatever_the_order_they_came_in():

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from django.core.management.base import BaseCommand, CommandError
 
-from judges.figures import figures_of
+from judges.figures import figures_of, troubles_in_words, troubles_of
 from judges.judging import judge_version
 from judges.ml.config import MODES, JudgeRecipe, ModelUnusable, recipe_from
 from judges.models import Judge, JudgeRun, JudgeVersion
@@ -123,6 +123,8 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(figures))
         else:
             self.stdout.write(_in_words(version, figures))
+            for words in troubles_in_words(troubles_of(run)):
+                self.stdout.write(words)
         if paused:
             raise CommandError(paused, returncode=NOTHING_DONE)
 

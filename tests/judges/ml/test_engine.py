@@ -352,7 +352,7 @@ def test_a_batch_that_memory_does_not_hold_is_made_smaller(tiny_judge, write, er
     requests = both_orders(write)
     with caplog.at_level("WARNING"):
         found = replies(engine, requests)
-    n_failed, n_tokens = engine.n_out_of_memory, engine.batch_tokens
+    n_failed, n_tokens = engine.counts["out_of_memory"], engine.batch_tokens
     replies(engine, requests)
 
     engine.model.forward = forward
@@ -360,7 +360,7 @@ def test_a_batch_that_memory_does_not_hold_is_made_smaller(tiny_judge, write, er
     assert n_failed >= 1
     assert n_tokens < 32_768
     assert "out of memory over a batch of 8 texts on cpu" in caplog.messages
-    assert engine.n_out_of_memory <= n_failed + 1  # what fits is remembered
+    assert engine.counts["out_of_memory"] <= n_failed + 1  # what fits is remembered
 
 
 def test_a_question_too_large_for_memory_is_told_and_the_others_are_answered(tiny_judge):

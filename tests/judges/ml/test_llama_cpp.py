@@ -12,7 +12,8 @@ from judges.ml.config import JudgeRecipe
 from judges.ml.engine import load_engine
 from judges.ml.modes import judge
 from judges.ml.questions import Sample
-from judges.ml.server import Server, ServerEngine
+from judges.ml.sending import Server
+from judges.ml.server import ServerEngine
 from tests.judges.llama_cpp import llama_cpp, save_answering_llama
 
 pytestmark = pytest.mark.slow

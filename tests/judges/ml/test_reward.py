@@ -193,3 +193,29 @@ def test_what_gives_no_reward_is_refused_in_one_line(tmp_path, tiny_judge):
         with pytest.raises(ModelUnusable, match=message) as caught:
             load_reward_model(str(folder), RECIPE, "cpu")
         assert "\n" not in str(caught.value)
+
+
+def test_a_batch_that_memory_does_not_hold_is_made_smaller(tmp_path):
+    scorer = load_reward_model(str(save_classifier(tmp_path / "rm")), RECIPE, "cpu")
+    whole = dict(pair for batch in scorer.judge(samples()) for pair in batch)
+    forward = scorer.model.forward
+
+    def small_only(input_ids, **options):
+        if len(input_ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(input_ids=input_ids, **options)
+
+    scorer.model.forward = small_only
+    found = dict(pair for batch in scorer.judge(samples()) for pair in batch)
+
+    assert scorer.counts["out_of_memory"] == 2  # 4 comparisons, 2, then one at a time
+    assert [found[k].prob_a for k in range(4)] == pytest.approx(
+        [whole[k].prob_a for k in range(4)], abs=1e-6
+    )
+
+    def too_small(**_options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    scorer.model.forward = too_small
+    [[(_place, alone)]] = scorer.judge(samples()[:1])
+    assert alone.problem == "One comparison alone needs more memory than cpu has."

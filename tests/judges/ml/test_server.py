@@ -12,7 +12,8 @@ from judges.ml.budget import Budget
 from judges.ml.config import JudgeRecipe
 from judges.ml.modes import judge
 from judges.ml.questions import Sample
-from judges.ml.server import Server, ServerEngine, list_models
+from judges.ml.sending import Server
+from judges.ml.server import ServerEngine, list_models
 from tests.judges.loopback import (
     Behaviour,
     drips,
@@ -471,7 +472,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_opened_anew():
         engine = engine_for(server, max_concurrency=1)
         server.faults = deque([_answers_and_closes, _answers_and_closes])
         assert len(replies(engine, questions(3))) == 3
-        assert engine.counts["retried"] == 0
+        assert "retried" not in engine.counts
 
 
 def _answers_and_closes(handler, payload):

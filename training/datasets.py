@@ -88,10 +88,11 @@ def split_prompts(
     Args:
         fixed: for each prompt's hash, the sides that the metadata of its comparisons names
             ("split": "train" or "test"); where both are named, the prompt is on the test side.
-        first_of: for prompts that say nearly the same as others, the one whose side they share.
+        first_of: for prompts that say nearly the same as others, the one of them whose side
+            they share.
     """
     first_of = first_of or {}
-    named_for: dict[str, frozenset[str]] = {}
+    named_for: dict[str, set[str] | frozenset[str]] = {}
     for prompt, named in fixed.items():
         first = first_of.get(prompt, prompt)
         named_for[first] = named_for.get(first, NOWHERE) | named
@@ -107,7 +108,10 @@ def split_prompts(
             free = sorted(first for first, named in named_for.items() if not named)
             if free:
                 sides[free[0]] = missing
-    return {prompt: sides[first_of.get(prompt, prompt)] for prompt in fixed}
+    del named_for
+    for prompt in first_of.keys() & fixed.keys():
+        sides[prompt] = sides[first_of[prompt]]
+    return sides
 
 
 # What a comparison becomes ------------------------------------------------------------------------
@@ -336,8 +340,10 @@ def plan(
                     counts["decided"] += found.decided
                     counts["ties_half"] += found.choice == Choice.TIE
                     n_pairs[row.prompt_hash] += 1
-                    n_half[row.prompt_hash] += found.choice == Choice.TIE
-                    n_for_training[row.prompt_hash] += split == "train"
+                    if found.choice == Choice.TIE:
+                        n_half[row.prompt_hash] += 1
+                    if split == "train":
+                        n_for_training[row.prompt_hash] += 1
                 if not found.decided:
                     votes.update((answer.kind, answer.rater) for answer in found.own)
                 on_row(found)

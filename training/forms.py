@@ -58,6 +58,8 @@ NAMES = {
 
 
 DATASETS_OFFERED = 50
+FROZEN_AT_ONCE = 50_000
+"""Comparisons of a project whose labels of now a page counts and freezes: about five seconds."""
 
 
 class DatasetForm(forms.Form):
@@ -291,11 +293,8 @@ class LaunchForm(forms.Form):
         cleaned["recipe_settings"] = {
             name: value for name, value in settings.items() if name != "base_model"
         }
-        try:
-            if cleaned["dataset"] is None:
-                refuse_too_few(self.preview()["counts"], cleaned["labels"])
-        except ValueError as error:
-            self.add_error("labels", str(error)[:1].upper() + str(error)[1:] + ".")
+        if cleaned["dataset"] is None and (problem := self.preview()["problem"]):
+            self.add_error("labels", problem)
         return cleaned
 
     def preview(self) -> dict[str, Any]:
@@ -308,6 +307,13 @@ class LaunchForm(forms.Form):
         )
         if frozen is not None:
             return {"counts": frozen.counts, "raters": frozen.raters, "problem": ""}
+        n = self.project.comparisons.count()
+        if n > FROZEN_AT_ONCE:
+            problem = _(
+                "%(n)s comparisons are too many to be frozen while you wait. Build a dataset "
+                "first; a worker does it. Then choose it here."
+            )
+            return {"counts": {}, "raters": [], "problem": problem % {"n": f"{n:,}"}}
         labels = self["labels"].value() if self["labels"].value() in LABELS else "mixed"
         share = _number(self["test_share"].value(), 0.1)
         seed = int(_number(self["seed"].value(), 0))

@@ -24,7 +24,7 @@ from training.datasets import (
     plan,
     refuse_too_few,
     rows_file,
-    split_prompts,
+    side_of,
     write_row,
 )
 from training.models import Dataset

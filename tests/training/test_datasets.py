@@ -34,6 +34,20 @@ def test_every_prompt_is_on_exactly_one_side_and_fixed_sides_are_kept(fixed, sha
     assert sides == split_prompts(fixed, share, seed)
 
 
+def test_prompts_that_say_nearly_the_same_share_a_side_and_what_is_fixed_for_one_of_them():
+    fixed = {f"prompt {i}": set() for i in range(100)}
+    first_of = {f"prompt {i}": f"prompt {i % 10}" for i in range(60)}
+    fixed["prompt 33"] = {"test"}
+
+    sides = split_prompts(fixed, 0.5, 1, first_of)
+
+    assert sides.keys() == fixed.keys()
+    assert all(sides[prompt] == sides[first] for prompt, first in first_of.items())
+    assert sides["prompt 3"] == "test"
+    alone = split_prompts(fixed, 0.5, 1)
+    assert all(sides[f"prompt {i}"] == alone[f"prompt {i}"] for i in range(60, 100))
+
+
 def test_a_prompt_stays_on_its_side_while_more_prompts_come_in():
     few = {f"prompt {i}": set() for i in range(100)}
     many = few | {f"later {i}": set() for i in range(300)}

@@ -188,10 +188,8 @@ def _duplicates(
     threshold: float,
 ) -> dict[str, Any]:
     """How many prompts say the same as another, and how many such groups the split divides."""
-    apart = split_prompts(
-        dict.fromkeys(made.sides, frozenset()), settings.test_share, settings.seed
-    )
     group_of = clusters((one, other) for one, other, _likeness in pairs)
+    apart = {prompt: side_of(prompt, settings.test_share, settings.seed) for prompt in group_of}
     divided = _divided(group_of, made.sides)
     across = [pair for pair in pairs if made.sides[pair[0]] != made.sides[pair[1]]]
     shown = sorted(across or pairs, key=lambda pair: (-pair[2], pair[0]))[:EXAMPLES]

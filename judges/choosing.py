@@ -3,13 +3,14 @@
 from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
 from judges.drift import keep_probe
 from judges.ml.correction import corrected
 from judges.models import Calibration, ChosenJudge, Experiment, JudgeVersion, Verdict
 from judges.runs import hand_over
 from labeling.changes import note_change
-from labeling.models import Preference
+from labeling.models import Preference, Rater
 
 AT_ONCE = 500
 
@@ -47,6 +48,9 @@ def choose(
             "chosen_by": user if user.is_authenticated else None,
         },
     )
+    # Until `settle` has corrected them, the labels of this one are as its judge said them; those
+    # that another gives from now on stay so.
+    project.raters.exclude(calibrated_at=None).update(calibrated_at=None)
     note_change(project, user, "choose judge", version, before=before, after=_in_words(chosen))
     return chosen
 
@@ -101,7 +105,8 @@ def _frozen(
 
 def correct_preferences(version: JudgeVersion) -> int:
     """Let the preferences of a chosen version's rater bear corrected probabilities; how many were
-    changed. Verdicts keep what the judge said, so this can be done again with another calibration.
+    changed. With a calibration the rater is then marked by it. Verdicts keep what the judge said,
+    so this can be done again with another calibration.
 
     A version that is not its project's judge is left alone.
     """
@@ -119,6 +124,8 @@ def correct_preferences(version: JudgeVersion) -> int:
                 row.prob_a = prob_a
                 changed.append(row)
     Preference.objects.bulk_update(changed, ["prob_a"], batch_size=AT_ONCE)
+    if parameters and ChosenJudge.objects.filter(pk=chosen.pk, calibration=chosen.calibration):
+        Rater.objects.filter(pk=version.rater_id).update(calibrated_at=timezone.now())
     return len(changed)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from django.db.models import QuerySet, TextField
+from django.db.models import JSONField, QuerySet, TextField, Value
 from django.db.models.functions import Cast
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
@@ -366,10 +366,13 @@ def aggregated(row: Labeled, labels: str, aggregate: str, crowd: "Crowd | None" 
 
 
 class Crowd:
-    """Every counted vote of a project, weighed by Dawid and Skene's model."""
+    """Every counted vote of a project, weighed by Dawid and Skene's model.
 
-    def __init__(self, project: Project, labels: str):
-        self.posteriors = posteriors(project, labels)
+    Args: current: the answers that count at all; None: all current ones.
+    """
+
+    def __init__(self, project: Project, labels: str, current: QuerySet | None = None):
+        self.posteriors = posteriors(project, labels, current)
 
     def label(self, comparison: int) -> tuple[str, float]:
         """The likeliest choice and the probability that A is better; "disputed" where A and B are
@@ -407,6 +410,9 @@ _COLUMNS = (
     "labels_wanted",
     "priority",
     "metadata",
+    "prompt__content_hash",
+    "response_a__n_chars",
+    "response_b__n_chars",
 )
 _ANSWER_COLUMNS = (
     "comparison_id",
@@ -430,6 +436,7 @@ _ANSWER_COLUMNS = (
     "ranking",
 )
 _N_OF_PAIRS = 7  # of these columns, those from which pairs for training are made
+_N_WITH_TAGS = _ANSWER_COLUMNS.index("seconds") - 1
 SETS = 50
 """Response sets that are read at a time, of up to 36 pairs each."""
 
@@ -448,12 +455,42 @@ def _chunks(
         yield rows
 
 
+def labeled_by_content(
+    project: Project, current: QuerySet, *, with_texts: bool, with_tags: bool
+) -> Iterator[list[Labeled]]:
+    """Every comparison of a project, a chunk at a time, in the order of its content's hash: the
+    same in every database.
+
+    Args: current: the answers that count at all. with_texts: otherwise prompt and responses are
+        None. with_tags: otherwise the tags of answers are empty; what a pair for training is made
+        without is never read.
+    """
+    texts = ("prompt__messages", "response_a__messages", "response_b__messages")
+    of_comparison = tuple(
+        Value(None, JSONField()) if name in texts and not with_texts else name for name in _COLUMNS
+    )
+    of_answer = _ANSWER_COLUMNS[: _N_WITH_TAGS if with_tags else _N_OF_PAIRS]
+    report, last = ExportReport(), ""
+    while True:
+        some = project.comparisons.filter(content_hash__gt=last).order_by("content_hash")[:CHUNK]
+        rows = _labeled(some, report, of_answer, of_comparison, current)
+        if not rows:
+            return
+        last = rows[-1].content_hash
+        yield rows
+
+
 def _labeled(
-    comparisons: QuerySet, report: ExportReport, columns: tuple[Any, ...] = _ANSWER_COLUMNS
+    comparisons: QuerySet,
+    report: ExportReport,
+    columns: tuple[Any, ...] = _ANSWER_COLUMNS,
+    of_comparison: tuple[Any, ...] = _COLUMNS,
+    current: QuerySet | None = None,
 ) -> list[Labeled]:
-    rows = {values[0]: Labeled(*values) for values in comparisons.values_list(*_COLUMNS)}
+    rows = {values[0]: Labeled(*values) for values in comparisons.values_list(*of_comparison)}
     if rows:
-        answers = Preference.objects.current().filter(comparison__in=list(rows)).order_by("pk")
+        current = Preference.objects.current() if current is None else current
+        answers = current.filter(comparison__in=list(rows)).order_by("pk")
         for comparison, *values in answers.values_list(*columns):
             answer = Answer(*values)
             answer.tags = _decoded(answer.tags, [])

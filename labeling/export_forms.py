@@ -74,6 +74,9 @@ class Labeled:
     labels_wanted: int
     priority: int
     metadata: dict[str, Any]
+    prompt_hash: str
+    chars_a: int
+    chars_b: int
     answers: list[Answer] = field(default_factory=list)
     decision: dict[str, Any] | None = None
 

@@ -373,6 +373,9 @@ class Rater(models.Model):
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="raters"
     )
+    # Since when the probabilities of this judge's answers, old and new, are corrected by a fitted
+    # calibration; empty for others.
+    calibrated_at = models.DateTimeField(null=True, blank=True)
     # Paused by a lead: gets no work, and what they held is back in the queue.
     paused_at = models.DateTimeField(null=True, blank=True)
     # When the rater was let to real work, or failed the qualification; both empty: not yet.

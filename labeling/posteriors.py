@@ -8,10 +8,12 @@ beginning, so the same votes give the same numbers, whoever asked before. Needs 
 import importlib.util
 from typing import TYPE_CHECKING
 
+from django.db.models import QuerySet
 from django.utils.translation import gettext_noop
 
 from labeling.aggregation import CLASSES
 from labeling.models import Choice, Comparison, Preference, Project, Rater
+from labeling.reports import StatisticsMissing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,11 +27,11 @@ MISSING = gettext_noop(
 )
 
 
-class NumpyMissing(Exception):
+class NumpyMissing(StatisticsMissing):
     """numpy is not installed here; the message is one line that says what to do."""
 
     def __init__(self) -> None:
-        super().__init__(MISSING)
+        Exception.__init__(self, MISSING)
 
 
 def can_weigh() -> bool:
@@ -57,12 +59,15 @@ class Posteriors:
         return dict(zip(CLASSES, self.probabilities[place].tolist(), strict=True))
 
 
-def posteriors(project: Project, labels: str = "mixed") -> Posteriors:
+def posteriors(
+    project: Project, labels: str = "mixed", current: QuerySet | None = None
+) -> Posteriors:
     """Every comparison of the project's work with a counted vote, weighed.
 
     Args:
         labels: human, ai, mixed (people alone wherever one of them answered, as in
             `counted_kind`), or all: people and judges as raters alike.
+        current: the answers that count at all; None: all current ones.
     Raises: NumpyMissing.
     """
     if labels not in LABELS:
@@ -75,7 +80,7 @@ def posteriors(project: Project, labels: str = "mixed") -> Posteriors:
 
     codes = {choice: code for code, choice in enumerate(CLASSES)}
     answers = (
-        Preference.objects.current()
+        (Preference.objects.current() if current is None else current)
         .filter(comparison__project=project, comparison__purpose=Comparison.Purpose.WORK)
         .exclude(choice=Choice.UNPARSED)
         .order_by("comparison_id", "rater_id")

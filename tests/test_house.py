@@ -164,6 +164,7 @@ def test_every_module_opens_with_a_line_on_its_subject():
 HEAVY = {
     *("torch", "transformers", "datasets", "trl", "peft", "bitsandbytes", "accelerate"),
     *("numpy", "scipy", "pandas", "sklearn", "statsmodels", "evalica", "pyarrow"),
+    "datasketch",
 }
 
 

@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 
-from training.models import Checkpoint, Dataset, ModelVersion, Run
+from training.models import Checkpoint, Dataset, DatasetDraft, ModelVersion, Run
 
 
 @admin.register(Dataset)
@@ -27,3 +27,10 @@ class CheckpointAdmin(admin.ModelAdmin):
 class ModelVersionAdmin(admin.ModelAdmin):
     list_display = ["name", "kind", "project", "created_at"]
     raw_id_fields = ["project", "base", "run"]
+
+
+@admin.register(DatasetDraft)
+class DatasetDraftAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "project", "status", "freezing", "created_at"]
+    list_filter = ["status"]
+    raw_id_fields = ["project", "dataset", "created_by"]

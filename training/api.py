@@ -15,8 +15,19 @@ from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
 from labeling.storage import check_model_name
+from training.dataset_settings import DatasetSettings
+from training.datasets import dataset_named
+from training.models import DatasetDraft
 from training.runs import cancel_run, resume_run, start_run
-from training.serializers import DatasetSerializer, ModelSerializer, RunSerializer, StartSerializer
+from training.serializers import (
+    BuildSerializer,
+    DatasetSerializer,
+    DraftSerializer,
+    ModelSerializer,
+    OneDatasetSerializer,
+    RunSerializer,
+    StartSerializer,
+)
 
 
 @extend_schema(tags=["Training"])
@@ -36,7 +47,7 @@ class Runs(ListAPIView):
     @extend_schema(request=StartSerializer, responses={202: RunSerializer})
     @idempotent
     def post(self, request: Request, slug: str) -> Response:
-        """Freeze the project's labels and have a worker train on them."""
+        """Have a worker train on a frozen dataset, or on the project's labels of now."""
         given = StartSerializer(data=request.data)
         given.is_valid(raise_exception=True)
         asked = given.validated_data
@@ -47,6 +58,7 @@ class Runs(ListAPIView):
                 kind=asked["kind"],
                 base_model=asked["base_model"],
                 recipe_settings=asked["settings"],
+                dataset=dataset_named(request.project, asked["dataset"]),
                 labels=asked["labels"],
                 test_share=asked["test_share"],
                 created_by=request.user,
@@ -112,11 +124,73 @@ class Models(ListAPIView):
 class Datasets(ListAPIView):
     """Frozen datasets of the project: what made them, and what they hold."""
 
-    allowed = {"GET": "view"}
+    allowed = {"GET": "view", "POST": "lead"}
     serializer_class = DatasetSerializer
 
     def get_queryset(self) -> Any:
         return self.request.project.datasets.all()
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=BuildSerializer, responses={202: DraftSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Have a worker freeze a dataset, or preview it; ask for the draft to see how far it is."""
+        given = BuildSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        draft = DatasetDraft.objects.create(
+            project=request.project,
+            filters=DatasetSettings().as_json() | given.validated_data["settings"],
+            freezing=not given.validated_data["preview"],
+            created_by=request.user,
+        )
+        draft.enqueue()
+        return Response(DraftSerializer(draft).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class OneDataset(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = OneDatasetSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """One frozen dataset with the preview that was kept with it."""
+        return Response(
+            OneDatasetSerializer(get_object_or_404(request.project.datasets, pk=pk)).data
+        )
+
+
+@extend_schema(tags=["Training"])
+class OneDraft(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = DraftSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """How far a dataset is on its way, its preview, and the dataset that it became."""
+        return Response(DraftSerializer(_draft(request, pk)).data)
+
+
+@extend_schema(tags=["Training"])
+class CancelDraft(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = DraftSerializer
+
+    @extend_schema(request=None, responses={200: DraftSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop a preview or a freezing; nothing is kept of it."""
+        draft = _draft(request, pk)
+        draft.request_cancel()
+        return Response(DraftSerializer(draft).data)
+
+
+def _draft(request: Request, pk: int) -> DatasetDraft:
+    found: DatasetDraft = get_object_or_404(
+        request.project.dataset_drafts.select_related("dataset"), pk=pk
+    )
+    return found
 
 
 def _runs(request: Request) -> Any:
@@ -132,4 +206,7 @@ urlpatterns = [
     path(f"{PROJECT}runs/<int:pk>/resume/", ResumeRun.as_view(), name="resume"),
     path(f"{PROJECT}models/", Models.as_view(), name="models"),
     path(f"{PROJECT}datasets/", Datasets.as_view(), name="datasets"),
+    path(f"{PROJECT}datasets/<int:pk>/", OneDataset.as_view(), name="dataset"),
+    path(f"{PROJECT}dataset-drafts/<int:pk>/", OneDraft.as_view(), name="draft"),
+    path(f"{PROJECT}dataset-drafts/<int:pk>/cancel/", CancelDraft.as_view(), name="cancel_draft"),
 ]

@@ -1,52 +1,74 @@
 """Preferences become a frozen, hashed dataset of pairs, split by prompt.
 
-What cannot become a pair is counted under the reason: ties, disputes, both bad, no label.
+One pass reads every comparison with its answers, decides it, and writes it to a file that is named
+by its hash once it is whole. What cannot become a pair is counted under the reason. Held in memory
+are the prompts' hashes with their sides, never texts, so a million comparisons take a few hundred
+megabytes.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any
+from tempfile import NamedTemporaryFile, TemporaryFile
+from typing import IO, Any
 
+from django.core.exceptions import FieldDoesNotExist
+from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
-from labeling.adjudication import current_decisions
-from labeling.aggregation import Outcome, decide
-from labeling.models import Choice, Comparison, Preference, Project
+from labeling.aggregation import counted_kind, margin
+from labeling.export import Crowd, labeled_by_content, labels_of
+from labeling.export_forms import Answer, Label, Labeled
+from labeling.judgements import choice_of
+from labeling.models import Choice, Comparison, Flag, Preference, Project, Rater
 from labeling.storage import storage_path
+from training.dataset_settings import DatasetSettings
 from training.ml.data import Pair
 from training.models import Dataset
 
 MIN_TRAIN_PAIRS = 8
-LABELS = {
-    "mixed": _lazy("People, else AI judges"),
-    "human": _lazy("People only"),
-    "ai": _lazy("AI judges only"),
-}
 COUNTED = {
     "pairs": _lazy("pairs"),
     "human": _lazy("pairs labeled by people"),
     "ai": _lazy("pairs labeled by AI judges"),
     "decided": _lazy("pairs decided by a lead, whatever the votes say"),
+    "ties_half": _lazy("ties that train as one half"),
     "train": _lazy("training pairs"),
     "test": _lazy("test pairs"),
+    "test_ties": _lazy("ties on the test side: they measure nothing"),
+    "ties_kept": _lazy("ties that stand in the file and train nothing"),
     "ties": _lazy("ties"),
     "disputed": _lazy("disputed: no choice has the most votes"),
     "both_bad": _lazy("both responses bad"),
     "unparsed": _lazy("only unreadable AI verdicts"),
     "unlabeled": _lazy("without a label of this kind"),
     "same_text": _lazy("both responses have the same text"),
+    "flagged": _lazy("flagged by a rater"),
+    "other_source": _lazy("responses of other sources"),
+    "tagged": _lazy("with an excluded tag"),
+    "too_long": _lazy("a response longer than allowed"),
+    "few_votes": _lazy("fewer votes than asked for"),
+    "low_agreement": _lazy("votes that agree less than asked for"),
+    "weak": _lazy("preferences weaker than asked for"),
+    "weightless": _lazy("of weight 0: the votes balance"),
     "gold": _lazy("kept out of training: control questions with a known answer"),
     "sets": _lazy("kept out of training: training, qualification and check sets of raters"),
     "moved_to_test": _lazy("fixed to training, but their prompt is fixed to the test side"),
+    "near_duplicates": _lazy("prompts that share their side with one that says nearly the same"),
 }
+NO_PAIR = ("ties", "disputed", "both_bad", "unparsed", "same_text", "flagged", "other_source")
+NO_PAIR += ("tagged", "too_long", "few_votes", "low_agreement", "weak", "weightless")
+NO_PAIR += ("gold", "sets")
+NOWHERE: frozenset[str] = frozenset()
+
+
+# Sides --------------------------------------------------------------------------------------------
 
 
 def side_of(prompt_hash: str, test_share: float, seed: int) -> str:
@@ -55,164 +77,296 @@ def side_of(prompt_hash: str, test_share: float, seed: int) -> str:
     return "test" if int.from_bytes(digest[:8]) / 2**64 < test_share else "train"
 
 
-def split_prompts(fixed: dict[str, set[str]], test_share: float, seed: int) -> dict[str, str]:
+def split_prompts(
+    fixed: Mapping[str, set[str] | frozenset[str]],
+    test_share: float,
+    seed: int,
+    first_of: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """The side of every prompt; no prompt is on both.
 
-    Args: fixed: for each prompt's hash, the sides that the metadata of its comparisons names
-        ("split": "train" or "test"); where both are named, the prompt is on the test side.
+    Args:
+        fixed: for each prompt's hash, the sides that the metadata of its comparisons names
+            ("split": "train" or "test"); where both are named, the prompt is on the test side.
+        first_of: for prompts that say nearly the same as others, the one of them whose side
+            they share.
     """
-    sides = {}
+    first_of = first_of or {}
+    named_for: dict[str, set[str] | frozenset[str]] = {}
     for prompt, named in fixed.items():
+        first = first_of.get(prompt, prompt)
+        named_for[first] = named_for.get(first, NOWHERE) | named
+    sides = {}
+    for first, named in named_for.items():
         if named:
-            sides[prompt] = "test" if "test" in named else "train"
+            sides[first] = "test" if "test" in named else "train"
         else:
-            sides[prompt] = side_of(prompt, test_share, seed)
+            sides[first] = side_of(first, test_share, seed)
     # A draw over few prompts may leave a side empty: then the first free prompt changes over.
     for missing in ("test", "train"):
-        free = sorted(prompt for prompt, named in fixed.items() if not named)
-        if len(sides) > 1 and free and missing not in sides.values() and 0 < test_share < 1:
-            sides[free[0]] = missing
+        if len(sides) > 1 and missing not in sides.values() and 0 < test_share < 1:
+            free = sorted(first for first, named in named_for.items() if not named)
+            if free:
+                sides[free[0]] = missing
+    del named_for
+    for prompt in first_of.keys() & fixed.keys():
+        sides[prompt] = sides[first_of[prompt]]
     return sides
 
 
-def decisions(project: Project, labels: str) -> dict[int, Outcome]:
-    """What the current preferences say, by comparison; comparisons without any are left out.
+# What a comparison becomes ------------------------------------------------------------------------
 
-    A lead's decision stands in place of the votes, except where AI judges alone are asked for.
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A comparison that goes into the dataset, with one label of it."""
+
+    row: Labeled
+    choice: str
+    """a, b or tie."""
+    source: str
+    prob: float
+    """Probability that the chosen response is the better one, in [½, 1]."""
+    weight: float
+    own: list[Answer]
+    """The answers behind this label, without unreadable verdicts."""
+    counted: list[Answer]
+    """All that count on the comparison: the same, except where each vote is a row."""
+    decided: bool
+    """Whether a lead's decision stands in place of the answers."""
+
+    @property
+    def votes(self) -> dict[str, int]:
+        return dict(sorted(Counter(answer.choice for answer in self.own).items()))
+
+    @property
+    def is_longer_chosen(self) -> bool | None:
+        """None for a tie, and where both are equally long."""
+        if self.choice == Choice.TIE or self.row.chars_a == self.row.chars_b:
+            return None
+        return (self.row.chars_a > self.row.chars_b) == (self.choice == Choice.A)
+
+
+def answers_that_count(settings: DatasetSettings) -> QuerySet:
+    """The current answers that a dataset may rest on, of every project.
+
+    Raises: ValueError if certified answers are asked for and nothing here certifies.
     """
-    answers = (
-        Preference.objects.current()
-        .filter(comparison__project=project)
-        .order_by("comparison_id", "rater_id")
-        .values_list("comparison_id", "rater__kind", "choice", "rater_id")
-        .iterator(chunk_size=10_000)
+    answers = Preference.objects.current()
+    of_people = Q(rater__kind=Rater.Kind.PERSON)
+    if settings.ai_labels == "certified":
+        answers = answers.filter(of_people | _certified())
+    elif settings.ai_labels == "calibrated":
+        answers = answers.filter(of_people | Q(rater__calibrated_at__isnull=False))
+    first, end = settings.period
+    if first:
+        answers = answers.filter(created_at__gte=first)
+    if end:
+        answers = answers.filter(created_at__lt=end)
+    return answers
+
+
+def _certified() -> Q:
+    try:
+        Preference._meta.get_field("certified")
+    except FieldDoesNotExist:
+        raise ValueError("ai_labels: no answer of an AI judge can be certified here yet") from None
+    return Q(certified=True)
+
+
+def decided_rows(
+    row: Labeled, settings: DatasetSettings, crowd: Crowd | None, flagged: set[int]
+) -> Iterator[Decided | str]:
+    """What becomes of a comparison: rows of the dataset, or the reasons (of COUNTED) why not."""
+    if row.gold:  # and so every set: the database holds no set without a known answer
+        yield "gold" if row.purpose == Comparison.Purpose.WORK else "sets"
+        return
+    row.answers.sort(key=lambda answer: (answer.kind, answer.rater))  # not by ids
+    if row.decision and not _holds(row.decision, settings):
+        row.decision = None
+    kind = counted_kind((answer.kind for answer in row.answers), settings.labels)
+    counted = [a for a in row.answers if a.kind == kind and a.choice != Choice.UNPARSED]
+    if reason := _kept_out(row, counted, settings, flagged):
+        yield reason
+        return
+    is_soft = kind == Rater.Kind.JUDGE and settings.ai_labels == "calibrated"
+    rule = "soft" if is_soft and settings.aggregate != "votes" else settings.aggregate
+    for label in labels_of(row, settings.labels, rule, crowd):
+        own = [a for a in counted if a.rater == label.rater] if label.rule == "votes" else counted
+        yield _decided(row, label, own, counted, settings, is_soft)
+
+
+def _holds(decision: dict[str, Any], settings: DatasetSettings) -> bool:
+    """Whether a lead's decision counts: wanted, and of the time that is asked for."""
+    first, end = settings.period
+    made_at = datetime.fromisoformat(decision["created_at"])
+    in_time = (first is None or made_at >= first) and (end is None or made_at < end)
+    return settings.decisions and settings.labels != "ai" and in_time
+
+
+def _kept_out(
+    row: Labeled, counted: list[Answer], settings: DatasetSettings, flagged: set[int]
+) -> str:
+    """The reason why a labeled comparison is not asked for; "" if it is, or bears no label."""
+    if not counted and not row.decision:
+        return ""
+    models = {row.model_a, row.model_b}
+    if row.pk in flagged:
+        return "flagged"
+    if settings.sources and not models <= set(settings.sources):
+        return "other_source"
+    if models & set(settings.sources_excluded):
+        return "other_source"
+    if any(set(answer.tags or ()) & set(settings.tags_excluded) for answer in counted):
+        return "tagged"
+    if settings.longest_response and max(row.chars_a, row.chars_b) > settings.longest_response:
+        return "too_long"
+    return ""
+
+
+def _decided(
+    row: Labeled,
+    label: Label,
+    own: list[Answer],
+    counted: list[Answer],
+    settings: DatasetSettings,
+    is_soft: bool,
+) -> Decided | str:
+    """Args: own: the answers behind this label; counted: all that count on the comparison."""
+    is_decision = label.rule == "decision"
+    choice = label.choice
+    if is_soft and label.rule == "votes" and choice in (Choice.A, Choice.B, Choice.TIE):
+        choice = choice_of(label.prob_a)  # a corrected probability may speak for the other side
+    if choice == Choice.TIE and settings.ties == "dropped":
+        return "ties"
+    if choice not in (Choice.A, Choice.B, Choice.TIE):
+        return choice
+    if row.text_a == row.text_b:
+        return "same_text"
+    if not is_decision:
+        votes = Counter(answer.choice for answer in counted)
+        if len(counted) < settings.least_votes:
+            return "few_votes"
+        if max(votes.values()) < settings.least_agreement * len(counted):
+            return "low_agreement"
+    if settings.least_strength and choice != Choice.TIE:
+        said = row.decision or {}
+        strengths = [(a.choice, a.strength) for a in own]
+        strengths = [(choice, said.get("strength"))] if is_decision else strengths
+        if 3 * margin(choice, strengths) < settings.least_strength - 1e-9:
+            return "weak"
+    of_chosen = label.prob_a if choice != Choice.B else 1 - label.prob_a
+    is_hard = label.rule in ("decision", "majority") or (label.rule == "votes" and not is_soft)
+    prob = 0.5 if choice == Choice.TIE else 1.0 if is_hard else max(0.5, of_chosen)
+    if settings.weights == "certainty" and choice != Choice.TIE:
+        weight = max(0.0, 2 * of_chosen - 1)
+        if weight < 1e-9:
+            return "weightless"
+    else:
+        weight = max(1, len(own)) if settings.weights == "votes" else 1.0
+    return Decided(
+        row=row,
+        choice=choice,
+        source=label.source,
+        prob=round(prob, 6),
+        weight=round(float(weight), 6),
+        own=own,
+        counted=counted,
+        decided=is_decision,
     )
-    found = {
-        comparison: decide([row[1:] for row in rows], labels)
-        for comparison, rows in groupby(answers, key=itemgetter(0))
-    }
-    if labels == "ai":
-        return found
-    for comparison, decision in current_decisions(project.comparisons.all()).items():
-        outcome = "ties" if decision.choice == Choice.TIE else decision.choice
-        votes = found[comparison].votes if comparison in found else {}
-        found[comparison] = Outcome(outcome, "human", votes, (), decided=True)
-    return found
 
 
-@dataclass(frozen=True)
+# A dataset before it is written -------------------------------------------------------------------
+
+
+@dataclass
 class Plan:
-    """A dataset before it is written."""
+    """What a dataset will hold."""
 
-    sides: dict[str, str]
-    decisions: dict[int, Outcome]
-    counts: dict[str, int]
-    raters: list[dict[str, Any]]
+    counts: Counter[str] = field(default_factory=Counter)
+    raters: list[dict[str, Any]] = field(default_factory=list)
+    sides: dict[str, str] = field(default_factory=dict)
+    """The side of every prompt, by its hash."""
 
 
 def plan(
-    project: Project, *, labels: str = "mixed", test_share: float = 0.1, seed: int = 0
+    project: Project,
+    settings: DatasetSettings,
+    *,
+    with_texts: bool = False,
+    on_row: Callable[[Decided], None] = lambda row: None,
+    first_of: Callable[[], Mapping[str, str]] = dict,
+    on_progress: Callable[[int], None] = lambda n_comparisons: None,
 ) -> Plan:
-    """Decide and count; writes nothing, so a form can show it before a launch."""
-    found = decisions(project, labels)
-    counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
-    counts["comparisons"] = 0
-    fixed: dict[str, set[str]] = {}
-    rows: list[tuple[str, str, str | None]] = []
-    votes: Counter[int] = Counter()
-    nothing = Outcome("unlabeled", "", {}, ())
-    comparisons = project.comparisons.values_list(
-        "pk",
-        "prompt__content_hash",
-        "metadata__split",
-        "purpose",
-        "gold",
-        "response_a__content_hash",
-        "response_b__content_hash",
-    )
-    for pk, prompt, split, purpose, gold, text_a, text_b in comparisons.iterator(chunk_size=10_000):
-        counts["comparisons"] += 1
-        decision = found.get(pk, nothing)
-        if gold:  # and so every set: the database holds no set without a known answer
-            reason = "gold" if purpose == Comparison.Purpose.WORK else "sets"
-            counts[reason] += 1
-            found[pk] = Outcome(reason, decision.source, decision.votes, decision.raters)
-            continue
-        if decision.outcome not in ("a", "b"):
-            counts[decision.outcome] += 1
-            continue
-        if text_a == text_b:
-            counts["same_text"] += 1
-            found[pk] = Outcome("same_text", decision.source, decision.votes, decision.raters)
-            continue
-        counts["pairs"] += 1
-        counts[decision.source] += 1
-        counts["decided"] += decision.decided
-        votes.update(decision.raters)
-        fixed.setdefault(prompt, set())
-        if split in ("train", "test"):
-            fixed[prompt].add(split)
-        rows.append((prompt, decision.source, split))
-    sides = split_prompts(fixed, test_share, seed)
-    for prompt, _source, split in rows:
-        counts[sides[prompt]] += 1
-        counts["moved_to_test"] += split == "train" and sides[prompt] == "test"
-    counts["train_prompts"] = sum(side == "train" for side in sides.values())
-    counts["test_prompts"] = len(sides) - counts["train_prompts"]
+    """Decide and count every comparison; writes nothing, so a form can show it before a launch.
+
+    Args:
+        with_texts: read prompts and responses for `on_row`, which is told every row of the dataset.
+        first_of: asked after the last row: see `split_prompts`.
+    Raises: ValueError if answers are asked for that cannot exist here.
+    """
+    made = Plan()
+    counts = made.counts
+    counts.update(dict.fromkeys((*COUNTED, "comparisons"), 0))
+    answers = answers_that_count(settings)
+    is_weighed = settings.aggregate == "dawid-skene"
+    crowd = Crowd(project, settings.labels, answers) if is_weighed else None
+    flagged: set[int] = set()
+    if settings.flagged_excluded:
+        flags = Flag.objects.filter(comparison__project=project, resolved_at=None)
+        flagged = set(flags.values_list("comparison_id", flat=True))
+    fixed: dict[str, frozenset[str]] = {}
+    n_pairs: Counter[str] = Counter()  # by prompt
+    n_half: Counter[str] = Counter()  # by prompt: those of them that are ties
+    n_for_training: Counter[str] = Counter()  # by prompt: fixed there by metadata
+    votes: Counter[tuple[str, str]] = Counter()
+    for chunk in labeled_by_content(
+        project, answers, with_texts=with_texts, with_tags=bool(settings.tags_excluded)
+    ):
+        for row in chunk:
+            counts["comparisons"] += 1
+            for found in decided_rows(row, settings, crowd, flagged):
+                if isinstance(found, str):
+                    counts[found] += 1
+                    continue
+                split = row.metadata.get("split")
+                named = frozenset([split]) if split in ("train", "test") else NOWHERE
+                fixed[row.prompt_hash] = fixed.get(row.prompt_hash, NOWHERE) | named
+                if found.choice == Choice.TIE and settings.ties == "kept":
+                    counts["ties_kept"] += 1
+                else:
+                    counts["pairs"] += 1
+                    counts[found.source] += 1
+                    counts["decided"] += found.decided
+                    counts["ties_half"] += found.choice == Choice.TIE
+                    n_pairs[row.prompt_hash] += 1
+                    if found.choice == Choice.TIE:
+                        n_half[row.prompt_hash] += 1
+                    if split == "train":
+                        n_for_training[row.prompt_hash] += 1
+                if not found.decided:
+                    votes.update((answer.kind, answer.rater) for answer in found.own)
+                on_row(found)
+        on_progress(counts["comparisons"])
+    shared = first_of()
+    made.sides = split_prompts(fixed, settings.test_share, settings.seed, shared)
+    counts["near_duplicates"] = sum(prompt in shared for prompt in fixed)
+    counts["train_prompts"] = counts["test_prompts"] = 0
+    for prompt, side in made.sides.items():
+        n_ties = n_half[prompt] if side == "test" else 0
+        counts[side] += n_pairs[prompt] - n_ties
+        counts["test_ties"] += n_ties
+        counts[f"{side}_prompts"] += prompt in n_pairs
+        counts["moved_to_test"] += n_for_training[prompt] if side == "test" else 0
     # Without ids, and in an order that no database's collation changes: they go into the file.
-    raters = sorted(
-        (
-            {"rater": rater.name, "kind": rater.kind, "n": votes[rater.pk]}
-            for rater in project.raters.filter(pk__in=votes)
-        ),
+    made.raters = sorted(
+        ({"rater": name, "kind": kind, "n": n} for (kind, name), n in votes.items()),
         key=itemgetter("kind", "rater", "n"),
     )
-    return Plan(sides, found, dict(counts), raters)
+    return made
 
 
-def freeze(
-    project: Project, *, labels: str = "mixed", test_share: float = 0.1, seed: int = 0
-) -> Dataset:
-    """Write the dataset and its row; the same labels and settings give the same dataset.
-
-    The file's first line says what made it and what was left out; every further line is a pair.
-    Its name is the SHA-256 of all of it.
-
-    Raises: ValueError if there are too few pairs, or none on the test side.
-    """
-    made = plan(project, labels=labels, test_share=test_share, seed=seed)
-    refuse_too_few(made.counts, labels)
-    filters = {"labels": labels, "aggregate": "majority", "test_share": test_share, "seed": seed}
-    head = {"filters": filters, "counts": made.counts, "raters": made.raters}
-    folder = storage_path("datasets")
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    with NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
-        try:
-            for row in _lines(project, head, made):
-                line = json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n"
-                digest.update(line)
-                file.write(line)
-        except BaseException:  # a key pressed or a full disk: nobody else would remove it
-            Path(file.name).unlink()
-            raise
-    sha256 = digest.hexdigest()
-    path = Path("datasets") / f"{sha256}.jsonl"
-    Path(file.name).replace(storage_path(path))
-    dataset, _created = Dataset.objects.get_or_create(
-        project=project,
-        sha256=sha256,
-        defaults={
-            "path": str(path),
-            "filters": filters,
-            "counts": made.counts,
-            "raters": made.raters,
-        },
-    )
-    return dataset
-
-
-def refuse_too_few(counts: dict[str, int], labels: str) -> None:
+def refuse_too_few(counts: Mapping[str, int], labels: str) -> None:
     """Raises: ValueError saying in words what a run would lack."""
     if not counts["pairs"]:
         whom = {
@@ -220,11 +374,7 @@ def refuse_too_few(counts: dict[str, int], labels: str) -> None:
             "ai": _("no pair to train on: no clear preference by AI judges yet"),
             "mixed": _("no pair to train on: no clear preference by people or AI judges yet"),
         }[labels]
-        others = [
-            f"{counts[name]} {COUNTED[name]}"
-            for name in ("ties", "disputed", "both_bad", "unparsed", "same_text", "gold", "sets")
-            if counts[name]
-        ]
+        others = [f"{counts[name]} {COUNTED[name]}" for name in NO_PAIR if counts[name]]
         detail = f" ({'; '.join(others)})" if others else ""
         raise ValueError(f"{whom}{detail}")
     if counts["train"] < MIN_TRAIN_PAIRS:
@@ -236,54 +386,154 @@ def refuse_too_few(counts: dict[str, int], labels: str) -> None:
         raise ValueError(_("no test pair: at least two prompts are needed, one on the test side"))
 
 
-def _lines(project: Project, head: dict[str, Any], made: Plan) -> Iterator[dict[str, Any]]:
-    yield head
-    # Ordered by content, so that the same labels give the same file in every database.
-    comparisons = (
-        Comparison.objects.filter(project=project)
-        .select_related("prompt", "response_a", "response_b")
-        .order_by("content_hash")
+# The file -----------------------------------------------------------------------------------------
+
+
+def freeze(project: Project, settings: DatasetSettings | None = None) -> Dataset:
+    """Write the dataset and its row; the same labels and settings give the same dataset.
+
+    Prompts that say nearly the same are not looked for: `training.previews.build` does.
+
+    Raises: ValueError if there are too few pairs, or none on the test side.
+    """
+    settings = settings or DatasetSettings(near_duplicates=0.0)
+    with rows_file() as rows:
+        made = plan(project, settings, with_texts=True, on_row=lambda row: write_row(rows, row))
+        return keep(project, settings, made, rows)
+
+
+def rows_file() -> IO[bytes]:
+    """A file without a name, where there is room for the dataset itself."""
+    folder = storage_path("datasets")
+    folder.mkdir(parents=True, exist_ok=True)
+    return TemporaryFile(dir=folder)
+
+
+def write_row(file: IO[bytes], row: Decided) -> None:
+    """A line that still wants its side: the prompt's hash, a tab, the row."""
+    comparison, is_b = row.row, row.choice == Choice.B
+    a, b = comparison.response_a, comparison.response_b
+    chars = (comparison.chars_a, comparison.chars_b)
+    record: dict[str, Any] = {
+        "comparison": comparison.content_hash,
+        "prompt_id": comparison.prompt_hash,
+        "outcome": row.choice,
+        "prob": row.prob,
+        "weight": row.weight,
+        "source": row.source,
+        "votes": row.votes,
+        "decided": row.decided,
+        "lengths": {"chosen": chars[is_b], "rejected": chars[not is_b]},
+        "prompt": comparison.prompt,
+        "chosen": b if is_b else a,
+        "rejected": a if is_b else b,
+    }
+    text = json.dumps(record, ensure_ascii=False, sort_keys=True)
+    file.write(f"{comparison.prompt_hash}\t{text}\n".encode())
+
+
+def keep(
+    project: Project,
+    settings: DatasetSettings,
+    made: Plan,
+    rows: IO[bytes],
+    preview: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Give every written row its side, and the file its name: the SHA-256 of all of it.
+
+    The file's first line says what made it and what was left out; every further line is a row, in
+    the order of the comparisons' hashes, so that equal labels give an equal file in every database.
+
+    Raises: ValueError as `refuse_too_few`.
+    """
+    refuse_too_few(made.counts, settings.labels)
+    head = {"filters": settings.as_json(), "counts": dict(made.counts), "raters": made.raters}
+    digest = hashlib.sha256()
+    rows.seek(0)
+    with NamedTemporaryFile(dir=storage_path("datasets"), suffix=".part", delete=False) as file:
+        try:
+            for line in _lines(head, rows, made.sides):
+                digest.update(line)
+                file.write(line)
+        except BaseException:  # a key pressed or a full disk: nobody else would remove it
+            Path(file.name).unlink()
+            raise
+    sha256 = digest.hexdigest()
+    path = Path("datasets") / f"{sha256}.jsonl"
+    Path(file.name).replace(storage_path(path))
+    dataset, _created = Dataset.objects.get_or_create(
+        project=project,
+        sha256=sha256,
+        defaults={"path": str(path), **head, "preview": preview or {}},
     )
-    for comparison in comparisons.iterator(chunk_size=1000):
-        decision = made.decisions.get(comparison.pk)
-        if decision is None or decision.outcome not in ("a", "b"):
-            continue
-        a, b = comparison.response_a.messages, comparison.response_b.messages
-        chosen, rejected = (a, b) if decision.outcome == "a" else (b, a)
-        yield {
-            "comparison": comparison.content_hash,
-            "prompt_id": comparison.prompt.content_hash,
-            "split": made.sides[comparison.prompt.content_hash],
-            "source": decision.source,
-            "votes": decision.votes,
-            "decided": decision.decided,
-            "prompt": comparison.prompt.messages,
-            "chosen": chosen,
-            "rejected": rejected,
-        }
+    if preview and not dataset.preview:  # frozen before by the quick way
+        dataset.preview = dict(preview)
+        dataset.save(update_fields=["preview"])
+    return dataset
+
+
+def _lines(head: dict[str, Any], rows: IO[bytes], sides: Mapping[str, str]) -> Iterator[bytes]:
+    yield json.dumps(head, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+    for line in rows:
+        prompt, _tab, row = line.partition(b"\t")
+        yield b'{"split": "%s", %s' % (sides[prompt.decode()].encode(), row[1:])
 
 
 def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
     """(train, test) pairs of a frozen dataset.
+
+    Ties that are kept in the file are no pairs, and ties that train as one half measure nothing:
+    they are not on the test side.
 
     Raises: ValueError if the file is gone or is no longer what was frozen.
     """
     path = storage_path(dataset.path)
     if not path.exists():
         raise ValueError(f"the dataset's file {dataset.path} is gone from the storage folder")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != dataset.sha256:
-        raise ValueError(f"the dataset's file {dataset.path} was changed after it was frozen")
-    sides: dict[str, list[Pair]] = {"train": [], "test": []}
-    for line in content.splitlines()[1:]:
-        row = json.loads(line)
-        sides[row["split"]].append(
-            Pair(
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != dataset.sha256:
+            raise ValueError(f"the dataset's file {dataset.path} was changed after it was frozen")
+        file.seek(0)
+        ties_are_kept = json.loads(next(file))["filters"].get("ties") == "kept"
+        sides: dict[str, list[Pair]] = {"train": [], "test": []}
+        for line in file:
+            row = json.loads(line)
+            is_tie = row.get("outcome") == Choice.TIE
+            if is_tie and (ties_are_kept or row["split"] == "test"):
+                continue
+            pair = Pair(
                 prompt=row["prompt"],
                 chosen=row["chosen"],
                 rejected=row["rejected"],
                 prompt_id=row["prompt_id"],
                 comparison=row["comparison"],
+                prob=row.get("prob", 1.0),
+                weight=row.get("weight", 1.0),
             )
-        )
+            sides[row["split"]].append(pair)
     return sides["train"], sides["test"]
+
+
+def dataset_named(project: Project, sha256: str) -> Dataset | None:
+    """A frozen dataset by its SHA-256 or the beginning of it; None for no name at all.
+
+    Raises: ValueError if there is none, or more than one that begins so.
+    """
+    if not sha256:
+        return None
+    found = list(project.datasets.filter(sha256__startswith=sha256)[:2])
+    if len(found) != 1:
+        raise ValueError(
+            f"dataset: {'several begin' if found else 'none begins'} with {sha256[:64]!r}"
+        )
+    return found[0]
+
+
+def first_rows(dataset: Dataset, n: int) -> list[dict[str, Any]]:
+    """The first rows of the file, for a page; none if it is gone."""
+    path = storage_path(dataset.path)
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        next(file)
+        return [json.loads(line) for _number, line in zip(range(n), file, strict=False)]

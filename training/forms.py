@@ -1,4 +1,4 @@
-"""What a person may send us: the launch form of a run."""
+"""What a person may send us: the builder of datasets, the launch form of a run."""
 
 import math
 from dataclasses import MISSING, fields
@@ -10,8 +10,19 @@ from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.models import Project
 from labeling.storage import check_model_name
-from training.datasets import LABELS, plan, refuse_too_few
+from training.dataset_settings import (
+    AGGREGATES,
+    AI_LABELS,
+    LABELS,
+    TIES,
+    WEIGHTS,
+    DatasetSettings,
+    make_settings,
+    settings_of_now,
+)
+from training.datasets import plan, refuse_too_few
 from training.ml.config import DTYPES, METHODS, RECIPES, SCHEDULERS, make_recipe
+from training.models import Dataset
 from training.runs import check_base, known_models, named_model
 
 MAIN = ("method", "beta", "learning_rate", "epochs", "batch_size", "max_length", "seed")
@@ -46,9 +57,176 @@ NAMES = {
 }
 
 
-class LaunchForm(forms.Form):
-    """Labels, base model and every setting of one recipe, looked at before a worker is woken."""
+DATASETS_OFFERED = 50
+FROZEN_AT_ONCE = 50_000
+"""Comparisons of a project whose labels of now a page counts and freezes: about five seconds."""
 
+
+class DatasetForm(forms.Form):
+    """Every setting of a dataset, in the words of DatasetSettings."""
+
+    labels = forms.ChoiceField(
+        label=_lazy("Whose labels"),
+        choices=list(LABELS.items()),
+        help_text=_lazy("“Else” means: AI labels count only where no person answered."),
+    )
+    ai_labels = forms.ChoiceField(
+        label=_lazy("Which AI labels"),
+        choices=list(AI_LABELS.items()),
+        help_text=_lazy(
+            "Certified: a certificate lets the answer stand without people. Calibrated: corrected "
+            "probabilities of a judge that was chosen with a calibration."
+        ),
+    )
+    aggregate = forms.ChoiceField(
+        label=_lazy("How votes become a label"),
+        choices=list(AGGREGATES.items()),
+        help_text=_lazy("Soft labels keep the doubt: a 2 to 1 vote trains as 67 %, not as 100 %."),
+    )
+    decisions = forms.BooleanField(
+        label=_lazy("Decisions of leads first"),
+        required=False,
+        help_text=_lazy("What a lead decided stands in place of the votes."),
+    )
+    ties = forms.ChoiceField(label=_lazy("Ties"), choices=list(TIES.items()))
+    weights = forms.ChoiceField(
+        label=_lazy("Weights"),
+        choices=list(WEIGHTS.items()),
+        help_text=_lazy("How much a pair counts in the loss."),
+    )
+    least_votes = forms.IntegerField(label=_lazy("Votes, at least"), min_value=1, max_value=LARGEST)
+    least_agreement = forms.FloatField(
+        label=_lazy("Agreement, at least"),
+        min_value=0,
+        max_value=1,
+        widget=forms.NumberInput(attrs={"step": "any"}),
+        help_text=_lazy("Share of a comparison’s votes for its most frequent answer; 0: any."),
+    )
+    least_strength = forms.FloatField(
+        label=_lazy("Strength, at least"),
+        min_value=0,
+        max_value=3,
+        widget=forms.NumberInput(attrs={"step": "any"}),
+        help_text=_lazy(
+            "Mean of 1 slightly, 2 clearly, 3 much; votes without a strength, as those of AI "
+            "judges, count 0. 0: any."
+        ),
+    )
+    sources = forms.CharField(
+        label=_lazy("Only responses of"),
+        required=False,
+        max_length=2000,
+        help_text=_lazy("Names of models with commas between; both responses must be theirs."),
+    )
+    sources_excluded = forms.CharField(
+        label=_lazy("No responses of"), required=False, max_length=2000
+    )
+    tags_excluded = forms.CharField(
+        label=_lazy("Without the tags"),
+        required=False,
+        max_length=2000,
+        help_text=_lazy("Left out if a vote bears one of them."),
+    )
+    flagged_excluded = forms.BooleanField(
+        label=_lazy("Leave out what raters flagged"), required=False
+    )
+    since = forms.CharField(
+        label=_lazy("Votes from"),
+        required=False,
+        max_length=10,
+        widget=forms.TextInput(attrs={"type": "date"}),
+    )
+    until = forms.CharField(
+        label=_lazy("Votes until"),
+        required=False,
+        max_length=10,
+        widget=forms.TextInput(attrs={"type": "date"}),
+        help_text=_lazy("The last day counts too (UTC)."),
+    )
+    longest_response = forms.IntegerField(
+        label=_lazy("Longest response"),
+        min_value=0,
+        max_value=LARGEST,
+        help_text=_lazy("In characters; 0: no limit."),
+    )
+    test_share = forms.FloatField(
+        label=_lazy("Test share"),
+        min_value=0.01,
+        max_value=0.9,
+        widget=forms.NumberInput(attrs={"step": "any"}),
+        help_text=_lazy("Share of the prompts kept for measuring. No prompt is on both sides."),
+    )
+    seed = forms.IntegerField(
+        label=_lazy("Seed"),
+        min_value=0,
+        max_value=LARGEST,
+        help_text=_lazy("Same seed, same sides; keep it, and old test prompts stay unseen."),
+    )
+    near_duplicates = forms.FloatField(
+        label=_lazy("Keep alike prompts together"),
+        min_value=0,
+        max_value=1,
+        widget=forms.NumberInput(attrs={"step": "any"}),
+        help_text=_lazy(
+            "Prompts whose texts share this much (Jaccard index of three words in a row) are on "
+            "one side; 0: do not."
+        ),
+    )
+
+    LABEL_FIELDS = ("labels", "ai_labels", "aggregate", "decisions", "ties", "weights")
+    SPLIT_FIELDS = ("test_share", "seed", "near_duplicates")
+
+    def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
+        values = DatasetSettings().as_json()
+        initial = {n: ", ".join(v) if isinstance(v, list) else v for n, v in values.items()}
+        super().__init__(
+            *args, label_suffix="", initial=initial | kwargs.pop("initial", {}), **kwargs
+        )
+        if project.tags:
+            self.fields["tags_excluded"].help_text += " " + _("Tags here: %(tags)s.") % {
+                "tags": ", ".join(project.tags)
+            }
+
+    def label_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.LABEL_FIELDS]
+
+    def split_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.SPLIT_FIELDS]
+
+    def filter_fields(self) -> list[forms.BoundField]:
+        others = {*self.LABEL_FIELDS, *self.SPLIT_FIELDS}
+        return [field for field in self if field.name not in others]
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether a filter is set or in error: then they are not folded away."""
+        return any(
+            field.errors or field.value() not in (field.initial, None, str(field.initial))
+            for field in self.filter_fields()
+        )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if not self.errors:
+            try:
+                cleaned["settings"] = make_settings(cleaned)
+            except ValueError as error:
+                refuse(self, str(error))
+        return cleaned
+
+
+class LaunchForm(forms.Form):
+    """Dataset, base model and every setting of one recipe, looked at before a worker is woken."""
+
+    dataset = forms.ModelChoiceField(
+        queryset=Dataset.objects.none(),
+        to_field_name="sha256",
+        required=False,
+        empty_label=_lazy("The labels of now"),
+        help_text=_lazy(
+            "One that was built and frozen before, or the labels of now as chosen below."
+        ),
+    )
     labels = forms.ChoiceField(
         choices=list(LABELS.items()),
         initial="mixed",
@@ -73,6 +251,10 @@ class LaunchForm(forms.Form):
     def __init__(self, *args: Any, project: Project, kind: str, user: Any, **kwargs: Any) -> None:
         super().__init__(*args, label_suffix="", **kwargs)
         self.project, self.kind, self.user = project, kind, user
+        newest = project.datasets.order_by("-pk").values_list("pk", flat=True)[:DATASETS_OFFERED]
+        offered = project.datasets.filter(pk__in=list(newest)).order_by("-pk")
+        self.fields["dataset"].queryset = offered
+        self.fields["dataset"].label_from_instance = dataset_in_words
         self.known_models = known_models(project, kind)
         if self.known_models:
             self.fields["base_model"].initial = self.known_models[0]
@@ -88,7 +270,7 @@ class LaunchForm(forms.Form):
         return [self[name] for name in MAIN if name in self.fields]
 
     def more_fields(self) -> list[forms.BoundField]:
-        main = {*MAIN, "labels", "test_share", "base_model"}
+        main = {*MAIN, "dataset", "labels", "test_share", "base_model"}
         return [field for field in self if field.name not in main]
 
     @property
@@ -107,14 +289,12 @@ class LaunchForm(forms.Form):
             recipe = make_recipe(self.kind, settings | {"base_model": folder})
             check_base(folder, recipe)
         except ValueError as error:
-            self._refuse(str(error))
+            refuse(self, str(error))
         cleaned["recipe_settings"] = {
             name: value for name, value in settings.items() if name != "base_model"
         }
-        try:
-            refuse_too_few(self.preview()["counts"], cleaned["labels"])
-        except ValueError as error:
-            self.add_error("labels", str(error)[:1].upper() + str(error)[1:] + ".")
+        if cleaned["dataset"] is None and (problem := self.preview()["problem"]):
+            self.add_error("labels", problem)
         return cleaned
 
     def preview(self) -> dict[str, Any]:
@@ -122,14 +302,23 @@ class LaunchForm(forms.Form):
 
         Settings that are missing or make no sense are taken at their defaults.
         """
+        frozen = (
+            self.fields["dataset"].queryset.filter(sha256=self["dataset"].value() or "").first()
+        )
+        if frozen is not None:
+            return {"counts": frozen.counts, "raters": frozen.raters, "problem": ""}
+        n = self.project.comparisons.count()
+        if n > FROZEN_AT_ONCE:
+            problem = _(
+                "%(n)s comparisons are too many to be frozen while you wait. Build a dataset "
+                "first; a worker does it. Then choose it here."
+            )
+            return {"counts": {}, "raters": [], "problem": problem % {"n": f"{n:,}"}}
         labels = self["labels"].value() if self["labels"].value() in LABELS else "mixed"
         share = _number(self["test_share"].value(), 0.1)
-        made = plan(
-            self.project,
-            labels=labels,
-            test_share=share if 0 < share < 1 else 0.1,
-            seed=int(_number(self["seed"].value(), 0)),
-        )
+        seed = int(_number(self["seed"].value(), 0))
+        share = share if 0 < share < 1 else 0.1
+        made = plan(self.project, settings_of_now(labels, share, min(max(seed, 0), LARGEST)))
         try:
             refuse_too_few(made.counts, labels)
             problem = ""
@@ -137,14 +326,26 @@ class LaunchForm(forms.Form):
             problem = str(error)[:1].upper() + str(error)[1:] + "."
         return {"counts": made.counts, "raters": made.raters, "problem": problem}
 
-    def _refuse(self, text: str) -> None:
-        """Put an error to the field whose name it begins with."""
-        name = text.replace(":", " ").split(" ", 1)[0]
-        if name in self.fields:
-            text = text.removeprefix(name).lstrip(": ")
-            self.add_error(name, text[:1].upper() + text[1:] + ".")
-        else:
-            self.add_error(None, text[:1].upper() + text[1:] + ".")
+
+def refuse(form: forms.Form, text: str) -> None:
+    """Put an error to the field whose name it begins with."""
+    name = text.replace(":", " ").split(" ", 1)[0]
+    if name in form.fields:
+        text = text.removeprefix(name).lstrip(": ")
+        form.add_error(name, text[:1].upper() + text[1:] + ".")
+    else:
+        form.add_error(None, text[:1].upper() + text[1:] + ".")
+
+
+def dataset_in_words(dataset: Dataset) -> str:
+    """A frozen dataset as a choice of a form."""
+    return _("%(sha256)s · %(labels)s, %(aggregate)s · %(n)s pairs · %(day)s") % {
+        "sha256": dataset.sha256[:12],
+        "labels": dataset.filters["labels"],
+        "aggregate": dataset.filters["aggregate"],
+        "n": dataset.counts["pairs"],
+        "day": f"{dataset.created_at:%Y-%m-%d}",
+    }
 
 
 def _field(setting: Any) -> forms.Field:

@@ -21,6 +21,8 @@ class Dataset(models.Model):
     counts = models.JSONField(default=dict)
     # Who labeled: [{"rater", "kind", "n"}, …], judge versions among them.
     raters = models.JSONField(default=list)
+    # What was seen of it before it was frozen: see training/previews.py. Empty: made with a run.
+    preview = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -30,6 +32,32 @@ class Dataset(models.Model):
 
     def __str__(self) -> str:
         return f"dataset {self.sha256[:12]}"
+
+
+class DatasetDraft(Job):
+    """Settings of a dataset on their way to a preview, or to the frozen dataset itself."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="dataset_drafts")
+    filters = models.JSONField(default=dict)  # of DatasetSettings, whole: as in the dataset
+    freezing = models.BooleanField(default=False)  # else the preview alone
+    result = models.JSONField(default=dict)  # the preview
+    dataset = models.ForeignKey(
+        Dataset, models.SET_NULL, null=True, blank=True, related_name="drafts"
+    )
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"dataset draft {self.pk}"
+
+    def enqueue(self) -> None:
+        from training.tasks import build_dataset
+
+        build_dataset.delay_on_commit(self.pk)
 
 
 class Run(Job):

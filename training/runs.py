@@ -17,10 +17,11 @@ from django.utils.text import slugify
 
 from labeling.models import Project
 from labeling.storage import model_folder, storage_path
+from training.dataset_settings import settings_of_now
 from training.datasets import freeze
 from training.ml.config import RECIPES, Recipe, make_recipe, targets
 from training.ml.weights import linear_layers
-from training.models import ModelVersion, Run
+from training.models import Dataset, ModelVersion, Run
 
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
@@ -124,20 +125,22 @@ def create_run(
     kind: str,
     base_model: str,
     recipe_settings: Mapping[str, Any] | None = None,
+    dataset: Dataset | None = None,
     labels: str = "mixed",
     test_share: float = 0.1,
     created_by: Any = None,
 ) -> Run:
-    """Freeze the project's labels and write the run's row, queued but not yet sent to a worker.
+    """Write the run's row, queued but not yet sent to a worker.
 
-    The split has the recipe's seed.
-
+    Args: dataset: a frozen one; None freezes the labels of now, by majority, split with the
+        recipe's seed.
     Raises: ValueError in plain words: unknown setting, missing model, too few pairs.
     """
     folder = named_model(project, base_model)
     recipe = make_recipe(kind, {**(recipe_settings or {}), "base_model": folder})
     check_base(folder, recipe)
-    dataset = freeze(project, labels=labels, test_share=test_share, seed=recipe.seed)
+    if dataset is None:
+        dataset = freeze(project, settings_of_now(labels, test_share, recipe.seed))
     with transaction.atomic():
         run = Run.objects.create(
             project=project,
@@ -151,7 +154,10 @@ def create_run(
         )
         run.folder = f"runs/{run.pk}"
         run.save(update_fields=["folder"])
-        run.events.create(text=f"Queued on {dataset}: {dataset.counts['train']} training pairs.")
+        text = f"Queued on {dataset}: {dataset.counts['train']} training pairs."
+        if n_ties := dataset.counts.get("ties_kept"):
+            text += f" {n_ties} ties stand in its file and train nothing."
+        run.events.create(text=text)
     return run
 
 

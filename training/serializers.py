@@ -6,8 +6,8 @@ from typing import Any
 from rest_framework import serializers
 
 from labeling.serializers import JOB_FIELDS, ObjectField
-from training.datasets import LABELS
-from training.models import Dataset, ModelVersion, Run
+from training.dataset_settings import LABELS, make_settings
+from training.models import Dataset, DatasetDraft, ModelVersion, Run
 
 LARGEST_SETTING = 2**31 - 1
 
@@ -21,6 +21,42 @@ class DatasetSerializer(serializers.ModelSerializer):
         model = Dataset
         fields = ["id", "sha256", "filters", "counts", "raters", "created_at"]
         read_only_fields = fields
+
+
+class OneDatasetSerializer(DatasetSerializer):
+    preview = ObjectField(read_only=True)
+
+    class Meta(DatasetSerializer.Meta):
+        fields = [*DatasetSerializer.Meta.fields, "preview"]
+        read_only_fields = fields
+
+
+class DraftSerializer(serializers.ModelSerializer):
+    filters = ObjectField(read_only=True)
+    preview = ObjectField(read_only=True, source="result")
+    dataset = serializers.CharField(
+        source="dataset.sha256", allow_null=True, default=None, read_only=True
+    )
+
+    class Meta:
+        model = DatasetDraft
+        fields = [*JOB_FIELDS, "filters", "freezing", "preview", "dataset"]
+        read_only_fields = fields
+
+
+class BuildSerializer(serializers.Serializer):
+    settings = ObjectField(
+        required=False, default=dict, help_text="See docs/datasets.md for their names."
+    )
+    preview = serializers.BooleanField(
+        default=False, help_text="Compute the preview alone, and freeze nothing."
+    )
+
+    def validate_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return make_settings(settings).as_json()
+        except ValueError as error:
+            raise serializers.ValidationError(str(error)[:500]) from None
 
 
 class RunSerializer(serializers.ModelSerializer):
@@ -63,6 +99,12 @@ class StartSerializer(serializers.Serializer):
     kind = serializers.ChoiceField(choices=Run.Kind.choices)
     base_model = serializers.CharField(
         max_length=200, help_text="A model of this project, a folder under models/, or a hub id."
+    )
+    dataset = serializers.CharField(
+        max_length=64,
+        default="",
+        allow_blank=True,
+        help_text="SHA-256 of a frozen dataset; empty: the labels of now are frozen.",
     )
     labels = serializers.ChoiceField(choices=list(LABELS.items()), default="mixed")
     test_share = serializers.FloatField(min_value=0.01, max_value=0.9, default=0.1)

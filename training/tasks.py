@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING
 from celery import shared_task
 from django.conf import settings
 from django.db import transaction
+from django.utils.translation import gettext_noop
 
-from labeling.jobs import JobCancelled, JobTaken, heartbeat
+from labeling.changes import note_change
+from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
+from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
+from training.dataset_settings import stored_settings
 from training.datasets import load_pairs
-from training.models import Checkpoint, ModelVersion, Run, RunStep
+from training.models import Checkpoint, DatasetDraft, ModelVersion, Run, RunStep
+from training.previews import build
 from training.runs import keep_model, recipe_of
 
 if TYPE_CHECKING:
@@ -25,6 +30,48 @@ logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 1.0
 """Steps are written, and a cancel seen, at most this long after they happened."""
+
+
+SECONDS_BETWEEN_REPORTS = 1.0
+
+
+@shared_task
+def build_dataset(draft_id: int) -> None:
+    """Carry one DatasetDraft from queued to its end: a preview, or a frozen dataset."""
+    draft = DatasetDraft.objects.claim(draft_id)
+    if draft is None:  # cancelled while queued, or another worker has it
+        return
+    reported_at = 0.0
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= SECONDS_BETWEEN_REPORTS:
+            draft.report(n_done=done, n_total=total)
+            reported_at = time.monotonic()
+
+    try:
+        settings = stored_settings(draft.filters)
+        with heartbeat(draft):
+            preview, dataset = build(
+                draft.project, settings, freezing=draft.freezing, on_progress=on_progress
+            )
+        with transaction.atomic():
+            ended = draft.finish(Job.Status.SUCCEEDED, result=preview, dataset=dataset)
+            if ended and dataset:
+                note_change(
+                    draft.project,
+                    draft.created_by,
+                    gettext_noop("freeze dataset"),
+                    dataset,
+                    after={"pairs": dataset.counts["pairs"], "sha256": dataset.sha256},
+                )
+    except (JobCancelled, JobTaken):
+        return
+    except (ValueError, OSError, StatisticsMissing) as error:
+        draft.finish(Job.Status.FAILED, error=plain_words(error))
+    except Exception as error:
+        draft.finish(Job.Status.FAILED, error=repr(error))
+        raise
 
 
 @shared_task
@@ -184,6 +231,8 @@ def plain_words(error: Exception) -> str:
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"The disk of {settings.PREFLOOP_STORAGE} is full."
+    if isinstance(error, StatisticsMissing):
+        return text
     if isinstance(error, ValueError | FloatingPointError):
         first = text.split(" ", 1)[0]  # the name of a model or a setting stays as it is written
         return text if "/" in first or "_" in first else text[:1].upper() + text[1:]

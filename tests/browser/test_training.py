@@ -6,7 +6,7 @@ from playwright.sync_api import Page, expect
 from tests.factories import MembershipFactory, UserFactory
 from tests.training.projects import labeled_project
 from training.models import Run
-from training.tasks import carry_out
+from training.tasks import build_dataset, carry_out
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
@@ -63,3 +63,36 @@ def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
         }"""
     )
     assert all(n > 50 for n in n_points)  # dots and line of the test pairs, in their colour
+
+
+def test_a_dataset_is_previewed_beside_its_form_and_frozen(
+    page: Page, live_server, storage, monkeypatch, axe_findings
+):
+    woken = []
+    monkeypatch.setattr("training.tasks.build_dataset.delay_on_commit", woken.append)
+    project = labeled_project(30)
+    MembershipFactory(project=project, user=UserFactory(username="lea"), role="lead")
+    page.goto(f"{live_server}/accounts/login/?next=/projects/{project.slug}/training/datasets/new/")
+    page.get_by_label("User name").fill("lea")
+    page.get_by_label("Password").fill("correct horse")
+    page.keyboard.press("Enter")
+
+    page.get_by_label("Votes, at least").evaluate("field => field.closest('details').open = true")
+    page.get_by_label("Votes, at least").fill("0")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator("#draft-card")).to_contain_text("Votes, at least: Ensure this value is")
+    page.get_by_label("Votes, at least").fill("1")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator("#draft-card")).to_contain_text("Waiting for a worker.")
+    build_dataset(woken.pop())
+    expect(page.locator("#draft-card")).to_contain_text("What it holds", timeout=15_000)
+    assert axe_findings(page) == []
+
+    page.get_by_role("button", name="Freeze this dataset").click()
+    expect(page.locator("#draft-card")).to_contain_text("Waiting for a worker.")
+    build_dataset(woken.pop())
+    expect(page.locator("h1")).to_contain_text("Dataset", timeout=15_000)
+    expect(page.get_by_text("Runs that used it")).to_be_visible()
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        assert axe_findings(page) == []

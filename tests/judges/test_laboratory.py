@@ -34,7 +34,7 @@ from judges.quality import alignment
 from judges.runs import carry_out, new_run
 from judges.tasks import check_drift, run_experiment, run_judge, settle_judge
 from labeling.jobs import JobCancelled
-from labeling.models import Change, Preference
+from labeling.models import Change, Preference, Rater
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
@@ -312,9 +312,12 @@ def test_choosing_twice_makes_one_calibration_and_choosing_without_one_restores_
     assert Change.objects.filter(action="choose judge").count() == 1  # nothing changed the 2nd time
 
     settle_judge(version.pk)
+    assert Rater.objects.get(pk=version.rater_id).calibrated_at is not None
     choose(version, user=user, experiment=experiment)
+    assert Rater.objects.get(pk=version.rater_id).calibrated_at is None
     settle_judge(version.pk)
 
+    assert Rater.objects.get(pk=version.rater_id).calibrated_at is None
     assert ChosenJudge.objects.get().calibration is None
     for row in Preference.objects.of_judges():
         assert row.prob_a == version.verdicts.get(comparison=row.comparison).prob_a

@@ -9,7 +9,9 @@ from labeling import adjudication
 from labeling.storage import storage_path
 from tests.factories import PreferenceFactory, ProjectFactory, RaterFactory, UserFactory
 from tests.training.projects import answer, comparison, labeled_project
-from training.datasets import freeze, load_pairs, plan, split_prompts
+from training import datasets
+from training.dataset_settings import DatasetSettings
+from training.datasets import load_pairs, split_prompts
 from training.models import Dataset
 
 
@@ -32,6 +34,20 @@ def test_every_prompt_is_on_exactly_one_side_and_fixed_sides_are_kept(fixed, sha
     assert sides == split_prompts(fixed, share, seed)
 
 
+def test_prompts_that_say_nearly_the_same_share_a_side_and_what_is_fixed_for_one_of_them():
+    fixed = {f"prompt {i}": set() for i in range(100)}
+    first_of = {f"prompt {i}": f"prompt {i % 10}" for i in range(60)}
+    fixed["prompt 33"] = {"test"}
+
+    sides = split_prompts(fixed, 0.5, 1, first_of)
+
+    assert sides.keys() == fixed.keys()
+    assert all(sides[prompt] == sides[first] for prompt, first in first_of.items())
+    assert sides["prompt 3"] == "test"
+    alone = split_prompts(fixed, 0.5, 1)
+    assert all(sides[f"prompt {i}"] == alone[f"prompt {i}"] for i in range(60, 100))
+
+
 def test_a_prompt_stays_on_its_side_while_more_prompts_come_in():
     few = {f"prompt {i}": set() for i in range(100)}
     many = few | {f"later {i}": set() for i in range(300)}
@@ -43,6 +59,20 @@ def test_a_prompt_stays_on_its_side_while_more_prompts_come_in():
 
 
 pytestmark = pytest.mark.django_db
+
+
+def plan(project, **settings):
+    return datasets.plan(project, DatasetSettings(**{"near_duplicates": 0.0} | settings))
+
+
+def freeze(project, **settings):
+    return datasets.freeze(project, DatasetSettings(**{"near_duplicates": 0.0} | settings))
+
+
+def rows_of(dataset):
+    """Every row of the file, by the text of its prompt."""
+    lines = storage_path(dataset.path).read_text().splitlines()[1:]
+    return {row["prompt"][0]["content"]: row for row in map(json.loads, lines)}
 
 
 def test_everything_that_is_no_pair_is_counted_under_its_reason():
@@ -83,9 +113,10 @@ def test_a_leads_decision_stands_in_place_of_the_votes():
 
     made = plan(project)
 
-    chosen = {row.pk: made.decisions[row.pk].outcome for row in (disputed, outvoted, unlabeled)}
-    assert chosen == {disputed.pk: "b", outvoted.pk: "b", unlabeled.pk: "a"}
-    assert made.decisions[judged.pk].source == "ai"
+    rows = rows_of(freeze(project))
+    asked = ("Disputed?", "Outvoted?", "Unlabeled?")
+    assert [rows[question]["outcome"] for question in asked] == ["b", "b", "a"]
+    assert (rows["Judged?"]["source"], rows["Judged?"]["decided"]) == ("ai", False)
     assert (made.counts["decided"], made.counts["ties"], made.counts["disputed"]) == (3, 1, 0)
     assert (made.counts["pairs"], made.counts["human"], made.counts["ai"]) == (24, 23, 1)
     # The votes that a decision overrides weigh nothing.
@@ -145,8 +176,8 @@ def test_the_same_labels_give_the_same_file_whatever_the_ids_in_the_database():
 def test_a_dataset_that_could_not_be_written_leaves_no_file(monkeypatch):
     project = labeled_project(20)
 
-    def stop_after_the_head(project, head, made):
-        yield head
+    def stop_after_the_head(head, rows, sides):
+        yield b"{}\n"
         raise OSError("the disk is full")
 
     monkeypatch.setattr("training.datasets._lines", stop_after_the_head)
@@ -211,7 +242,7 @@ def test_the_file_is_named_by_its_hash_and_begins_with_what_made_it():
     head = json.loads(content.splitlines()[0])
     assert head == {
         "counts": dataset.counts,
-        "filters": {"labels": "mixed", "aggregate": "majority", "test_share": 0.1, "seed": 0},
+        "filters": DatasetSettings(near_duplicates=0.0).as_json(),
         "raters": dataset.raters,
     }
     assert [(r["rater"], r["kind"], r["n"]) for r in dataset.raters] == [

@@ -14,7 +14,7 @@ from tests.factories import MembershipFactory, UserFactory
 from tests.training.projects import comparison, labeled_project
 from training.models import ModelVersion, Run
 from training.runs import create_run
-from training.views import POINTS_SHOWN, curves
+from training.views.runs import POINTS_SHOWN, curves
 
 pytestmark = pytest.mark.django_db
 
@@ -327,7 +327,8 @@ import django
 django.setup()
 from django.urls import get_resolver
 get_resolver().url_patterns
-import training.views, training.forms, training.runs, training.tasks, training.admin
+import training.views.runs, training.views.datasets, training.forms, training.runs
+import training.tasks, training.admin
 heavy = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes"} & set(sys.modules)
 print(sorted(heavy))
 """

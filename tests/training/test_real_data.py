@@ -35,6 +35,7 @@ def test_a_reward_model_trains_on_real_multi_turn_dialogues(shared_data, tiny_mo
 
 
 def test_longer_wins_in_44_percent_of_the_harmless_pairs(shared_data, capsys):
+    from training.dataset_settings import settings_of_now
     from training.datasets import freeze, load_pairs
     from training.ml.data import n_chars
     from training.ml.evaluation import share_right
@@ -45,7 +46,9 @@ def test_longer_wins_in_44_percent_of_the_harmless_pairs(shared_data, capsys):
     call_command("import_comparisons", *files, "--project", "harmless", "--create", "--json")
     from labeling.models import Project
 
-    train, test = load_pairs(freeze(Project.objects.get(slug="harmless"), test_share=0.2))
+    train, test = load_pairs(
+        freeze(Project.objects.get(slug="harmless"), settings_of_now("mixed", 0.2, 0))
+    )
     longer = share_right([n_chars(p.chosen) - n_chars(p.rejected) for p in train + test])
 
     assert longer["n"] == 1722

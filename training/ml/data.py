@@ -39,6 +39,10 @@ class Pair:
     """Pairs with the same prompt share it; the split never divides them."""
     comparison: str = ""
     """Which comparison it came from, for reports."""
+    prob: float = 1.0
+    """Probability that the chosen response is the better one; one half for a tie."""
+    weight: float = 1.0
+    """How much it counts in the loss."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class TokenPair:
     chosen_chars: int
     rejected_chars: int
     comparison: str
+    prob: float = 1.0
+    weight: float = 1.0
 
     @property
     def n_tokens(self) -> int:
@@ -134,6 +140,8 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenPair:
         chosen_chars=n_chars(pair.chosen),
         rejected_chars=n_chars(pair.rejected),
         comparison=pair.comparison,
+        prob=pair.prob,
+        weight=pair.weight,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, set_seed
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import disable_dropout_in_model
 
 from training.ml.config import DPORecipe
@@ -27,6 +28,7 @@ from training.ml.loading import (
     train_in_float32,
 )
 from training.ml.logprobs import response_logps
+from training.ml.losses import LABEL_COLUMNS, add_labels, label_columns, soft_pair_loss
 from training.ml.steps import (
     OnStep,
     ReportSteps,
@@ -95,6 +97,7 @@ def train(
         peft_config=adapter_config(base, recipe, task="CAUSAL_LM"),
         args=DPOConfig(beta=recipe.beta, **trainer_settings(recipe, folder, len(train_tokens))),
         processing_class=tokenizer,
+        data_collator=_Collator(pad_token_id=tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(
             [
                 {
@@ -102,6 +105,7 @@ def train(
                     "chosen_ids": pair.chosen_ids,
                     "rejected_ids": pair.rejected_ids,
                 }
+                | label_columns(pair)
                 for pair in train_tokens
             ]
         ),
@@ -148,8 +152,46 @@ def _logps(
     return list(zip(logps[: len(pairs)], logps[len(pairs) :], strict=True))
 
 
+class _Collator(DataCollatorForPreference):  # type: ignore[misc]
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        return add_labels(super().torch_call(examples), examples)
+
+
 class _Trainer(DPOTrainer):  # type: ignore[misc]
-    """TRL's trainer on pairs that are tokens already, without messages to the outside."""
+    """TRL's trainer with soft labels and weights, on pairs that are tokens already, without
+    messages to the outside."""
+
+    _signature_columns: list[str] | None
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = sorted({*(self._signature_columns or ()), *LABEL_COLUMNS})
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """soft_pair_loss of the implicit rewards. TRL's sigmoid loss has no place for a label of
+        each pair, so its two forward passes stand here; the reference is the adapter off."""
+        prob, weight = (inputs.pop(name) for name in LABEL_COLUMNS)
+        completion = inputs.pop("completion_mask")
+        labels = inputs["input_ids"].masked_fill(completion == 0, -100)
+        asked = {**inputs, "labels": labels, "use_cache": False, "fused_lm_head": True}
+        extra = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        outputs = model(**asked, **extra)
+        with torch.no_grad(), self.accelerator.unwrap_model(self.model).disable_adapter():
+            reference = self.model(**asked).log_probs.sum(dim=1)
+        # (2 × pairs,): the chosen responses, then the rejected ones
+        up, down = (outputs.log_probs.sum(dim=1) - reference).chunk(2)
+        delta = self.beta * (up - down)
+        loss = soft_pair_loss(delta, prob, weight).mean()
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        right, margin = (delta > 0).float().mean(), delta.detach().mean()
+        for name, value in (("accuracies", right), ("margins", margin)):
+            mean = self.accelerator.gather_for_metrics(value).mean()
+            metrics[f"rewards/{name}"].append(mean.item())
+        return (loss, outputs) if return_outputs else loss
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         return dataset

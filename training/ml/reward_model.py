@@ -10,6 +10,7 @@ from datasets import Dataset
 from peft import get_peft_model
 from transformers import PrinterCallback, set_seed
 from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_trainer import DataCollatorForPreference
 from trl.trainer.utils import disable_dropout_in_model
 
 from training.ml.config import RewardRecipe
@@ -25,6 +26,7 @@ from training.ml.loading import (
     train_in_float32,
 )
 from training.ml.logprobs import pad_right
+from training.ml.losses import LABEL_COLUMNS, add_labels, label_columns, soft_pair_loss
 from training.ml.steps import (
     OnStep,
     ReportSteps,
@@ -80,12 +82,14 @@ def train(
             **trainer_settings(recipe, folder, len(train_tokens)),
         ),
         processing_class=tokenizer,
+        data_collator=_Collator(pad_token_id=tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(
             [
                 {
                     "chosen_ids": pair.prompt_ids + pair.chosen_ids,
                     "rejected_ids": pair.prompt_ids + pair.rejected_ids,
                 }
+                | label_columns(pair)
                 for pair in train_tokens
             ]
         ),
@@ -159,8 +163,32 @@ def _rewards(model: Any, rows: list[list[int]], pad_id: int, dtype: str) -> torc
     return rewards
 
 
+class _Collator(DataCollatorForPreference):  # type: ignore[misc]
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        return add_labels(super().torch_call(examples), examples)
+
+
 class _Trainer(RewardTrainer):  # type: ignore[misc]
-    """TRL's trainer without its messages to the outside and its model cards."""
+    """TRL's trainer with soft labels and weights, without messages to the outside and cards."""
+
+    _signature_columns: list[str] | None
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = sorted({*(self._signature_columns or ()), *LABEL_COLUMNS})
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """soft_pair_loss of the rewards, and the centring; accuracy and margin are TRL's."""
+        prob, weight = (inputs.pop(name) for name in LABEL_COLUMNS)
+        _hard, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        chosen, rejected = outputs.logits.squeeze(-1).chunk(2)  # (pairs,) each
+        loss = soft_pair_loss(chosen - rejected, prob, weight).mean()
+        if self.args.center_rewards_coefficient is not None:
+            centring = ((chosen + rejected) ** 2).mean()
+            loss = loss + self.args.center_rewards_coefficient * centring
+        return (loss, outputs) if return_outputs else loss
 
     def _send_telemetry(self) -> None:
         return

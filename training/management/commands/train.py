@@ -7,7 +7,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from labeling.models import Project
-from training.datasets import LABELS
+from training.dataset_settings import LABELS
+from training.datasets import dataset_named
 from training.ml.config import METHODS, RECIPES, make_recipe
 from training.models import Run
 from training.runs import create_run, start_run
@@ -23,6 +24,9 @@ class Command(BaseCommand):
             "--base", required=True, metavar="MODEL", help="hub id, folder, or model of the project"
         )
         parser.add_argument("--method", choices=list(METHODS), default="lora")
+        parser.add_argument(
+            "--dataset", default="", metavar="SHA", help="a frozen dataset; else the labels of now"
+        )
         parser.add_argument("--labels", choices=list(LABELS), default="mixed")
         parser.add_argument("--test-share", type=float, default=0.1)
         parser.add_argument(
@@ -59,6 +63,7 @@ class Command(BaseCommand):
                 kind=options["recipe"],
                 base_model=options["base"],
                 recipe_settings=chosen,
+                dataset=dataset_named(project, options["dataset"]),
                 labels=options["labels"],
                 test_share=options["test_share"],
             )

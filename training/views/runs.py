@@ -1,4 +1,4 @@
-"""Pages of training: runs and models, the launch form, a run with its curves, a model's lineage."""
+"""Pages of runs and models: the launch form, a run with its curves, a model's lineage."""
 
 from dataclasses import fields
 from typing import Any
@@ -50,7 +50,13 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
     project = project_for(request.user, slug, to="lead")
     if kind not in RECIPES:
         raise Http404("No such recipe.")
-    form = LaunchForm(request.POST or None, project=project, kind=kind, user=request.user)
+    form = LaunchForm(
+        request.POST or None,
+        project=project,
+        kind=kind,
+        user=request.user,
+        initial={"dataset": request.GET.get("dataset", "")},
+    )
     context = {"project": project, "active": "training", "form": form, "kind": Run.Kind(kind)}
     if request.method == "POST" and request.htmx:
         return render(request, "training/launch.html#preview", context | _preview(form))
@@ -61,6 +67,7 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
                 kind=kind,
                 base_model=form.cleaned_data["base_model"],
                 recipe_settings=form.cleaned_data["recipe_settings"],
+                dataset=form.cleaned_data["dataset"],
                 labels=form.cleaned_data["labels"],
                 test_share=form.cleaned_data["test_share"],
                 created_by=request.user,
@@ -74,7 +81,7 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
 
 def _preview(form: LaunchForm) -> dict[str, Any]:
     found = form.preview()
-    rows = [(words, found["counts"][name]) for name, words in COUNTED.items()]
+    rows = [(words, found["counts"].get(name, 0)) for name, words in COUNTED.items()]
     return {"preview": found, "preview_rows": [(words, n) for words, n in rows if n]}
 
 

@@ -209,6 +209,7 @@ def revoke(certificate: Certificate, reason: str, *, user: Any = None, note: str
 
     What it let stand is taken back by a worker: see `withdraw_if_due`.
     """
+    project = Project.objects.select_for_update(no_key=True).get(pk=certificate.project_id)
     ended = Certificate.objects.filter(pk=certificate.pk, status=Status.ACTIVE).update(
         status=Status.REVOKED,
         revoked_at=timezone.now(),
@@ -217,9 +218,10 @@ def revoke(certificate: Certificate, reason: str, *, user: Any = None, note: str
         note=note[:500],
     )
     if ended:
+        Project.objects.filter(pk=project.pk).update(certificate_in_force=False)
         certificate.refresh_from_db()
         note_change(
-            certificate.project,
+            project,
             certificate.revoked_by,
             gettext_noop("revoke certificate"),
             certificate,

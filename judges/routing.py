@@ -125,7 +125,11 @@ def _route(run: RoutingRun, certificate: Certificate) -> bool:
         run.report(n_done=n_done, routed_to=last, result=run.result | {"moved": moved})
     with transaction.atomic():
         now = timezone.now()
-        Certificate.objects.filter(pk=certificate.pk).update(routed_share=share)
+        Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+        standing = Certificate.objects.filter(pk=certificate.pk, status=Status.ACTIVE)
+        if not standing.update(routed_share=share):
+            return False
+        Project.objects.filter(pk=project.pk).update(certificate_in_force=True)
         project.certificates.filter(status=Status.REVOKED, withdrawn_at=None).update(
             withdrawn_at=now
         )

@@ -146,6 +146,10 @@ class Project(models.Model):
     completed_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
+    # Whether answers with `Preference.certified` stand alone: set once all answers of a certificate
+    # bear the mark, and taken back with it at once. The marks go later, by a worker.
+    certificate_in_force = models.BooleanField(default=False, editable=False)
+
     class Meta:
         ordering = ["name"]
 

@@ -408,7 +408,11 @@ def test_a_revocation_puts_everything_back(project, queued):
     routed(project)
     Comparison.objects.filter(pk=kept.pk).update(labels_wanted=2, open_places=2)  # a lead's wish
 
+    project.refresh_from_db()
+    assert project.certificate_in_force
     revoke(project.certificates.get(), "lead", note="I saw nonsense")
+    project.refresh_from_db()
+    assert not project.certificate_in_force  # before a worker has taken the marks away
     run = withdraw_if_due(project)
     run_routing(run.pk)
 

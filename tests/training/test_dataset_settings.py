@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from labeling import adjudication
-from labeling.models import Flag, Preference
+from labeling.models import Flag, Preference, Project
 from labeling.storage import storage_path
 from tests.factories import UserFactory
 from tests.training.projects import comparison, labeled_project
@@ -199,14 +199,19 @@ def test_a_calibrated_judge_speaks_by_its_corrected_probability(project):
         assert (row["outcome"], row["prob"], row["source"]) == ("b", 0.6, "ai")
 
 
-@pytest.mark.skipif(not hasattr(Preference, "certified"), reason="nothing certifies yet")
-def test_only_certified_answers_of_judges_count(project):
+def test_only_certified_answers_of_judges_count_and_only_under_a_certificate_in_force(project):
+    Project.objects.filter(pk=project.pk).update(certificate_in_force=True)
     comparison(project, question="Certified?", gpt_judge="b").preferences.update(certified=True)
     comparison(project, question="Not?", gpt_judge="b")
 
     assert frozen(project, ai_labels="certified")["Certified?"][0]["outcome"] == "b"
     counts = counted(project, ai_labels="certified")
     assert (counts["ai"], counts["human"], counts["unlabeled"]) == (1, 20, 1)
+
+    # Revoked: the mark may stay for a while, what it says does not.
+    Project.objects.filter(pk=project.pk).update(certificate_in_force=False)
+    counts = counted(project, ai_labels="certified")
+    assert (counts["ai"], counts["human"], counts["unlabeled"]) == (0, 20, 2)
 
 
 def test_equal_votes_give_an_equal_file_whatever_the_order_they_came_in():

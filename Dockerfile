@@ -20,7 +20,7 @@ FROM build-worker AS build-trainer
 ARG TORCH_INDEX=
 RUN pip install --no-deps ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} \
         "$(sed -n 's/^ *"\(torch==[0-9.]*\)",*$/\1/p' pyproject.toml)" \
-    && pip install ".[team,train]"
+    && pip install ".[team,train,crowd]"
 
 FROM python:3.12-slim AS application
 RUN useradd --create-home --uid 1000 prefloop && install -d -o prefloop /data

@@ -197,6 +197,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 10.0,
         "options": {"expires": 10.0},
     },
+    "tend certificates": {
+        "task": "judges.tasks.tend_certificates",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
 }
 # A worker reports at least this often while it holds a job; three missed reports and it is lost.
 PREFLOOP_HEARTBEAT_SECONDS = env.int("PREFLOOP_HEARTBEAT_SECONDS", default=10)

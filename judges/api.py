@@ -5,19 +5,32 @@ from typing import Any
 from django.db import transaction
 from django.shortcuts import get_object_or_404
 from django.urls import path
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from judges.certificates import (
+    NotReady,
+    RoutingActive,
+    policy_of,
+    revoke,
+    set_policy,
+    withdraw_if_due,
+)
+from judges.certificates import (
+    new_run as new_routing_run,
+)
 from judges.choosing import NoSuchCalibration, choose
 from judges.judging import judge_version
 from judges.laboratory import NothingLabeled, compute_again, grid, new_experiment
-from judges.models import JudgeRun
+from judges.models import Certificate, JudgeRun
+from judges.outlook import outlook
 from judges.runs import BudgetUnknown, RunActive, add_worker, new_run, raise_budget, requeue
 from judges.selection import selection_of
 from judges.serializers import (
+    CertificateSerializer,
     ChosenJudgeSerializer,
     ExperimentResultSerializer,
     ExperimentSerializer,
@@ -28,6 +41,11 @@ from judges.serializers import (
     NewJudgeSerializer,
     OneJudgeRunSerializer,
     ResumeSerializer,
+    RevokeSerializer,
+    RoutingPolicySerializer,
+    RoutingRequestSerializer,
+    RoutingRunSerializer,
+    RoutingSerializer,
     UseSerializer,
 )
 from judges.tasks import settle_judge
@@ -305,6 +323,84 @@ class UseJudge(GenericAPIView):
         return Response(ChosenJudgeSerializer(chosen).data)
 
 
+@extend_schema(tags=["Routing"])
+class Routing(GenericAPIView):
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = RoutingSerializer
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("alpha", float, description="Look at other errors allowed."),
+            OpenApiParameter("delta", float, description="Look at another risk."),
+        ]
+    )
+    def get(self, request: Request, slug: str) -> Response:
+        """What the AI may decide alone, on what was last counted; looking tests nothing."""
+        policy = policy_of(request.project)
+        asked = {name: request.GET[name] for name in ("alpha", "delta") if name in request.GET}
+        context = {"project": request.project}
+        given = RoutingPolicySerializer(policy, data=asked, partial=True, context=context)
+        given.is_valid(raise_exception=True)
+        for name, value in given.validated_data.items():
+            setattr(policy, name, value)
+        found = {"policy": policy, "outlook": outlook(request.project, policy)}
+        return Response(RoutingSerializer(found).data)
+
+    @extend_schema(request=RoutingRequestSerializer, responses={202: RoutingRunSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Count the audit stream anew, test for a certificate, or route again; 409 while that is
+        going on, or without a judge. What is given of the policy is kept first."""
+        context = {"project": request.project}
+        given = RoutingRequestSerializer(data=request.data, partial=True, context=context)
+        given.is_valid(raise_exception=True)
+        values = dict(given.validated_data)
+        kind = values.pop("kind", "count")
+        try:
+            with transaction.atomic():
+                if values:
+                    set_policy(request.project, request.user, **values)
+                run = new_routing_run(request.project, kind, request.user)
+                run.enqueue()
+        except (RoutingActive, NotReady) as error:
+            raise Conflict(str(error)) from None
+        return Response(RoutingRunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Routing"])
+class Certificates(ListAPIView):
+    """The project's tests and what became of them, newest first."""
+
+    allowed = {"GET": "view"}
+    serializer_class = CertificateSerializer
+
+    def get_queryset(self) -> Any:
+        return self.request.project.certificates.prefetch_related("stages__version__judge")
+
+
+@extend_schema(tags=["Routing"])
+class RevokeCertificate(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = CertificateSerializer
+
+    @extend_schema(request=RevokeSerializer, responses={200: CertificateSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """End a certificate; a worker takes back what it let stand. 409 if it is not in force."""
+        certificate = get_object_or_404(request.project.certificates, pk=pk)
+        given = RevokeSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        note = given.validated_data["note"]
+        if not revoke(certificate, Certificate.Reason.LEAD, user=request.user, note=note):
+            raise Conflict(f"This certificate is {certificate.status}.")
+        withdraw_if_due(request.project)
+        return Response(CertificateSerializer(certificate).data)
+
+
 def _experiments(request: Request) -> Any:
     return request.project.experiments.prefetch_related("cells").order_by("-pk")
 
@@ -338,4 +434,7 @@ urlpatterns = [
         name="experiment-resume",
     ),
     path(f"{PROJECT}experiments/<int:pk>/use/", UseJudge.as_view(), name="use"),
+    path(f"{PROJECT}routing/", Routing.as_view(), name="routing"),
+    path(f"{PROJECT}certificates/", Certificates.as_view(), name="certificates"),
+    path(f"{PROJECT}certificates/<int:pk>/revoke/", RevokeCertificate.as_view(), name="revoke"),
 ]

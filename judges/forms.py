@@ -1,5 +1,6 @@
 """What a person may send us about judges."""
 
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -27,7 +28,14 @@ from judges.ml.config import (
     JudgeRecipe,
     recipe_from,
 )
-from judges.models import Calibration, Experiment, JudgeServer, JudgeVersion, PromptVersion
+from judges.models import (
+    Calibration,
+    Experiment,
+    JudgeServer,
+    JudgeVersion,
+    PromptVersion,
+    RoutingPolicy,
+)
 from judges.prompts import with_words
 from judges.selection import OFFERED, Which, selection_of
 from labeling.forms import LinesField
@@ -585,3 +593,82 @@ def _kind_of(recipe: JudgeRecipe, project: Project) -> str:
         if (recipe.preamble, recipe.score_preamble) == (words["preamble"], words["score_preamble"]):
             return kind
     return "own"
+
+
+class RoutingForm(forms.ModelForm):
+    """What judges may do alone. Shares are given in per cent, as the page speaks of them."""
+
+    JUDGES = ("judge_1", "judge_2", "judge_3")
+
+    alpha = forms.FloatField(
+        label=_lazy("Errors allowed (%)"),
+        min_value=1,
+        max_value=50,
+        help_text=_lazy(
+            "Of what the AI decides alone, people would say otherwise at most so often."
+        ),
+        widget=forms.NumberInput(attrs={"type": "range", "step": "1"}),
+    )
+    delta = forms.FloatField(
+        label=_lazy("Risk of a false promise (%)"),
+        min_value=1,
+        max_value=40,
+        help_text=_lazy("Over all tests of this project together."),
+        widget=forms.NumberInput(attrs={"type": "range", "step": "1"}),
+    )
+
+    class Meta:
+        model = RoutingPolicy
+        fields = ["alpha", "delta", "purpose", "cost_per_label", "currency", "starts"]
+        labels = {
+            "purpose": _lazy("What the labels are for"),
+            "cost_per_label": _lazy("A person's label costs"),
+            "currency": _lazy("Currency"),
+            "starts": _lazy("Starts of the test"),
+        }
+        help_texts = {
+            "purpose": _lazy("The order in which people get what is left to them."),
+            "starts": _lazy(
+                "More than one helps a judge that errs most where it is surest, and costs labels."
+            ),
+        }
+
+    def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("alpha", "delta"):
+            self.initial[name] = round(100 * getattr(self.instance, name), 2)
+        versions = JudgeVersion.objects.filter(judge__project=project).select_related("judge")
+        chosen = list(self.instance.versions or [])
+        words = [
+            (_lazy("Judge"), _lazy("The project’s judge")),
+            (_lazy("What it leaves goes to"), _lazy("people")),
+            (_lazy("What that leaves goes to"), _lazy("people")),
+        ]
+        for k, (name, (label, nobody)) in enumerate(zip(self.JUDGES, words, strict=True)):
+            self.fields[name] = forms.ModelChoiceField(
+                versions, label=label, required=False, empty_label=nobody
+            )
+            self.initial[name] = chosen[k] if k < len(chosen) else None
+
+    def clean_alpha(self) -> float:
+        return float(self.cleaned_data["alpha"]) / 100
+
+    def clean_delta(self) -> float:
+        return float(self.cleaned_data["delta"]) / 100
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or self.cleaned_data
+        judges = [given.get(name) for name in self.JUDGES]
+        if any(later and not earlier for earlier, later in itertools.pairwise(judges)):
+            self.add_error("judge_1", _("Name the first judge too."))
+        named = [judge.pk for judge in judges if judge]
+        if len(set(named)) < len(named):
+            self.add_error("judge_2", _("Each judge once."))
+        self.instance.versions = named
+        return given
+
+    def policy(self) -> dict[str, Any]:
+        """What is kept."""
+        return {name: self.cleaned_data[name] for name in self.Meta.fields} | {
+            "versions": self.instance.versions
+        }

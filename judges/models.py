@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Self
 
 from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
 from django.db.models import Avg, Count, F, Q, Sum
 from django.utils import timezone
@@ -516,3 +517,170 @@ class DriftCheck(Job):
         from judges.tasks import check_drift
 
         check_drift.delay_on_commit(self.pk)
+
+
+class RoutingPolicy(models.Model):
+    """What a project's lead wants of judges that decide alone."""
+
+    class Purpose(models.TextChoices):
+        """What the labels are for: the order in which people get what is left to them."""
+
+        AS_IT_IS = "", _lazy("Nothing in particular: leave the queue as it is")
+        REWARD_MODEL = "reward_model", _lazy("A reward model: near ties first")
+        DPO = "dpo", _lazy("DPO: large but uncertain differences first")
+        EVALUATION = "evaluation", _lazy("Evaluation: what decides which model is better first")
+
+    project = models.OneToOneField(Project, models.CASCADE, related_name="routing_policy")
+    alpha = models.FloatField(
+        default=0.1, validators=[MinValueValidator(0.001), MaxValueValidator(0.5)]
+    )
+    delta = models.FloatField(
+        default=0.1, validators=[MinValueValidator(0.0001), MaxValueValidator(0.4)]
+    )
+    # Three, because a first threshold that has just labels enough fails by one unlucky label.
+    starts = models.PositiveSmallIntegerField(
+        default=3, validators=[MinValueValidator(1), MaxValueValidator(10)]
+    )
+    purpose = models.CharField(max_length=20, choices=Purpose, default="", blank=True)
+    # Versions that decide, one after the other; none: the project's judge.
+    versions = models.JSONField(default=list, blank=True)
+    # What a person's label costs; empty: not known.
+    cost_per_label = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0)])
+    currency = models.CharField(max_length=3, default="USD")
+
+    def __str__(self) -> str:
+        return f"routing of {self.project}"
+
+
+class RoutingRun(Job):
+    """A look at what the audit stream says, a test for a certificate, or the queue put in order."""
+
+    class Kind(models.TextChoices):
+        COUNT = "count", _lazy("Count")
+        ISSUE = "issue", _lazy("Test for a certificate")
+        ROUTE = "route", _lazy("Route again")
+        WITHDRAW = "withdraw", _lazy("Withdraw")
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="routing_runs")
+    kind = models.CharField(max_length=10, choices=Kind)
+    # Comparisons up to this key are routed: a run that is resumed goes on behind it.
+    routed_to = models.PositiveBigIntegerField(default=0)
+    result = models.JSONField(default=dict)  # see judges.audit.count and judges.routing.carry_out
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.project}"
+
+    def enqueue(self) -> None:
+        from judges.tasks import run_routing
+
+        run_routing.delay_on_commit(self.pk)
+
+
+class Certificate(models.Model):
+    """The outcome of one test whether judges may decide alone. Its numbers are never changed."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "active", _lazy("In force")
+        REVOKED = "revoked", _lazy("Revoked")
+        REFUSED = "refused", _lazy("Not given")  # the first threshold failed: people decide all
+
+    class Reason(models.TextChoices):
+        LEAD = "lead", _lazy("A lead revoked it")
+        REPLACED = "replaced", _lazy("A newer certificate takes its place")
+        JUDGE = "judge", _lazy("The project works with another judge")
+        DRIFT = "drift", _lazy("The judge no longer answers as it did")
+        GUIDELINES = "guidelines", _lazy("The guidelines have changed")
+        SOURCES = "sources", _lazy("Responses of other models have come")
+        AUDIT = "audit", _lazy("People's labels since contradict it")
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="certificates")
+    number = models.PositiveIntegerField()  # of the project's tests, from 1: see level_of_test
+    status = models.CharField(max_length=10, choices=Status)
+    alpha = models.FloatField()
+    delta = models.FloatField()  # of all the project's tests together
+    level = models.FloatField()  # of this test: what `number` leaves of delta
+    starts = models.PositiveSmallIntegerField()
+    n_labels = models.PositiveIntegerField()  # comparisons of the audit stream that it rests on
+    n_comparisons = models.PositiveIntegerField()  # that it speaks of
+    n_decided = models.PositiveIntegerField()  # of them the judges' own
+    # It speaks of comparisons up to this key, and rests on labels up to that one.
+    last_comparison = models.PositiveBigIntegerField()
+    last_preference = models.PositiveBigIntegerField()
+    # What must not change.
+    guidelines_hash = models.CharField(max_length=64)
+    sources = models.JSONField()
+    looked_to = models.PositiveBigIntegerField()  # comparisons whose sources were compared
+    # The audit share by which its comparisons were last routed; empty: not yet.
+    routed_share = models.FloatField(null=True)
+    # The running audit, as it was last counted: labels given since on what it lets judges decide.
+    audit_n = models.PositiveIntegerField(default=0)
+    audit_errors = models.PositiveIntegerField(default=0)
+    audited_to = models.PositiveBigIntegerField()  # the newest preference that was looked at
+    issued_at = models.DateTimeField(default=timezone.now)
+    issued_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    revoked_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    reason = models.CharField(max_length=12, choices=Reason, blank=True)
+    note = models.CharField(max_length=500, blank=True)
+    # When its labels were taken back and its comparisons had returned to people.
+    withdrawn_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "number"], name="certificate_number"),
+            models.UniqueConstraint(
+                fields=["project"],
+                condition=Q(status="active"),
+                name="one_certificate_in_force",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"certificate {self.number}"
+
+
+class CertificateStage(models.Model):
+    """One judge of a certificate: it decides what the stages before it left."""
+
+    certificate = models.ForeignKey(Certificate, models.CASCADE, related_name="stages")
+    position = models.PositiveSmallIntegerField()
+    version = models.ForeignKey(JudgeVersion, models.PROTECT, related_name="+")
+    # How the judge was corrected then. Thresholds are of its own word, which corrections leave.
+    calibration = models.ForeignKey(
+        Calibration, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    threshold = models.FloatField(null=True)  # empty: this judge decides nothing
+    n = models.PositiveIntegerField()  # labels at or above the threshold
+    errors = models.PositiveIntegerField()
+    bound = models.FloatField(null=True)  # of the share of errors, at the test's level
+    n_decided = models.PositiveIntegerField()
+    steps = models.JSONField()  # every threshold as it was tried: see judges.guarantee.Step
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(fields=["certificate", "position"], name="stage_of_certificate")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.certificate}, {self.version}"
+
+
+class RoutedComparison(models.Model):
+    """A comparison that left the human queue, and what it wanted before."""
+
+    comparison = models.OneToOneField(Comparison, models.CASCADE, related_name="+")
+    certificate = models.ForeignKey(Certificate, models.CASCADE, related_name="routed")
+    wanted_before = models.PositiveSmallIntegerField()
+    wanted_now = models.PositiveSmallIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.comparison}, decided by {self.certificate}"

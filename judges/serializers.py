@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from judges.certificates import MOST_JUDGES
 from judges.figures import progress_of
 from judges.forms import GRID_MODES, JudgeForm
 from judges.laboratory import EPSILON, MOST, MOST_CELLS, USUAL
@@ -15,6 +16,8 @@ from judges.making import NotPossible, check_members, checked_place, exemplars_o
 from judges.ml.config import JudgeRecipe, recipe_from, recipe_values
 from judges.models import (
     Calibration,
+    Certificate,
+    CertificateStage,
     ChosenJudge,
     Experiment,
     Judge,
@@ -22,6 +25,8 @@ from judges.models import (
     JudgeServer,
     JudgeVersion,
     PromptVersion,
+    RoutingPolicy,
+    RoutingRun,
 )
 from judges.selection import OFFERED, Which, which_of
 from labeling.serializers import JOB_FIELDS, ObjectField, identifier
@@ -410,3 +415,103 @@ def _all_of(rows: Any, keys: list[int], missing: str) -> list[Any]:
     if len(found) < len(set(keys)):
         raise serializers.ValidationError(missing)
     return [found[key] for key in dict.fromkeys(keys)]
+
+
+class RoutingPolicySerializer(serializers.ModelSerializer):
+    """What a lead wants of judges that decide alone."""
+
+    versions = serializers.ListField(
+        child=identifier(),
+        required=False,
+        max_length=MOST_JUDGES,
+        help_text="Versions that decide, one after the other; empty: the project's judge.",
+    )
+
+    class Meta:
+        model = RoutingPolicy
+        fields = [
+            "alpha",
+            "delta",
+            "starts",
+            "purpose",
+            "versions",
+            "cost_per_label",
+            "currency",
+        ]
+
+    def validate_versions(self, keys: list[int]) -> list[int]:
+        found = JudgeVersion.objects.filter(judge__project=self.context["project"], pk__in=keys)
+        if found.count() < len(keys):
+            raise serializers.ValidationError("No such versions, or one is named twice.")
+        return keys
+
+
+class RoutingRequestSerializer(RoutingPolicySerializer):
+    """What to do, and a policy to keep before that."""
+
+    kind = serializers.ChoiceField(
+        choices=[
+            RoutingRun.Kind.COUNT.value,
+            RoutingRun.Kind.ISSUE.value,
+            RoutingRun.Kind.ROUTE.value,
+        ],
+        help_text="Look at the audit stream, test for a certificate, or route again.",
+    )
+
+    class Meta(RoutingPolicySerializer.Meta):
+        fields = [*RoutingPolicySerializer.Meta.fields, "kind"]
+
+
+class RoutingSerializer(serializers.Serializer):
+    """The policy that was looked at, and what a test would come to: see docs/routing.md."""
+
+    policy = RoutingPolicySerializer(read_only=True)
+    outlook = ObjectField(read_only=True, allow_null=True)
+
+
+class RoutingRunSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = RoutingRun
+        fields = [*JOB_FIELDS, "kind"]
+        read_only_fields = fields
+
+
+class CertificateStageSerializer(serializers.ModelSerializer):
+    version = serializers.IntegerField(source="version_id", read_only=True)
+    judge = serializers.CharField(source="version", read_only=True)
+
+    class Meta:
+        model = CertificateStage
+        fields = ["version", "judge", "threshold", "n", "errors", "bound", "n_decided"]
+        read_only_fields = fields
+
+
+class CertificateSerializer(serializers.ModelSerializer):
+    stages = CertificateStageSerializer(many=True, read_only=True)
+
+    class Meta:
+        model = Certificate
+        fields = [
+            "id",
+            "number",
+            "status",
+            "alpha",
+            "delta",
+            "level",
+            "starts",
+            "n_labels",
+            "n_comparisons",
+            "n_decided",
+            "stages",
+            "audit_n",
+            "audit_errors",
+            "issued_at",
+            "revoked_at",
+            "reason",
+            "note",
+        ]
+        read_only_fields = fields
+
+
+class RevokeSerializer(serializers.Serializer):
+    note = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")

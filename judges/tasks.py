@@ -3,7 +3,15 @@
 from celery import shared_task
 
 from judges.judging import carry_out_trial
-from judges.models import DriftCheck, Experiment, JudgeRun, JudgeServer, JudgeTrial, JudgeVersion
+from judges.models import (
+    DriftCheck,
+    Experiment,
+    JudgeRun,
+    JudgeServer,
+    JudgeTrial,
+    JudgeVersion,
+    RoutingRun,
+)
 from judges.runs import carry_out, failure_line, joined
 from judges.servers import carry_out_server_trial
 from judges.workers import RunPaused
@@ -23,6 +31,7 @@ def run_judge(run_id: int) -> None:
         return
     finally:
         correct_new_labels(run)
+        route_new_labels(run)
 
 
 def correct_new_labels(run: JudgeRun) -> None:
@@ -31,6 +40,15 @@ def correct_new_labels(run: JudgeRun) -> None:
     from judges.choosing import correct_preferences
 
     correct_preferences(run.version)
+
+
+def route_new_labels(run: JudgeRun) -> None:
+    """Let what the judge has said since be routed, if a certificate in force names it."""
+    from judges.certificates import live_certificate, start
+
+    certificate = live_certificate(run.version.judge.project)
+    if certificate and certificate.stages.filter(version=run.version_id).exists():
+        start(certificate.project, RoutingRun.Kind.ROUTE)
 
 
 def notice_other_model(run: JudgeRun) -> None:
@@ -107,3 +125,31 @@ def try_server(pk: int) -> None:
     server = JudgeServer.objects.filter(pk=pk, trial__waits=True).first()
     if server is not None:
         carry_out_server_trial(server)
+
+
+@shared_task
+def run_routing(run_id: int) -> None:
+    """Carry one run of a project's routing from queued to its end."""
+    from judges.certificates import NotReady
+    from judges.routing import carry_out as carry_out_routing
+
+    run = RoutingRun.objects.claim(run_id)
+    if run is None:
+        return
+    try:
+        carry_out_routing(run)
+    except (JobCancelled, JobTaken):
+        return
+    except NotReady as error:
+        run.finish(Job.Status.FAILED, error=str(error))
+    except Exception as error:
+        run.finish(Job.Status.FAILED, error=failure_line(error))
+        raise
+
+
+@shared_task
+def tend_certificates() -> None:
+    """Revoke certificates whose ground has changed, and send workers for what they let stand."""
+    from judges.certificates import tend_all
+
+    tend_all()

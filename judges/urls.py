@@ -4,7 +4,7 @@ from django.urls import path
 
 from judges import server_pages
 from judges.views import judges as views
-from judges.views import laboratory
+from judges.views import laboratory, routing
 
 app_name = "judges"
 urlpatterns = [
@@ -34,6 +34,23 @@ urlpatterns = [
         "projects/<slug:slug>/judges/drift/<int:pk>/known/",
         laboratory.drift_is_known,
         name="drift_is_known",
+    ),
+    path("projects/<slug:slug>/judges/routing/", routing.routing, name="routing"),
+    path("projects/<slug:slug>/judges/routing/<int:pk>/", routing.run_status, name="routing_run"),
+    path(
+        "projects/<slug:slug>/judges/routing/<int:pk>/cancel/",
+        routing.cancel_routing,
+        name="routing_cancel",
+    ),
+    path(
+        "projects/<slug:slug>/judges/routing/<int:pk>/resume/",
+        routing.resume_routing,
+        name="routing_resume",
+    ),
+    path(
+        "projects/<slug:slug>/judges/certificates/<int:pk>/revoke/",
+        routing.revoke_certificate,
+        name="revoke",
     ),
     path("projects/<slug:slug>/judges/prompts/", views.prompt_list, name="prompts"),
     path("projects/<slug:slug>/judges/prompts/<int:pk>/", views.prompt_page, name="prompt"),

@@ -47,7 +47,8 @@ SEED = 20_260_131
 LENGTHS_DIFFER = 30  # characters; AlpacaEval's definition of "longer"
 MIN_PROMPTS = 10  # prompts below which nothing is resampled
 FEW = 64  # prompts up to which the resamples are kept, for the thousands of pairs of raters
-MANY_PAIRS = 5_000  # pairs of raters whose kappa gets an interval, those that share most
+AT_ONCE = 100_000  # draws
+MANY_PAIRS = 2_000  # pairs of raters whose kappa gets an interval, those that share most
 
 Figure = dict[str, Any]
 
@@ -78,15 +79,30 @@ class Votes:
     length_a: np.ndarray
     """(votes,) characters of response A."""
     length_b: np.ndarray
+    strength: np.ndarray | None = None
+    """(votes,) 1 slightly, 2 clearly, 3 much better; 0 where none was given. None: not read."""
+    seconds: np.ndarray | None = None
+    """(votes,) how long the answer took; NaN where it was not timed. None: not read."""
+    at: np.ndarray | None = None
+    """(votes,) when it was given, seconds since 1970. None: not read."""
+    comparisons: np.ndarray | None = None
+    """(items,) primary keys behind the codes of `item`. None: there are no rows behind."""
+    rater_keys: np.ndarray | None = None
+    """(raters,) primary keys behind the places in `raters`."""
 
     def __len__(self) -> int:
         return len(self.item)
 
     def where(self, mask: np.ndarray) -> "Votes":
         """The votes that the mask keeps; raters and comparisons keep their codes."""
-        whole = ("raters", "is_judge", "n_comparisons")
-        columns = {f.name: getattr(self, f.name)[mask] for f in fields(self) if f.name not in whole}
-        return Votes(**{name: getattr(self, name) for name in whole}, **columns)
+        whole = ("raters", "is_judge", "n_comparisons", "comparisons", "rater_keys")
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Votes(
+            **{
+                name: value if name in whole or value is None else value[mask]
+                for name, value in values.items()
+            }
+        )
 
 
 def agreement_report(
@@ -213,14 +229,16 @@ def krippendorff_alpha(
 def percent_agreement(counts: np.ndarray, prompt: np.ndarray | None = None) -> Figure:
     """Share of vote pairs on the same comparison that agree (micro average over pairs).
 
-    Returns: "n" comparisons with two votes or more, "n_pairs" pairs of votes.
+    Returns: "n" comparisons with two votes or more, "n_pairs" pairs of votes, "macro" the mean over
+        comparisons, in which one with many votes counts no more than another.
     """
     counts, prompt = _with_votes(counts, prompt, counts.sum(axis=1) >= 2)
     if why := _why_no_agreement(counts):
         return refused(why, n=len(counts))
     agreeing, pairs = _pair_parts(counts).T // 2
     share = share_of(prompt, agreeing, pairs)
-    return share | {"n": len(counts), "n_pairs": share["n"]}
+    macro = float((agreeing / pairs).mean())
+    return share | {"n": len(counts), "n_pairs": share["n"], "macro": macro}
 
 
 def fleiss_kappa(counts: np.ndarray, prompt: np.ndarray | None = None) -> Figure:
@@ -736,9 +754,16 @@ def resampled_sums(per_prompt: np.ndarray, resamples: int = RESAMPLES) -> np.nda
     rows, size = np.unique(per_prompt, axis=0, return_counts=True)
     if 10 * len(rows) < n:
         return rng.multinomial(n, size / n, size=resamples) @ rows
-    # Mostly distinct: counting draws is faster than the multinomial, one resample at a time.
-    draws = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(resamples))
-    return np.stack([draw @ per_prompt for draw in draws])
+    # Mostly distinct: counting draws is faster than the multinomial; so many resamples at once that
+    # the draws stay in the processor's reach.
+    at_once = max(1, AT_ONCE // n)
+    sums = np.empty((resamples, per_prompt.shape[1]))
+    for begin in range(0, resamples, at_once):
+        size = min(at_once, resamples - begin)
+        drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        draws = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        sums[begin : begin + size] = draws.astype(float) @ per_prompt
+    return sums
 
 
 @lru_cache(maxsize=FEW)

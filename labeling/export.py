@@ -9,13 +9,10 @@ import importlib.util
 import io
 import json
 import os
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,9 +25,7 @@ from labeling.aggregation import (
     CLASSES,
     SOURCES,
     VALUES,
-    Votes,
     counted_kind,
-    dawid_skene,
     decide,
     margin,
     soft_label,
@@ -56,6 +51,7 @@ from labeling.export_forms import (
 from labeling.imports.sets import MAX_SET
 from labeling.judgements import choice_of
 from labeling.models import Choice, Comparison, Decision, Preference, Project, Ranking
+from labeling.posteriors import MISSING, can_weigh, posteriors
 
 FORMATS = ("jsonl", "trl", "trl-chat", "csv", "parquet", "label-studio", "argilla")
 LABELS = ("human", "ai", "mixed")
@@ -102,8 +98,10 @@ def suffix_of(form: str) -> str:
     return SUFFIXES.get(form, ".jsonl")
 
 
-def refuse_missing_library(form: str) -> None:
-    """Raises: ExportProblem for parquet where pyarrow is not installed."""
+def refuse_missing_library(form: str, aggregate: str = "") -> None:
+    """Raises: ExportProblem for parquet without pyarrow, for dawid-skene without numpy."""
+    if aggregate == "dawid-skene" and not can_weigh():
+        raise ExportProblem(_(MISSING))
     if form == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ExportProblem(
             _(
@@ -165,7 +163,7 @@ def export_rows(
     aggregate = aggregate or default_aggregate(form)
     if form not in FORMATS or labels not in LABELS or aggregate not in AGGREGATES:
         raise ValueError(f"no such export: {form}, {labels}, {aggregate}")
-    refuse_missing_library(form)
+    refuse_missing_library(form, aggregate)
     report = ExportReport() if report is None else report
     return _blocks(project, form, labels, aggregate, report)
 
@@ -370,45 +368,22 @@ def aggregated(row: Labeled, labels: str, aggregate: str, crowd: "Crowd | None" 
 class Crowd:
     """Every counted vote of a project, weighed by Dawid and Skene's model.
 
-    Held in arrays of numbers, about 90 bytes a vote while it is computed.
-
     Args: current: the answers that count at all; None: all current ones.
     """
 
     def __init__(self, project: Project, labels: str, current: QuerySet | None = None):
-        answers = (
-            (Preference.objects.current() if current is None else current)
-            .filter(comparison__project=project, comparison__purpose=Comparison.Purpose.WORK)
-            .exclude(choice=Choice.UNPARSED)
-            .order_by("comparison_id", "rater_id")
-            .values_list("comparison_id", "rater_id", "rater__kind", "choice", "shown_first")
-            .iterator(chunk_size=5_000)
-        )
-        votes, codes = Votes.empty(), {choice: code for code, choice in enumerate(CLASSES)}
-        raters: dict[int, int] = {}
-        self.comparisons: list[int] = []
-        for comparison, rows in groupby(answers, key=itemgetter(0)):
-            given = list(rows)
-            counted = counted_kind((kind for _c, _r, kind, _choice, _first in given), labels)
-            self.comparisons.append(comparison)
-            votes.add_item(
-                (raters.setdefault(rater, len(raters)), codes[choice], first == "b")
-                for _comparison, rater, kind, choice, first in given
-                if kind == counted
-            )
-        self.posteriors = dawid_skene(votes)
+        self.posteriors = posteriors(project, labels, current)
 
     def label(self, comparison: int) -> tuple[str, float]:
         """The likeliest choice and the probability that A is better; "disputed" where A and B are
         equally likely and likelier than all else, or where the votes came too late to be weighed.
         """
-        place = bisect_left(self.comparisons, comparison)
-        if self.comparisons[place : place + 1] != [comparison]:
+        q = self.posteriors.of(comparison)
+        if q is None:
             return "disputed", 0.5
-        q = self.posteriors[place * len(CLASSES) : (place + 1) * len(CLASSES)]
-        prob_a = sum(p * VALUES[choice] for p, choice in zip(q, CLASSES, strict=True))
-        best = max(q)
-        winners = [choice for p, choice in zip(q, CLASSES, strict=True) if best - p < 1e-9]
+        prob_a = sum(p * VALUES[choice] for choice, p in q.items())
+        best = max(q.values())
+        winners = [choice for choice, p in q.items() if best - p < 1e-9]
         return (winners[0] if len(winners) == 1 else "disputed"), prob_a
 
 

@@ -496,6 +496,9 @@ class Preference(models.Model):
     shown_first = models.CharField(max_length=1, blank=True, choices=[("a", "A"), ("b", "B")])
     inclusion_probability = models.FloatField(null=True, blank=True)
     audit = models.BooleanField(default=False)
+    # Of a judge: a live certificate lets this answer stand without a person's. Set and taken back
+    # by judges/routing.py.
+    certified = models.BooleanField(default=False)
     created_at = models.DateTimeField(db_default=Now())
     superseded_at = models.DateTimeField(null=True, blank=True)
 
@@ -515,7 +518,14 @@ class Preference(models.Model):
                 condition=Q(strength=None) | Q(strength__range=(1, 3)), name="strength_from_1_to_3"
             ),
         ]
-        indexes = [models.Index(fields=["rater", "-created_at"], name="preference_of_rater")]
+        indexes = [
+            models.Index(fields=["rater", "-created_at"], name="preference_of_rater"),
+            # Few of many, and asked for by themselves: see judges/audit.py and judges/routing.py.
+            models.Index(fields=["id"], name="preference_audit", condition=Q(audit=True)),
+            models.Index(
+                fields=["rater"], name="preference_certified", condition=Q(certified=True)
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.rater}: {self.choice}"
@@ -784,6 +794,10 @@ class AgreementReport(Job):
     # preferences there were, and the newest of them.
     n_preferences = models.PositiveIntegerField(default=0)
     last_preference = models.PositiveBigIntegerField(default=0)
+    # Of all that the figures rest on: while it is the same, they are taken over, not computed anew.
+    fingerprint = models.CharField(max_length=64, blank=True)
+    # Where the next fit of the rater model begins: {"prior": […], "raters": {key: table}}.
+    parameters = models.JSONField(default=dict)
 
     def __str__(self) -> str:
         return f"agreement in {self.project}"
@@ -792,3 +806,21 @@ class AgreementReport(Job):
         from labeling.tasks import run_agreement
 
         run_agreement.delay_on_commit(self.pk)
+
+
+class Leaderboard(Job):
+    """The ratings of a project's sources at one moment, computed by a worker and kept."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="leaderboards")
+    result = models.JSONField(default=dict)  # what `leaderboard --json` prints
+    # What it rests on, as in AgreementReport.
+    n_preferences = models.PositiveIntegerField(default=0)
+    last_preference = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"leaderboard of {self.project}"
+
+    def enqueue(self) -> None:
+        from labeling.tasks import run_leaderboard
+
+        run_leaderboard.delay_on_commit(self.pk)

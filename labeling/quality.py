@@ -10,7 +10,6 @@ from a ranking or from a better answer of one's own were not picked from two sid
 agreement and ties, not for sides, speed or runs.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,8 +34,8 @@ from labeling.models import (
     Rater,
     RepeatAnswer,
 )
+from labeling.shares import wilson
 
-Z = 1.959964  # two-sided 95 %
 HUMAN_AGREEMENT = (0.60, 0.77)
 """What people reach in published preference data: about 63 % in HH-RLHF (arXiv:2204.05862), 73 to
 77 % in InstructGPT (arXiv:2203.02155) and Stiennon et al. (arXiv:2009.01325)."""
@@ -60,14 +59,6 @@ SET_PURPOSES = (Comparison.Purpose.QUALIFICATION, Comparison.Purpose.CHECK)
 
 
 # Shares -------------------------------------------------------------------------------------------
-
-
-def wilson(n_hits: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share; n > 0. Source: Wilson 1927, JASA 22, p. 209."""
-    z2 = Z * Z
-    middle = (n_hits + z2 / 2) / (n + z2)
-    half = Z / (n + z2) * math.sqrt(max(0.0, n_hits * (n - n_hits) / n) + z2 / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from labeling.models import (
     Flag,
     ImportJob,
     Invitation,
+    Leaderboard,
     Membership,
     Preference,
     Project,
@@ -846,6 +847,22 @@ class ReportSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = AgreementReport
+        fields = [*JOB_FIELDS, "n_preferences", "result"]
+        read_only_fields = fields
+
+
+class LeaderboardLineSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Leaderboard
+        fields = [*JOB_FIELDS, "n_preferences"]
+        read_only_fields = fields
+
+
+class LeaderboardSerializer(serializers.ModelSerializer):
+    result = ObjectField(read_only=True)
+
+    class Meta:
+        model = Leaderboard
         fields = [*JOB_FIELDS, "n_preferences", "result"]
         read_only_fields = fields
 

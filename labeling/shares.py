@@ -1,9 +1,10 @@
-"""The exact interval of a share, and the exact test of one half, in plain Python: pages show them
-without a statistics library."""
+"""Intervals of a share, and the exact test of one half, in plain Python: pages show them without a
+statistics library."""
 
 import math
 
 CONFIDENCE = 0.95
+Z = 1.959964  # two-sided 95 %
 
 
 def clopper_pearson(
@@ -18,6 +19,14 @@ def clopper_pearson(
         raise ValueError(f"no interval for {n_successes} of {n}")
     tail = (1 - confidence) / 2
     return _lower(n_successes, n, tail), 1 - _lower(n - n_successes, n, tail)
+
+
+def wilson(n_hits: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share; n > 0. Source: Wilson 1927, JASA 22, p. 209."""
+    z2 = Z * Z
+    middle = (n_hits + z2 / 2) / (n + z2)
+    half = Z / (n + z2) * math.sqrt(max(0.0, n_hits * (n - n_hits) / n) + z2 / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def chance_of_split(n_successes: int, n: int) -> float:

@@ -2,7 +2,9 @@
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from celery import shared_task
 from django.core.cache import cache
@@ -109,10 +111,45 @@ def run_import(job_id: int) -> None:
 def run_agreement(report_id: int) -> None:
     """Carry one AgreementReport from queued to its end."""
     from labeling.models import AgreementReport
-    from labeling.reports import StatisticsMissing, agreement_of
+    from labeling.reports import ALL_MODELS, VERSION, report_of
+    from labeling.votes import fingerprint_of
+
+    def figures(project: Any, on_progress: Any) -> dict[str, Any]:
+        fingerprint = fingerprint_of(project, VERSION)
+        last = project.agreement_reports.filter(status=Job.Status.SUCCEEDED).order_by("-pk").first()
+        if last is not None and last.fingerprint == fingerprint:
+            result, parameters = last.result, last.parameters  # nothing has changed
+        else:
+            result, parameters = report_of(
+                project,
+                AgreementReport.MOST_RATERS,
+                on_progress,
+                ALL_MODELS,
+                last.parameters if last is not None else None,
+            )
+        return {"result": result, "parameters": parameters, "fingerprint": fingerprint}
+
+    _run_report(AgreementReport, report_id, figures)
+
+
+@shared_task
+def run_leaderboard(leaderboard_id: int) -> None:
+    """Carry one Leaderboard from queued to its end."""
+    from labeling.models import Leaderboard
+    from labeling.reports import leaderboard_of
+
+    def figures(project: Any, on_progress: Any) -> dict[str, Any]:
+        return {"result": leaderboard_of(project, on_progress)}
+
+    _run_report(Leaderboard, leaderboard_id, figures)
+
+
+def _run_report(model: Any, pk: int, figures: Callable[..., dict[str, Any]]) -> None:
+    """Carry a kept report to its end; figures: (project, on_progress) -> its columns."""
+    from labeling.reports import StatisticsMissing
     from labeling.votes import state_of
 
-    report = AgreementReport.objects.claim(report_id)
+    report = model.objects.claim(pk)
     if report is None:  # cancelled while queued, or another worker has it
         return
     reported_at = time.monotonic()
@@ -127,12 +164,12 @@ def run_agreement(report_id: int) -> None:
         with heartbeat(report):
             # Before the votes are read: an answer that arrives in between is shown as new.
             n_preferences, last_preference = state_of(report.project)
-            result = agreement_of(report.project, AgreementReport.MOST_RATERS, on_progress)
+            columns = figures(report.project, on_progress)
         report.finish(
             Job.Status.SUCCEEDED,
-            result=result,
             n_preferences=n_preferences,
             last_preference=last_preference,
+            **columns,
         )
     except (JobCancelled, JobTaken):
         return

@@ -40,7 +40,8 @@ Verdict.objects.create(
 )
 browser = Client(headers={"host": "localhost"})
 browser.force_login(get_user_model().objects.get())
-for page in ("", "compare/", "comparisons/", "import/", "export/", "agreement/", "judges/",
+for page in ("", "compare/", "comparisons/", "import/", "export/", "agreement/", "leaderboard/",
+             "judges/",
              "judges/new/", f"judges/{version.judge_id}/", f"judges/runs/{run.pk}/", "training/",
              "training/new/reward/", "training/new/dpo/", "training/datasets/",
              "training/datasets/new/"):
@@ -93,6 +94,8 @@ def test_every_page_answers_and_what_is_missing_is_said_in_a_line(base_install):
         "not installed here: pip install '.[stats]'",
         "dataset --project sample --preview": "Agreement figures need statistics "
         "libraries, and numpy is not installed here: pip install '.[stats]'",
+        "leaderboard --project sample": "Leaderboards need statistics libraries, and numpy is "
+        "not installed here: pip install '.[stats]'",
         "demo": "The demo trains models: install them with pip install '.[train]'.",
         "judge --project sample --judge second --model some-model": "A judge runs a model, and "
         "torch is not installed here: pip install '.[train]'",

@@ -17,7 +17,6 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import IO, Any
 
-from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
@@ -148,14 +147,11 @@ class Decided:
 
 
 def answers_that_count(settings: DatasetSettings) -> QuerySet:
-    """The current answers that a dataset may rest on, of every project.
-
-    Raises: ValueError if certified answers are asked for and nothing here certifies.
-    """
+    """The current answers that a dataset may rest on, of every project."""
     answers = Preference.objects.current()
     of_people = Q(rater__kind=Rater.Kind.PERSON)
     if settings.ai_labels == "certified":
-        answers = answers.filter(of_people | _certified())
+        answers = answers.filter(of_people | Q(certified=True))
     elif settings.ai_labels == "calibrated":
         answers = answers.filter(of_people | Q(rater__calibrated_at__isnull=False))
     first, end = settings.period
@@ -164,14 +160,6 @@ def answers_that_count(settings: DatasetSettings) -> QuerySet:
     if end:
         answers = answers.filter(created_at__lt=end)
     return answers
-
-
-def _certified() -> Q:
-    try:
-        Preference._meta.get_field("certified")
-    except FieldDoesNotExist:
-        raise ValueError("ai_labels: no answer of an AI judge can be certified here yet") from None
-    return Q(certified=True)
 
 
 def decided_rows(
@@ -303,7 +291,6 @@ def plan(
     Args:
         with_texts: read prompts and responses for `on_row`, which is told every row of the dataset.
         first_of: asked after the last row: see `split_prompts`.
-    Raises: ValueError if answers are asked for that cannot exist here.
     """
     made = Plan()
     counts = made.counts

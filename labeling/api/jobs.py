@@ -1,4 +1,4 @@
-"""What a worker does for a lead: imports of files, agreement reports."""
+"""What a worker does for a lead: imports of files, agreement reports, leaderboards."""
 
 from typing import Any
 
@@ -20,9 +20,11 @@ from labeling.api.reading import TooLarge
 from labeling.api.refusals import Conflict
 from labeling.imports.forms import Labels
 from labeling.imports.uploads import BadUpload, keep_upload, kept_upload, reject_path, too_large
-from labeling.models import AgreementReport, ImportJob, Project, Rater
+from labeling.models import AgreementReport, ImportJob, Leaderboard, Project, Rater
 from labeling.serializers import (
     ImportSerializer,
+    LeaderboardLineSerializer,
+    LeaderboardSerializer,
     ReportLineSerializer,
     ReportSerializer,
     UploadSerializer,
@@ -181,6 +183,44 @@ class OneReport(GenericAPIView):
         """One agreement report; `result` is what `agreement --json` prints."""
         report = get_object_or_404(request.project.agreement_reports, pk=pk)
         return Response(ReportSerializer(report).data)
+
+
+@extend_schema(tags=["Jobs"])
+class Leaderboards(ListAPIView):
+    """Leaderboards, newest first."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = LeaderboardLineSerializer
+
+    def get_queryset(self) -> Any:
+        return self.request.project.leaderboards.defer("result")
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=None, responses={202: LeaderboardLineSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Have a worker rate the sources; one that waits or works already is told."""
+        with transaction.atomic():
+            Project.objects.select_for_update(no_key=True).get(pk=request.project.pk)
+            board = request.project.leaderboards.active().first()
+            if board is None:
+                board = Leaderboard.objects.create(project=request.project)
+                board.enqueue()
+        return Response(LeaderboardLineSerializer(board).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Jobs"])
+class OneLeaderboard(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = LeaderboardSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """One leaderboard; `result` is what `leaderboard --json` prints."""
+        board = get_object_or_404(request.project.leaderboards, pk=pk)
+        return Response(LeaderboardSerializer(board).data)
 
 
 def _import(project: Project, pk: int) -> ImportJob:

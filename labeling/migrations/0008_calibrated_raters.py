@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("labeling", "0004_paused_jobs")]
+    dependencies = [("labeling", "0007_certified_preferences")]
 
     operations = [
         migrations.AddField(

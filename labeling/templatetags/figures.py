@@ -3,11 +3,15 @@
 Pictures are drawn here too: SVG with plain attributes, coloured by the stylesheet.
 """
 
+import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from django import template
-from django.utils.formats import number_format
+from django.utils.formats import date_format, number_format
+from django.utils.translation import gettext as _
 
 register = template.Library()
 
@@ -16,6 +20,12 @@ register = template.Library()
 def percent(value: float | None, places: int = 0) -> str:
     """A share as per cent, with a space that does not break; a dash for None."""
     return "–" if value is None else f"{number_format(f'{100 * value:.{places}f}')}\u00a0%"
+
+
+@register.filter
+def percent_right(errors: float) -> str:
+    """What a share of errors leaves, as per cent: 0.1 → 90 %."""
+    return percent(1 - errors, 0 if round(100 * errors, 6) % 1 == 0 else 1)
 
 
 @register.filter
@@ -77,3 +87,144 @@ def span(
         "mark": None if mark is None else SPAN_WIDTH * mark,
         **band,
     }
+
+
+PLOT_WIDTH, PLOT_HEIGHT, PLOT_LEFT, PLOT_TOP, PLOT_FOOT = 420, 210, 36, 8, 20
+
+
+@register.inclusion_tag("labeling/scatter.html")
+def speed_plot(rows: Sequence[dict[str, Any]], title: str) -> dict[str, Any]:
+    """Raters by their median seconds (each line twice the one before) and their reliability."""
+    seconds = [row["seconds"] for row in rows]
+    low, high = (
+        2.0 ** math.floor(math.log2(min(seconds))),
+        2.0 ** math.ceil(math.log2(max(seconds))),
+    )
+    high = max(high, 2 * low)
+    axis = _axis([row["reliability"]["low"] for row in rows])
+
+    def across(value: float) -> float:
+        return math.log(value / low) / math.log(high / low)
+
+    points = [
+        {
+            "across": across(row["seconds"]),
+            "kind": "judge" if row["is_judge"] else "",
+            "words": _("%(rater)s: %(value)s right, %(seconds)s seconds")
+            % {
+                "rater": row["rater"],
+                "value": percent(row["reliability"]["value"]),
+                "seconds": number_format(f"{row['seconds']:.0f}"),
+            },
+            **row["reliability"],
+        }
+        for row in rows
+    ]
+    n_lines = round(math.log2(high / low))
+    step = max(1, math.ceil(n_lines / 7))
+    marks = [(across(low * 2**i), f"{low * 2**i:g} s") for i in range(0, n_lines + 1, step)]
+    return _plot(title, points, axis, marks)
+
+
+@register.inclusion_tag("labeling/scatter.html")
+def time_plot(over_time: dict[str, Any], title: str) -> dict[str, Any]:
+    """Agreement in bins of equally many votes, with the levels between changes."""
+    bins, changes = over_time["bins"], over_time["changes"]
+    days = [date_format(_moment(row["start"]), "Y-m-d") for row in bins]
+    points = [
+        {
+            "across": (i + 0.5) / len(bins),
+            "kind": "",
+            "words": f"{day}: {percent(row['value'])}",
+            **row,
+        }
+        for i, (row, day) in enumerate(zip(bins, days, strict=True))
+    ]
+    axis = _axis([row["low"] for row in bins])
+    named = sorted({0, len(bins) // 2})
+    plot = _plot(title, points, axis, [((i + 0.5) / len(bins), days[i]) for i in named])
+    if changes:
+        ends = [0, *(change["bin"] for change in changes), len(bins)]
+        levels = [changes[0]["before"], *(change["after"] for change in changes)]
+        plot["cuts"] = [_x(end / len(bins)) for end in ends[1:-1]]
+        plot["steps"] = [
+            {"from": _x(a / len(bins)), "to": _x(b / len(bins)), "y": _y(level, axis)}
+            for (a, b), level in zip(pairwise(ends), levels, strict=True)
+        ]
+    return plot
+
+
+@register.filter
+def day(seconds: float) -> str:
+    """Seconds since 1970 as a day (UTC)."""
+    return date_format(_moment(seconds), "Y-m-d")
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _axis(lows: Sequence[float]) -> float:
+    """Where the axis of shares begins: at a whole tenth below all of them, at most one half."""
+    return min(0.5, math.floor(10 * min(lows)) / 10)
+
+
+def _x(share: float) -> float:
+    return round(PLOT_LEFT + share * (PLOT_WIDTH - PLOT_LEFT - 12), 1)
+
+
+def _y(value: float, axis: float) -> float:
+    rise = PLOT_HEIGHT - PLOT_TOP - PLOT_FOOT
+    return round(PLOT_TOP + rise * (1 - (value - axis) / (1 - axis)), 1)
+
+
+def _plot(
+    title: str, points: list[dict[str, Any]], axis: float, marks: list[tuple[float, str]]
+) -> dict[str, Any]:
+    step = 0.1 if axis > 0.4 else 0.2
+    n_marks = math.floor((1 - axis) / step + 1e-9)
+    return {
+        "title": title,
+        "width": PLOT_WIDTH,
+        "height": PLOT_HEIGHT,
+        "left": PLOT_LEFT,
+        "right": _x(1),
+        "top": PLOT_TOP,
+        "bottom": PLOT_HEIGHT - PLOT_FOOT,
+        "room": round(_x(1) - PLOT_LEFT, 1),
+        "rise": PLOT_HEIGHT - PLOT_TOP - PLOT_FOOT,
+        "points": [
+            {
+                "x": _x(point["across"]),
+                "y": _y(point["value"], axis),
+                "low": _y(point["low"], axis),
+                "high": _y(point["high"], axis),
+                "kind": point["kind"],
+                "words": point["words"],
+            }
+            for point in points
+        ],
+        "marks_y": [
+            {"at": _y(1 - i * step, axis), "label": percent(1 - i * step)}
+            for i in range(n_marks + 1)
+        ],
+        "marks_x": [{"at": _x(across), "label": label} for across, label in marks],
+    }
+
+
+RATING_WIDTH = 240
+
+
+@register.inclusion_tag("labeling/rating_span.html")
+def rating_span(figure: dict[str, Any], lowest: float, highest: float) -> dict[str, Any]:
+    """A rating and its interval on a scale that all rows of a table share; a line at the mean."""
+    room = max(highest - lowest, 1)
+
+    def place(points: float) -> float:
+        return round(4 + (RATING_WIDTH - 8) * (points - lowest) / room, 1)
+
+    drawn = {"width": RATING_WIDTH, "mean": place(1000), "value": place(figure["value"])}
+    if figure["low"] is not None:
+        drawn |= {"x": place(figure["low"])}
+        drawn["span"] = max(1, place(figure["high"]) - drawn["x"])
+    return drawn

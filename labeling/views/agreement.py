@@ -1,5 +1,6 @@
 """The agreement page: how good the labels are, which judges one may believe, who leans where."""
 
+from statistics import NormalDist
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
@@ -15,6 +16,7 @@ from django.views.decorators.http import require_http_methods
 
 from labeling.access import project_for
 from labeling.models import AgreementReport, Project
+from labeling.shares import Z
 from labeling.templatetags.figures import decimals, percent
 from labeling.votes import changed_since, state_of
 
@@ -51,6 +53,7 @@ def agreement(request: HttpRequest, slug: str) -> HttpResponse:
         n_new, n_gone = changed_since(project, stored.n_preferences, stored.last_preference)
         context |= {"stored": stored, "n_new": n_new, "n_gone": n_gone}
         context |= _figures(request, stored.result)
+        context |= _truth(request, stored.result) | _topics(project, stored.result)
     return render(request, "labeling/agreement.html", context)
 
 
@@ -87,6 +90,49 @@ def _figures(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:
         "min_shared": MIN_SHARED,
         "heat_levels": range(11),
     }
+
+
+def _truth(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:
+    """What the rater models need on the page; nothing for a report from before they were there."""
+    raters = report.get("truth", {}).get("raters", [])
+    # One rater in twenty would stand out by luck alone: so the interval is widened by their number.
+    wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(raters))) / Z
+    for row in raters:
+        side = row["side"]
+        row["leans"] = side["value"] is not None and (
+            side["value"] - wider * (side["value"] - side["low"]) > 0
+            or side["value"] + wider * (side["high"] - side["value"]) < 0
+        )
+    drawn = [row for row in raters if row["seconds"] and row["reliability"]["value"] is not None]
+    shown = raters if "all" in request.GET else raters[:N_SHOWN]
+    return {
+        "believed": shown,
+        "n_believed_hidden": len(raters) - len(shown),
+        "timed": drawn if len(drawn) >= 2 else [],
+        "weakest": _weakest(raters),
+    }
+
+
+def _weakest(raters: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The rater that is least to be believed, if surely less than the middle one."""
+    known = [row for row in raters if row["reliability"]["value"] is not None]
+    if len(known) < 3:
+        return None
+    known.sort(key=lambda row: row["reliability"]["value"])
+    middle = known[len(known) // 2]["reliability"]["value"]
+    return known[0] if known[0]["reliability"]["high"] < middle else None
+
+
+def _topics(project: Project, report: dict[str, Any]) -> dict[str, Any]:
+    """The disputed topics; of prompts, how they begin."""
+    topics = report.get("topics", {"rows": []})
+    if topics["rows"] and topics["by"] == "prompt":
+        keys = [row["comparison"] for row in topics["rows"]]
+        shown = project.comparisons.filter(pk__in=keys).select_related("prompt")
+        words = {comparison.pk: str(comparison.prompt) for comparison in shown}
+        for row in topics["rows"]:
+            row["topic"] = words.get(row["comparison"], "")
+    return {"topics": topics}
 
 
 # From which alpha on, what to call it, how it is coloured, what to do next. The bounds 0.667 and

@@ -23,7 +23,7 @@ from labeling.forms import ExportForm
 from labeling.models import Comparison, Decision, Preference, Project, Rater
 
 COUNTED_AT_ONCE = 5_000  # answers of a project whose export is counted while one waits
-MOST_FOR_DAWID_SKENE = 50_000  # answers that are weighed in a web process: some seconds
+MOST_FOR_DAWID_SKENE = 50_000  # answers that are read and weighed in a web process
 CONTENT_TYPES = {
     ".jsonl": "application/jsonl",
     ".json": "application/json",
@@ -103,7 +103,7 @@ def download(request: HttpRequest, slug: str) -> HttpResponse | StreamingHttpRes
 def _problem(n_answers: int, format: str, labels: str, aggregate: str) -> str:
     """Why the web process does not make this export, in words; empty if it does."""
     try:
-        refuse_missing_library(format)
+        refuse_missing_library(format, aggregate)
     except ExportProblem as problem:
         return str(problem)
     if aggregate == "dawid-skene" and n_answers > MOST_FOR_DAWID_SKENE:

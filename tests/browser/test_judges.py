@@ -5,12 +5,23 @@ from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import Page
 
+from judges.certificates import new_run
 from judges.choosing import choose
 from judges.drift import keep_probe, new_check
 from judges.ml.config import recipe_from
-from judges.models import DriftCheck, JudgeRun, JudgeServer, JudgeTrial, RunWorker, Verdict
+from judges.models import (
+    Certificate,
+    CertificateStage,
+    DriftCheck,
+    JudgeRun,
+    JudgeServer,
+    JudgeTrial,
+    RunWorker,
+    Verdict,
+)
 from judges.prompts import prompt_of
 from judges.servers import carry_out_server_trial
+from judges.tasks import run_routing
 from tests.factories import MembershipFactory, ProjectFactory, UserFactory
 from tests.judges.loopback import serving
 from tests.judges.test_laboratory_pages import computed, labeled_and_judged
@@ -45,6 +56,16 @@ def pages(monkeypatch) -> dict[str, str]:
     experiment = computed(project, [sure, modest])
     choose(sure, user=user, experiment=experiment)
     check = new_check(keep_probe(sure))
+    run_routing(new_run(project, "count").pk)
+    certificate = Certificate.objects.create(
+        project=project, number=1, status="active", alpha=0.1, delta=0.1, level=0.06, starts=1,
+        n_labels=30, n_comparisons=30, n_decided=9, last_comparison=30, last_preference=0,
+        guidelines_hash="", sources=[], looked_to=30, audited_to=0, audit_n=5, audit_errors=1,
+    )  # fmt: skip
+    CertificateStage.objects.create(
+        certificate=certificate, position=0, version=sure, threshold=0.9, n=40, errors=1,
+        bound=0.09, n_decided=9, steps=[],
+    )  # fmt: skip
     moved = {"comparison": project.comparisons.first().pk, "before": 0.9, "after": 0.1}
     result = {"n": 30, "n_moved": 12, "n_turned": 4, "p_value": 1e-9, "drifted": True,
               "mean_shift": 0.3, "moved": [moved]}  # fmt: skip
@@ -65,6 +86,7 @@ def pages(monkeypatch) -> dict[str, str]:
         "laboratory": [],
         "experiment": [experiment.pk],
         "check": [check.pk],
+        "routing": [],
         "prompts": [],
         "prompt": [prompt.pk],
     }
@@ -93,4 +115,4 @@ def test_axe_finds_nothing_on_the_pages_of_judges(page: Page, live_server, pages
             page.emulate_media(color_scheme=scheme)
             found[f"{name}, {scheme}"] = axe_findings(page)
     assert {place: wrong for place, wrong in found.items() if wrong} == {}
-    assert len(seen) >= 14  # each is the page that it was taken for
+    assert len(seen) >= 15  # each is the page that it was taken for

@@ -532,9 +532,9 @@ def assert_agreement_figures(counts, expected):
     assert krippendorff_alpha(counts)["value"] == pytest.approx(
         expected["krippendorff_alpha_nominal"], abs=1e-4
     )
-    assert percent_agreement(counts)["value"] == pytest.approx(
-        expected["pairwise_percent_agreement_micro"], abs=1e-4
-    )
+    share = percent_agreement(counts)
+    assert share["value"] == pytest.approx(expected["pairwise_percent_agreement_micro"], abs=1e-4)
+    assert share["macro"] == pytest.approx(expected["pairwise_percent_agreement_macro"], abs=1e-4)
     fleiss = fleiss_kappa(counts)
     assert fleiss["value"] == pytest.approx(expected["fleiss_kappa"]["value"], abs=1e-4)
     assert fleiss["n"] == expected["fleiss_kappa"]["items"]
@@ -544,9 +544,13 @@ def assert_agreement_figures(counts, expected):
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("name", ["bluebird", "dog", "d_product", "s_rel"])
+@pytest.mark.parametrize("name", ["bluebird", "dog", "rte", "d_product", "s_rel"])
 def test_agreement_of_the_crowd_benchmarks(shared_data, name):
-    table = pd.read_csv(shared_data / "crowd-labels" / name / "label.csv.gz")
+    if name == "rte":
+        file = shared_data / "crowd-labels" / name / "rte.standardized.tsv.gz"
+        table = pd.read_csv(file, sep="\t").rename(columns={"orig_id": "item", "response": "label"})
+    else:
+        table = pd.read_csv(shared_data / "crowd-labels" / name / "label.csv.gz")
 
     counts = pd.crosstab(table["item"], table["label"]).to_numpy()
 

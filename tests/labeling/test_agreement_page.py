@@ -370,3 +370,55 @@ def test_figures_are_written_for_reading():
     assert decimals(-0.034) == "−0.03"
     assert decimals(-0.001) == "0.00"
     assert decimals(None) == "–"
+
+
+def test_the_page_says_what_the_votes_add_up_to_and_whom_to_believe(client, lead):
+    label(lead.project, *["aaa", "bbb", "aab", "bba"] * 5, raters=("ann", "bob", "cy"))
+    computed(lead.project)
+
+    text = words_of(client.get(URL))
+
+    assert "What do the votes add up to?" in text
+    assert "of 20 comparisons is sure (95 % or more)" in text
+    assert "60 votes of people and AI judges" in text
+    assert "The weighing overturns" in text
+    assert re.search(r"cy gives the true label least often: \d+ % \[", text)
+    assert "150 votes that meet an earlier one are needed" in text
+
+
+def test_the_prompts_that_people_dispute_lead_to_their_comparisons(client, lead):
+    label(lead.project, "aa", "ab", "bb")
+    computed(lead.project)
+    disputed = lead.project.comparisons.order_by("pk")[1]
+
+    response = client.get(URL)
+
+    assert "Over all comparisons, two people differ in 33 % of cases." in words_of(response)
+    assert f'href="/projects/tea/comparisons/{disputed.pk}/"' in response.content.decode()
+    assert str(disputed.prompt) in words_of(response)
+
+
+def test_raters_that_were_timed_are_drawn_by_speed_and_reliability(client, lead):
+    label(lead.project, *["aaa", "bbb", "aab", "bba"] * 5, raters=("ann", "bob", "cy"))
+    for name, seconds in (("ann", 20), ("bob", 33), ("cy", 3)):
+        Preference.objects.filter(rater__name=name).update(seconds=seconds)
+    computed(lead.project)
+
+    text = client.get(URL).content.decode()
+
+    assert text.count('class="plot-point"') == 3
+    assert "cy: 5" in text or "cy: 6" in text
+    assert "3 seconds" in text
+
+
+def test_a_report_from_before_the_rater_models_is_still_shown(client, lead):
+    label(lead.project, "aa", "bb", "ab", "tt")
+    report = computed(lead.project)
+    added = ("truth", "over_time", "topics", "rankings", "ordinal_alpha", "gwet_ac1", "version")
+    report.result = {key: value for key, value in report.result.items() if key not in added}
+    report.save()
+
+    text = words_of(client.get(URL))
+
+    assert "give the same answer in 75 % of cases" in text
+    assert "What do the votes add up to?" not in text

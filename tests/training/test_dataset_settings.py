@@ -199,7 +199,6 @@ def test_a_calibrated_judge_speaks_by_its_corrected_probability(project):
         assert (row["outcome"], row["prob"], row["source"]) == ("b", 0.6, "ai")
 
 
-@pytest.mark.skipif(not hasattr(Preference, "certified"), reason="nothing certifies yet")
 def test_only_certified_answers_of_judges_count(project):
     comparison(project, question="Certified?", gpt_judge="b").preferences.update(certified=True)
     comparison(project, question="Not?", gpt_judge="b")

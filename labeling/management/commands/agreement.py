@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from labeling.models import Project
-from labeling.reports import StatisticsMissing, agreement_of
+from labeling.reports import ALL_MODELS, OWN_MODELS, StatisticsMissing, agreement_of
 
 N_SHOWN = 20  # rows of a table in the text; --json prints them all
 
@@ -17,13 +17,17 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--project", required=True, metavar="SLUG")
         parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        parser.add_argument(
+            "--all-models", action="store_true", help="MACE and GLAD too, by crowd-kit: slower"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         project = Project.objects.filter(slug=options["project"]).first()
         if project is None:
             raise CommandError(f"There is no project {options['project']!r}.", returncode=2)
         try:
-            report = agreement_of(project)
+            models = ALL_MODELS if options["all_models"] else OWN_MODELS
+            report = agreement_of(project, models=models)
         except StatisticsMissing as error:
             raise CommandError(str(error)) from error
         if options["json"]:

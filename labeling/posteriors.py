@@ -1,0 +1,113 @@
+"""What Dawid and Skene's model makes of a project's votes: probabilities for each comparison.
+
+Exports ask here, and training may. Computed anew from the votes each time, always from the same
+beginning, so the same votes give the same numbers, whoever asked before. Needs numpy (the extra
+`stats`), which is imported where it is used: a web process that is never asked never loads it.
+"""
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+from django.db.models import QuerySet
+from django.utils.translation import gettext_noop
+
+from labeling.aggregation import CLASSES
+from labeling.models import Choice, Comparison, Preference, Project, Rater
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from labeling.rater_models import Fit
+
+LABELS = ("human", "ai", "mixed", "all")
+MISSING = gettext_noop(
+    "Weighing votes by Dawid and Skene's model needs numpy, which is not installed here: "
+    "pip install '.[stats]'"
+)
+
+
+class NumpyMissing(Exception):
+    """numpy is not installed here; the message is one line that says what to do."""
+
+    def __init__(self) -> None:
+        super().__init__(MISSING)
+
+
+def can_weigh() -> bool:
+    return importlib.util.find_spec("numpy") is not None
+
+
+class Posteriors:
+    """The probability of each choice, by comparison."""
+
+    def __init__(self, comparisons: "np.ndarray", fit: "Fit"):
+        self.comparisons = comparisons
+        """(comparisons with a counted vote,) their primary keys, rising."""
+        self.probabilities = fit.posteriors
+        """(comparisons, choices) in the order of `CLASSES`: a, b, tie, both_bad."""
+        self.fit = fit
+
+    def __len__(self) -> int:
+        return len(self.comparisons)
+
+    def of(self, comparison: int) -> dict[str, float] | None:
+        """{"a": 0.91, "b": …, "tie": …, "both_bad": …}; None if no vote on it was weighed."""
+        place = int(self.comparisons.searchsorted(comparison))
+        if place == len(self) or self.comparisons[place] != comparison:
+            return None
+        return dict(zip(CLASSES, self.probabilities[place].tolist(), strict=True))
+
+
+def posteriors(
+    project: Project, labels: str = "mixed", current: QuerySet | None = None
+) -> Posteriors:
+    """Every comparison of the project's work with a counted vote, weighed.
+
+    Args:
+        labels: human, ai, mixed (people alone wherever one of them answered, as in
+            `counted_kind`), or all: people and judges as raters alike.
+        current: the answers that count at all; None: all current ones.
+    Raises: NumpyMissing.
+    """
+    if labels not in LABELS:
+        raise ValueError(f"no such labels: {labels}")
+    if not can_weigh():
+        raise NumpyMissing
+    import numpy as np
+
+    from labeling.rater_models import Answers, dawid_skene
+
+    codes = {choice: code for code, choice in enumerate(CLASSES)}
+    answers = (
+        (Preference.objects.current() if current is None else current)
+        .filter(comparison__project=project, comparison__purpose=Comparison.Purpose.WORK)
+        .exclude(choice=Choice.UNPARSED)
+        .order_by("comparison_id", "rater_id")
+    )
+    if labels in ("human", "ai"):
+        kind = Rater.Kind.PERSON if labels == "human" else Rater.Kind.JUDGE
+        answers = answers.filter(rater__kind=kind)
+    rows = answers.values_list("comparison_id", "rater_id", "choice", "shown_first", "rater__kind")
+    first = {"a": 0, "b": 1, "": -1}
+    # Python tuples of a million votes take ten times the room of the array: never all at once.
+    votes = np.fromiter(
+        (
+            (comparison, rater, codes[choice], first[shown], kind == Rater.Kind.PERSON)
+            for comparison, rater, choice, shown, kind in rows.iterator(chunk_size=5_000)
+        ),
+        dtype=[("item", "i8"), ("rater", "i8"), ("label", "i1"), ("first", "i1"), ("human", "?")],
+    )
+    if labels == "mixed":
+        by_people = np.unique(votes["item"][votes["human"]])
+        votes = votes[votes["human"] | ~np.isin(votes["item"], by_people)]
+    comparisons, item = np.unique(votes["item"], return_inverse=True)
+    rater = np.unique(votes["rater"], return_inverse=True)[1]
+    weighed = Answers.of(
+        item,
+        rater,
+        votes["label"],
+        votes["first"],
+        n_items=len(comparisons),
+        n_classes=len(CLASSES),
+    )
+    return Posteriors(comparisons, dawid_skene(weighed))

@@ -1,0 +1,271 @@
+"""A million votes of 500 raters: how long agreement and the rater models take, and in what memory.
+
+    python tests/bench/raters.py [--votes 1000000] [--raters 500] [--seed 7] [--recovery]
+
+Made-up votes on comparisons with five votes each, four comparisons to a prompt: raters of known
+accuracy and known leaning to what stands first, three of them AI judges, some far busier than
+others. Each step runs in a process of its own, on the processors it is given (`taskset -c 0,1`),
+and prints its seconds and the most memory it held (the libraries and the votes in it).
+
+`--recovery` instead asks how well known raters are found again, seeds printed: crowds of known
+accuracy and leaning, where the model is right; and the raters of the micro-world, where it is wrong
+in a known way (a hard comparison is hard for everybody).
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+import django  # noqa: E402
+
+django.setup()
+
+PER_COMPARISON, PER_PROMPT = 5, 4
+
+
+def made_up_votes(n_votes: int, n_raters: int, seed: int) -> tuple[Any, np.ndarray]:
+    """The votes as `labeling.votes` would give them, and the truth of every comparison."""
+    from labeling.agreement import Votes
+
+    rng = np.random.default_rng(seed)
+    n_items = n_votes // PER_COMPARISON
+    truth = rng.choice(3, size=n_items, p=[0.42, 0.42, 0.16])
+    accuracy = rng.uniform(0.5, 0.95, n_raters)
+    leaning = rng.uniform(0, 0.3, n_raters)  # how often the first place is taken unread
+    busy = rng.lognormal(0, 0.7, n_raters)
+    # Raters by their business, different ones on each comparison: one of five groups for each vote.
+    groups = np.array_split(rng.permutation(n_raters), PER_COMPARISON)
+    rater = np.column_stack(
+        [rng.choice(g, size=n_items, p=busy[g] / busy[g].sum()) for g in groups]
+    ).ravel()
+    item = np.repeat(np.arange(n_items), PER_COMPARISON)
+    n = len(item)
+    first = rng.integers(0, 2, n)
+    wrong = (truth[item] + rng.integers(1, 3, n)) % 3
+    choice = np.where(rng.random(n) < accuracy[rater], truth[item], wrong)
+    choice = np.where(rng.random(n) < leaning[rater], first, choice)
+    is_judge = np.zeros(n_raters, dtype=bool)
+    is_judge[:3] = True
+    lengths = rng.integers(50, 900, (2, n_items))
+    nothing = np.full(n, np.nan)
+    votes = Votes(
+        raters=[f"rater {i}" for i in range(n_raters)],
+        is_judge=is_judge,
+        n_comparisons=n_items,
+        item=item,
+        prompt=item // PER_PROMPT,
+        rater=rater,
+        choice=choice,
+        shown_first=first,
+        prob_a_ab=nothing,
+        prob_a_ba=nothing,
+        length_a=lengths[0][item],
+        length_b=lengths[1][item],
+        strength=np.where(choice < 2, rng.integers(1, 4, n), 0),
+        seconds=rng.lognormal(3, 0.6, n),
+        at=1_750_000_000 + np.sort(rng.uniform(0, 30 * 86_400, n)),
+        comparisons=np.arange(n_items),
+        rater_keys=np.arange(n_raters),
+    )
+    return votes, truth
+
+
+def agreement(votes: Any, truth: np.ndarray) -> str:
+    from labeling.agreement import agreement_report
+    from labeling.models import AgreementReport
+
+    report = agreement_report(votes, AgreementReport.MOST_RATERS)
+    return f"alpha {report['krippendorff_alpha']['value']:.4f}"
+
+
+def scales(votes: Any, truth: np.ndarray) -> str:
+    from labeling.agreement_scales import scale_figures
+
+    return f"ordinal alpha {scale_figures(votes)['ordinal_alpha']['value']:.4f}"
+
+
+def weighed(votes: Any, truth: np.ndarray) -> str:
+    from labeling.rater_models import Answers, dawid_skene
+
+    answers = Answers.of(votes.item, votes.rater, votes.choice, votes.shown_first)
+    fit = dawid_skene(answers)
+    again = dawid_skene(answers, start=fit.parameters)
+    share = (fit.posteriors.argmax(axis=1) == truth).mean()
+    return f"{fit.n_steps} steps, {share:.4f} right; from its own end {again.n_steps} steps more"
+
+
+def raters(votes: Any, truth: np.ndarray) -> str:
+    from labeling.truth import truth_figures
+
+    figures, _fit = truth_figures(votes)
+    return f"{len(figures['raters'])} raters, {figures['n_overturned']:,} majorities overturned"
+
+
+def time_and_topics(votes: Any, truth: np.ndarray) -> str:
+    from labeling.agreement_time import agreement_over_time
+    from labeling.disputes import disputed_topics
+
+    changes = agreement_over_time(votes)["changes"]
+    topics = {f"topic {i}": range(i, len(truth), 40) for i in range(40)}
+    rows = disputed_topics(votes, topics, "topic")["rows"]
+    return f"{len(changes)} changes, {len(rows)} topics"
+
+
+STEPS = {
+    "agreement": agreement,
+    "other scales": scales,
+    "Dawid and Skene, twice": weighed,
+    "all figures of raters": raters,
+    "time and topics": time_and_topics,
+}
+
+
+def step(name: str, n_votes: int, n_raters: int, seed: int) -> dict[str, Any]:
+    """One step, in this process."""
+    votes, truth = made_up_votes(n_votes, n_raters, seed)
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began, used = time.perf_counter(), time.process_time()
+    words = STEPS[name](votes, truth)
+    return {
+        "step": name,
+        "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - used,
+        "votes_mb": held / 1024,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "words": words,
+    }
+
+
+# --- recovery of what is known ---------------------------------------------------------------
+
+
+def recovered(rows: list[dict[str, Any]], key: str, known: np.ndarray) -> str:
+    """How far off the estimates are on average, and how often the interval holds what is known."""
+    told = [i for i, row in enumerate(rows) if row[key]["value"] is not None]
+    values = np.array([rows[i][key]["value"] for i in told])
+    inside = [rows[i][key]["low"] <= known[i] <= rows[i][key]["high"] for i in told]
+    off = values - known[told]
+    return (
+        f"{key:<12} off by {off.mean():+.4f}, typically {np.sqrt((off**2).mean()):.4f}; "
+        f"interval holds the truth for {np.mean(inside):.1%} of {len(told)}"
+    )
+
+
+def crowd_of_known_raters(per_item: int, seed: int) -> None:
+    """Made-up votes whose every rater follows a table of errors."""
+    from labeling.rater_models import Answers, dawid_skene, majority, reliabilities
+
+    rng = np.random.default_rng(seed)
+    n_items, n_raters, prior = 40_000, 200, np.array([0.42, 0.42, 0.16])
+    truth = rng.choice(3, size=n_items, p=prior)
+    accuracy, leaning = rng.uniform(0.5, 0.95, n_raters), rng.uniform(0, 0.3, n_raters)
+    rater = rng.permuted(np.tile(np.arange(n_raters), (n_items, 1)), axis=1)[:, :per_item].ravel()
+    item = np.repeat(np.arange(n_items), per_item)
+    first = rng.integers(0, 2, len(item))
+    wrong = (truth[item] + rng.integers(1, 3, len(item))) % 3
+    label = np.where(rng.random(len(item)) < accuracy[rater], truth[item], wrong)
+    label = np.where(rng.random(len(item)) < leaning[rater], first, label)
+    answers = Answers.of(item, rater, label, first)
+    fit = dawid_skene(answers)
+    rows = reliabilities(answers, fit)
+    right = (1 - leaning) * accuracy + leaning * prior[0]
+    print(
+        f"{per_item} votes an item, {n_raters} raters, seed {seed}: "
+        f"{(fit.posteriors.argmax(axis=1) == truth).mean():.4f} right, "
+        f"majority {(majority(answers) == truth).mean():.4f}, {fit.n_steps} steps"
+    )
+    print("   ", recovered(rows, "reliability", right))
+    print("   ", recovered(rows, "side", leaning))  # wrong answers lean to neither place
+
+
+def micro_world(n_items: int, seeds: range) -> None:
+    """The micro-world's raters; what is known of them is the mean over the comparisons drawn."""
+    import random
+
+    from labeling import microworld
+    from labeling.rater_models import Answers, dawid_skene, reliabilities
+
+    names = [rater.name for rater in microworld.RATERS]
+    table = np.zeros((len(seeds), len(names), 4))
+    inside = np.zeros((len(names), 2))
+    for place, seed in enumerate(seeds):
+        rng = random.Random(seed)
+        gaps: list[float] = []
+        while len(gaps) < n_items:
+            prompt = microworld.sample_prompts(1, rng)[0]
+            a, b = (microworld.sample_response(prompt, rng) for _ in range(2))
+            gap = microworld.utility(prompt, a) - microworld.utility(prompt, b)
+            gaps += [gap] if gap else []
+        rows = [
+            (i, names.index(vote.rater), ["a", "b", "tie"].index(vote.choice), vote.shown_first)
+            for i, gap in enumerate(gaps)
+            for vote in microworld.votes(gap, rng, n=4)
+        ]
+        item, rater, label, shown = zip(*rows, strict=True)
+        answers = Answers.of(item, rater, label, [int(side == "b") for side in shown])
+        found = reliabilities(answers, dawid_skene(answers))
+        sizes = [abs(gap) for gap in gaps]
+        for i, person in enumerate(microworld.RATERS):
+            ahead = np.array([person.probabilities(size) for size in sizes]).mean(axis=0)
+            behind = np.array([person.probabilities(-size) for size in sizes]).mean(axis=0)
+            known = ((ahead[0] + behind[1]) / 2, behind[0] - ahead[1])
+            for k, key in enumerate(("reliability", "side")):
+                figure = found[i][key]
+                table[place, i, 2 * k : 2 * k + 2] = known[k], figure["value"]
+                inside[i, k] += figure["low"] <= known[k] <= figure["high"]
+    print(f"Micro-world, {n_items} comparisons of 4 votes, seeds {seeds.start} to {seeds.stop - 1}")
+    for i, name in enumerate(names):
+        means = table[:, i].mean(axis=0)
+        print(
+            f"    {name:<8} right: known {means[0]:.3f}, found {means[1]:.3f}, "
+            f"in the interval {inside[i, 0] / len(seeds):.0%};   leaning: known {means[2]:+.3f}, "
+            f"found {means[3]:+.3f}, in the interval {inside[i, 1] / len(seeds):.0%}"
+        )
+
+
+def recovery() -> None:
+    for per_item in (2, 3, 5):
+        for seed in (1, 2):
+            crowd_of_known_raters(per_item, seed)
+    micro_world(1_000, range(1, 21))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--votes", type=int, default=1_000_000)
+    parser.add_argument("--raters", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--step", choices=STEPS)
+    parser.add_argument("--recovery", action="store_true")
+    asked = parser.parse_args()
+    if asked.recovery:
+        recovery()
+        return
+    if asked.step:
+        print(json.dumps(step(asked.step, asked.votes, asked.raters, asked.seed)))
+        return
+    print(f"{asked.votes:,} votes of {asked.raters} raters, seed {asked.seed}")
+    for name in STEPS:
+        command = [sys.executable, __file__, "--step", name, "--votes", str(asked.votes)]
+        command += ["--raters", str(asked.raters), "--seed", str(asked.seed)]
+        row = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        print(
+            f"{row['step']:<24} {row['seconds']:6.1f} s ({row['cpu']:.1f} s of processor)   "
+            f"{row['peak_mb']:6.0f} MB   {row['words']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -54,7 +54,7 @@ def build(
     """The preview of a dataset, and with `freezing` the dataset itself, both of one reading.
 
     Args: on_progress: told (done, total) now and then; may raise to stop.
-    Raises: ValueError in plain words: too few pairs, answers that cannot exist here.
+    Raises: ValueError in plain words: too few pairs.
         StatisticsMissing.
     """
     if missing := libraries_missing():

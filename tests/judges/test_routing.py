@@ -795,3 +795,30 @@ def test_the_command_says_how_many_labels_are_missing(project):
     with pytest.raises(CommandError) as wrong:
         call_command("route", project="kitchen", alpha=2.0)
     assert wrong.value.returncode == 2
+
+
+# Deletion -----------------------------------------------------------------------------------------
+
+
+def test_a_project_goes_with_its_certificates(project):
+    a_world(project)
+    set_policy(project, None, alpha=0.15)
+    routed(project)
+
+    project.delete()
+
+    assert not Certificate.objects.exists()
+    assert not Preference.objects.exists()
+
+
+def test_a_judge_that_a_certificate_names_stays_and_the_page_says_why(project, admin_client):
+    version, _comparisons = a_world(project)
+    set_policy(project, None, alpha=0.15)
+    routed(project)
+    ChosenJudge.objects.all().delete()
+    page = reverse("admin:judges_judge_delete", args=[version.judge_id])
+
+    said = admin_client.post(page, {"post": "yes"}).content.decode()
+
+    assert "Certificate stage: certificate 1, judy v1" in re.sub(r"<[^>]+>", "", said)
+    assert project.judges.get() == version.judge

@@ -261,6 +261,13 @@ def test_a_tie_of_the_judge_and_what_it_could_not_say_are_never_sure():
     assert audit.confidence_and_choice(0.99, None, False) == (0.0, "unparsed")
 
 
+def test_no_chunk_of_the_audit_stream_reads_all_that_people_ever_said(project):
+    of_chunk = audit.audit_labels(project).filter(comparison__gte=1, comparison__lte=2_000)
+    since_then = audit.audit_labels(project).filter(pk__gt=1_000)
+
+    assert "preference_of_rater" not in of_chunk.explain() + since_then.explain()
+
+
 # Issuing ------------------------------------------------------------------------------------------
 
 

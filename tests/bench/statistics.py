@@ -248,8 +248,8 @@ def guarantee_of_routing(seed: int) -> None:
 
 def recovery_of_raters(seed: int) -> None:
     """Are known raters found again in a made-up crowd? See tests/bench/raters.py."""
-    program = [sys.executable, "tests/bench/raters.py", "--recovery", "--seed", str(seed)]
-    subprocess.run(program, check=True, cwd=Path(__file__).resolve().parents[2])
+    program = [sys.executable, "-m", "tests.bench.raters", "--recovery", "--seed", str(seed)]
+    subprocess.run(program, check=True)
 
 
 SECTIONS: dict[str, Callable[[int], None]] = {

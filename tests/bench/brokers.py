@@ -1,6 +1,6 @@
 """Which embedded broker wakes the workers: kombu's files or its SQLite tables.
 
-    python tests/bench/brokers.py [--messages 200] [--kills 5] [--polling 0.25]
+    python -m tests.bench.brokers [--messages 200] [--kills 5] [--polling 0.25]
 
 For each broker two real Celery workers (one process each, as in `serve`) are started in a folder
 of their own. Printed per broker:

@@ -1,6 +1,6 @@
 """How fast files come in, and how much memory that takes: a table.
 
-    python tests/bench/imports.py [comparisons …]
+    python -m tests.bench.imports [comparisons …]
 
 Every line is a process of its own with an empty SQLite database in a temporary folder. The file
 has one prompt for every two comparisons and one person's vote and one verdict each, about 1 kB a
@@ -31,7 +31,7 @@ def main() -> None:
                 environment = os.environ | {"PREFLOOP_STORAGE": folder}
                 environment.pop("DATABASE_URL", None)
                 result = subprocess.run(
-                    [sys.executable, __file__, "--one", suffix, str(n)],
+                    [sys.executable, "-m", "tests.bench.imports", "--one", suffix, str(n)],
                     env=environment,
                     capture_output=True,
                     text=True,
@@ -46,7 +46,6 @@ def main() -> None:
 
 
 def one(suffix: str, n: int) -> None:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
     import django
 

@@ -1,6 +1,6 @@
 """How often a text inside a response moves a judge's verdict.
 
-    python tests/bench/injections.py --model FOLDER [--demo] [--mode direct] [--n 40] [--json]
+    python -m tests.bench.injections --model FOLDER [--demo] [--mode direct] [--n 40] [--json]
 
 N comparisons of the micro-world are judged as they are. Then to the response that the judge found
 worse each text of tests/judges/ml/injections.py is added, and the judge is asked again, in both
@@ -26,13 +26,10 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-import django  # noqa: E402
+import django
 
 django.setup()
 

@@ -1,6 +1,6 @@
 """Raters over HTTP against the real server: throughput, waiting time, labels beyond the wanted.
 
-    python tests/bench/labeling.py [--database sqlite postgresql] [--n 10000 1000000]
+    python -m tests.bench.labeling [--database sqlite postgresql] [--n 10000 1000000]
                                    [--raters 1 8 32] [--seconds 10] [--labels 1] [--to-the-end 300]
 
 For each database and N a project of N comparisons is made (pairs of about 2 kB, Markdown), `serve`
@@ -43,7 +43,6 @@ from urllib.parse import urlencode
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 from tests import postgresql  # noqa: E402
 
 WORDS = [

@@ -1,6 +1,6 @@
 """A million votes of 500 raters: how long agreement and the rater models take, and in what memory.
 
-    python tests/bench/raters.py [--votes 1000000] [--raters 500] [--seed 7] [--recovery]
+    python -m tests.bench.raters [--votes 1000000] [--raters 500] [--seed 7] [--recovery]
 
 Made-up votes on comparisons with five votes each, four comparisons to a prompt: raters of known
 accuracy and known leaning to what stands first, three of them AI judges, some far busier than
@@ -19,16 +19,13 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-import django  # noqa: E402
+import django
 
 django.setup()
 
@@ -271,7 +268,15 @@ def main() -> None:
         return
     print(f"{asked.votes:,} votes of {asked.raters} raters, seed {asked.seed}")
     for name in STEPS:
-        command = [sys.executable, __file__, "--step", name, "--votes", str(asked.votes)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.bench.raters",
+            "--step",
+            name,
+            "--votes",
+            str(asked.votes),
+        ]
         command += ["--raters", str(asked.raters), "--seed", str(asked.seed)]
         row = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         print(

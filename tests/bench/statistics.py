@@ -1,6 +1,6 @@
 """Do the statistics keep what they promise? Simulations with known truth, a table per section.
 
-    python -m tests.bench.statistics [--only ppi stopping ratings million …] [--seed 1]
+    python -m tests.bench.statistics [--only ppi stopping ratings million routing raters] [--seed 1]
 
 Each section is a function that prints its table; each takes less than two minutes on one core.
 A new section is a function here and a line in `SECTIONS`.
@@ -241,11 +241,24 @@ def leaderboard_of_a_million(n_sources: int, seed: int) -> None:
     )
 
 
+def guarantee_of_routing(seed: int) -> None:
+    """Does a certificate keep its promise? See tests/bench/routing.py."""
+    subprocess.run([sys.executable, "-m", "tests.bench.routing", "--seed", str(seed)], check=True)
+
+
+def recovery_of_raters(seed: int) -> None:
+    """Are known raters found again in a made-up crowd? See tests/bench/raters.py."""
+    program = [sys.executable, "-m", "tests.bench.raters", "--recovery", "--seed", str(seed)]
+    subprocess.run(program, check=True)
+
+
 SECTIONS: dict[str, Callable[[int], None]] = {
     "ppi": coverage_of_win_rates,
     "stopping": error_of_the_stop_rule,
     "ratings": coverage_of_ratings,
     "million": a_million_votes,
+    "routing": guarantee_of_routing,
+    "raters": recovery_of_raters,
 }
 
 if __name__ == "__main__":

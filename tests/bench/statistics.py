@@ -8,6 +8,7 @@ A new section is a function here and a line in `SECTIONS`.
 
 import argparse
 import math
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 from labeling.agreement import RESAMPLES
 from labeling.estimation import active_inference, prediction_powered, win_rate

@@ -19,9 +19,10 @@ from labeling.models import Project
 from labeling.storage import model_folder, storage_path
 from training.dataset_settings import settings_of_now
 from training.datasets import freeze
-from training.ml.config import RECIPES, Recipe, make_recipe, targets
+from training.ml.config import RECIPES, PretrainRecipe, Recipe, make_recipe, targets
 from training.ml.weights import linear_layers
 from training.models import Dataset, ModelVersion, Run
+from training.texts import text_path
 
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
@@ -53,10 +54,10 @@ def named_model(project: Project, name: str) -> str:
 
 
 def known_models(project: Project, kind: str) -> list[str]:
-    """Names that a run could start from: bases (and for DPO policies) of the project, then folders
-    under PREFLOOP_STORAGE/models."""
+    """Names that a run could start from: bases (and for policies, policies) of the project, then
+    folders under PREFLOOP_STORAGE/models."""
     kinds = [ModelVersion.Kind.BASE]
-    if kind == Run.Kind.DPO:
+    if kind != Run.Kind.REWARD:
         kinds.append(ModelVersion.Kind.POLICY)
     names = list(project.models.filter(kind__in=kinds).values_list("name", flat=True))
     stored = sorted(path.parent.name for path in storage_path("models").glob("*/config.json"))
@@ -133,13 +134,21 @@ def create_run(
     """Write the run's row, queued but not yet sent to a worker.
 
     Args: dataset: a frozen one; None freezes the labels of now, by majority, split with the
-        recipe's seed.
-    Raises: ValueError in plain words: unknown setting, missing model, too few pairs.
+        recipe's seed. A run on raw text has none: its recipe's `text` names a file, of which
+        `test_share` is held out.
+    Raises: ValueError in plain words: unknown setting, missing model or file, too few pairs.
     """
     folder = named_model(project, base_model)
-    recipe = make_recipe(kind, {**(recipe_settings or {}), "base_model": folder})
+    chosen = {**(recipe_settings or {}), "base_model": folder}
+    if kind == Run.Kind.PRETRAIN:
+        chosen.setdefault("test_share", test_share)
+    recipe = make_recipe(kind, chosen)
     check_base(folder, recipe)
-    if dataset is None:
+    if isinstance(recipe, PretrainRecipe):
+        if dataset is not None:
+            raise ValueError("dataset: continued pre-training reads a file of text, no dataset")
+        text_path(recipe.text)
+    elif dataset is None:
         dataset = freeze(project, settings_of_now(labels, test_share, recipe.seed))
     with transaction.atomic():
         run = Run.objects.create(
@@ -154,9 +163,12 @@ def create_run(
         )
         run.folder = f"runs/{run.pk}"
         run.save(update_fields=["folder"])
-        text = f"Queued on {dataset}: {dataset.counts['train']} training pairs."
-        if n_ties := dataset.counts.get("ties_kept"):
-            text += f" {n_ties} ties stand in its file and train nothing."
+        if isinstance(recipe, PretrainRecipe):
+            text = f"Queued on the texts of {recipe.text}."
+        else:
+            text = f"Queued on {dataset}: {dataset.counts['train']} training pairs."
+            if n_ties := dataset.counts.get("ties_kept"):
+                text += f" {n_ties} ties stand in its file and train nothing."
         run.events.create(text=text)
     return run
 
@@ -198,6 +210,8 @@ def keep_model(run: Run) -> ModelVersion:
     kind = {
         Run.Kind.REWARD: ModelVersion.Kind.REWARD,
         Run.Kind.DPO: ModelVersion.Kind.POLICY,
+        Run.Kind.SFT: ModelVersion.Kind.POLICY,
+        Run.Kind.PRETRAIN: ModelVersion.Kind.POLICY,
     }[Run.Kind(run.kind)]
     base = base_version(run.project, run.base_model)  # first: it may take the name we would have
     version, _created = ModelVersion.objects.get_or_create(

@@ -89,13 +89,23 @@ def train(
         return found
 
     report = ReportSteps(
-        recipe, total, test_tokens, margins, on_step, "rewards/accuracies", "rewards/margins"
+        recipe,
+        total,
+        test_tokens,
+        margins,
+        on_step,
+        logged={"accuracy": "rewards/accuracies", "margin": "rewards/margins"},
     )
     trainer = _Trainer(
         model=base,
         # Wrapped by the trainer: it then takes the policy with its adapter off as reference.
         peft_config=adapter_config(base, recipe, task="CAUSAL_LM"),
-        args=DPOConfig(beta=recipe.beta, **trainer_settings(recipe, folder, len(train_tokens))),
+        args=DPOConfig(
+            beta=recipe.beta,
+            # Dropout of the base is off already; theirs would turn off the adapters' as well.
+            disable_dropout=False,
+            **trainer_settings(recipe, folder, len(train_tokens)),
+        ),
         processing_class=tokenizer,
         data_collator=_Collator(pad_token_id=tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(

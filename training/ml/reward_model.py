@@ -79,6 +79,8 @@ def train(
         model=model,
         args=RewardConfig(
             center_rewards_coefficient=recipe.center_rewards or None,
+            # Dropout of the base is off already; theirs would turn off the adapters' as well.
+            disable_dropout=False,
             **trainer_settings(recipe, folder, len(train_tokens)),
         ),
         processing_class=tokenizer,

@@ -1,7 +1,7 @@
 """What a person may send us: the builder of datasets, the launch form of a run."""
 
 import math
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 from django import forms
@@ -221,8 +221,8 @@ class DatasetForm(forms.Form):
 
 
 class LaunchForm(forms.Form):
-    """Dataset or file of text, base model and every setting of one recipe, looked at before a worker
-    is woken."""
+    """What is learned from, the base model and every setting of one recipe, looked at before a
+    worker is woken."""
 
     dataset = forms.ModelChoiceField(
         queryset=Dataset.objects.none(),
@@ -250,8 +250,8 @@ class LaunchForm(forms.Form):
     )
     text = forms.ChoiceField(
         help_text=_lazy(
-            "A .txt file, in which blank lines divide texts, or a .jsonl file with a “text” in each "
-            "line; in the folder texts/ of the storage."
+            "A .txt file, in which blank lines divide texts, or a .jsonl file with a “text” in "
+            "each line; in the folder texts/ of the storage."
         ),
     )
     base_model = forms.CharField(
@@ -277,7 +277,7 @@ class LaunchForm(forms.Form):
         if self.known_models:
             self.fields["base_model"].initial = self.known_models[0]
         for setting in fields(RECIPES[kind]):
-            if setting.default is not MISSING:
+            if setting.metadata:
                 self.fields[setting.name] = _field(setting)
 
     def clean_base_model(self) -> str:

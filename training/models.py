@@ -77,7 +77,9 @@ class Run(Job):
     recipe = models.JSONField(default=dict)  # the recipe's dataclass, whole
     seed = models.PositiveIntegerField(default=0)
     # None for a run on raw text: the recipe names its file.
-    dataset = models.ForeignKey(Dataset, models.PROTECT, null=True, blank=True, related_name="runs")
+    dataset = models.ForeignKey(
+        Dataset, models.RESTRICT, null=True, blank=True, related_name="runs"
+    )
     text_sha256 = models.CharField(max_length=64, blank=True)  # of that file
     code_version = models.CharField(max_length=100)
     metrics = models.JSONField(default=dict)
@@ -163,9 +165,9 @@ class ModelVersion(models.Model):
     path = models.CharField(
         max_length=500
     )  # under PREFLOOP_STORAGE, or any local folder for a base
-    base = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="derived")
+    base = models.ForeignKey("self", models.RESTRICT, null=True, blank=True, related_name="derived")
     run = models.OneToOneField(
-        Run, models.PROTECT, null=True, blank=True, related_name="model_version"
+        Run, models.RESTRICT, null=True, blank=True, related_name="model_version"
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

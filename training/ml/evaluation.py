@@ -112,7 +112,7 @@ def token_metrics(
         return {"n": 0, "why": why}
     rows = np.column_stack([nll, base_nll, n_tokens]).astype(np.float64)
     codes = np.unique(np.asarray(units), return_inverse=True)[1]
-    sums = np.column_stack([np.bincount(codes, column) for column in rows.T])  # (units, 3)
+    sums: Floats = np.column_stack([np.bincount(codes, column) for column in rows.T])  # (units, 3)
 
     def figure(statistic: Callable[[Floats], Floats]) -> dict[str, Any]:
         value = float(statistic(sums.sum(axis=0)))

@@ -141,8 +141,9 @@ def _train(
     folder: Path,
     on_step: OnStep,
 ) -> dict[str, Any]:
-    is_sft = isinstance(recipe, SFTRecipe)
-    prompt_weight = recipe.prompt_loss_weight if is_sft else 0.0
+    prompt_weight = noise = 0.0
+    if isinstance(recipe, SFTRecipe):
+        prompt_weight, noise = recipe.prompt_loss_weight, recipe.neftune_alpha
     packed = pack(train, limit) if recipe.packing else [[example] for example in train]
     rows = [training_row(examples, prompt_weight) for examples in packed]
     total = n_steps(recipe, len(rows))
@@ -187,7 +188,7 @@ def _train(
         model=base,
         peft_config=adapter_config(base, recipe, task="CAUSAL_LM"),
         args=SFTConfig(
-            neftune_noise_alpha=(recipe.neftune_alpha if is_sft else 0.0) or None,
+            neftune_noise_alpha=noise or None,
             **trainer_settings(recipe, folder, len(rows)),
         ),
         processing_class=tokenizer,

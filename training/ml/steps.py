@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
 
+from training.ml.adapting import optimizer_name
 from training.ml.config import Recipe
 from training.ml.data import TokenPair, longest_first
 from training.ml.evaluation import log_loss, share_right
@@ -64,6 +66,7 @@ def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, An
         "num_train_epochs": recipe.epochs,
         "max_steps": recipe.max_steps or -1,
         "learning_rate": recipe.learning_rate,
+        "optim": optimizer_name(recipe),
         "lr_scheduler_type": recipe.scheduler,
         "warmup_steps": math.ceil(recipe.warmup_share * total),
         "weight_decay": recipe.weight_decay,
@@ -104,10 +107,21 @@ def resume_point(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def quiet_trainer() -> Iterator[None]:
-    """TRL 1.16 uses names that transformers 5.23 has renamed; nobody here can act on that."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        yield
+    """Say nothing that nobody here can act on.
+
+    TRL 1.16 uses names that transformers 5.23 has renamed; PEFT warns that PiSSA changes the base
+    in memory, which we undo when we save; each checkpoint of whole weights would draw a bar.
+    """
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            warnings.filterwarnings("ignore", message="PiSSA changes the base", module="peft")
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 class ReportSteps(TrainerCallback):  # type: ignore[misc]

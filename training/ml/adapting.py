@@ -1,0 +1,95 @@
+"""A base model made trainable by a recipe's method, its optimizer, and its weights on the disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, get_peft_model
+
+from training.ml.config import Recipe, targets
+from training.ml.galore import GaLoreAdamW
+from training.ml.loading import HEADS, MADE_BY, adapter_config, device
+from training.ml.methods import IN_4_BITS, WHOLE
+
+
+def adapted(base: Any, recipe: Recipe, *, task: str) -> Any:
+    """The base with the method's adapter around it, or the base itself where all weights move."""
+    if recipe.method in WHOLE:
+        return base
+    return get_peft_model(base, adapter_config(base, recipe, task=task))
+
+
+def optimizer_name(recipe: Recipe) -> str:
+    """What the trainer calls the optimizer of a run.
+
+    A paged one moves its averages to the machine's memory while the GPU needs the room; beside a
+    4-bit base on a GPU alone, for a CPU has no second memory to page to.
+    """
+    if recipe.method in IN_4_BITS and device().type == "cuda":
+        return "paged_adamw_32bit"
+    return "adamw_torch"
+
+
+def optimizer_words(recipe: Recipe) -> str:
+    """The optimizer as a run's metrics name it."""
+    return "galore_adamw" if recipe.method == "galore" else optimizer_name(recipe)
+
+
+def optimizer_of(model: Any, recipe: Recipe) -> GaLoreAdamW | None:
+    """An optimizer that the trainer does not know by name; None for those that it does."""
+    if recipe.method != "galore":
+        return None
+    wanted = targets(recipe)
+    projected = [
+        module.weight
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D")
+        and (name.rsplit(".", 1)[-1] in wanted if isinstance(wanted, list) else not _is_head(name))
+    ]
+    known = {id(weight) for weight in projected}
+    others = [p for p in model.parameters() if id(p) not in known]
+    return GaLoreAdamW(
+        [
+            {"params": projected, "rank": recipe.galore_rank, "gap": recipe.galore_gap},
+            {"params": others},
+        ],
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def save_start(model: Any, recipe: Recipe, folder: Path) -> None:
+    """Keep what PiSSA's matrices were before the first step; the other methods need nothing.
+
+    Every start of a run finds the same matrices anew, so a resumed run may write them again.
+    """
+    if recipe.method != "pissa":
+        return
+    config = model.peft_config["default"]
+    config.init_lora_weights = True  # else PEFT refuses to subtract what it reads from there
+    model.save_pretrained(folder / "start", save_embedding_layers=False)
+    config.init_lora_weights = "pissa"
+
+
+def save_model(model: Any, recipe: Recipe, folder: Path) -> None:
+    """The trained weights as safetensors in `folder`/model, and the method that made them.
+
+    PiSSA's are turned into a LoRA adapter of twice the rank over the untouched base, so that
+    nobody who loads them has to take the base apart in the same way first.
+    """
+    place = folder / "model"
+    if recipe.method == "pissa":
+        model.save_pretrained(
+            place,
+            save_embedding_layers=False,
+            path_initial_model_for_weight_conversion=str(folder / "start"),
+        )
+    elif isinstance(model, PeftModel):
+        model.save_pretrained(place, save_embedding_layers=False)
+    else:
+        model.save_pretrained(place)
+    (place / MADE_BY).write_text(json.dumps({"method": recipe.method}))
+
+
+def _is_head(name: str) -> bool:
+    return name.rsplit(".", 1)[-1] in (*HEADS, "lm_head")

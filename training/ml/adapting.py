@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from training.ml.config import Recipe, targets
 from training.ml.galore import GaLoreAdamW
 from training.ml.loading import HEADS, MADE_BY, adapter_config, device
 from training.ml.methods import IN_4_BITS, WHOLE
+
+NETWORK = "network.safetensors"
 
 
 def adapted(base: Any, recipe: Recipe, *, task: str) -> Any:
@@ -69,6 +72,24 @@ def save_start(model: Any, recipe: Recipe, folder: Path) -> None:
     config.init_lora_weights = True  # else PEFT refuses to subtract what it reads from there
     model.save_pretrained(folder / "start", save_embedding_layers=False)
     config.init_lora_weights = "pissa"
+
+
+def save_network(model: Any, recipe: Recipe, checkpoint: Path) -> None:
+    """Into a P-tuning checkpoint, the network that makes its vectors: PEFT keeps these alone."""
+    if recipe.method == "ptuning":
+        save_file(_network(model), checkpoint / NETWORK)
+
+
+def load_network(model: Any, recipe: Recipe, checkpoint: Path) -> None:
+    """What save_network has written, back into the model in training."""
+    if recipe.method == "ptuning":
+        saved = load_file(checkpoint / NETWORK)
+        for name, parameter in _network(model).items():
+            parameter.data.copy_(saved[name])
+
+
+def _network(model: Any) -> dict[str, Any]:
+    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 
 def save_model(model: Any, recipe: Recipe, folder: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
-from training.ml.adapting import optimizer_name
+from training.ml.adapting import load_network, optimizer_name, save_network
 from training.ml.config import Recipe
 from training.ml.data import TokenPair, longest_first
 from training.ml.evaluation import log_loss, share_right
@@ -145,6 +145,8 @@ class ReportSteps(TrainerCallback):  # type: ignore[misc]
         """The newest measurement: its step, and the margins of the test pairs."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step > 0:
+            load_network(kwargs["model"], self.recipe, _checkpoint(args, state))
         if state.global_step == 0:  # also shows at once whether the longest pairs fit into memory
             self.measure(0, kwargs["model"])
 
@@ -166,7 +168,8 @@ class ReportSteps(TrainerCallback):  # type: ignore[misc]
         self.on_step(StepReport(step=state.global_step, n_steps=self.total, values=values))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        path = _checkpoint(args, state)
+        save_network(kwargs["model"], self.recipe, path)
         seal(path)
         self.on_step(StepReport(step=state.global_step, n_steps=self.total, checkpoint=path))
 
@@ -194,6 +197,10 @@ class ReportSteps(TrainerCallback):  # type: ignore[misc]
         }
         self.on_step(StepReport(step=step, n_steps=self.total, split="test", values=values))
         return found
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 def seal(checkpoint: Path) -> None:

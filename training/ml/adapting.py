@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -66,12 +67,8 @@ def save_start(model: Any, recipe: Recipe, folder: Path) -> None:
 
     Every start of a run finds the same matrices anew, so a resumed run may write them again.
     """
-    if recipe.method != "pissa":
-        return
-    config = model.peft_config["default"]
-    config.init_lora_weights = True  # else PEFT refuses to subtract what it reads from there
-    model.save_pretrained(folder / "start", save_embedding_layers=False)
-    config.init_lora_weights = "pissa"
+    if recipe.method == "pissa":
+        model.save_pretrained(folder / "start", save_embedding_layers=False)
 
 
 def save_network(model: Any, recipe: Recipe, checkpoint: Path) -> None:
@@ -99,17 +96,33 @@ def save_model(model: Any, recipe: Recipe, folder: Path) -> None:
     nobody who loads them has to take the base apart in the same way first.
     """
     place = folder / "model"
-    if recipe.method == "pissa":
-        model.save_pretrained(
-            place,
-            save_embedding_layers=False,
-            path_initial_model_for_weight_conversion=str(folder / "start"),
-        )
-    elif isinstance(model, PeftModel):
+    if isinstance(model, PeftModel):
         model.save_pretrained(place, save_embedding_layers=False)
     else:
         model.save_pretrained(place)
+    if recipe.method == "pissa":
+        _as_lora(place, folder / "start")
     (place / MADE_BY).write_text(json.dumps({"method": recipe.method}))
+
+
+def _as_lora(place: Path, start: Path) -> None:
+    """The saved matrices A and B of PiSSA, and the start's A₀ and B₀ behind them.
+
+    PiSSA's base is W − s·B₀A₀, so its weight W + s·(BA − B₀A₀) is a LoRA of twice the rank on W,
+    with matrices [A; A₀] and [B, −B₀] and the same s = alpha / rank. (PEFT converts too, but loses
+    the layers trained whole.)
+    """
+    weights, before = (load_file(p / "adapter_model.safetensors") for p in (place, start))
+    for name, tensor in weights.items():
+        if "lora_A" in name:
+            weights[name] = torch.cat([tensor, before[name]], dim=0)  # (2 rank, inputs)
+        elif "lora_B" in name:
+            weights[name] = torch.cat([tensor, -before[name]], dim=1)  # (outputs, 2 rank)
+    save_file(weights, place / "adapter_model.safetensors", metadata={"format": "pt"})
+    path = place / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config |= {"r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"]}
+    path.write_text(json.dumps(config | {"init_lora_weights": True}, indent=2))
 
 
 def _is_head(name: str) -> bool:

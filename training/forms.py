@@ -22,6 +22,7 @@ from training.dataset_settings import (
 )
 from training.datasets import plan, refuse_too_few
 from training.ml.config import DTYPES, IMITATE, METHODS, RECIPES, SCHEDULERS, make_recipe
+from training.ml.methods import SETTINGS, other_settings, why_not
 from training.models import Dataset, Run
 from training.runs import check_base, known_models, named_model
 from training.texts import known_texts, text_path
@@ -42,6 +43,9 @@ NAMES = {
     "method": _lazy("Method"),
     "target_modules": _lazy("Target modules"),
     "train_norms": _lazy("Train norms"),
+    "virtual_tokens": _lazy("Virtual tokens"),
+    "galore_rank": _lazy("GaLore rank"),
+    "galore_gap": _lazy("GaLore gap"),
     "learning_rate": _lazy("Learning rate"),
     "scheduler": _lazy("Scheduler"),
     "warmup_share": _lazy("Warmup share"),
@@ -279,6 +283,13 @@ class LaunchForm(forms.Form):
         for setting in fields(RECIPES[kind]):
             if setting.metadata:
                 self.fields[setting.name] = _field(setting)
+        self.fields["method"].widget.attrs |= {
+            "hx-post": "",  # to this page
+            "hx-target": "#method-settings",
+            "hx-swap": "outerHTML",
+        }
+        for name in self._not_shown():
+            self.fields[name].required = False
 
     def clean_base_model(self) -> str:
         check_model_name(self.cleaned_data["base_model"], self.user)
@@ -292,9 +303,33 @@ class LaunchForm(forms.Form):
     def main_fields(self) -> list[forms.BoundField]:
         return [self[name] for name in MAIN if name in self.fields]
 
+    def method_fields(self) -> list[forms.BoundField]:
+        """The settings of the chosen method."""
+        return [self[name] for name in SETTINGS[self.chosen_method]]
+
+    @property
+    def method_problem(self) -> str:
+        """Why the recipe cannot take the chosen method, whatever the base; empty if it can."""
+        reason = why_not(self.kind, self.chosen_method, {})
+        return reason and reason[:1].upper() + reason[1:] + "."
+
     def more_fields(self) -> list[forms.BoundField]:
-        shown = {*MAIN, *(field.name for field in self.data_fields())}
-        return [field for field in self if field.name not in shown]
+        others = {*MAIN, *SETTINGS[self.chosen_method], *other_settings(self.chosen_method)}
+        others |= {field.name for field in self.data_fields()}
+        return [field for field in self if field.name not in others]
+
+    @property
+    def chosen_method(self) -> str:
+        value = self["method"].value()
+        return value if value in SETTINGS else "lora"
+
+    def _not_shown(self) -> set[str]:
+        """Settings that the sender did not see: without JavaScript the page still shows those of
+        the method that was chosen before."""
+        shown = self.data.get("settings_of", "")
+        return other_settings(self.chosen_method) | (
+            other_settings(shown) if shown in SETTINGS else set()
+        )
 
     @property
     def more_has_errors(self) -> bool:
@@ -305,7 +340,9 @@ class LaunchForm(forms.Form):
         if self.errors:
             return cleaned
         settings = {
-            f.name: cleaned[f.name] for f in fields(RECIPES[self.kind]) if f.name in cleaned
+            f.name: cleaned[f.name]
+            for f in fields(RECIPES[self.kind])
+            if f.name in cleaned and f.name not in self._not_shown()
         }
         folder = named_model(self.project, cleaned["base_model"])
         try:

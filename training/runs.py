@@ -1,5 +1,6 @@
 """Start, stop and follow runs; where models lie and what made them."""
 
+import json
 import os
 import re
 import subprocess
@@ -20,7 +21,8 @@ from labeling.storage import model_folder, storage_path
 from training.dataset_settings import settings_of_now
 from training.datasets import freeze
 from training.ml.config import RECIPES, PretrainRecipe, Recipe, make_recipe, targets
-from training.ml.weights import linear_layers
+from training.ml.methods import IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
+from training.ml.weights import linear_layers, narrowest_layer
 from training.models import Dataset, ModelVersion, Run
 from training.texts import text_path
 
@@ -59,7 +61,12 @@ def known_models(project: Project, kind: str) -> list[str]:
     kinds = [ModelVersion.Kind.BASE]
     if kind != Run.Kind.REWARD:
         kinds.append(ModelVersion.Kind.POLICY)
-    names = list(project.models.filter(kind__in=kinds).values_list("name", flat=True))
+    names = [
+        version.name
+        for version in project.models.filter(kind__in=kinds).select_related("run")
+        # A learned prompt changes no weights that a run could start from.
+        if version.run is None or version.run.recipe.get("method") not in PROMPTS
+    ]
     stored = sorted(path.parent.name for path in storage_path("models").glob("*/config.json"))
     return names + [name for name in stored if name not in names]
 
@@ -73,11 +80,25 @@ def version_folder(version: ModelVersion) -> str:
     return str(stored) if stored.exists() else version.path  # a base may be a hub id
 
 
+class Impossible(ValueError):
+    """This recipe cannot train this base by this method."""
+
+
 def check_base(folder: str, recipe: Recipe) -> None:
     """Look at the base before a run is queued, without loading it.
 
-    Raises: ValueError that begins with the name of the setting to change.
+    Raises: ValueError that begins with the name of the setting to change; Impossible, one of them.
     """
+    kind = next(name for name, known in RECIPES.items() if type(recipe) is known)
+    reason = why_not(
+        kind,
+        recipe.method,
+        _config_of(Path(folder)),
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        packing=getattr(recipe, "packing", False),
+    )
+    if reason:
+        raise Impossible(f"method: {reason}")
     path = Path(folder)
     if not path.is_dir():
         if not HUB_ID.match(folder):
@@ -96,15 +117,28 @@ def check_base(folder: str, recipe: Recipe) -> None:
     if not any(path.glob("*.safetensors")):
         raise ValueError(f"base_model: {folder} has no weights as safetensors")
     if adapter:
-        if recipe.method == "qlora":
-            raise ValueError(
+        if recipe.method in IN_4_BITS:
+            raise Impossible(
                 "method: the base is an adapter; merge it first, or use LoRA instead of QLoRA"
             )
-        if "reward" in type(recipe).__name__.lower():
+        if kind in SCORERS:
             raise ValueError("base_model: a reward model starts from a base model, not an adapter")
+        settings = _config_of(path, "adapter_config.json")
+        if settings.get("num_virtual_tokens"):
+            raise ValueError(
+                "base_model: a learned prompt changes no weights, so no run can start from it; "
+                "name the base it was learned on"
+            )
+        if settings.get("task_type") == "SEQ_CLS":
+            raise ValueError("base_model: this is a reward model's adapter, which writes no text")
         return
     wanted = targets(recipe)
-    if isinstance(wanted, list):
+    if recipe.method == "pissa" and recipe.lora_rank > (room := narrowest_layer(path, wanted)):
+        raise ValueError(
+            f"lora_rank: PiSSA starts at the main directions of each layer, and the narrowest has "
+            f"{room}"
+        )
+    if isinstance(wanted, list) and "target_modules" in SETTINGS[recipe.method]:
         known = linear_layers(path)
         unknown = [name for name in wanted if name not in known]
         if unknown:
@@ -112,6 +146,19 @@ def check_base(folder: str, recipe: Recipe) -> None:
                 f"target_modules: the model has no layer {', '.join(unknown)}; it has "
                 f"{', '.join(known)}"
             )
+
+
+def _config_of(folder: Path, file: str = "config.json") -> dict[str, Any]:
+    """The model's or adapter's own description, or of an adapter's base; empty if not at hand."""
+    if file == "config.json" and (folder / "adapter_config.json").exists():
+        folder = Path(_config_of(folder, "adapter_config.json")["base_model_name_or_path"])
+    try:
+        found: dict[str, Any] = json.loads((folder / file).read_text())
+    except OSError:
+        return {}
+    except ValueError:
+        raise ValueError(f"base_model: {folder / file} is not JSON") from None
+    return found
 
 
 def _in_hub_cache(name: str) -> bool:

@@ -18,7 +18,18 @@ def gettext_noop(text: str) -> str:
 METHODS = {
     "lora": "LoRA",
     "qlora": gettext_noop("QLoRA: base in 4 bits"),
+    "dora": gettext_noop("DoRA: length and direction apart"),
+    "rslora": gettext_noop("rsLoRA: scale for high ranks"),
+    "pissa": gettext_noop("PiSSA: starts at the main directions"),
+    "ia3": gettext_noop("(IA)³: one factor for each output"),
+    "prompt": gettext_noop("Prompt tuning: learned words in front"),
+    "prefix": gettext_noop("Prefix tuning: learned keys and values"),
+    "ptuning": gettext_noop("P-tuning: learned words from a small network"),
+    "galore": gettext_noop("GaLore: all weights, small optimizer"),
+    "full": gettext_noop("Full: all weights"),
+    "head": gettext_noop("Head only: base frozen"),
 }
+"""What is trained; `training.ml.methods` says what fits which recipe and base."""
 DTYPES = {
     "auto": gettext_noop("bfloat16 on a GPU, else float32"),
     "float32": "float32",
@@ -50,7 +61,8 @@ class RewardRecipe:
         "lora",
         gettext_noop(
             "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
-            "double quantisation) and needs about a third of the memory."
+            "double quantisation) and needs about a third of the memory. docs/training.md says "
+            "what the others do."
         ),
     )
     lora_rank: int = _setting(
@@ -65,6 +77,21 @@ class RewardRecipe:
     target_modules: str = _setting(
         "all-linear",
         gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+    )
+    virtual_tokens: int = _setting(
+        20,
+        gettext_noop(
+            "Length of the learned prompt; longer learns more and leaves less of the context."
+        ),
+    )
+    galore_rank: int = _setting(
+        128,
+        gettext_noop(
+            "Directions of each weight's gradient that the optimizer keeps: fewer need less memory."
+        ),
+    )
+    galore_gap: int = _setting(
+        200, gettext_noop("Steps after which GaLore looks for these directions anew.")
     )
     train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
     dtype: str = _setting(
@@ -126,7 +153,8 @@ class DPORecipe:
         "lora",
         gettext_noop(
             "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
-            "double quantisation) and needs about a third of the memory."
+            "double quantisation) and needs about a third of the memory. docs/training.md says "
+            "what the others do."
         ),
     )
     lora_rank: int = _setting(
@@ -141,6 +169,21 @@ class DPORecipe:
     target_modules: str = _setting(
         "all-linear",
         gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+    )
+    virtual_tokens: int = _setting(
+        20,
+        gettext_noop(
+            "Length of the learned prompt; longer learns more and leaves less of the context."
+        ),
+    )
+    galore_rank: int = _setting(
+        128,
+        gettext_noop(
+            "Directions of each weight's gradient that the optimizer keeps: fewer need less memory."
+        ),
+    )
+    galore_gap: int = _setting(
+        200, gettext_noop("Steps after which GaLore looks for these directions anew.")
     )
     train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
     dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
@@ -216,7 +259,8 @@ class SFTRecipe:
         "lora",
         gettext_noop(
             "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
-            "double quantisation) and needs about a third of the memory."
+            "double quantisation) and needs about a third of the memory. docs/training.md says "
+            "what the others do."
         ),
     )
     lora_rank: int = _setting(
@@ -231,6 +275,21 @@ class SFTRecipe:
     target_modules: str = _setting(
         "all-linear",
         gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+    )
+    virtual_tokens: int = _setting(
+        20,
+        gettext_noop(
+            "Length of the learned prompt; longer learns more and leaves less of the context."
+        ),
+    )
+    galore_rank: int = _setting(
+        128,
+        gettext_noop(
+            "Directions of each weight's gradient that the optimizer keeps: fewer need less memory."
+        ),
+    )
+    galore_gap: int = _setting(
+        200, gettext_noop("Steps after which GaLore looks for these directions anew.")
     )
     train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
     dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
@@ -299,7 +358,8 @@ class PretrainRecipe:
         "lora",
         gettext_noop(
             "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
-            "double quantisation) and needs about a third of the memory."
+            "double quantisation) and needs about a third of the memory. docs/training.md says "
+            "what the others do."
         ),
     )
     lora_rank: int = _setting(
@@ -314,6 +374,21 @@ class PretrainRecipe:
     target_modules: str = _setting(
         "all-linear",
         gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+    )
+    virtual_tokens: int = _setting(
+        20,
+        gettext_noop(
+            "Length of the learned prompt; longer learns more and leaves less of the context."
+        ),
+    )
+    galore_rank: int = _setting(
+        128,
+        gettext_noop(
+            "Directions of each weight's gradient that the optimizer keeps: fewer need less memory."
+        ),
+    )
+    galore_gap: int = _setting(
+        200, gettext_noop("Steps after which GaLore looks for these directions anew.")
     )
     train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
     dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
@@ -374,16 +449,18 @@ def check(recipe: Recipe) -> None:
             raise ValueError(
                 f"{name} is {getattr(recipe, name)!r}; it must be one of {', '.join(choices)}"
             )
-    for name in ("lora_rank", "lora_alpha", "batch_size", "gradient_accumulation", "max_length"):
+    at_least_one = ("lora_rank", "lora_alpha", "virtual_tokens", "galore_rank", "galore_gap")
+    for name in (*at_least_one, "batch_size", "gradient_accumulation", "max_length"):
         if getattr(recipe, name) < 1:
             raise ValueError(f"{name} must be at least 1")
-    for name, most in (("lora_rank", 4096), ("seed", 2**32 - 1)):
+    most_allowed = {"lora_rank": 4096, "virtual_tokens": 4096, "seed": 2**32 - 1}
+    for name, most in most_allowed.items():
         if getattr(recipe, name) > most:
             raise ValueError(f"{name} must be at most {most}")
     for name in ("max_steps", "eval_every", "checkpoint_every", "seed", "weight_decay"):
         if getattr(recipe, name) < 0:
             raise ValueError(f"{name} must not be negative")
-    for name in ("max_steps", "seed"):
+    for name in ("max_steps", "galore_rank", "galore_gap", "seed"):
         if getattr(recipe, name) >= 2**31:  # columns of the database hold no more
             raise ValueError(f"{name} must be below {2**31}")
     for name in ("learning_rate", "epochs", "max_grad_norm"):

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
+from training.ml.adapting import optimizer_of, optimizer_words, save_model, save_start
 from training.ml.config import PretrainRecipe, SFTRecipe
 from training.ml.data import (
     Pair,
@@ -36,6 +37,7 @@ from training.ml.loading import (
     train_in_float32,
 )
 from training.ml.logprobs import pad_right, response_logps
+from training.ml.methods import PROMPTS, WHOLE, virtual_tokens
 from training.ml.steps import (
     OnStep,
     ReportSteps,
@@ -65,13 +67,16 @@ def train(
     Returns: token_metrics of the test responses, of which the prompts' tokens are no part; and
         n_train, n_steps, train_tokens (read in one pass), max_length (the model's context, where
         that is less than asked), too_long_train, too_long_test, empty, trained_parameters,
-        parameters, seconds, and the pairs that gave nothing to imitate: ties, other, repeated.
+        parameters, optimizer, seconds, and the pairs that gave nothing to imitate: ties, other,
+        repeated.
     Raises: ModelMissing; ValueError if nothing to imitate fits `max_length`, or for packing with a
         model that would mix up what is packed; whatever on_step raises.
     """
     began = time.monotonic()
     tokenizer = load_tokenizer(recipe.base_model)
-    limit = longest_allowed(recipe.base_model, recipe.max_length)
+    limit = longest_allowed(
+        recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe)
+    )
     train_examples, none_train = to_imitate(train, recipe.imitate)
     test_examples, none_test = to_imitate(test, recipe.imitate)
     if not train_examples:
@@ -109,7 +114,9 @@ def pretrain(
     """
     began = time.monotonic()
     tokenizer = load_tokenizer(recipe.base_model)
-    limit = longest_allowed(recipe.base_model, recipe.max_length)
+    limit = longest_allowed(
+        recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe)
+    )
     sides = [
         [
             piece
@@ -152,6 +159,8 @@ def _train(
     base = load_causal(recipe.base_model, method=recipe.method, dtype=recipe.dtype)
     disable_dropout_in_model(base)
     if recipe.packing:
+        if recipe.method in PROMPTS:
+            raise ValueError("packing: a learned prompt stands before a row, not before each text")
         _refuse_mixing(base, train)
 
     def losses(model: Any, examples: Sequence[TokenExample]) -> list[float]:
@@ -186,7 +195,9 @@ def _train(
     )
     trainer = _Trainer(
         model=base,
-        peft_config=adapter_config(base, recipe, task="CAUSAL_LM"),
+        peft_config=(
+            None if recipe.method in WHOLE else adapter_config(base, recipe, task="CAUSAL_LM")
+        ),
         args=SFTConfig(
             neftune_noise_alpha=noise or None,
             **trainer_settings(recipe, folder, len(rows)),
@@ -195,12 +206,14 @@ def _train(
         data_collator=collator(tokenizer.pad_token_id, packing=recipe.packing),
         train_dataset=Dataset.from_list(rows),
         callbacks=[report],
+        optimizers=(optimizer_of(base, recipe), None),
     )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to the caller
     train_in_float32(trainer.model)
+    save_start(trainer.model, recipe, folder)
     trainer.train(resume_from_checkpoint=resume_point(folder))
 
-    trainer.model.save_pretrained(folder / "model", save_embedding_layers=False)
+    save_model(trainer.model, recipe, folder)
     tokenizer.save_pretrained(folder / "model")
     nll = report.measured_at(total, trainer.model)
     trained, parameters = n_parameters(trainer.model)
@@ -212,6 +225,7 @@ def _train(
         "max_length": limit,
         "trained_parameters": trained,
         "parameters": parameters,
+        "optimizer": optimizer_words(recipe),
     }
 
 

@@ -12,7 +12,9 @@ from typing import Any, Generic
 
 import torch
 from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
 
+from training.ml.adapting import load_network, optimizer_name, save_network
 from training.ml.config import Recipe
 from training.ml.data import Row, longest_first
 from training.ml.evaluation import log_loss, share_right
@@ -65,6 +67,7 @@ def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, An
         "num_train_epochs": recipe.epochs,
         "max_steps": recipe.max_steps or -1,
         "learning_rate": recipe.learning_rate,
+        "optim": optimizer_name(recipe),
         "lr_scheduler_type": recipe.scheduler,
         "warmup_steps": math.ceil(recipe.warmup_share * total),
         "weight_decay": recipe.weight_decay,
@@ -103,10 +106,21 @@ def resume_point(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def quiet_trainer() -> Iterator[None]:
-    """TRL 1.16 uses names that transformers 5.23 has renamed; nobody here can act on that."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        yield
+    """Say nothing that nobody here can act on.
+
+    TRL 1.16 uses names that transformers 5.23 has renamed; PEFT warns that PiSSA changes the base
+    in memory, which we undo when we save; each checkpoint of whole weights would draw a bar.
+    """
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            warnings.filterwarnings("ignore", message="PiSSA changes the base", module="peft")
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def pair_summary(margins: Sequence[float]) -> dict[str, float]:
@@ -144,6 +158,8 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         """The newest measurement: its step, and the numbers of the test rows."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step > 0:
+            load_network(kwargs["model"], self.recipe, _checkpoint(args, state))
         if state.global_step == 0:  # also shows at once whether the longest rows fit into memory
             self.measure(0, kwargs["model"])
 
@@ -161,7 +177,8 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         self.on_step(StepReport(step=state.global_step, n_steps=self.total, values=values))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        path = _checkpoint(args, state)
+        save_network(kwargs["model"], self.recipe, path)
         seal(path)
         self.on_step(StepReport(step=state.global_step, n_steps=self.total, checkpoint=path))
 
@@ -185,6 +202,10 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         values = self.summary(found)
         self.on_step(StepReport(step=step, n_steps=self.total, split="test", values=values))
         return found
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 def seal(checkpoint: Path) -> None:

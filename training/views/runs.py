@@ -14,7 +14,8 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from labeling.access import project_for
 from training.datasets import COUNTED
 from training.forms import LaunchForm
-from training.ml.config import RECIPES
+from training.ml.config import METHODS, RECIPES
+from training.ml.methods import other_settings
 from training.models import Dataset, ModelVersion, Run
 from training.runs import cancel_run, resume_run, seconds_left, start_run
 
@@ -90,6 +91,8 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
     )
     context = {"project": project, "active": "training", "form": form, "kind": Run.Kind(kind)}
     context |= {"title": NEW[kind], "about": ABOUT[kind]}
+    if request.method == "POST" and request.htmx.trigger == "id_method":
+        return render(request, "training/launch.html#method", context)
     if request.method == "POST" and request.htmx:
         return render(request, "training/launch.html#preview", context | _preview(form))
     if request.method == "POST" and "check" not in request.POST and form.is_valid():
@@ -135,6 +138,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "seconds_left": seconds_left(found),
         "checkpoint": found.checkpoints.last(),
         "too_long": _too_long(found),
+        "trained_percent": _trained_percent(found),
     }
     if found.dataset:
         context["many_too_long"] = 10 * (_too_long(found) or 0) > found.dataset.counts["pairs"]
@@ -183,6 +187,12 @@ def _too_long(run: Run) -> int | None:
     return run.metrics["too_long_train"] + run.metrics["too_long_test"] if run.metrics else None
 
 
+def _trained_percent(run: Run) -> float | None:
+    if not run.metrics.get("parameters"):
+        return None
+    return 100 * run.metrics["trained_parameters"] / run.metrics["parameters"]
+
+
 def _counts(dataset: Dataset | None) -> list[tuple[str, int]]:
     if dataset is None:
         return []
@@ -192,11 +202,12 @@ def _counts(dataset: Dataset | None) -> list[tuple[str, int]]:
 
 
 def _settings(run: Run) -> list[tuple[str, Any, str]]:
-    """(name, value, help) of every setting of the run's recipe."""
+    """(name, value, help) of every setting of the run's recipe that its method reads."""
+    unused = other_settings(run.recipe.get("method", "lora"))
     return [
         (setting.name, run.recipe.get(setting.name), _(setting.metadata["help"]))
         for setting in fields(RECIPES[run.kind])
-        if setting.metadata
+        if setting.metadata and setting.name not in unused
     ]
 
 
@@ -242,6 +253,7 @@ def model(request: HttpRequest, slug: str, name: str) -> HttpResponse:
         "derived": found.derived.select_related("run"),
     }
     if found.run:
+        context["method"] = _(METHODS[found.run.recipe.get("method", "lora")])
         context["counts"] = _counts(found.run.dataset)
         raters = found.run.dataset.raters if found.run.dataset else []
         context["people"] = [r for r in raters if r["kind"] == "person"]

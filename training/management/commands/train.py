@@ -11,7 +11,7 @@ from training.dataset_settings import LABELS
 from training.datasets import dataset_named
 from training.ml.config import METHODS, RECIPES, make_recipe
 from training.models import Run
-from training.runs import create_run, start_run
+from training.runs import Impossible, create_run, start_run
 
 MEASURED = {
     "accuracy": "accuracy",
@@ -80,6 +80,8 @@ class Command(BaseCommand):
                 labels=options["labels"],
                 test_share=options["test_share"],
             )
+        except Impossible as error:
+            raise CommandError(str(error), returncode=2) from None
         except ValueError as error:
             raise CommandError(str(error)) from None
         if options["wait"]:

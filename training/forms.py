@@ -288,8 +288,11 @@ class LaunchForm(forms.Form):
             "hx-target": "#method-settings",
             "hx-swap": "outerHTML",
         }
-        for name in self._not_shown():
-            self.fields[name].required = False
+        if self.is_bound:
+            self.data = self.data.copy()
+            for name in self._not_shown():
+                default = self.fields[name].initial
+                self.data[name] = "on" if default is True else str(default)
 
     def clean_base_model(self) -> str:
         check_model_name(self.cleaned_data["base_model"], self.user)
@@ -325,7 +328,7 @@ class LaunchForm(forms.Form):
 
     def _not_shown(self) -> set[str]:
         """Settings that the sender did not see: without JavaScript the page still shows those of
-        the method that was chosen before."""
+        the method that was chosen before. They keep their defaults."""
         shown = self.data.get("settings_of", "")
         return other_settings(self.chosen_method) | (
             other_settings(shown) if shown in SETTINGS else set()
@@ -340,9 +343,7 @@ class LaunchForm(forms.Form):
         if self.errors:
             return cleaned
         settings = {
-            f.name: cleaned[f.name]
-            for f in fields(RECIPES[self.kind])
-            if f.name in cleaned and f.name not in self._not_shown()
+            f.name: cleaned[f.name] for f in fields(RECIPES[self.kind]) if f.name in cleaned
         }
         folder = named_model(self.project, cleaned["base_model"])
         try:

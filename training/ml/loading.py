@@ -155,8 +155,8 @@ def load_reward_model(folder: str | Path, *, dtype: str = "auto") -> tuple[Any, 
 def holds_scorer(folder: str | Path) -> bool:
     """Whether the folder holds a whole model with a score head."""
     path = Path(folder) / "config.json"
-    names = json.loads(path.read_text()).get("architectures") if path.exists() else None
-    return bool(names) and str(names[0]).endswith("ForSequenceClassification")
+    names = (json.loads(path.read_text()) if path.exists() else {}).get("architectures") or [""]
+    return str(names[0]).endswith("ForSequenceClassification")
 
 
 def adapter_base(name: str) -> str | None:

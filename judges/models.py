@@ -104,9 +104,10 @@ class JudgeVersion(models.Model):
     # words of the question are those of `prompt`, kept here too so that a recipe is whole.
     recipe = models.JSONField(default=dict)
     prompt = models.ForeignKey(
-        PromptVersion, models.PROTECT, null=True, blank=True, related_name="judge_versions"
+        PromptVersion, models.RESTRICT, null=True, blank=True, related_name="judge_versions"
     )
-    rater = models.OneToOneField(Rater, models.PROTECT, related_name="judge_version")
+    # Goes with its project alone, as everything here that is restricted.
+    rater = models.OneToOneField(Rater, models.RESTRICT, related_name="judge_version")
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
@@ -422,9 +423,9 @@ class ChosenJudge(models.Model):
     """The judge that a project works with, and how its probabilities are corrected."""
 
     project = models.OneToOneField(Project, models.CASCADE, related_name="chosen_judge")
-    version = models.ForeignKey(JudgeVersion, models.PROTECT, related_name="+")
+    version = models.ForeignKey(JudgeVersion, models.RESTRICT, related_name="+")
     calibration = models.ForeignKey(
-        Calibration, models.PROTECT, null=True, blank=True, related_name="+"
+        Calibration, models.RESTRICT, null=True, blank=True, related_name="+"
     )
     chosen_at = models.DateTimeField(auto_now=True)
     chosen_by = models.ForeignKey(
@@ -652,10 +653,10 @@ class CertificateStage(models.Model):
 
     certificate = models.ForeignKey(Certificate, models.CASCADE, related_name="stages")
     position = models.PositiveSmallIntegerField()
-    version = models.ForeignKey(JudgeVersion, models.PROTECT, related_name="+")
+    version = models.ForeignKey(JudgeVersion, models.RESTRICT, related_name="+")
     # How the judge was corrected then. Thresholds are of its own word, which corrections leave.
     calibration = models.ForeignKey(
-        Calibration, models.PROTECT, null=True, blank=True, related_name="+"
+        Calibration, models.RESTRICT, null=True, blank=True, related_name="+"
     )
     threshold = models.FloatField(null=True)  # empty: this judge decides nothing
     n = models.PositiveIntegerField()  # labels at or above the threshold
@@ -678,9 +679,15 @@ class RoutedComparison(models.Model):
     """A comparison that left the human queue, and what it wanted before."""
 
     comparison = models.OneToOneField(Comparison, models.CASCADE, related_name="+")
-    certificate = models.ForeignKey(Certificate, models.CASCADE, related_name="routed")
+    # No index of its own: "routed_of_certificate" begins with it.
+    certificate = models.ForeignKey(
+        Certificate, models.CASCADE, related_name="routed", db_index=False
+    )
     wanted_before = models.PositiveSmallIntegerField()
     wanted_now = models.PositiveSmallIntegerField()
+
+    class Meta:
+        indexes = [models.Index(fields=["certificate", "comparison"], name="routed_of_certificate")]
 
     def __str__(self) -> str:
         return f"{self.comparison}, decided by {self.certificate}"

@@ -26,7 +26,7 @@ from judges.models import (
 from labeling.changes import note_change
 from labeling.events import notice_more_work
 from labeling.jobs import Job, JobTaken, heartbeat
-from labeling.models import Comparison, Preference, Project
+from labeling.models import Comparison, Preference, Project, Rater
 from labeling.places import count_places
 
 Kind, Purpose = RoutingRun.Kind, RoutingPolicy.Purpose
@@ -222,23 +222,29 @@ def withdraw(run: RoutingRun) -> None:
     """Take back what certificates let stand: no answer is certified any more, and comparisons
     return to people. Chunk by chunk; called again, it goes on."""
     project = run.project
-    routed = RoutedComparison.objects.filter(comparison__project=project)
-    marked = Preference.objects.filter(
-        rater__in=list(project.raters.filter(kind="judge").values_list("pk", flat=True)),
-        certified=True,
-    )
-    n_total = routed.count() + marked.count()
-    run.report(n_done=0, n_total=n_total)
+    # By one certificate and one judge at a time: the next ones then come in the order of an index,
+    # without all that is left being read and sorted for every chunk.
+    routed = [
+        RoutedComparison.objects.filter(certificate=certificate).order_by("comparison")
+        for certificate in project.certificates.all()
+    ]
+    marked = [
+        Preference.objects.filter(rater=rater, certified=True).order_by("pk")
+        for rater in project.raters.filter(kind=Rater.Kind.JUDGE)
+    ]
+    run.report(n_done=0, n_total=sum(rows.count() for rows in (*routed, *marked)))
     taken = {"put_back": 0, "no_longer_certified": 0}
     # The answers first: what people have not decided yet is then nobody's, instead of a judge's.
-    while pks := list(marked.order_by("pk").values_list("pk", flat=True)[:CHUNK]):
-        taken["no_longer_certified"] += Preference.objects.filter(pk__in=pks).update(
-            certified=False
-        )
-        run.report(n_done=sum(taken.values()))
-    while pks := list(routed.order_by("comparison").values_list("comparison", flat=True)[:CHUNK]):
-        taken["put_back"] += put_back(pks)
-        run.report(n_done=sum(taken.values()))
+    for answers in marked:
+        while pks := list(answers.values_list("pk", flat=True)[:CHUNK]):
+            taken["no_longer_certified"] += Preference.objects.filter(pk__in=pks).update(
+                certified=False
+            )
+            run.report(n_done=sum(taken.values()))
+    for comparisons in routed:
+        while pks := list(comparisons.values_list("comparison", flat=True)[:CHUNK]):
+            taken["put_back"] += put_back(pks)
+            run.report(n_done=sum(taken.values()))
     with transaction.atomic():
         project.certificates.filter(status=Status.REVOKED, withdrawn_at=None).update(
             withdrawn_at=timezone.now()

@@ -36,7 +36,7 @@ from labeling.ratings import Games, length_feature, rating_table, style_features
 from labeling.shares import CONFIDENCE
 from labeling.stopping import sequential_win_rate
 
-MOST_JUDGES = 3  # boards of judges, those with the most verdicts
+MOST_JUDGES = 3  # boards of judges: the first of `Answers.judges`
 MOST_PAIRS = 1_000  # pairs of sources whose win rate is kept, those with the most answers
 MOST_STYLED = 50_000  # comparisons whose texts are read for their style, a random sample
 MOST_UNJUDGED = 0.1  # of random labels, unreadable verdicts among them
@@ -80,7 +80,8 @@ class Answers:
     first_at: np.ndarray
     """Its place in the order of answers."""
     judges: dict[str, np.ndarray]
-    """By name, those with most verdicts first: (comparisons,) verdict in [0, 1], NaN for none."""
+    """By name, the calibrated one first, then those with most verdicts: (comparisons,) verdict in
+    [0, 1], NaN for none."""
     style: np.ndarray
     """(comparisons, 2, marks) counts in both responses; NaN where the texts were not read."""
     n_left_out: dict[str, int]
@@ -162,9 +163,16 @@ def answers_of(project: Project) -> Answers:
     first_at[place[backwards]] = backwards
     judges = {}
     n_verdicts = np.bincount(votes["rater"][judge], minlength=len(raters))
-    for rater in np.argsort(-n_verdicts, kind="stable"):
+    # The project's own judge first: it is the one whose probabilities are calibrated.
+    chosen = set(
+        Rater.objects.filter(project=project)
+        .exclude(calibrated_at=None)
+        .values_list("pk", flat=True)
+    )
+    is_chosen = np.array([pk in chosen for pk, *_rest in raters], dtype=bool)
+    for rater in np.lexsort((-n_verdicts, ~is_chosen)):
         if not n_verdicts[rater]:
-            break
+            continue
         mine = votes["rater"] == rater
         verdict = np.full(n, np.nan)
         soft = votes["prob_a"][mine]
@@ -258,7 +266,7 @@ def leaderboard_report(
     Args:
         on_progress: told (thousandths done, 1000); raises to stop.
     Returns: "boards" (see `_boards`), "pairs" (see `pair_figures`; most answers first),
-        "pairs_left_out", "judge" (the one that joins the people: with most verdicts), "sources",
+        "pairs_left_out", "judge" (the one that joins the people: the first), "sources",
         "n_votes", "n_verdicts", "n_comparisons", "n_left_out", "confidence".
     """
     judge = next(iter(answers.judges), None)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from django.db import transaction
+
 from labeling.models import Project
 from labeling.votes import known_answers_of, rankings_of, topics_of, votes_of
 
@@ -35,6 +37,24 @@ class StatisticsMissing(Exception):
 def libraries_missing() -> list[str]:
     """Those of `LIBRARIES` that are not installed here; none is loaded for it."""
     return [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+
+
+def compute_anew(project: Project, reports: Any) -> Any:
+    """The computation among the project's `reports` that waits or works; a new one if none does."""
+    with transaction.atomic():
+        # Two clicks at the same moment: the second waits here for the first.
+        Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+        report = reports.active().first()
+        if report is None:
+            report = reports.create(project=project)
+            report.enqueue()
+    return report
+
+
+def stop(reports: Any) -> None:
+    """Stop the computation that waits or works; the figures of before stay."""
+    for report in reports.active():
+        report.request_cancel()
 
 
 def agreement_of(

@@ -73,7 +73,7 @@ class Run(Job):
     base_revision = models.CharField(max_length=64, blank=True)  # hash of the base's weights
     recipe = models.JSONField(default=dict)  # the recipe's dataclass, whole
     seed = models.PositiveIntegerField(default=0)
-    dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="runs")
+    dataset = models.ForeignKey(Dataset, models.RESTRICT, related_name="runs")
     code_version = models.CharField(max_length=100)
     metrics = models.JSONField(default=dict)
     folder = models.CharField(max_length=500, blank=True)  # under PREFLOOP_STORAGE
@@ -158,9 +158,9 @@ class ModelVersion(models.Model):
     path = models.CharField(
         max_length=500
     )  # under PREFLOOP_STORAGE, or any local folder for a base
-    base = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="derived")
+    base = models.ForeignKey("self", models.RESTRICT, null=True, blank=True, related_name="derived")
     run = models.OneToOneField(
-        Run, models.PROTECT, null=True, blank=True, related_name="model_version"
+        Run, models.RESTRICT, null=True, blank=True, related_name="model_version"
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

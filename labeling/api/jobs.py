@@ -20,7 +20,8 @@ from labeling.api.reading import TooLarge
 from labeling.api.refusals import Conflict
 from labeling.imports.forms import Labels
 from labeling.imports.uploads import BadUpload, keep_upload, kept_upload, reject_path, too_large
-from labeling.models import AgreementReport, ImportJob, Leaderboard, Project, Rater
+from labeling.models import ImportJob, Project, Rater
+from labeling.reports import compute_anew
 from labeling.serializers import (
     ImportSerializer,
     LeaderboardLineSerializer,
@@ -165,12 +166,7 @@ class Reports(ListAPIView):
     @idempotent
     def post(self, request: Request, slug: str) -> Response:
         """Have a worker compute how far raters agree; one that waits or works already is told."""
-        with transaction.atomic():
-            Project.objects.select_for_update(no_key=True).get(pk=request.project.pk)
-            report = request.project.agreement_reports.active().first()
-            if report is None:
-                report = AgreementReport.objects.create(project=request.project)
-                report.enqueue()
+        report = compute_anew(request.project, request.project.agreement_reports)
         return Response(ReportLineSerializer(report).data, status=status.HTTP_202_ACCEPTED)
 
 
@@ -203,12 +199,7 @@ class Leaderboards(ListAPIView):
     @idempotent
     def post(self, request: Request, slug: str) -> Response:
         """Have a worker rate the sources; one that waits or works already is told."""
-        with transaction.atomic():
-            Project.objects.select_for_update(no_key=True).get(pk=request.project.pk)
-            board = request.project.leaderboards.active().first()
-            if board is None:
-                board = Leaderboard.objects.create(project=request.project)
-                board.enqueue()
+        board = compute_anew(request.project, request.project.leaderboards)
         return Response(LeaderboardLineSerializer(board).data, status=status.HTTP_202_ACCEPTED)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.contrib.humanize.templatetags.humanize import intcomma
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
@@ -16,6 +15,7 @@ from django.views.decorators.http import require_http_methods
 
 from labeling.access import project_for
 from labeling.models import AgreementReport, Project
+from labeling.reports import compute_anew, stop
 from labeling.shares import Z
 from labeling.templatetags.figures import decimals, percent
 from labeling.votes import changed_since, state_of
@@ -28,15 +28,18 @@ MIN_SHARED = 10  # shared comparisons of a readable kappa
 @never_cache
 @require_http_methods(["GET", "POST"])
 def agreement(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the figures that a worker stored last; a POST sends one to compute them anew."""
+    """Show the figures that a worker stored last; a POST has them computed anew, or stops that."""
     if request.method == "POST":
         project = project_for(request.user, slug, to="lead")
-        _start(project)
+        if "cancel" in request.POST:
+            stop(project.agreement_reports)
+        else:
+            compute_anew(project, project.agreement_reports)
         return redirect("labeling:agreement", slug)
     project = project_for(request.user, slug, to="view")
     job = project.agreement_reports.order_by("-pk").first()
     if request.htmx:  # the status polls itself until the job has ended
-        response = render(request, "labeling/agreement.html#status", {"job": job})
+        response = render(request, "labeling/figures_status.html", {"job": job, "project": project})
         if job is None or not job.is_active:
             response.headers["HX-Refresh"] = "true"
         return response
@@ -55,15 +58,6 @@ def agreement(request: HttpRequest, slug: str) -> HttpResponse:
         context |= _figures(request, stored.result)
         context |= _truth(request, stored.result) | _topics(project, stored.result)
     return render(request, "labeling/agreement.html", context)
-
-
-def _start(project: Project) -> None:
-    """Queue a computation, unless one is on its way."""
-    with transaction.atomic():
-        # Two clicks at the same moment: the second waits here for the first.
-        Project.objects.select_for_update().get(pk=project.pk)
-        if not project.agreement_reports.active().exists():
-            AgreementReport.objects.create(project=project).enqueue()
 
 
 def _figures(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:

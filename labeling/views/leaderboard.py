@@ -6,7 +6,6 @@ from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.contrib.humanize.templatetags.humanize import intcomma
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
@@ -15,7 +14,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from labeling.access import project_for
-from labeling.models import Leaderboard, Project
+from labeling.models import Leaderboard
+from labeling.reports import compute_anew, stop
 from labeling.templatetags.figures import percent
 from labeling.votes import changed_since, state_of
 
@@ -28,15 +28,18 @@ MIN_SHARED = 5  # answers of a readable cell of the heat map
 @never_cache
 @require_http_methods(["GET", "POST"])
 def leaderboard(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the ratings that a worker stored last; a POST sends one to compute them anew."""
+    """Show the ratings that a worker stored last; a POST has them computed anew, or stops that."""
     if request.method == "POST":
         project = project_for(request.user, slug, to="lead")
-        _start(project)
+        if "cancel" in request.POST:
+            stop(project.leaderboards)
+        else:
+            compute_anew(project, project.leaderboards)
         return redirect("labeling:leaderboard", slug)
     project = project_for(request.user, slug, to="view")
     job = project.leaderboards.order_by("-pk").defer("result").first()
     if request.htmx:  # the status polls itself until the job has ended
-        response = render(request, "labeling/leaderboard.html#status", {"job": job})
+        response = render(request, "labeling/figures_status.html", {"job": job, "project": project})
         if job is None or not job.is_active:
             response.headers["HX-Refresh"] = "true"
         return response
@@ -54,15 +57,6 @@ def leaderboard(request: HttpRequest, slug: str) -> HttpResponse:
         context |= {"stored": stored, "n_new": n_new, "n_gone": n_gone}
         context |= _figures(stored.result, request.GET)
     return render(request, "labeling/leaderboard.html", context)
-
-
-def _start(project: Project) -> None:
-    """Queue a computation, unless one is on its way."""
-    with transaction.atomic():
-        # Two clicks at the same moment: the second waits here for the first.
-        Project.objects.select_for_update().get(pk=project.pk)
-        if not project.leaderboards.active().exists():
-            Leaderboard.objects.create(project=project).enqueue()
 
 
 def _figures(report: dict[str, Any], asked: Any) -> dict[str, Any]:

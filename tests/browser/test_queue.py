@@ -87,7 +87,7 @@ def test_on_a_phone_the_pages_of_a_project_are_a_menu(page: Page, live_server):
     expect(page.get_by_role("link", name="Agreement")).to_have_count(0)
     page.locator(".tabs-menu summary").click()
     links = page.get_by_role("navigation", name="Project").get_by_role("link")
-    assert links.count() == 11
+    assert links.count() == 12
     for box in (link.bounding_box() for link in links.all()):
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390

@@ -23,7 +23,7 @@ def play(request, tmp_path: Path, tiny_judge: Path):
     environment = os.environ | {
         "DATABASE_URL": url,
         "PREFLOOP_STORAGE": str(tmp_path / "kept"),
-        "PREFLOOP_HEARTBEAT_SECONDS": "10",
+        "PREFLOOP_HEARTBEAT_SECONDS": "6",
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "OMP_NUM_THREADS": "1",
         "SECRET_KEY": "only for this test",
@@ -49,7 +49,7 @@ def play(request, tmp_path: Path, tiny_judge: Path):
     return run
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_run_killed_at_random_moments_asks_nothing_twice_and_loses_nothing(play, seed):
     result, log = play("kills", seed)
 

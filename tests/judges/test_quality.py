@@ -243,7 +243,7 @@ def test_the_exchange_test_is_mcnemars_on_single_comparisons():
     assert exchange_p(np.arange(3), np.zeros(3)) == 1.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_statsmodels_holm(p_values):
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])

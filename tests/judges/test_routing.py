@@ -261,6 +261,13 @@ def test_a_tie_of_the_judge_and_what_it_could_not_say_are_never_sure():
     assert audit.confidence_and_choice(0.99, None, False) == (0.0, "unparsed")
 
 
+def test_no_chunk_of_the_audit_stream_reads_all_that_people_ever_said(project):
+    of_chunk = audit.audit_labels(project).filter(comparison__gte=1, comparison__lte=2_000)
+    since_then = audit.audit_labels(project).filter(pk__gt=1_000)
+
+    assert "preference_of_rater" not in of_chunk.explain() + since_then.explain()
+
+
 # Issuing ------------------------------------------------------------------------------------------
 
 
@@ -795,3 +802,30 @@ def test_the_command_says_how_many_labels_are_missing(project):
     with pytest.raises(CommandError) as wrong:
         call_command("route", project="kitchen", alpha=2.0)
     assert wrong.value.returncode == 2
+
+
+# Deletion -----------------------------------------------------------------------------------------
+
+
+def test_a_project_goes_with_its_certificates(project):
+    a_world(project)
+    set_policy(project, None, alpha=0.15)
+    routed(project)
+
+    project.delete()
+
+    assert not Certificate.objects.exists()
+    assert not Preference.objects.exists()
+
+
+def test_a_judge_that_a_certificate_names_stays_and_the_page_says_why(project, admin_client):
+    version, _comparisons = a_world(project)
+    set_policy(project, None, alpha=0.15)
+    routed(project)
+    ChosenJudge.objects.all().delete()
+    page = reverse("admin:judges_judge_delete", args=[version.judge_id])
+
+    said = admin_client.post(page, {"post": "yes"}).content.decode()
+
+    assert "Certificate stage: certificate 1, judy v1" in re.sub(r"<[^>]+>", "", said)
+    assert project.judges.get() == version.judge

@@ -192,7 +192,7 @@ def test_no_order_of_events_breaks_a_promise():
     run_state_machine_as_test(
         Labeling,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             phases=[Phase.generate],  # shrinking takes minutes; the seed is printed
             stateful_step_count=40,
             deadline=None,

@@ -242,7 +242,7 @@ def test_the_page_says_who_is_better_and_what_to_do_next(client, lead):
     response = client.get(URL)
 
     text = words_of(response)
-    assert "40 votes of people on 60 comparisons of two sources." in text
+    assert "60 comparisons of two sources with 40 votes of people." in text
     assert "How often is new preferred to old?" in text
     assert "n = 40 comparisons with a label, 40 prompts" in text
     assert "n = 40 labels, 20 verdicts without one" in text

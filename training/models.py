@@ -76,6 +76,11 @@ class Run(Job):
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="runs")
     code_version = models.CharField(max_length=100)
     metrics = models.JSONField(default=dict)
+    # Bytes of memory, of a run that ended: foretold for its longest pair, and found. See
+    # training/ml/memory.py and peaks.py.
+    predicted_peak = models.BigIntegerField(null=True, blank=True)
+    measured_peak = models.BigIntegerField(null=True, blank=True)
+    device = models.CharField(max_length=10, blank=True)  # cuda | cpu
     folder = models.CharField(max_length=500, blank=True)  # under PREFLOOP_STORAGE
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"

@@ -19,6 +19,7 @@ from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
 from training.dataset_settings import stored_settings
 from training.datasets import load_pairs
+from training.fitting import keep_peaks
 from training.models import Checkpoint, DatasetDraft, ModelVersion, Run, RunStep
 from training.previews import build
 from training.runs import keep_model, recipe_of
@@ -124,8 +125,10 @@ def _call_recipe(run: Run, record: "Recorder") -> dict:
     train_pairs, test_pairs = load_pairs(run.dataset)
     # These import torch: only workers pay for it.
     from training.ml import dpo, loading, reward_model
+    from training.ml.peaks import Peak, give_memory_back
     from training.ml.steps import resume_point
 
+    give_memory_back()
     recipe, folder = recipe_of(run), storage_path(run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     revision = loading.revision(recipe.base_model)
@@ -139,9 +142,11 @@ def _call_recipe(run: Run, record: "Recorder") -> dict:
     last = resume_point(folder)
     if last:
         record.say(f"Goes on from {Path(last).name}.")
-    if run.kind == Run.Kind.REWARD:
-        return reward_model.train(recipe, train_pairs, test_pairs, folder, record)
-    return dpo.train(recipe, train_pairs, test_pairs, folder, record)
+    train = reward_model.train if run.kind == Run.Kind.REWARD else dpo.train
+    peak = Peak()
+    metrics = train(recipe, train_pairs, test_pairs, folder, record)
+    keep_peaks(run, recipe, metrics, peak.device, peak.bytes())
+    return metrics
 
 
 class Recorder:

@@ -117,11 +117,12 @@ def child(folder: str, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     from training.ml.config import make_recipe
     from training.ml.loading import load_tokenizer
     from training.ml.memory import predict, read_architecture
-    from training.ml.peaks import Peak
+    from training.ml.peaks import Peak, give_memory_back
 
     recipe = make_recipe(kind, settings | {"base_model": folder, "max_steps": 2})
     pairs = pairs_of(load_tokenizer(folder), 3 * recipe.batch_size, recipe.max_length)
     train = reward_model.train if kind == "reward" else dpo.train
+    give_memory_back()
     peak = Peak()
     with tempfile.TemporaryDirectory() as out:
         train(recipe, pairs, pairs[: recipe.batch_size], Path(out), lambda report: None)

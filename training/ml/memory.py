@@ -39,8 +39,9 @@ CUDA_CONTEXT = 450 * MIB
 max_memory_reserved; it is in what nvidia-smi shows. Between 300 and 600 MiB by card and version."""
 GAPS = 0.05
 """Share of what comes and goes (activations, gradients, work space) that the allocator cannot use
-again for another size. PyTorch's CUDA allocator rounds to 512 bytes and keeps blocks of 2 MiB."""
-CPU_LIBRARIES = 160 * MIB
+again for another size: PyTorch's CUDA allocator rounds to 512 bytes and keeps blocks of 2 MiB. On a
+CPU blocks go back to the kernel one by one (training/ml/peaks.py), and there are no gaps."""
+CPU_LIBRARIES = 25 * MIB
 """What a run's libraries load at the first use of each, their thread pools, the tokens of the
 pairs: found by tests/bench/memory.py as the rest that does not move with the model."""
 
@@ -467,9 +468,7 @@ def chunk_logits(arch: Architecture, *, rows: int, tokens: int, number: int) -> 
     return min(rows * tokens, CHUNK) * arch.vocabulary * (number + 4 + 4)
 
 
-def work_space(
-    arch: Architecture, *, rows: int, tokens: int, number: int, quantised: bool, training: bool
-) -> int:
+def work_space(arch: Architecture, *, rows: int, tokens: int, number: int, quantised: bool) -> int:
     """Bytes of what exists only within one operation: the widest layer's in- and outputs and, on the
     way back, their gradients; under QLoRA the one weight that is being turned back into numbers."""
     widest = max(arch.intermediate, arch.hidden)
@@ -482,6 +481,20 @@ def work_space(
 def kv_cache(arch: Architecture, *, rows: int = 1, tokens: int = 1, number: int = 2) -> int:
     """Bytes of keys and values kept while generating: 2·L·kv heads·head width numbers a token."""
     return 2 * arch.layers * arch.kv_heads * arch.head_dim * number * tokens * rows
+
+
+def inference(arch: Architecture, *, rows: int, tokens: int, device: str = "cuda") -> int:
+    """Bytes of a model that generates: weights, the cache of keys and values, the last position's
+    logits in float32, one layer's work, the context."""
+    number = number_bytes("auto", device)
+    context = CUDA_CONTEXT if device == "cuda" else CPU_LIBRARIES
+    return (
+        base_weights(arch, method="lora", number=number)
+        + kv_cache(arch, rows=rows, tokens=tokens, number=number)
+        + rows * arch.vocabulary * 4
+        + work_space(arch, rows=rows, tokens=tokens, number=number, quantised=False)
+        + context
+    )
 
 
 # Put together
@@ -499,8 +512,10 @@ def predict(
 
     Args: device: "cuda" or "cpu"; tokens: of the longest conversation, where it is known; else the
         recipe's max_length, or the model's context where that is shorter.
-    Raises: ValueError for a method that is not counted.
+    Raises: ValueError for a recipe or a method that is not counted.
     """
+    if kind not in ("reward", "dpo"):
+        raise ValueError(f"the memory of the recipe {kind} is not counted yet")
     limit = min(recipe.max_length, arch.context or recipe.max_length)
     tokens = min(tokens or limit, limit)
     rows = 2 * recipe.batch_size  # chosen and rejected
@@ -525,9 +540,8 @@ def predict(
         flash=True,
     )
     logits = tile_logits(arch, **shape, device=device) if kind == "dpo" else 0
-    work = work_space(arch, **shape, quantised=quantised, training=True)
+    work = work_space(arch, **shape, quantised=quantised)
     measuring = work + (chunk_logits(arch, **shape) if kind == "dpo" else 0)
-    standing = held + trained * (4 + 4) + states + copies
 
     # At the step's highest point either the head works on all kept activations, or a layer does.
     passing = kept + max(logits, work)
@@ -548,12 +562,88 @@ def predict(
         Term("activations", kept, gettext_noop("activations kept for the way back")),
         Term("logits", logits, gettext_noop("logits of a tile of tokens and words")),
         Term("work", work, gettext_noop("work space of one layer")),
-        Term("gaps", round(GAPS * moving), gettext_noop("gaps the allocator leaves")),
+        Term(
+            "gaps",
+            round(GAPS * moving) if device == "cuda" else 0,
+            gettext_noop("gaps the allocator leaves"),
+        ),
         Term(
             "libraries",
             CUDA_CONTEXT if device == "cuda" else CPU_LIBRARIES,
             gettext_noop("CUDA's context") if device == "cuda" else gettext_noop("libraries"),
         ),
     ]
-    del standing
     return Estimate(tuple(t for t in terms if t.bytes), moment, trained, tokens, device)
+
+
+# What would fit
+
+
+def suggestions(
+    kind: str,
+    recipe: Recipe,
+    arch: Architecture,
+    available: int,
+    *,
+    device: str = "cuda",
+    most: int = 3,
+) -> list[Suggestion]:
+    """The nearest settings that fit, fewest changes first; empty if nothing tried does.
+
+    Tried in every combination: checkpointing, smaller batches summed up to the same step, the base
+    in four bits, shorter conversations. What changes no result comes first, and a suggestion that
+    gives up more than another and is not smaller by it is left out.
+    """
+    batches = _halves(recipe.batch_size, 1)
+    lengths = _halves(min(recipe.max_length, arch.context or recipe.max_length), 128)[:4]
+    methods = [recipe.method, *(["qlora"] if recipe.method in ("lora", "full") else [])]
+    checkpointing = [recipe.gradient_checkpointing, True]
+    found: dict[int, tuple[int, Suggestion]] = {}
+    for kept, batch, method, length in product(
+        dict.fromkeys(checkpointing), batches, methods, lengths
+    ):
+        changes: dict[str, Any] = {}
+        cost = 0
+        if kept != recipe.gradient_checkpointing:
+            changes["gradient_checkpointing"], cost = True, cost + 2
+        if batch != recipe.batch_size:
+            accumulation = recipe.gradient_accumulation * (recipe.batch_size // batch)
+            changes |= {"batch_size": batch, "gradient_accumulation": accumulation}
+            cost += batches.index(batch)
+        same = method == recipe.method and length == lengths[0]
+        if method != recipe.method:
+            changes["method"], cost = method, cost + 20
+        if length != lengths[0]:
+            changes["max_length"], cost = length, cost + 30 * lengths.index(length)
+        if not changes:
+            continue
+        peak = predict(kind, replace(recipe, **changes), arch, device=device).peak
+        if peak > available:
+            continue
+        # One of each kind: which of checkpointing, method and length it gives up.
+        sort = (kept != recipe.gradient_checkpointing) + 2 * (method != recipe.method)
+        sort += 4 * (length != lengths[0])
+        if sort not in found or cost < found[sort][0]:
+            found[sort] = (cost, Suggestion(changes, peak, same))
+    return [suggestion for _cost, suggestion in sorted(found.values(), key=lambda f: f[0])[:most]]
+
+
+def _halves(number: int, least: int) -> list[int]:
+    """The number and its halves while they are whole and not below `least`."""
+    found = [number]
+    while found[-1] % 2 == 0 and found[-1] // 2 >= least:
+        found.append(found[-1] // 2)
+    return found
+
+
+def read_bytes(text: str) -> int:
+    """Bytes of "24GiB", "16 GB", "512MiB" or a plain number of bytes.
+
+    Raises: ValueError.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{text!r} is no amount of memory; write it as 24GiB")
+    number, unit = float(match[1]), (match[2] or "B").upper()
+    power = " KMGT".index(unit[0]) if unit[0] != "B" else 0
+    return round(number * (1024 if "I" in unit or len(unit) == 1 else 1000) ** power)

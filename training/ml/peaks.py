@@ -1,10 +1,25 @@
 """How much memory a run really took: the one measurement there is on each kind of device."""
 
 import contextlib
+import ctypes
 import sys
 from pathlib import Path
 
+M_MMAP_THRESHOLD = -3  # malloc.h of glibc
+LARGE = 256 * 1024
+"""Blocks from here on are asked of the kernel one by one, and go back to it when they are freed."""
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def give_memory_back() -> None:
+    """Let freed tensors return to the machine at once, where the C library is glibc.
+
+    Left to itself it raises the size from which it does so to 32 MiB, keeps what is smaller, and
+    cannot use the gaps again for other sizes: a run on a CPU then takes two to four times the
+    memory it needs (docs/memory.md), in no less time.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 class Peak:

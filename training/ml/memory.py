@@ -452,25 +452,25 @@ def tile_logits(arch: Architecture, *, rows: int, tokens: int, number: int, devi
     """Bytes of DPO's head at work: one tile of logits, the rest of it summed as it goes.
 
     On a GPU the tile is made at its full width and worked on in place. On a CPU only what is
-    written takes memory, and plain operations make two float32 copies of it. Beside it the
-    gradient of the hidden states, in float32. Source: at TILE_TOKENS.
+    written takes memory, and plain operations make float32 copies of it: at most seven at once, as
+    tests/bench/memory.py found. Beside it the gradient of the hidden states, in float32. Source: at TILE_TOKENS.
     """
     positions = min(rows * tokens, TILE_TOKENS)
     hidden_gradient = rows * tokens * arch.hidden * 4
     if device == "cuda":
         return positions * TILE_WORDS * number + hidden_gradient
     width = min(arch.vocabulary, TILE_WORDS)
-    return positions * width * (number + 2 * 4) + hidden_gradient
+    return positions * width * (number + 7 * 4) + hidden_gradient
 
 
 def chunk_logits(arch: Architecture, *, rows: int, tokens: int, number: int) -> int:
-    """Bytes of the logits where a policy is measured: a chunk as it comes, in float32, its softmax."""
+    """Bytes of the logits where a policy is measured: a chunk, in float32, its softmax."""
     return min(rows * tokens, CHUNK) * arch.vocabulary * (number + 4 + 4)
 
 
 def work_space(arch: Architecture, *, rows: int, tokens: int, number: int, quantised: bool) -> int:
-    """Bytes of what exists only within one operation: the widest layer's in- and outputs and, on the
-    way back, their gradients; under QLoRA the one weight that is being turned back into numbers."""
+    """Bytes of what exists only within one operation: the widest layer's in- and outputs and, on
+    the way back, their gradients; under QLoRA the one weight that is being turned back into numbers."""
     widest = max(arch.intermediate, arch.hidden)
     passing = rows * tokens * (3 * widest + 2 * arch.hidden) * number
     largest = max(d_in * d_out for _name, d_in, d_out in arch.linears)
@@ -644,6 +644,7 @@ def read_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?\s*", text, re.IGNORECASE)
     if match is None:
         raise ValueError(f"{text!r} is no amount of memory; write it as 24GiB")
-    number, unit = float(match[1]), (match[2] or "B").upper()
-    power = " KMGT".index(unit[0]) if unit[0] != "B" else 0
-    return round(number * (1024 if "I" in unit or len(unit) == 1 else 1000) ** power)
+    number, unit = float(match[1]), str(match[2] or "B").upper()
+    power: int = " KMGT".index(unit[0]) if unit[0] != "B" else 0
+    step = 1024.0 if "I" in unit or len(unit) == 1 else 1000.0
+    return int(number * step ** float(power))

@@ -1,4 +1,4 @@
-"""Does a run fit? What the machine has, what a run will take, and how far such foretelling erred."""
+"""Does a run fit? What the machine has, what a run will take, how far foretelling erred."""
 
 import shutil
 import statistics

@@ -27,8 +27,6 @@ NF4_BITS = 4.127
 float32 for each 256 scales: 4 + 8/64 + 32/(64·256). Dettmers et al. 2023, arXiv:2305.14314, §3."""
 ADAM_STATES = 8
 """Bytes per trained number of Adam's two moments in float32. Kingma and Ba 2015, algorithm 1."""
-PAGED_STATES = 2
-"""The same in eight bits (bitsandbytes): a byte each; Dettmers et al. 2022, arXiv:2110.02861."""
 TILE_TOKENS, TILE_WORDS = 4096, 32768
 """DPO's head works on tiles of so many positions and words: TRL 1.16, trl/kernels/chunked_logprob.py
 and _CHUNKED_LOGPROB_CHUNK_SIZE."""
@@ -68,7 +66,7 @@ class Architecture:
     norms: int
     """Numbers in the norm layers."""
     linears: tuple[tuple[str, int, int], ...]
-    """(name, inputs, outputs) of the linear layers of one layer: what adapters and four bits reach."""
+    """(name, inputs, outputs) of one layer's linear layers: what adapters and four bits reach."""
     embeddings: int
     """Numbers in the tables of words and positions."""
     tied: bool
@@ -453,7 +451,8 @@ def tile_logits(arch: Architecture, *, rows: int, tokens: int, number: int, devi
 
     On a GPU the tile is made at its full width and worked on in place. On a CPU only what is
     written takes memory, and plain operations make float32 copies of it: at most seven at once, as
-    tests/bench/memory.py found. Beside it the gradient of the hidden states, in float32. Source: at TILE_TOKENS.
+    tests/bench/memory.py found. Beside it
+    the gradient of the hidden states, in float32. Source: at TILE_TOKENS.
     """
     positions = min(rows * tokens, TILE_TOKENS)
     hidden_gradient = rows * tokens * arch.hidden * 4
@@ -470,7 +469,7 @@ def chunk_logits(arch: Architecture, *, rows: int, tokens: int, number: int) -> 
 
 def work_space(arch: Architecture, *, rows: int, tokens: int, number: int, quantised: bool) -> int:
     """Bytes of what exists only within one operation: the widest layer's in- and outputs and, on
-    the way back, their gradients; under QLoRA the one weight that is being turned back into numbers."""
+    the way back, their gradients; under QLoRA the one weight turned back into numbers."""
     widest = max(arch.intermediate, arch.hidden)
     passing = rows * tokens * (3 * widest + 2 * arch.hidden) * number
     largest = max(d_in * d_out for _name, d_in, d_out in arch.linears)

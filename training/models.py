@@ -83,6 +83,11 @@ class Run(Job):
     text_sha256 = models.CharField(max_length=64, blank=True)  # of that file
     code_version = models.CharField(max_length=100)
     metrics = models.JSONField(default=dict)
+    # Bytes of memory, of a run that ended: foretold for its longest pair, and found. See
+    # training/ml/memory.py and peaks.py.
+    predicted_peak = models.BigIntegerField(null=True, blank=True)
+    measured_peak = models.BigIntegerField(null=True, blank=True)
+    device = models.CharField(max_length=10, blank=True)  # cuda | cpu
     folder = models.CharField(max_length=500, blank=True)  # under PREFLOOP_STORAGE
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"

@@ -19,6 +19,7 @@ from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
 from training.dataset_settings import stored_settings
 from training.datasets import load_pairs
+from training.fitting import keep_peaks
 from training.models import Checkpoint, DatasetDraft, ModelVersion, Run, RunStep
 from training.previews import build
 from training.runs import keep_model, recipe_of
@@ -125,8 +126,10 @@ def _call_recipe(run: Run, record: "Recorder") -> dict:
     train_rows, test_rows = _rows(run, record)
     # These import torch: only workers pay for it.
     from training.ml import dpo, loading, reward_model, sft
+    from training.ml.peaks import Peak, give_memory_back
     from training.ml.steps import resume_point
 
+    give_memory_back()
     recipe, folder = recipe_of(run), storage_path(run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     revision = loading.revision(recipe.base_model)
@@ -146,7 +149,10 @@ def _call_recipe(run: Run, record: "Recorder") -> dict:
         Run.Kind.SFT: sft.train,
         Run.Kind.PRETRAIN: sft.pretrain,
     }[Run.Kind(run.kind)]
-    return train(recipe, train_rows, test_rows, folder, record)
+    peak = Peak()
+    metrics = train(recipe, train_rows, test_rows, folder, record)
+    keep_peaks(run, recipe, metrics, peak.device, peak.bytes())
+    return metrics
 
 
 def _rows(run: Run, record: "Recorder") -> tuple[list, list]:

@@ -117,6 +117,7 @@ def train(
         "n_train": len(train_tokens),
         "n_steps": total,
         "max_length": limit,
+        "longest": max(pair.n_tokens for pair in train_tokens),
         "too_long_train": left_out_train.too_long,
         "too_long_test": left_out_test.too_long,
         "empty": left_out_train.empty + left_out_test.empty,

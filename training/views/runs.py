@@ -18,6 +18,7 @@ from training.ml.config import METHODS, RECIPES
 from training.ml.methods import other_settings
 from training.models import Dataset, ModelVersion, Run
 from training.runs import cancel_run, resume_run, seconds_left, start_run
+from training.views.fits import fit_context, with_suggestion
 
 POINTS_SHOWN = 400
 """Points of one curve at most: more than a screen has room for."""
@@ -82,8 +83,9 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
     project = project_for(request.user, slug, to="lead")
     if kind not in RECIPES:
         raise Http404("No such recipe.")
+    data = with_suggestion(request.POST, kind)
     form = LaunchForm(
-        request.POST or None,
+        data or None,
         project=project,
         kind=kind,
         user=request.user,
@@ -95,7 +97,7 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
         return render(request, "training/launch.html#method", context)
     if request.method == "POST" and request.htmx:
         return render(request, "training/launch.html#preview", context | _preview(form))
-    if request.method == "POST" and "check" not in request.POST and form.is_valid():
+    if request.method == "POST" and "check" not in data and form.is_valid():
         try:
             run = start_run(
                 project,
@@ -111,6 +113,8 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
             form.add_error(None, str(error))
         else:
             return redirect("training:run", slug, run.pk)
+    if request.method == "POST":
+        context |= fit_context(data, request.user, project, kind)
     return render(request, "training/launch.html", context | _preview(form))
 
 

@@ -138,5 +138,4 @@ def keep_peaks(
         # CUDA's context is not in what torch reports.
         without = [t.bytes for t in found.terms if device == "cuda" and t.name == "libraries"]
         predicted = found.peak - sum(without)
-    run.predicted_peak, run.measured_peak, run.device = predicted, measured, device
-    run.save(update_fields=["predicted_peak", "measured_peak", "device"])
+    run.report(predicted_peak=predicted, measured_peak=measured, device=device)

@@ -28,7 +28,7 @@ float32 for each 256 scales: 4 + 8/64 + 32/(64·256). Dettmers et al. 2023, arXi
 ADAM_STATES = 8
 """Bytes per trained number of Adam's two moments in float32. Kingma and Ba 2015, algorithm 1."""
 TILE_TOKENS, TILE_WORDS = 4096, 32768
-"""DPO's head works on tiles of so many positions and words: TRL 1.16,
+"""DPO's head works on tiles of so many positions and words: TRL 1.16, in
 trl/kernels/chunked_logprob.py and _CHUNKED_LOGPROB_CHUNK_SIZE."""
 CHUNK = 512
 """Positions whose logits exist at once where a policy is measured: training/ml/logprobs.py."""
@@ -37,8 +37,8 @@ CUDA_CONTEXT = 450 * MIB
 max_memory_reserved; it is in what nvidia-smi shows. Between 300 and 600 MiB by card and version."""
 GAPS = 0.05
 """Share of what comes and goes (activations, gradients, work space) that the allocator cannot use
-again for another size: PyTorch's CUDA allocator rounds to 512 bytes and keeps blocks of 2 MiB. On a
-CPU blocks go back to the kernel one by one (training/ml/peaks.py), and there are no gaps."""
+again for another size: PyTorch's CUDA allocator rounds to 512 bytes and keeps blocks of 2 MiB. On
+a CPU blocks go back to the kernel one by one (training/ml/peaks.py), and there are no gaps."""
 CPU_LIBRARIES = 25 * MIB
 """What a run's libraries load at the first use of each, their thread pools, the tokens of the
 pairs: found by tests/bench/memory.py as the rest that does not move with the model."""

@@ -102,9 +102,10 @@ def choose_by_id(project: Project, names: list[str], purpose: str, gold: str, ac
     found = project.comparisons.filter(Q(external_id__in=named) | Q(pk__in=numbers))
     pairs = found.filter(response_set=None)
     pks = list(pairs.values_list("pk", flat=True))
+    ask_entrance_again(project, purpose, pairs if gold else pairs.exclude(gold=""))
     if gold:
         _set_gold(project, pairs, gold, actor)
-    n_moved, n_without_gold = set_purpose(project, pks, purpose, actor)
+    n_moved, n_without_gold = move_locked(project, pks, purpose, actor)
     return Chosen(
         n_moved=n_moved,
         n_without_gold=n_without_gold,
@@ -141,11 +142,13 @@ def choose_unanimous(project: Project, n: int, at_least: int, purpose: str, acto
         .order_by("-n", "comparison")
         .values_list("comparison", "low")[: min(n, MOST)]
     )
+    found = [pk for pk, _answer in unanimous]
+    ask_entrance_again(project, purpose, project.comparisons.filter(pk__in=found))
     for choice in Choice.values:
         pks = [pk for pk, answer in unanimous if answer == choice]
         if pks:
             _set_gold(project, project.comparisons.filter(pk__in=pks), choice, actor)
-    n_moved, n_without = set_purpose(project, [pk for pk, _answer in unanimous], purpose, actor)
+    n_moved, n_without = move_locked(project, found, purpose, actor)
     return Chosen(n_moved, n_without)
 
 
@@ -182,6 +185,26 @@ def set_purpose(
     """
     # Purposes change under everybody's lock: who is asked the entrance again, reads them twice.
     lock_people(project)
+    pks = list(comparison_ids)
+    ready = project.comparisons.filter(pk__in=pks).exclude(gold="")
+    ask_entrance_again(project, purpose, ready)
+    return move_locked(project, pks, purpose, actor)
+
+
+def ask_entrance_again(project: Project, purpose: str, ready: QuerySet[Comparison]) -> None:
+    """Ask everybody again, if one of the `ready` comparisons comes into training or qualification.
+
+    Before any comparison is locked: who joined since everybody was locked may be answering one.
+    """
+    entrance = Comparison.Purpose.TRAINING, Comparison.Purpose.QUALIFICATION
+    if purpose in entrance and ready.exclude(purpose=purpose).exists():
+        project.raters.filter(kind=Rater.Kind.PERSON).update(qualified_at=None)
+
+
+def move_locked(
+    project: Project, comparison_ids: Iterable[int], purpose: str, actor: Any
+) -> tuple[int, int]:
+    """`set_purpose`, when people are locked and asked again."""
     chosen = project.comparisons.filter(pk__in=list(comparison_ids)).exclude(purpose=purpose)
     list(chosen.order_by("pk").select_for_update(no_key=True).values_list("pk"))
     n_without_gold = 0
@@ -194,8 +217,6 @@ def set_purpose(
         with_gold = chosen.exclude(gold="")
         pks = list(with_gold.values_list("pk", flat=True))
         with_gold.update(purpose=purpose, labels_wanted=0, open_places=0)
-        if pks and purpose in (Comparison.Purpose.TRAINING, Comparison.Purpose.QUALIFICATION):
-            project.raters.filter(kind=Rater.Kind.PERSON).update(qualified_at=None)
     if pks:
         note_change(
             project,

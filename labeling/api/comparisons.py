@@ -32,7 +32,7 @@ from labeling.serializers import (
     RowsSerializer,
     StoredRowsSerializer,
 )
-from labeling.sets import set_purpose
+from labeling.sets import ask_entrance_again, move_locked
 
 CHANGEABLE = ("gold", "purpose", "labels_wanted", "priority")
 
@@ -137,7 +137,11 @@ class OneComparison(GenericAPIView):
 
         Whatever is no work (training, qualification, check) has a known answer and wants no labels.
         """
-        lock_people(request.project)  # a set that grows is asked of everybody again
+        lock_people(request.project)
+        asked = request.data if isinstance(request.data, dict) else {}
+        named = _visible(request).filter(pk=pk)
+        ready = named if asked.get("gold") else named.exclude(gold="")
+        ask_entrance_again(request.project, asked.get("purpose", ""), ready)
         locked = _visible(request).select_for_update(of=("self",), no_key=True)
         comparison = get_object_or_404(locked, pk=pk)
         given = ComparisonSerializer(comparison, data=request.data, partial=True)
@@ -149,7 +153,7 @@ class OneComparison(GenericAPIView):
         if "gold" in change:  # first, because a set asks for it
             Comparison.objects.filter(pk=pk).update(gold=change.pop("gold"))
         if purpose != comparison.purpose:
-            set_purpose(request.project, [pk], purpose, request.user)
+            move_locked(request.project, [pk], purpose, request.user)
         if change:
             Comparison.objects.filter(pk=pk).update(**change)
             count_places([pk])

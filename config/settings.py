@@ -207,6 +207,8 @@ CELERY_BEAT_SCHEDULE = {
 PREFLOOP_HEARTBEAT_SECONDS = env.int("PREFLOOP_HEARTBEAT_SECONDS", default=10)
 # Rows of one upload, in bytes; the import command has no limit.
 PREFLOOP_MAX_UPLOAD_BYTES = env.int("PREFLOOP_MAX_UPLOAD_BYTES", default=512 * 1024 * 1024)
+# Memory of the worker's GPU, such as 24GiB, where the web process cannot see it.
+PREFLOOP_GPU_MEMORY = env.str("PREFLOOP_GPU_MEMORY", default="")
 PREFLOOP_LEASE_MINUTES = env.int("PREFLOOP_LEASE_MINUTES", default=15)
 
 # Counts of requests. Each process has its own unless this is `redis://host`.

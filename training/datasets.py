@@ -36,6 +36,7 @@ COUNTED = {
     "pairs": _lazy("pairs"),
     "human": _lazy("pairs labeled by people"),
     "ai": _lazy("pairs labeled by AI judges"),
+    "demonstrations": _lazy("pairs whose better response a rater wrote"),
     "decided": _lazy("pairs decided by a lead, whatever the votes say"),
     "ties_half": _lazy("ties that train as one half"),
     "train": _lazy("training pairs"),
@@ -137,6 +138,12 @@ class Decided:
     @property
     def votes(self) -> dict[str, int]:
         return dict(sorted(Counter(answer.choice for answer in self.own).items()))
+
+    @property
+    def is_demonstration(self) -> bool:
+        """Whether a rater wrote the chosen response, as a better answer."""
+        author = {Choice.A: self.row.author_a, Choice.B: self.row.author_b}.get(self.choice)
+        return author is not None
 
     @property
     def is_longer_chosen(self) -> bool | None:
@@ -327,6 +334,7 @@ def plan(
                     counts["pairs"] += 1
                     counts[found.source] += 1
                     counts["decided"] += found.decided
+                    counts["demonstrations"] += found.is_demonstration
                     counts["ties_half"] += found.choice == Choice.TIE
                     n_pairs[row.prompt_hash] += 1
                     if found.choice == Choice.TIE:
@@ -412,6 +420,7 @@ def write_row(file: IO[bytes], row: Decided) -> None:
         "source": row.source,
         "votes": row.votes,
         "decided": row.decided,
+        "demonstration": row.is_demonstration,
         "lengths": {"chosen": chars[is_b], "rejected": chars[not is_b]},
         "prompt": comparison.prompt,
         "chosen": b if is_b else a,
@@ -498,6 +507,7 @@ def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
                 comparison=row["comparison"],
                 prob=row.get("prob", 1.0),
                 weight=row.get("weight", 1.0),
+                demonstration=row.get("demonstration", False),
             )
             sides[row["split"]].append(pair)
     return sides["train"], sides["test"]

@@ -1,7 +1,7 @@
 """What a person may send us: the builder of datasets, the launch form of a run."""
 
 import math
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 from django import forms
@@ -21,13 +21,15 @@ from training.dataset_settings import (
     settings_of_now,
 )
 from training.datasets import plan, refuse_too_few
-from training.ml.config import DTYPES, METHODS, RECIPES, SCHEDULERS, make_recipe
-from training.models import Dataset
+from training.ml.config import DTYPES, IMITATE, METHODS, RECIPES, SCHEDULERS, make_recipe
+from training.ml.methods import SETTINGS, other_settings, why_not
+from training.models import Dataset, Run
 from training.runs import check_base, known_models, named_model
+from training.texts import known_texts, text_path
 
-MAIN = ("method", "beta", "learning_rate", "epochs", "batch_size", "max_length", "seed")
+MAIN = ("imitate", "method", "beta", "learning_rate", "epochs", "batch_size", "max_length", "seed")
 """Settings that stand in the open; the others are folded away."""
-CHOICES = {"method": METHODS, "dtype": DTYPES, "scheduler": SCHEDULERS}
+CHOICES = {"method": METHODS, "dtype": DTYPES, "scheduler": SCHEDULERS, "imitate": IMITATE}
 LARGEST = 2**31 - 1
 """What an integer column of the database holds at most."""
 NAMES = {
@@ -41,6 +43,9 @@ NAMES = {
     "method": _lazy("Method"),
     "target_modules": _lazy("Target modules"),
     "train_norms": _lazy("Train norms"),
+    "virtual_tokens": _lazy("Virtual tokens"),
+    "galore_rank": _lazy("GaLore rank"),
+    "galore_gap": _lazy("GaLore gap"),
     "learning_rate": _lazy("Learning rate"),
     "scheduler": _lazy("Scheduler"),
     "warmup_share": _lazy("Warmup share"),
@@ -54,6 +59,10 @@ NAMES = {
     "center_rewards": _lazy("Center rewards"),
     "seed": _lazy("Seed"),
     "beta": _lazy("Beta"),
+    "imitate": _lazy("Imitate"),
+    "prompt_loss_weight": _lazy("Prompt loss weight"),
+    "packing": _lazy("Packing"),
+    "neftune_alpha": _lazy("NEFTune alpha"),
 }
 
 
@@ -216,7 +225,8 @@ class DatasetForm(forms.Form):
 
 
 class LaunchForm(forms.Form):
-    """Dataset, base model and every setting of one recipe, looked at before a worker is woken."""
+    """What is learned from, the base model and every setting of one recipe, looked at before a
+    worker is woken."""
 
     dataset = forms.ModelChoiceField(
         queryset=Dataset.objects.none(),
@@ -242,6 +252,12 @@ class LaunchForm(forms.Form):
         widget=forms.NumberInput(attrs={"step": "any"}),
         help_text=_lazy("Share of the prompts kept for measuring. No prompt is on both sides."),
     )
+    text = forms.ChoiceField(
+        help_text=_lazy(
+            "A .txt file, in which blank lines divide texts, or a .jsonl file with a “text” in "
+            "each line; in the folder texts/ of the storage."
+        ),
+    )
     base_model = forms.CharField(
         max_length=500,
         widget=forms.TextInput(attrs={"list": "known-models", "autocomplete": "off"}),
@@ -255,23 +271,68 @@ class LaunchForm(forms.Form):
         offered = project.datasets.filter(pk__in=list(newest)).order_by("-pk")
         self.fields["dataset"].queryset = offered
         self.fields["dataset"].label_from_instance = dataset_in_words
+        if kind == Run.Kind.PRETRAIN:
+            del self.fields["dataset"], self.fields["labels"]
+            self.fields["text"].choices = [(name, name) for name in known_texts()]
+            self.fields["test_share"].help_text = _("Share of the texts kept for measuring.")
+        else:
+            del self.fields["text"]
         self.known_models = known_models(project, kind)
         if self.known_models:
             self.fields["base_model"].initial = self.known_models[0]
         for setting in fields(RECIPES[kind]):
-            if setting.default is not MISSING:
+            if setting.metadata:
                 self.fields[setting.name] = _field(setting)
+        self.fields["method"].widget.attrs |= {
+            "hx-post": "",  # to this page
+            "hx-target": "#method-settings",
+            "hx-swap": "outerHTML",
+        }
+        if self.is_bound:
+            self.data = self.data.copy()
+            for name in self._not_shown():
+                default = self.fields[name].initial
+                self.data[name] = "on" if default is True else str(default)
 
     def clean_base_model(self) -> str:
         check_model_name(self.cleaned_data["base_model"], self.user)
         return str(self.cleaned_data["base_model"])
 
+    def data_fields(self) -> list[forms.BoundField]:
+        """What is learned from what: the first card of the form."""
+        names = ("base_model", "text", "dataset", "labels", "test_share")
+        return [self[name] for name in names if name in self.fields]
+
     def main_fields(self) -> list[forms.BoundField]:
         return [self[name] for name in MAIN if name in self.fields]
 
+    def method_fields(self) -> list[forms.BoundField]:
+        """The settings of the chosen method."""
+        return [self[name] for name in SETTINGS[self.chosen_method]]
+
+    @property
+    def method_problem(self) -> str:
+        """Why the recipe cannot take the chosen method, whatever the base; empty if it can."""
+        reason = why_not(self.kind, self.chosen_method, {})
+        return reason and reason[:1].upper() + reason[1:] + "."
+
     def more_fields(self) -> list[forms.BoundField]:
-        main = {*MAIN, "dataset", "labels", "test_share", "base_model"}
-        return [field for field in self if field.name not in main]
+        others = {*MAIN, *SETTINGS[self.chosen_method], *other_settings(self.chosen_method)}
+        others |= {field.name for field in self.data_fields()}
+        return [field for field in self if field.name not in others]
+
+    @property
+    def chosen_method(self) -> str:
+        value = self["method"].value()
+        return value if value in SETTINGS else "lora"
+
+    def _not_shown(self) -> set[str]:
+        """Settings that the sender did not see: without JavaScript the page still shows those of
+        the method that was chosen before. They keep their defaults."""
+        shown = self.data.get("settings_of", "")
+        return other_settings(self.chosen_method) | (
+            other_settings(shown) if shown in SETTINGS else set()
+        )
 
     @property
     def more_has_errors(self) -> bool:
@@ -293,15 +354,25 @@ class LaunchForm(forms.Form):
         cleaned["recipe_settings"] = {
             name: value for name, value in settings.items() if name != "base_model"
         }
-        if cleaned["dataset"] is None and (problem := self.preview()["problem"]):
-            self.add_error("labels", problem)
+        if self.kind == Run.Kind.PRETRAIN:
+            return cleaned
+        found = self.preview()
+        if cleaned["dataset"] is None and found["problem"]:
+            self.add_error("labels", found["problem"])
+        elif settings.get("imitate") == "demonstrations" and not found["counts"].get(
+            "demonstrations"
+        ):
+            self.add_error("imitate", _("No rater’s better answer is among these pairs."))
         return cleaned
 
     def preview(self) -> dict[str, Any]:
         """Counts of the dataset that these settings would give, and what is wrong with it.
 
-        Settings that are missing or make no sense are taken at their defaults.
+        Settings that are missing or make no sense are taken at their defaults. Of a file of text,
+        nothing but its size: a worker reads it.
         """
+        if self.kind == Run.Kind.PRETRAIN:
+            return self._text_preview()
         frozen = (
             self.fields["dataset"].queryset.filter(sha256=self["dataset"].value() or "").first()
         )
@@ -325,6 +396,16 @@ class LaunchForm(forms.Form):
         except ValueError as error:
             problem = str(error)[:1].upper() + str(error)[1:] + "."
         return {"counts": made.counts, "raters": made.raters, "problem": problem}
+
+    def _text_preview(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"counts": {}, "raters": [], "problem": ""}
+        names = [name for name, _words in self.fields["text"].choices]
+        if not names:
+            found["problem"] = _("There is no file of text yet: put one into texts/.")
+            return found
+        asked = self["text"].value()
+        chosen = asked if asked in names else names[0]
+        return found | {"text": chosen, "n_bytes": text_path(chosen).stat().st_size}
 
 
 def refuse(form: forms.Form, text: str) -> None:

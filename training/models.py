@@ -61,11 +61,14 @@ class DatasetDraft(Job):
 
 
 class Run(Job):
-    """One execution of a recipe on a frozen dataset: enough is stored to run it again."""
+    """One execution of a recipe on a frozen dataset, or on a file of raw text: enough is stored to
+    run it again."""
 
     class Kind(models.TextChoices):
         REWARD = "reward", _lazy("Reward model")
         DPO = "dpo", _lazy("DPO policy")
+        SFT = "sft", _lazy("SFT policy")
+        PRETRAIN = "pretrain", _lazy("Continued pre-training")
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="runs")
     kind = models.CharField(max_length=20, choices=Kind)
@@ -73,9 +76,18 @@ class Run(Job):
     base_revision = models.CharField(max_length=64, blank=True)  # hash of the base's weights
     recipe = models.JSONField(default=dict)  # the recipe's dataclass, whole
     seed = models.PositiveIntegerField(default=0)
-    dataset = models.ForeignKey(Dataset, models.RESTRICT, related_name="runs")
+    # None for a run on raw text: the recipe names its file.
+    dataset = models.ForeignKey(
+        Dataset, models.RESTRICT, null=True, blank=True, related_name="runs"
+    )
+    text_sha256 = models.CharField(max_length=64, blank=True)  # of that file
     code_version = models.CharField(max_length=100)
     metrics = models.JSONField(default=dict)
+    # Bytes of memory, of a run that ended: foretold for its longest pair, and found. See
+    # training/ml/memory.py and peaks.py.
+    predicted_peak = models.BigIntegerField(null=True, blank=True)
+    measured_peak = models.BigIntegerField(null=True, blank=True)
+    device = models.CharField(max_length=10, blank=True)  # cuda | cpu
     folder = models.CharField(max_length=500, blank=True)  # under PREFLOOP_STORAGE
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"

@@ -1,5 +1,6 @@
 """Start, stop and follow runs; where models lie and what made them."""
 
+import json
 import os
 import re
 import subprocess
@@ -19,9 +20,11 @@ from labeling.models import Project
 from labeling.storage import model_folder, storage_path
 from training.dataset_settings import settings_of_now
 from training.datasets import freeze
-from training.ml.config import RECIPES, Recipe, make_recipe, targets
-from training.ml.weights import linear_layers
+from training.ml.config import RECIPES, PretrainRecipe, Recipe, make_recipe, targets
+from training.ml.methods import IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
+from training.ml.weights import linear_layers, narrowest_layer
 from training.models import Dataset, ModelVersion, Run
+from training.texts import text_path
 
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
@@ -53,12 +56,17 @@ def named_model(project: Project, name: str) -> str:
 
 
 def known_models(project: Project, kind: str) -> list[str]:
-    """Names that a run could start from: bases (and for DPO policies) of the project, then folders
-    under PREFLOOP_STORAGE/models."""
+    """Names that a run could start from: bases (and for policies, policies) of the project, then
+    folders under PREFLOOP_STORAGE/models."""
     kinds = [ModelVersion.Kind.BASE]
-    if kind == Run.Kind.DPO:
+    if kind != Run.Kind.REWARD:
         kinds.append(ModelVersion.Kind.POLICY)
-    names = list(project.models.filter(kind__in=kinds).values_list("name", flat=True))
+    names = [
+        version.name
+        for version in project.models.filter(kind__in=kinds).select_related("run")
+        # A learned prompt changes no weights that a run could start from.
+        if version.run is None or version.run.recipe.get("method") not in PROMPTS
+    ]
     stored = sorted(path.parent.name for path in storage_path("models").glob("*/config.json"))
     return names + [name for name in stored if name not in names]
 
@@ -72,11 +80,25 @@ def version_folder(version: ModelVersion) -> str:
     return str(stored) if stored.exists() else version.path  # a base may be a hub id
 
 
+class Impossible(ValueError):
+    """This recipe cannot train this base by this method."""
+
+
 def check_base(folder: str, recipe: Recipe) -> None:
     """Look at the base before a run is queued, without loading it.
 
-    Raises: ValueError that begins with the name of the setting to change.
+    Raises: ValueError that begins with the name of the setting to change; Impossible, one of them.
     """
+    kind = next(name for name, known in RECIPES.items() if type(recipe) is known)
+    reason = why_not(
+        kind,
+        recipe.method,
+        _config_of(Path(folder)),
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        packing=getattr(recipe, "packing", False),
+    )
+    if reason:
+        raise Impossible(f"method: {reason}")
     path = Path(folder)
     if not path.is_dir():
         if not HUB_ID.match(folder):
@@ -95,15 +117,28 @@ def check_base(folder: str, recipe: Recipe) -> None:
     if not any(path.glob("*.safetensors")):
         raise ValueError(f"base_model: {folder} has no weights as safetensors")
     if adapter:
-        if recipe.method == "qlora":
-            raise ValueError(
+        if recipe.method in IN_4_BITS:
+            raise Impossible(
                 "method: the base is an adapter; merge it first, or use LoRA instead of QLoRA"
             )
-        if "reward" in type(recipe).__name__.lower():
+        if kind in SCORERS:
             raise ValueError("base_model: a reward model starts from a base model, not an adapter")
+        settings = _config_of(path, "adapter_config.json")
+        if settings.get("num_virtual_tokens"):
+            raise ValueError(
+                "base_model: a learned prompt changes no weights, so no run can start from it; "
+                "name the base it was learned on"
+            )
+        if settings.get("task_type") == "SEQ_CLS":
+            raise ValueError("base_model: this is a reward model's adapter, which writes no text")
         return
     wanted = targets(recipe)
-    if isinstance(wanted, list):
+    if recipe.method == "pissa" and recipe.lora_rank > (room := narrowest_layer(path, wanted)):
+        raise ValueError(
+            f"lora_rank: PiSSA starts at the main directions of each layer, and the narrowest has "
+            f"{room}"
+        )
+    if isinstance(wanted, list) and "target_modules" in SETTINGS[recipe.method]:
         known = linear_layers(path)
         unknown = [name for name in wanted if name not in known]
         if unknown:
@@ -111,6 +146,19 @@ def check_base(folder: str, recipe: Recipe) -> None:
                 f"target_modules: the model has no layer {', '.join(unknown)}; it has "
                 f"{', '.join(known)}"
             )
+
+
+def _config_of(folder: Path, file: str = "config.json") -> dict[str, Any]:
+    """The model's or adapter's own description, or of an adapter's base; empty if not at hand."""
+    if file == "config.json" and (folder / "adapter_config.json").exists():
+        folder = Path(_config_of(folder, "adapter_config.json")["base_model_name_or_path"])
+    try:
+        found: dict[str, Any] = json.loads((folder / file).read_text())
+    except OSError:
+        return {}
+    except ValueError:
+        raise ValueError(f"base_model: {folder / file} is not JSON") from None
+    return found
 
 
 def _in_hub_cache(name: str) -> bool:
@@ -133,13 +181,21 @@ def create_run(
     """Write the run's row, queued but not yet sent to a worker.
 
     Args: dataset: a frozen one; None freezes the labels of now, by majority, split with the
-        recipe's seed.
-    Raises: ValueError in plain words: unknown setting, missing model, too few pairs.
+        recipe's seed. A run on raw text has none: its recipe's `text` names a file, of which
+        `test_share` is held out.
+    Raises: ValueError in plain words: unknown setting, missing model or file, too few pairs.
     """
     folder = named_model(project, base_model)
-    recipe = make_recipe(kind, {**(recipe_settings or {}), "base_model": folder})
+    chosen = {**(recipe_settings or {}), "base_model": folder}
+    if kind == Run.Kind.PRETRAIN:
+        chosen.setdefault("test_share", test_share)
+    recipe = make_recipe(kind, chosen)
     check_base(folder, recipe)
-    if dataset is None:
+    if isinstance(recipe, PretrainRecipe):
+        if dataset is not None:
+            raise ValueError("dataset: continued pre-training reads a file of text, no dataset")
+        text_path(recipe.text)
+    elif dataset is None:
         dataset = freeze(project, settings_of_now(labels, test_share, recipe.seed))
     with transaction.atomic():
         run = Run.objects.create(
@@ -154,9 +210,12 @@ def create_run(
         )
         run.folder = f"runs/{run.pk}"
         run.save(update_fields=["folder"])
-        text = f"Queued on {dataset}: {dataset.counts['train']} training pairs."
-        if n_ties := dataset.counts.get("ties_kept"):
-            text += f" {n_ties} ties stand in its file and train nothing."
+        if isinstance(recipe, PretrainRecipe):
+            text = f"Queued on the texts of {recipe.text}."
+        else:
+            text = f"Queued on {dataset}: {dataset.counts['train']} training pairs."
+            if n_ties := dataset.counts.get("ties_kept"):
+                text += f" {n_ties} ties stand in its file and train nothing."
         run.events.create(text=text)
     return run
 
@@ -198,6 +257,8 @@ def keep_model(run: Run) -> ModelVersion:
     kind = {
         Run.Kind.REWARD: ModelVersion.Kind.REWARD,
         Run.Kind.DPO: ModelVersion.Kind.POLICY,
+        Run.Kind.SFT: ModelVersion.Kind.POLICY,
+        Run.Kind.PRETRAIN: ModelVersion.Kind.POLICY,
     }[Run.Kind(run.kind)]
     base = base_version(run.project, run.base_model)  # first: it may take the name we would have
     version, _created = ModelVersion.objects.get_or_create(

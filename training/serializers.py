@@ -60,7 +60,13 @@ class BuildSerializer(serializers.Serializer):
 
 
 class RunSerializer(serializers.ModelSerializer):
-    dataset = serializers.CharField(source="dataset.sha256", read_only=True)
+    dataset = serializers.CharField(
+        source="dataset.sha256",
+        allow_null=True,
+        default=None,
+        read_only=True,
+        help_text="Its SHA-256; null for a run on raw text.",
+    )
     model = serializers.SerializerMethodField(help_text="The model it left, by name.")
     recipe = ObjectField(read_only=True)
     metrics = ObjectField(read_only=True)
@@ -74,6 +80,7 @@ class RunSerializer(serializers.ModelSerializer):
             "recipe",
             "seed",
             "dataset",
+            "text_sha256",
             "code_version",
             "metrics",
             "model",
@@ -111,7 +118,8 @@ class StartSerializer(serializers.Serializer):
     settings = ObjectField(
         required=False,
         default=dict,
-        help_text="Of the recipe; see the launch page for their names.",
+        help_text="Of the recipe; see the launch page for their names. Continued pre-training "
+        "wants `text`, the name of a file under texts/.",
     )
 
     def validate_settings(self, settings: dict[str, Any]) -> dict[str, Any]:

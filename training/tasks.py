@@ -19,9 +19,11 @@ from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
 from training.dataset_settings import stored_settings
 from training.datasets import load_pairs
+from training.fitting import keep_peaks
 from training.models import Checkpoint, DatasetDraft, ModelVersion, Run, RunStep
 from training.previews import build
 from training.runs import keep_model, recipe_of
+from training.texts import load_texts, text_sha256
 
 if TYPE_CHECKING:
     from training.ml.steps import StepReport
@@ -121,11 +123,13 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
 
 
 def _call_recipe(run: Run, record: "Recorder") -> dict:
-    train_pairs, test_pairs = load_pairs(run.dataset)
+    train_rows, test_rows = _rows(run, record)
     # These import torch: only workers pay for it.
-    from training.ml import dpo, loading, reward_model
+    from training.ml import dpo, loading, reward_model, sft
+    from training.ml.peaks import Peak, give_memory_back
     from training.ml.steps import resume_point
 
+    give_memory_back()
     recipe, folder = recipe_of(run), storage_path(run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     revision = loading.revision(recipe.base_model)
@@ -139,9 +143,39 @@ def _call_recipe(run: Run, record: "Recorder") -> dict:
     last = resume_point(folder)
     if last:
         record.say(f"Goes on from {Path(last).name}.")
-    if run.kind == Run.Kind.REWARD:
-        return reward_model.train(recipe, train_pairs, test_pairs, folder, record)
-    return dpo.train(recipe, train_pairs, test_pairs, folder, record)
+    train = {
+        Run.Kind.REWARD: reward_model.train,
+        Run.Kind.DPO: dpo.train,
+        Run.Kind.SFT: sft.train,
+        Run.Kind.PRETRAIN: sft.pretrain,
+    }[Run.Kind(run.kind)]
+    peak = Peak()
+    metrics = train(recipe, train_rows, test_rows, folder, record)
+    keep_peaks(run, recipe, metrics, peak.device, peak.bytes())
+    return metrics
+
+
+def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
+    """(train, test): pairs of the frozen dataset, or texts of the file that the recipe names.
+
+    Raises: ValueError if they are gone, or no longer what the run began with.
+    """
+    if run.kind != Run.Kind.PRETRAIN:
+        return load_pairs(run.dataset)
+    recipe = recipe_of(run)
+    sha256 = text_sha256(recipe.text)
+    if run.text_sha256 and run.text_sha256 != sha256:
+        raise ValueError(
+            f"the file {recipe.text} is no longer what this run began with. Start a new run."
+        )
+    run.text_sha256 = sha256
+    run.report(text_sha256=sha256)
+    train, test, n_repeated = load_texts(recipe.text, recipe.test_share, recipe.seed)
+    record.say(
+        f"{recipe.text}: {len(train)} texts for training, {len(test)} held out, "
+        f"{n_repeated} repeated ones left out."
+    )
+    return train, test
 
 
 class Recorder:
@@ -163,10 +197,10 @@ class Recorder:
                 run=self.run, step=report.step, split=report.split, values=report.values
             )
         if report.split == "test" and report.values:
-            self.lines.append(
-                f"Step {report.step}: test accuracy {report.values['accuracy']:.3f}, "
-                f"loss {report.values['loss']:.4f}."
-            )
+            found = f"loss {report.values['loss']:.4f}"
+            if "accuracy" in report.values:
+                found = f"accuracy {report.values['accuracy']:.3f}, {found}"
+            self.lines.append(f"Step {report.step}: test {found}.")
         if self.show:
             self.show(report)
         if report.checkpoint:

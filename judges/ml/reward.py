@@ -1,7 +1,7 @@
 """A reward model as judge: one number for each response, read alone; the difference is the verdict.
 
 Any sequence classifier from disk or the hub that gives one number (or two, for "bad" and "good"),
-and the LoRA adapters that a reward run leaves. A response's order of showing does not exist here.
+and what a reward run leaves, adapter or whole. A response's order of showing does not exist here.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from judges.ml.asking import count
 from judges.ml.config import JudgeRecipe, Messages, ModelUnusable
@@ -185,7 +185,7 @@ def load_reward_model(
         raise ModelUnusable(f"there is no model folder {model}")
     name = str(Path(model).expanduser()) if looks_local else model
     try:
-        loaded, tokenizer = _loaded(name, _dtype(recipe, where))
+        loaded, tokenizer = _loaded(name, _dtype(recipe, where), where)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelUnusable(f"the model {model} could not be loaded: {reason}") from error
@@ -210,9 +210,9 @@ def load_reward_model(
     )
 
 
-def _loaded(name: str, dtype: Any) -> tuple[Any, Any]:
+def _loaded(name: str, dtype: Any, where: torch.device) -> tuple[Any, Any]:
     adapter = Path(name) / "adapter_config.json"
-    options = {"trust_remote_code": False, "use_safetensors": True, "dtype": dtype}
+    options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "dtype": dtype}
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if tokenizer.eos_token is None and tokenizer.sep_token is not None:
         # An encoder's marks stand for beginning and end, as they did in training.
@@ -239,10 +239,33 @@ def _loaded(name: str, dtype: Any) -> tuple[Any, Any]:
     base = settings["base_model_name_or_path"]
     if not settings.get("modules_to_save"):
         raise ValueError("the adapter brings no head, so it is no reward model's")
+    in_4_bits = _made_by(name) == "qlora"
+    if in_4_bits:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype if dtype != "auto" else torch.bfloat16,
+            llm_int8_skip_modules=["score", "classifier", "lm_head"],
+        )
+        options["device_map"] = {"": where}
     scorer = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **options)
+    for module in scorer.modules():
+        # See training.ml.loading: repacked for such a processor, the weights would be others.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     scorer.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     adapted = PeftModel.from_pretrained(scorer, name)
+    # Merged into four bits an adapter would be rounded away; a learned prompt has no weights.
+    if in_4_bits or settings.get("num_virtual_tokens"):
+        return adapted, tokenizer
     return adapted.merge_and_unload(), tokenizer
+
+
+def _made_by(folder: str) -> str:
+    """The method that trained the adapter, where the run has left its name beside it."""
+    path = Path(folder) / "made_by.json"
+    return str(json.loads(path.read_text())["method"]) if path.is_file() else ""
 
 
 def _dtype(recipe: JudgeRecipe, device: torch.device) -> Any:

@@ -152,6 +152,13 @@ def test_the_form_as_it_stands_launches_a_run_with_the_recipes_defaults(as_role,
         ({"target_modules": "c_attn"}, "target_modules", "no layer c_attn; it has q_proj."),
         ({"learning_rate": "0"}, "learning_rate", "Must be above 0."),
         ({"method": "magic"}, "method", "Select a valid choice."),
+        ({"method": "prompt"}, "method", "Prompt tuning puts vectors in the place of word ids"),
+        (
+            {"method": "prefix", "gradient_checkpointing": "on"},
+            "method",
+            "Prefix tuning needs the cache that gradient checkpointing turns off.",
+        ),
+        ({"method": "pissa"}, "lora_rank", "the narrowest has 4"),
         ({"labels": "ai"}, "labels", "No pair to train on: no clear preference by AI judges yet."),
         ({"test_share": "2"}, "test_share", "less than or equal to 0.9"),
     ],
@@ -180,6 +187,61 @@ def test_a_seed_that_is_none_is_refused_beside_its_field(as_role, base, seed):
 
     assert (response.status_code, list(response.context["form"].errors)) == (200, ["seed"])
     assert Run.objects.count() == 0
+
+
+def test_the_form_shows_the_settings_of_the_chosen_method_alone(as_role, base, monkeypatch):
+    monkeypatch.setattr("training.tasks.train.delay_on_commit", lambda pk: None)
+    lead = as_role("lead")
+    url = page("launch", "reward")
+    whole = lead.get(url).content.decode()
+    assert 'name="settings_of" value="lora"' in whole
+    assert 'name="lora_rank"' in whole
+    assert 'name="virtual_tokens"' not in whole
+
+    first = fields(lead, url) | {"settings_of": "lora"}
+    chosen = first | {"base_model": base, "method": "prefix", "virtual_tokens": ""}
+    part = lead.post(
+        url, chosen, headers={"HX-Request": "true", "HX-Trigger": "id_method"}
+    ).content.decode()
+
+    assert part.strip().startswith("<fieldset")
+    assert set(re.findall(r'name="(\w+)"', part)) == {"settings_of", "virtual_tokens"}
+    assert 'value="20"' in part
+
+    # Without JavaScript the page still shows those of LoRA: they are not read, defaults are.
+    lead.post(url, chosen | {"lora_rank": "junk", "launch": "1"})
+
+    recipe = Run.objects.get().recipe
+    assert (recipe["method"], recipe["virtual_tokens"], recipe["lora_rank"]) == ("prefix", 20, 16)
+
+
+def test_a_setting_that_the_page_did_not_show_keeps_its_default(as_role, base, monkeypatch):
+    monkeypatch.setattr("training.tasks.train.delay_on_commit", lambda pk: None)
+    lead = as_role("lead")
+    url = page("launch", "reward")
+    shown = fields(lead, url)
+    sent = {n: v for n, v in shown.items() if n not in ("lora_rank", "train_norms")}
+
+    lead.post(
+        url,
+        sent | {"base_model": base, "method": "lora", "settings_of": "head", "launch": "1"},
+    )
+
+    recipe = Run.objects.get().recipe
+    assert (recipe["lora_rank"], recipe["train_norms"]) == (16, True)
+
+
+def test_a_method_that_the_recipe_cannot_take_says_why_as_soon_as_it_is_chosen(as_role, base):
+    lead = as_role("lead")
+    url = page("launch", "dpo")
+
+    part = lead.post(
+        url,
+        fields(lead, url) | {"method": "head"},
+        headers={"HX-Request": "true", "HX-Trigger": "id_method"},
+    ).content.decode()
+
+    assert "Only a reward model has a head of its own to train" in part
 
 
 def test_check_only_shows_the_dataset_and_starts_nothing(as_role, project, base):

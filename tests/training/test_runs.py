@@ -358,6 +358,7 @@ def test_without_wait_the_command_only_queues(tiny_model, capsys, monkeypatch):
         (["--project", "none", "--base", "m"], 2, "There is no project none"),
         (["--project", "polite", "--base", "m", "--set", "beta"], 2, "--set wants KEY=VALUE"),
         (["--project", "polite", "--base", "m", "--set", "beta=1"], 2, "no setting 'beta'"),
+        (["--project", "polite", "--base", "m", "--method", "prompt"], 2, "Prompt tuning puts"),
         (["--project", "polite", "--base", "/no/model"], 1, "there is no model folder /no/model"),
     ],
 )

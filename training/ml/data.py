@@ -1,11 +1,12 @@
-"""Pairs of conversations to tokens: through the tokenizer's chat template, never truncated."""
+"""Conversations and texts to tokens: through the tokenizer's chat template, never truncated."""
 
+import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 Messages = list[dict[str, str]]
 """A conversation: [{"role": "user" | "assistant" | "system", "content": text}, …]."""
@@ -43,6 +44,19 @@ class Pair:
     """Probability that the chosen response is the better one; one half for a tie."""
     weight: float = 1.0
     """How much it counts in the loss."""
+    demonstration: bool = False
+    """Whether a rater wrote the chosen response, as a better answer."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A response to imitate."""
+
+    prompt: Messages
+    response: Messages
+    prompt_id: str = ""
+    weight: float = 1.0
+    """How much its tokens count in the loss."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +78,30 @@ class TokenPair:
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
 
 
+@dataclass(frozen=True)
+class TokenExample:
+    """A response to imitate, or a piece of text, as token ids."""
+
+    prompt_ids: list[int]
+    """What the rest is told from: the prompt, or the one token before a piece of text."""
+    response_ids: list[int]
+    unit: str
+    """Whose it is: the prompt's, or the text's; resampled whole for intervals."""
+    weight: float = 1.0
+
+    @property
+    def n_tokens(self) -> int:
+        """Length, prompt included."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
 class EmptyResponse(ValueError):
     """A response without text under a chat template that writes no end of turn."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Pairs that were not trained or measured on."""
+    """Pairs, or responses, that were not trained or measured on."""
 
     too_long: int
     empty: int
@@ -168,9 +199,85 @@ def tokenize_pairs(
     return fitting, LeftOut(too_long=too_long, empty=empty)
 
 
-def longest_first(pairs: Sequence[TokenPair]) -> list[TokenPair]:
+def to_imitate(pairs: Sequence[Pair], imitate: str) -> tuple[list[Example], dict[str, int]]:
+    """Responses to imitate, each once, with the largest weight of its pairs; and how many pairs
+    gave none, by reason: ties, other (no demonstration, or beaten by another response), repeated.
+
+    Args: imitate: one of config.IMITATE. A response is unbeaten if none of these pairs rejects it.
+    """
+    left_out = {"ties": 0, "other": 0, "repeated": 0}
+    beaten = {_key(pair.prompt, pair.rejected) for pair in pairs if pair.prob > 0.5}
+
+    def wanted(pair: Pair) -> bool:
+        if imitate == "demonstrations":
+            return pair.demonstration
+        return imitate == "chosen" or _key(pair.prompt, pair.chosen) not in beaten
+
+    examples: dict[str, Example] = {}
+    for pair in pairs:
+        key = _key(pair.prompt, pair.chosen)
+        known = examples.get(key)
+        if pair.prob <= 0.5:
+            left_out["ties"] += 1
+        elif not wanted(pair):
+            left_out["other"] += 1
+        else:
+            left_out["repeated"] += known is not None
+            weight = max(pair.weight, known.weight) if known else pair.weight
+            examples[key] = Example(pair.prompt, pair.chosen, pair.prompt_id, weight)
+    return list(examples.values()), left_out
+
+
+def _key(prompt: Messages, response: Messages) -> str:
+    return json.dumps([prompt, response], sort_keys=True)
+
+
+def tokenize_examples(
+    examples: Sequence[Example], tokenizer: Any, max_length: int
+) -> tuple[list[TokenExample], LeftOut]:
+    """Token ids of the responses that can be trained on, and how many were left out, and why."""
+    fitting: list[TokenExample] = []
+    too_long = empty = 0
+    for example in examples:
+        prompt = chat_tokens(tokenizer, example.prompt, open_answer=True)
+        whole = chat_tokens(tokenizer, example.prompt + example.response)
+        start = _shared_prefix(prompt, whole)
+        if start == len(whole):
+            empty += 1
+        elif len(whole) > max_length:
+            too_long += 1
+        else:
+            unit = example.prompt_id or _key(example.prompt, [])
+            fitting.append(TokenExample(whole[:start], whole[start:], unit, example.weight))
+    return fitting, LeftOut(too_long=too_long, empty=empty)
+
+
+def text_pieces(text: str, unit: str, tokenizer: Any, max_length: int) -> Iterator[TokenExample]:
+    """A text as pieces of at most `max_length` tokens; it ends with the end-of-sequence token.
+
+    A piece begins with the last token of the one before, so every token but the first is told
+    from what stands before it exactly once.
+    """
+    ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    for part in _with_cuts(text, tokenizer).split(CUT):
+        ids += tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    for start in range(0, len(ids) - 1, max_length - 1):
+        yield TokenExample(ids[start : start + 1], ids[start + 1 : start + max_length], unit)
+
+
+class Sized(Protocol):
+    @property
+    def n_tokens(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=Sized)
+
+
+def longest_first(rows: Sequence[Row]) -> list[Row]:
     """For measuring: if memory runs out at all, it does so in the first batch."""
-    return sorted(pairs, key=lambda pair: pair.n_tokens, reverse=True)
+    return sorted(rows, key=lambda row: row.n_tokens, reverse=True)
 
 
 def n_chars(messages: Messages) -> int:

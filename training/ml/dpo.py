@@ -1,10 +1,12 @@
 """DPO: a policy learned from pairs without a reward model (TRL's DPOTrainer).
 
-The reference model is the policy with its adapter off, so the base is in memory once.
+The reference model is the policy with its adapter off, so the base is in memory once; a second copy
+is held for the methods that have nothing to turn off.
 """
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import disable_dropout_in_model
 
+from training.ml.adapting import optimizer_of, optimizer_words, save_model, save_start
 from training.ml.config import DPORecipe
 from training.ml.data import Pair, TokenPair, tokenize_pairs
 from training.ml.evaluation import pair_metrics
@@ -29,6 +32,7 @@ from training.ml.loading import (
 )
 from training.ml.logprobs import response_logps
 from training.ml.losses import LABEL_COLUMNS, add_labels, label_columns, soft_pair_loss
+from training.ml.methods import WHOLE, needs_reference_copy, virtual_tokens
 from training.ml.steps import (
     OnStep,
     ReportSteps,
@@ -56,12 +60,14 @@ def train(
         chosen_logp_change and rejected_logp_change, mean nats per response against the reference
         (a falling chosen one is likelihood displacement); and n_train, n_steps,
         max_length (the model's context, where that is less than asked), too_long_train,
-        too_long_test, empty, trained_parameters, parameters, seconds.
+        too_long_test, empty, trained_parameters, parameters, optimizer, seconds.
     Raises: ModelMissing; ValueError if no training pair fits `max_length`; whatever on_step raises.
     """
     began = time.monotonic()
     tokenizer = load_tokenizer(recipe.base_model)
-    limit = longest_allowed(recipe.base_model, recipe.max_length)
+    limit = longest_allowed(
+        recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe)
+    )
     train_tokens, left_out_train = tokenize_pairs(train, tokenizer, limit)
     test_tokens, left_out_test = tokenize_pairs(test, tokenizer, limit)
     if not train_tokens:
@@ -70,6 +76,9 @@ def train(
     set_seed(recipe.seed)  # the adapters start at random
     base = load_causal(recipe.base_model, method=recipe.method, dtype=recipe.dtype)
     disable_dropout_in_model(base)
+    copy = None
+    if needs_reference_copy(recipe.method):
+        copy = load_causal(recipe.base_model, dtype=recipe.dtype).eval().requires_grad_(False)
     total = n_steps(recipe, len(train_tokens))
     reference: dict[int, tuple[float, float]] = {}
     log_ratios: dict[int, tuple[float, float]] = {}
@@ -78,8 +87,8 @@ def train(
         """Implicit rewards, chosen minus rejected. The reference never changes: asked once."""
         now = _logps(trainer.model, tokenizer, pairs, recipe.dtype)
         if any(id(pair) not in reference for pair in pairs):
-            with trainer.model.disable_adapter():
-                then = _logps(trainer.model, tokenizer, pairs, recipe.dtype)
+            with reference_model(trainer.model, copy) as frozen:
+                then = _logps(frozen, tokenizer, pairs, recipe.dtype)
             reference.update(zip(map(id, pairs), then, strict=True))
         found = []
         for pair, (chosen, rejected) in zip(pairs, now, strict=True):
@@ -89,13 +98,26 @@ def train(
         return found
 
     report = ReportSteps(
-        recipe, total, test_tokens, margins, on_step, "rewards/accuracies", "rewards/margins"
+        recipe,
+        total,
+        test_tokens,
+        margins,
+        on_step,
+        logged={"accuracy": "rewards/accuracies", "margin": "rewards/margins"},
     )
     trainer = _Trainer(
         model=base,
-        # Wrapped by the trainer: it then takes the policy with its adapter off as reference.
-        peft_config=adapter_config(base, recipe, task="CAUSAL_LM"),
-        args=DPOConfig(beta=recipe.beta, **trainer_settings(recipe, folder, len(train_tokens))),
+        ref_model=copy,
+        # Wrapped by the trainer: without a copy it takes the policy with its adapter off.
+        peft_config=(
+            None if recipe.method in WHOLE else adapter_config(base, recipe, task="CAUSAL_LM")
+        ),
+        args=DPOConfig(
+            beta=recipe.beta,
+            # Dropout of the base is off already; theirs would turn off the adapters' as well.
+            disable_dropout=False,
+            **trainer_settings(recipe, folder, len(train_tokens)),
+        ),
         processing_class=tokenizer,
         data_collator=_Collator(pad_token_id=tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(
@@ -110,12 +132,14 @@ def train(
             ]
         ),
         callbacks=[report],
+        optimizers=(optimizer_of(base, recipe), None),
     )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to the caller
     train_in_float32(trainer.model)
+    save_start(trainer.model, recipe, folder)
     trainer.train(resume_from_checkpoint=resume_point(folder))
 
-    trainer.model.save_pretrained(folder / "model", save_embedding_layers=False)
+    save_model(trainer.model, recipe, folder)
     tokenizer.save_pretrained(folder / "model")
     found = report.measured_at(total, trainer.model)
     trained, parameters = n_parameters(trainer.model)
@@ -130,13 +154,25 @@ def train(
         "n_train": len(train_tokens),
         "n_steps": total,
         "max_length": limit,
+        "longest": max(pair.n_tokens for pair in train_tokens),
         "too_long_train": left_out_train.too_long,
         "too_long_test": left_out_test.too_long,
         "empty": left_out_train.empty + left_out_test.empty,
         "trained_parameters": trained,
         "parameters": parameters,
+        "optimizer": optimizer_words(recipe),
         "seconds": time.monotonic() - began,
     }
+
+
+@contextlib.contextmanager
+def reference_model(policy: Any, copy: Any | None) -> Iterator[Any]:
+    """The frozen start to compare with: its copy, or the policy with its adapter off meanwhile."""
+    if copy is not None:
+        yield copy
+    else:
+        with policy.disable_adapter():
+            yield policy
 
 
 def _logps(
@@ -178,8 +214,9 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
         asked = {**inputs, "labels": labels, "use_cache": False, "fused_lm_head": True}
         extra = {"output_router_logits": True} if self.aux_loss_enabled else {}
         outputs = model(**asked, **extra)
-        with torch.no_grad(), self.accelerator.unwrap_model(self.model).disable_adapter():
-            reference = self.model(**asked).log_probs.sum(dim=1)
+        policy = self.accelerator.unwrap_model(self.model)
+        with torch.no_grad(), reference_model(policy, self.ref_model) as frozen:
+            reference = frozen(**asked).log_probs.sum(dim=1)
         # (2 × pairs,): the chosen responses, then the rejected ones
         up, down = (outputs.log_probs.sum(dim=1) - reference).chunk(2)
         delta = self.beta * (up - down)

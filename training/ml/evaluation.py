@@ -1,9 +1,11 @@
-"""How good is a model on pairs? Accuracy with interval, log-loss, and how much length explains.
+"""How good is a model? Accuracy with interval, log-loss, and how much length explains, on pairs;
+the loss of a token against the base model's, on responses and texts.
 
 Numbers in, numbers out: no torch, but numpy and scipy, which the web process lives without.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 Floats = NDArray[np.float64]
+RESAMPLES = 1_000
+FEWEST_UNITS = 10
+"""Prompts or texts below which nothing is resampled."""
 
 
 def clopper_pearson(n_right: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -79,3 +84,65 @@ def pair_metrics(
         "margin_sd": float(values.std(ddof=1)) if len(values) > 1 else None,
         "length_correlation": length_correlation(values, length_differences),
     }
+
+
+def token_metrics(
+    nll: Sequence[float],
+    base_nll: Sequence[float],
+    n_tokens: Sequence[int],
+    units: Sequence[str],
+    *,
+    n_left_out: int = 0,
+) -> dict[str, Any]:
+    """What supervised fine-tuning or continued pre-training is worth on held-out rows.
+
+    Args:
+        nll, base_nll: −log-probability (nats) of each row's tokens under the model and its base.
+        n_tokens: how many tokens that are, for each row.
+        units: the prompt or text of each row; resampled whole for the 95 % intervals.
+        n_left_out: rows that were too long or empty, for the reason where none is left.
+    Returns: loss and base_loss in nats a token, change (loss minus base_loss, so below 0 is
+        better), each {"value", "low", "high", "n"} with n in units; perplexity = exp(loss) and
+        base_perplexity; n rows; test_tokens. Without any row: n and why.
+    """
+    if not len(nll):
+        why = "nothing is held out: every prompt or text is on the training side"
+        if n_left_out:
+            why = f"all that was held out ({n_left_out}) was left out: too long or empty"
+        return {"n": 0, "why": why}
+    rows = np.column_stack([nll, base_nll, n_tokens]).astype(np.float64)
+    codes = np.unique(np.asarray(units), return_inverse=True)[1]
+    sums: Floats = np.column_stack([np.bincount(codes, column) for column in rows.T])  # (units, 3)
+
+    def figure(statistic: Callable[[Floats], Floats]) -> dict[str, Any]:
+        value = float(statistic(sums.sum(axis=0)))
+        return {"value": value, **_unit_interval(sums, statistic), "n": len(sums)}
+
+    loss = figure(lambda s: s[..., 0] / s[..., 2])
+    base_loss = figure(lambda s: s[..., 1] / s[..., 2])
+    return {
+        "n": len(rows),
+        "test_tokens": int(rows[:, 2].sum()),
+        "loss": loss,
+        "base_loss": base_loss,
+        "change": figure(lambda s: (s[..., 0] - s[..., 1]) / s[..., 2]),
+        "perplexity": _exp(loss),
+        "base_perplexity": _exp(base_loss),
+    }
+
+
+def _unit_interval(sums: Floats, statistic: Callable[[Floats], Floats]) -> dict[str, float | None]:
+    """Percentile bootstrap of a statistic of sums (units, columns), the units drawn whole."""
+    n = len(sums)
+    if n < FEWEST_UNITS:
+        return {"low": None, "high": None}
+    draw = np.random.default_rng(0)
+    resampled = [draw.multinomial(n, np.full(n, 1 / n)) @ sums for _ in range(RESAMPLES)]
+    low, high = np.quantile(statistic(np.array(resampled)), [0.025, 0.975])
+    return {"low": float(low), "high": float(high)}
+
+
+def _exp(figure: dict[str, Any]) -> dict[str, Any]:
+    """Perplexity of a loss; exp keeps order, so the interval's ends go through it as they are."""
+    ends = {name: figure[name] for name in ("value", "low", "high")}
+    return {k: v if v is None else math.exp(v) for k, v in ends.items()} | {"n": figure["n"]}

@@ -30,7 +30,8 @@ def sample(
     """
     rows = [chat_tokens(tokenizer, prompt, open_answer=True) for prompt in prompts]
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(map(len, rows), default=0)
+    learned_prompt = _n_virtual_tokens(model)
+    longest = max(map(len, rows), default=0) + learned_prompt
     if room is not None and longest + max_new_tokens > room:
         raise ValueError(
             f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the context "
@@ -53,8 +54,14 @@ def sample(
     model.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(seed)
-        for start in range(0, len(order), batch_size):
+        start = 0
+        while start < len(order):
             places = order[start : start + batch_size]
+            if learned_prompt:
+                # PEFT counts the padding between the learned prompt and the text as text, so only
+                # rows of one length share a batch.
+                places = [p for p in places if len(rows[p]) == len(rows[places[0]])]
+            start += len(places)
             ids, mask = _pad_left([rows[place] for place in places], tokenizer.pad_token_id)
             made = model.generate(
                 input_ids=ids.to(where), attention_mask=mask.to(where), generation_config=settings
@@ -63,6 +70,11 @@ def sample(
                 responses[place] = tokenizer.decode(tokens, skip_special_tokens=True).strip()
     model.train(was_training)
     return responses
+
+
+def _n_virtual_tokens(model: Any) -> int:
+    config = getattr(model, "active_peft_config", None)
+    return getattr(config, "num_virtual_tokens", None) or 0
 
 
 def _pad_left(rows: list[list[int]], value: int) -> tuple[torch.Tensor, torch.Tensor]:

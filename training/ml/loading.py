@@ -2,14 +2,25 @@
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    PromptTuningInit,
+)
 from peft.utils import ModulesToSaveWrapper
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,9 +31,13 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from training.ml.config import Recipe, targets
+from training.ml.methods import IN_4_BITS, PROMPTS
 
 HEADS = ("score", "classifier")
 """What transformers calls the head of a sequence classifier."""
+MADE_BY = "made_by.json"
+"""Beside saved weights: the method that trained them. An adapter's own file does not say whether
+its base was held in 4 bits, and on another base its numbers are others."""
 
 
 class ModelMissing(ValueError):
@@ -58,15 +73,18 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def longest_allowed(name: str, max_length: int) -> int:
+def longest_allowed(name: str, max_length: int, *, virtual_tokens: int = 0) -> int:
     """`max_length`, or the model's context where that is shorter.
 
+    Args: virtual_tokens: length of the prompt that is going to be learned; one that the model has
+        already takes its place by itself.
     Raises: ModelMissing.
     """
     with _one_line_errors(name):
         config = AutoConfig.from_pretrained(adapter_base(name) or name, trust_remote_code=False)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return min(max_length, context) if context else max_length
+    taken = virtual_tokens or int(_adapter_settings(name).get("num_virtual_tokens") or 0)
+    return min(max_length, context - taken) if context else max_length
 
 
 def load_causal(name: str, *, method: str = "lora", dtype: str = "auto") -> Any:
@@ -76,15 +94,22 @@ def load_causal(name: str, *, method: str = "lora", dtype: str = "auto") -> Any:
     that a trained policy can be a base again.
 
     Args: method: "qlora" holds the linear layers in 4 bits: NF4, double quantisation.
-    Raises: ModelMissing; ValueError for an adapter under "qlora", which cannot be merged in 4 bits.
+    Raises: ModelMissing; ValueError for an adapter under "qlora", which cannot be merged in 4 bits,
+        and for a learned prompt, which is no change of weights.
     """
     adapter = adapter_base(name)
     if adapter is None:
         return _load(AutoModelForCausalLM, name, method=method, dtype=dtype)
     _refuse_pickles(name)
-    if method == "qlora":
+    if method in IN_4_BITS:
         raise ValueError(f"{name} is an adapter: merge it into its base before using QLoRA on it")
-    model = load_causal(adapter, dtype=dtype)
+    if is_learned_prompt(name):
+        raise ValueError(f"{name} is a learned prompt, which cannot be merged into its base")
+    model = load_causal(adapter, method=made_by(name), dtype=dtype)
+    if made_by(name) in IN_4_BITS:
+        # The adapter was learned beside these rounded weights: it is merged into what they stand
+        # for, and the sum says what the run measured.
+        model = model.dequantize(dtype=number_format(dtype))
     return PeftModel.from_pretrained(model, name).merge_and_unload()
 
 
@@ -100,40 +125,76 @@ def load_scorer(name: str, *, method: str = "lora", dtype: str = "auto") -> Any:
 
 def load_policy(name: str, *, dtype: str = "auto") -> tuple[Any, Any]:
     """(model, tokenizer) ready to generate: a base model, or the folder that a DPO run left."""
-    model = load_causal(name, dtype=dtype).eval()
+    base = adapter_base(name)
+    if base is not None and is_learned_prompt(name):
+        _refuse_pickles(name)
+        model = PeftModel.from_pretrained(load_causal(base, dtype=dtype), name).eval()
+    else:
+        model = load_causal(name, dtype=dtype).eval()
     return model, load_tokenizer(name)
 
 
 def load_reward_model(folder: str | Path, *, dtype: str = "auto") -> tuple[Any, Any]:
     """(model, tokenizer) ready to score, from the folder that a reward run left.
 
-    Raises: ModelMissing if the folder holds no adapter.
+    Raises: ModelMissing if the folder holds no reward model.
     """
     base = adapter_base(str(folder))
-    if base is None:
-        raise ModelMissing(f"{folder} holds no reward model (no adapter_config.json)")
-    _refuse_pickles(str(folder))
+    if base is None and not holds_scorer(folder):
+        raise ModelMissing(f"{folder} holds no reward model")
+    if base is not None:
+        _refuse_pickles(str(folder))
     tokenizer = load_tokenizer(str(folder))
-    model = load_scorer(base, dtype=dtype)
+    model = load_scorer(base or str(folder), method=made_by(str(folder)), dtype=dtype)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
+    if base is not None:
+        model = PeftModel.from_pretrained(model, str(folder))
+    return model.eval(), tokenizer
+
+
+def holds_scorer(folder: str | Path) -> bool:
+    """Whether the folder holds a whole model with a score head."""
+    path = Path(folder) / "config.json"
+    names = (json.loads(path.read_text()) if path.exists() else {}).get("architectures") or [""]
+    return str(names[0]).endswith("ForSequenceClassification")
 
 
 def adapter_base(name: str) -> str | None:
     """The base of an adapter's folder, or None if the folder holds no adapter."""
-    path = Path(name) / "adapter_config.json"
-    if not path.exists():
-        return None
-    base: str = LoraConfig.from_pretrained(name).base_model_name_or_path
+    base: str | None = _adapter_settings(name).get("base_model_name_or_path")
     return base
 
 
-def adapter_config(model: Any, recipe: Recipe, *, task: str) -> LoraConfig:
-    """LoRA on the named layers; the score head and, if wanted, the norm layers trained whole.
+def is_learned_prompt(name: str) -> bool:
+    """Whether an adapter's folder holds vectors that stand before a text, and no weights."""
+    return bool(_adapter_settings(name).get("num_virtual_tokens"))
+
+
+def made_by(name: str) -> str:
+    """The method that trained what the folder holds; "lora" if the folder does not say."""
+    path = Path(name) / MADE_BY
+    return str(json.loads(path.read_text())["method"]) if path.exists() else "lora"
+
+
+def _adapter_settings(name: str) -> dict[str, Any]:
+    path = Path(name) / "adapter_config.json"
+    settings: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return settings
+
+
+def adapter_config(model: Any, recipe: Recipe, *, task: str) -> PeftConfig:
+    """The adapter of a method that has one; the head and, if wanted, the norms trained whole.
 
     Args: task: "SEQ_CLS" for a reward model, "CAUSAL_LM" for a policy.
     Raises: ValueError naming the layers there are, if a named one is not among them.
     """
+    if recipe.method in PROMPTS:
+        return _learned_prompt(recipe, task)
+    if recipe.method == "head":
+        heads = [name for name, _module in model.named_children() if name in HEADS]
+        return LoraConfig(
+            task_type=task, target_modules=DUMMY_TARGET_MODULES, modules_to_save=heads
+        )
     names = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
     wanted = targets(recipe)
     if isinstance(wanted, list):
@@ -147,6 +208,13 @@ def adapter_config(model: Any, recipe: Recipe, *, task: str) -> LoraConfig:
     whole = [name for name in HEADS if name in names] if task == "SEQ_CLS" else []
     if recipe.train_norms:
         whole += sorted(n for n, m in names.items() if type(m).__name__.endswith("Norm"))
+    if recipe.method == "ia3":
+        return IA3Config(
+            task_type=task,
+            target_modules=wanted,
+            feedforward_modules=[],  # every layer's outputs are scaled, of no layer the inputs
+            modules_to_save=whole or None,
+        )
     return LoraConfig(
         task_type=task,
         r=recipe.lora_rank,
@@ -154,7 +222,20 @@ def adapter_config(model: Any, recipe: Recipe, *, task: str) -> LoraConfig:
         lora_dropout=recipe.lora_dropout,
         target_modules=wanted,
         modules_to_save=whole or None,
+        use_dora=recipe.method == "dora",
+        use_rslora=recipe.method == "rslora",
+        init_lora_weights="pissa" if recipe.method == "pissa" else True,
     )
+
+
+def _learned_prompt(recipe: Recipe, task: str) -> PeftConfig:
+    shared = {"task_type": task, "num_virtual_tokens": recipe.virtual_tokens}
+    if recipe.method == "prefix":
+        return PrefixTuningConfig(**shared)
+    if recipe.method == "ptuning":
+        return PromptEncoderConfig(**shared)
+    # Words of the model's own: random vectors lie far from any (Lester et al. 2021, section 3.2).
+    return PromptTuningConfig(**shared, prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB)
 
 
 def train_in_float32(model: Any) -> None:
@@ -175,8 +256,11 @@ def train_in_float32(model: Any) -> None:
 
 def n_parameters(model: Any) -> tuple[int, int]:
     """(trained, all) parameters; a 4-bit weight counts as the numbers it stands for."""
-    trained, total = model.get_nb_trainable_parameters()
-    return int(trained), int(total)
+    if isinstance(model, PeftModel):
+        trained, total = model.get_nb_trainable_parameters()
+        return int(trained), int(total)
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, is_trained in sizes if is_trained), sum(n for n, _is_trained in sizes)
 
 
 def revision(name: str) -> str:
@@ -224,7 +308,7 @@ def _load(kind: Any, name: str, *, method: str, dtype: str, **settings: Any) -> 
         model = kind.from_pretrained(
             name,
             dtype=numbers,
-            quantization_config=quantised if method == "qlora" else None,
+            quantization_config=quantised if method in IN_4_BITS else None,
             device_map={"": device()},
             use_safetensors=True,
             trust_remote_code=False,

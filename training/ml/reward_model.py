@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import get_peft_model
 from transformers import PrinterCallback, set_seed
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 from trl.trainer.utils import disable_dropout_in_model
 
+from training.ml.adapting import adapted, optimizer_of, optimizer_words, save_model, save_start
 from training.ml.config import RewardRecipe
 from training.ml.data import Messages, Pair, TokenPair, chat_tokens, tokenize_pairs
 from training.ml.evaluation import pair_metrics
 from training.ml.loading import (
-    adapter_config,
     load_scorer,
     load_tokenizer,
     longest_allowed,
@@ -27,6 +26,7 @@ from training.ml.loading import (
 )
 from training.ml.logprobs import pad_right
 from training.ml.losses import LABEL_COLUMNS, add_labels, label_columns, soft_pair_loss
+from training.ml.methods import virtual_tokens
 from training.ml.steps import (
     OnStep,
     ReportSteps,
@@ -52,12 +52,14 @@ def train(
 
     Returns: pair_metrics on the test pairs (those longer than `max_length` left out), and
         n_train, n_steps, max_length (the model's context, where that is less than asked),
-        too_long_train, too_long_test, empty, trained_parameters, parameters, seconds.
+        too_long_train, too_long_test, empty, trained_parameters, parameters, optimizer, seconds.
     Raises: ModelMissing; ValueError if no training pair fits `max_length`; whatever on_step raises.
     """
     began = time.monotonic()
     tokenizer = load_tokenizer(recipe.base_model)
-    limit = longest_allowed(recipe.base_model, recipe.max_length)
+    limit = longest_allowed(
+        recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe)
+    )
     train_tokens, left_out_train = tokenize_pairs(train, tokenizer, limit)
     test_tokens, left_out_test = tokenize_pairs(test, tokenizer, limit)
     if not train_tokens:
@@ -66,7 +68,7 @@ def train(
     set_seed(recipe.seed)  # the head and the adapters start at random
     base = load_scorer(recipe.base_model, method=recipe.method, dtype=recipe.dtype)
     disable_dropout_in_model(base)
-    model = get_peft_model(base, adapter_config(base, recipe, task="SEQ_CLS"))
+    model = adapted(base, recipe, task="SEQ_CLS")
     total = n_steps(recipe, len(train_tokens))
     report = ReportSteps(
         recipe,
@@ -79,6 +81,8 @@ def train(
         model=model,
         args=RewardConfig(
             center_rewards_coefficient=recipe.center_rewards or None,
+            # Dropout of the base is off already; theirs would turn off the adapters' as well.
+            disable_dropout=False,
             **trainer_settings(recipe, folder, len(train_tokens)),
         ),
         processing_class=tokenizer,
@@ -94,12 +98,14 @@ def train(
             ]
         ),
         callbacks=[report],
+        optimizers=(optimizer_of(model, recipe), None),
     )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to the caller
     train_in_float32(model)
+    save_start(model, recipe, folder)
     trainer.train(resume_from_checkpoint=resume_point(folder))
 
-    model.save_pretrained(folder / "model", save_embedding_layers=False)
+    save_model(model, recipe, folder)
     tokenizer.save_pretrained(folder / "model")
     found = report.measured_at(total, model)
     trained, parameters = n_parameters(model)
@@ -111,11 +117,13 @@ def train(
         "n_train": len(train_tokens),
         "n_steps": total,
         "max_length": limit,
+        "longest": max(pair.n_tokens for pair in train_tokens),
         "too_long_train": left_out_train.too_long,
         "too_long_test": left_out_test.too_long,
         "empty": left_out_train.empty + left_out_test.empty,
         "trained_parameters": trained,
         "parameters": parameters,
+        "optimizer": optimizer_words(recipe),
         "seconds": time.monotonic() - began,
     }
 

@@ -5,16 +5,18 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
 
+from training.ml.adapting import load_network, optimizer_name, save_network
 from training.ml.config import Recipe
-from training.ml.data import TokenPair, longest_first
+from training.ml.data import Row, longest_first
 from training.ml.evaluation import log_loss, share_right
 from training.ml.loading import device, number_format
 
@@ -31,14 +33,15 @@ class StepReport:
     split: str = "train"
     """train: a mean over the step's pairs; test: over all test pairs."""
     values: dict[str, float] = field(default_factory=dict)
-    """loss, accuracy, margin; in training also learning_rate. Empty: only "I am still here"."""
+    """loss, of pairs also accuracy and margin; in training also learning_rate. Empty: only "I am
+    still here"."""
     checkpoint: Path | None = None
     """A checkpoint of this step has just been written here."""
 
 
 OnStep = Callable[[StepReport], None]
-Margins = Callable[[Sequence[TokenPair]], list[float]]
-"""Margins of a batch of pairs under the model as it is now."""
+PAIR_LOGS = {"accuracy": "accuracy", "margin": "margin"}
+"""What a point of the curves holds beside the loss, and what the trainer calls it in its log."""
 
 
 def n_steps(recipe: Recipe, n_train: int) -> int:
@@ -55,7 +58,7 @@ def every(asked: int, total: int) -> int:
 
 
 def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, Any]:
-    """What both trainers are told: the recipe in transformers' words, no reports to the outside."""
+    """What every trainer is told: the recipe in transformers' words, no reports to the outside."""
     total = n_steps(recipe, n_train)
     return {
         "output_dir": str(folder / "checkpoints"),
@@ -64,6 +67,7 @@ def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, An
         "num_train_epochs": recipe.epochs,
         "max_steps": recipe.max_steps or -1,
         "learning_rate": recipe.learning_rate,
+        "optim": optimizer_name(recipe),
         "lr_scheduler_type": recipe.scheduler,
         "warmup_steps": math.ceil(recipe.warmup_share * total),
         "weight_decay": recipe.weight_decay,
@@ -85,8 +89,6 @@ def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, An
         "disable_tqdm": True,
         # What is too long was left out before; the trainers would cut or drop it in silence.
         "max_length": None,
-        # Dropout of the base is turned off by us; theirs would turn off the adapters' as well.
-        "disable_dropout": False,
     }
 
 
@@ -104,34 +106,61 @@ def resume_point(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def quiet_trainer() -> Iterator[None]:
-    """TRL 1.16 uses names that transformers 5.23 has renamed; nobody here can act on that."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        yield
+    """Say nothing that nobody here can act on.
+
+    TRL 1.16 uses names that transformers 5.23 has renamed; PEFT warns that PiSSA changes the base
+    in memory, which we undo when we save; each checkpoint of whole weights would draw a bar.
+    """
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            warnings.filterwarnings("ignore", message="PiSSA changes the base", module="peft")
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
-class ReportSteps(TrainerCallback):  # type: ignore[misc]
-    """Passes every step on, measures the test pairs longest first, and seals checkpoints."""
+def pair_summary(margins: Sequence[float]) -> dict[str, float]:
+    """A point of the curves from the margins of all test pairs."""
+    return {
+        "loss": log_loss(margins),
+        "accuracy": float(share_right(margins)["value"]),
+        "margin": sum(margins) / len(margins),
+    }
+
+
+class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
+    """Passes every step on, measures the test rows longest first, and seals checkpoints."""
 
     def __init__(
         self,
         recipe: Recipe,
         total: int,
-        test: Sequence[TokenPair],
-        margins: Margins,
+        test: Sequence[Row],
+        numbers: Callable[[Sequence[Row]], list[float]],
         on_step: OnStep,
-        accuracy: str = "accuracy",
-        margin: str = "margin",
+        *,
+        logged: Mapping[str, str] = PAIR_LOGS,
+        summary: Callable[[Sequence[float]], dict[str, float]] = pair_summary,
     ) -> None:
-        """Args: accuracy, margin: what the trainer calls these in its log."""
+        """Args:
+        numbers: one for each row of a batch under the model as it is now: margins of pairs, say.
+        logged: as PAIR_LOGS.
+        summary: the point of the curves that the numbers of all test rows give.
+        """
         self.recipe, self.total, self.test = recipe, total, longest_first(test)
-        self.margins, self.on_step = margins, on_step
-        self.accuracy, self.margin = accuracy, margin
+        self.numbers, self.on_step = numbers, on_step
+        self.logged, self.summary = logged, summary
         self.last: tuple[int, list[float]] = (-1, [])
-        """The newest measurement: its step, and the margins of the test pairs."""
+        """The newest measurement: its step, and the numbers of the test rows."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 0:  # also shows at once whether the longest pairs fit into memory
+        if state.global_step > 0:
+            load_network(kwargs["model"], self.recipe, _checkpoint(args, state))
+        if state.global_step == 0:  # also shows at once whether the longest rows fit into memory
             self.measure(0, kwargs["model"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -143,43 +172,40 @@ class ReportSteps(TrainerCallback):  # type: ignore[misc]
         if not logs or "loss" not in logs:  # the summary at the end
             return
         _refuse_nan(logs["loss"], state.global_step)
-        values = {
-            "loss": logs["loss"],
-            "accuracy": logs[self.accuracy],
-            "margin": logs[self.margin],
-            "learning_rate": logs["learning_rate"],
-        }
+        values = {name: logs[name] for name in ("loss", "learning_rate")}
+        values |= {name: logs[theirs] for name, theirs in self.logged.items()}
         self.on_step(StepReport(step=state.global_step, n_steps=self.total, values=values))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        path = _checkpoint(args, state)
+        save_network(kwargs["model"], self.recipe, path)
         seal(path)
         self.on_step(StepReport(step=state.global_step, n_steps=self.total, checkpoint=path))
 
     def measured_at(self, step: int, model: Any) -> list[float]:
-        """Margins of the test pairs after this step, measured unless they have just been."""
+        """The numbers of the test rows after this step, measured unless they have just been."""
         return self.last[1] if self.last[0] == step else self.measure(step, model)
 
     def measure(self, step: int, model: Any) -> list[float]:
-        """Margins of all test pairs, reported as one point; in the order of `self.test`."""
+        """The numbers of all test rows, reported as one point; in the order of `self.test`."""
         if not self.test:
             return []
         was_training = model.training
         model.eval()
         found: list[float] = []
         for start in range(0, len(self.test), self.recipe.batch_size):
-            found += self.margins(self.test[start : start + self.recipe.batch_size])
+            found += self.numbers(self.test[start : start + self.recipe.batch_size])
             self.on_step(StepReport(step=step, n_steps=self.total, split="test"))
         model.train(was_training)
         _refuse_nan(sum(found), step)
         self.last = (step, found)
-        values = {
-            "loss": log_loss(found),
-            "accuracy": float(share_right(found)["value"]),
-            "margin": sum(found) / len(found),
-        }
+        values = self.summary(found)
         self.on_step(StepReport(step=step, n_steps=self.total, split="test", values=values))
         return found
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 def seal(checkpoint: Path) -> None:

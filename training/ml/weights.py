@@ -31,9 +31,25 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
 
 def linear_layers(folder: Path) -> list[str]:
     """Names of the layers that adapters can be put on, such as q_proj or c_attn."""
-    names = set()
+    return sorted({name for name, _shape in _linear_shapes(folder)})
+
+
+def narrowest_layer(folder: Path, names: str | list[str]) -> int:
+    """The shortest side of any layer of these names, or of all if they are a word for all."""
+    return min(
+        (
+            min(shape)
+            for name, shape in _linear_shapes(folder)
+            if isinstance(names, str) or name in names
+        ),
+        default=0,
+    )
+
+
+def _linear_shapes(folder: Path) -> list[tuple[str, list[int]]]:
+    found = []
     for tensor, shape in tensor_shapes(folder).items():
         parts = tensor.split(".")
         if len(shape) == 2 and parts[-1] == "weight" and len(parts) > 1:
-            names.add(parts[-2])
-    return sorted(name for name in names if not any(word in name for word in WORD_LAYERS))
+            found.append((parts[-2], shape))
+    return [(name, s) for name, s in found if not any(word in name for word in WORD_LAYERS)]

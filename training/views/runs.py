@@ -8,19 +8,52 @@ from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from labeling.access import project_for
 from training.datasets import COUNTED
 from training.forms import LaunchForm
-from training.ml.config import RECIPES
+from training.ml.config import METHODS, RECIPES
+from training.ml.methods import other_settings
 from training.models import Dataset, ModelVersion, Run
 from training.runs import cancel_run, resume_run, seconds_left, start_run
+from training.views.fits import fit_context, with_suggestion
 
 POINTS_SHOWN = 400
 """Points of one curve at most: more than a screen has room for."""
 LINES_SHOWN = 200
 MODELS_SHOWN = RUNS_SHOWN = DATASETS_SHOWN = 50
+NEW = {
+    "reward": _lazy("New reward model"),
+    "dpo": _lazy("New DPO policy"),
+    "sft": _lazy("New SFT policy"),
+    "pretrain": _lazy("New continued pre-training"),
+}
+ABOUT = {
+    "reward": _lazy(
+        "Learns to give a response a number, so that the preferred one gets more (TRL "
+        "RewardTrainer)."
+    ),
+    "dpo": _lazy(
+        "Moves a policy towards preferred responses, held near the model it starts from; the "
+        "reference is the same model with its adapter off (TRL DPOTrainer)."
+    ),
+    "sft": _lazy(
+        "Imitates preferred responses, or better answers that raters wrote, word by word (TRL "
+        "SFTTrainer). The usual start of a DPO policy."
+    ),
+    "pretrain": _lazy(
+        "Reads raw text of a domain and learns every token of it, before supervised fine-tuning; "
+        "needs no labels."
+    ),
+}
+CURVES = {
+    "loss": _lazy("Loss"),
+    "accuracy": _lazy("Accuracy"),
+    "margin": _lazy("Reward margin"),
+}
+"""What a run's points may hold; runs that learn tokens and not pairs have a loss alone."""
 
 
 @login_required
@@ -34,7 +67,7 @@ def overview(request: HttpRequest, slug: str) -> HttpResponse:
         "active": "training",
         "runs": runs,
         "any_active": any(run.is_active for run in runs),
-        "recipes": Run.Kind.choices,
+        "recipes": NEW.items(),
     }
     if request.htmx:
         return render(request, "training/overview.html#runs", context)
@@ -50,25 +83,29 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
     project = project_for(request.user, slug, to="lead")
     if kind not in RECIPES:
         raise Http404("No such recipe.")
+    data = with_suggestion(request.POST, kind)
     form = LaunchForm(
-        request.POST or None,
+        data or None,
         project=project,
         kind=kind,
         user=request.user,
         initial={"dataset": request.GET.get("dataset", "")},
     )
     context = {"project": project, "active": "training", "form": form, "kind": Run.Kind(kind)}
+    context |= {"title": NEW[kind], "about": ABOUT[kind]}
+    if request.method == "POST" and request.htmx.trigger == "id_method":
+        return render(request, "training/launch.html#method", context)
     if request.method == "POST" and request.htmx:
         return render(request, "training/launch.html#preview", context | _preview(form))
-    if request.method == "POST" and "check" not in request.POST and form.is_valid():
+    if request.method == "POST" and "check" not in data and form.is_valid():
         try:
             run = start_run(
                 project,
                 kind=kind,
                 base_model=form.cleaned_data["base_model"],
                 recipe_settings=form.cleaned_data["recipe_settings"],
-                dataset=form.cleaned_data["dataset"],
-                labels=form.cleaned_data["labels"],
+                dataset=form.cleaned_data.get("dataset"),
+                labels=form.cleaned_data.get("labels", "mixed"),
                 test_share=form.cleaned_data["test_share"],
                 created_by=request.user,
             )
@@ -76,6 +113,8 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
             form.add_error(None, str(error))
         else:
             return redirect("training:run", slug, run.pk)
+    if request.method == "POST":
+        context |= fit_context(data, request.user, project, kind)
     return render(request, "training/launch.html", context | _preview(form))
 
 
@@ -103,9 +142,13 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "seconds_left": seconds_left(found),
         "checkpoint": found.checkpoints.last(),
         "too_long": _too_long(found),
-        "many_too_long": 10 * (_too_long(found) or 0) > found.dataset.counts["pairs"],
+        "trained_percent": _trained_percent(found),
     }
-    context["test_points"] = _test_points(context["curves"]["curves"])
+    if found.dataset:
+        context["many_too_long"] = 10 * (_too_long(found) or 0) > found.dataset.counts["pairs"]
+    drawn = context["curves"]["curves"]
+    context["charts"] = [(name, CURVES[name]) for name in drawn]
+    context["test_points"] = _test_points(drawn)
     if request.htmx:
         return render(request, "training/run.html#live", context)
     context["counts"] = _counts(found.dataset)
@@ -114,12 +157,14 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 
 def curves(run: Run) -> dict[str, Any]:
-    """Points for the charts: {"loss": {"train": [[step, value], …], "test": […]}, …}.
+    """Points for the charts: {"loss": {"train": [[step, value], …], "test": […]}, …}, with
+    accuracy and margin where the run learns pairs.
 
     Where there are more training steps than a screen has room for, each point is the mean of
     several; `steps_per_point` says of how many.
     """
-    names = ("loss", "accuracy", "margin")
+    learns_pairs = run.kind in (Run.Kind.REWARD, Run.Kind.DPO)
+    names = list(CURVES) if learns_pairs else ["loss"]
     found: dict[str, Any] = {name: {"train": [], "test": []} for name in names}
     points: dict[str, list[tuple[int, dict[str, float]]]] = {"train": [], "test": []}
     for step, split, values in run.steps.order_by("step").values_list("step", "split", "values"):
@@ -136,31 +181,37 @@ def curves(run: Run) -> dict[str, Any]:
     return {"curves": found, "steps_per_point": each}
 
 
-def _test_points(found: dict[str, Any]) -> list[tuple[float, ...]]:
-    """Rows of (step, loss, accuracy, margin), newest first, for readers without the pictures."""
-    columns = [found[name]["test"] for name in ("loss", "accuracy", "margin")]
-    return [
-        (loss[0], loss[1], accuracy[1], margin[1])
-        for loss, accuracy, margin in reversed(list(zip(*columns, strict=True)))
-    ]
+def _test_points(found: dict[str, Any]) -> list[tuple[int, list[float]]]:
+    """Rows of (step, a value of each curve), newest first, for readers without the pictures."""
+    rows = zip(*(curve["test"] for curve in found.values()), strict=True)
+    return [(points[0][0], [value for _step, value in points]) for points in reversed(list(rows))]
 
 
 def _too_long(run: Run) -> int | None:
     return run.metrics["too_long_train"] + run.metrics["too_long_test"] if run.metrics else None
 
 
-def _counts(dataset: Dataset) -> list[tuple[str, int]]:
+def _trained_percent(run: Run) -> float | None:
+    if not run.metrics.get("parameters"):
+        return None
+    return 100 * run.metrics["trained_parameters"] / run.metrics["parameters"]
+
+
+def _counts(dataset: Dataset | None) -> list[tuple[str, int]]:
+    if dataset is None:
+        return []
     return [
         (words, dataset.counts[name]) for name, words in COUNTED.items() if dataset.counts.get(name)
     ]
 
 
 def _settings(run: Run) -> list[tuple[str, Any, str]]:
-    """(name, value, help) of every setting of the run's recipe."""
+    """(name, value, help) of every setting of the run's recipe that its method reads."""
+    unused = other_settings(run.recipe.get("method", "lora"))
     return [
         (setting.name, run.recipe.get(setting.name), _(setting.metadata["help"]))
         for setting in fields(RECIPES[run.kind])
-        if setting.metadata
+        if setting.metadata and setting.name not in unused
     ]
 
 
@@ -206,7 +257,9 @@ def model(request: HttpRequest, slug: str, name: str) -> HttpResponse:
         "derived": found.derived.select_related("run"),
     }
     if found.run:
+        context["method"] = _(METHODS[found.run.recipe.get("method", "lora")])
         context["counts"] = _counts(found.run.dataset)
-        context["people"] = [r for r in found.run.dataset.raters if r["kind"] == "person"]
-        context["judges"] = [r for r in found.run.dataset.raters if r["kind"] == "judge"]
+        raters = found.run.dataset.raters if found.run.dataset else []
+        context["people"] = [r for r in raters if r["kind"] == "person"]
+        context["judges"] = [r for r in raters if r["kind"] == "judge"]
     return render(request, "training/model.html", context)

@@ -11,11 +11,19 @@ from training.dataset_settings import LABELS
 from training.datasets import dataset_named
 from training.ml.config import METHODS, RECIPES, make_recipe
 from training.models import Run
-from training.runs import create_run, start_run
+from training.runs import Impossible, create_run, start_run
+
+MEASURED = {
+    "accuracy": "accuracy",
+    "longer_wins": "longer wins",
+    "loss": "nats a token",
+    "base_loss": "of the base",
+    "perplexity": "perplexity",
+}
 
 
 class Command(BaseCommand):
-    help = "Train a reward model or a DPO policy on a project's preferences."
+    help = "Train a reward model or a policy on a project's preferences, or on a file of text."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("recipe", choices=list(RECIPES))
@@ -26,6 +34,9 @@ class Command(BaseCommand):
         parser.add_argument("--method", choices=list(METHODS), default="lora")
         parser.add_argument(
             "--dataset", default="", metavar="SHA", help="a frozen dataset; else the labels of now"
+        )
+        parser.add_argument(
+            "--text", metavar="FILE", help="pretrain: a .txt or .jsonl file under texts/"
         )
         parser.add_argument("--labels", choices=list(LABELS), default="mixed")
         parser.add_argument("--test-share", type=float, default=0.1)
@@ -50,6 +61,8 @@ class Command(BaseCommand):
         if "base_model" in chosen:
             raise CommandError("The base model is named by --base.", returncode=2)
         chosen = {"method": options["method"]} | chosen
+        if options["text"]:
+            chosen["text"] = options["text"]
         try:
             make_recipe(options["recipe"], {"base_model": options["base"]} | chosen)
         except ValueError as error:
@@ -67,6 +80,8 @@ class Command(BaseCommand):
                 labels=options["labels"],
                 test_share=options["test_share"],
             )
+        except Impossible as error:
+            raise CommandError(str(error), returncode=2) from None
         except ValueError as error:
             raise CommandError(str(error)) from None
         if options["wait"]:
@@ -82,13 +97,17 @@ class Command(BaseCommand):
         """One line that rewrites itself, on standard error."""
         if not report.values:
             return
-        numbers = "  ".join(f"{name} {report.values[name]:.3f}" for name in ("loss", "accuracy"))
+        numbers = "  ".join(
+            f"{name} {report.values[name]:.3f}"
+            for name in ("loss", "accuracy")
+            if name in report.values
+        )
         line = f"\r{report.split:>5} step {report.step}/{report.n_steps}  {numbers}  "
         self.stderr.write(line, ending="\n" if report.split == "test" else "")
 
     def print_result(self, run: Run, *, as_json: bool) -> None:
         model = getattr(run, "model_version", None)
-        counts, metrics = run.dataset.counts, run.metrics
+        metrics = run.metrics
         filtered = metrics and metrics["too_long_train"] + metrics["too_long_test"]
         if as_json:
             result = {
@@ -96,28 +115,34 @@ class Command(BaseCommand):
                 "status": run.status,
                 "model": model and model.name,
                 "metrics": metrics,
-                "dataset": {
+                "dataset": run.dataset
+                and {
                     "hash": run.dataset.sha256,
-                    "train": counts["train"],
-                    "test": counts["test"],
+                    "train": run.dataset.counts["train"],
+                    "test": run.dataset.counts["test"],
                     "filtered": filtered if metrics else None,  # known once a worker has tokenised
-                    "ties": counts["ties"],
+                    "ties": run.dataset.counts["ties"],
                 },
+                "text_sha256": run.text_sha256,
                 "error": run.error,
             }
             self.stdout.write(json.dumps(result))
             return
-        self.stdout.write(
-            f"{run}: {run.status}. Dataset {run.dataset.sha256[:12]}: {counts['train']} training "
-            f"and {counts['test']} test pairs, {counts['ties']} ties left out."
-        )
+        if run.dataset:
+            counts = run.dataset.counts
+            self.stdout.write(
+                f"{run}: {run.status}. Dataset {run.dataset.sha256[:12]}: {counts['train']} "
+                f"training and {counts['test']} test pairs, {counts['ties']} ties left out."
+            )
+        else:
+            self.stdout.write(f"{run}: {run.status}. Texts of {run.recipe['text']}.")
         if metrics:
-            self.stdout.write(f"{filtered} pairs were too long and left out.")
+            if run.dataset:
+                self.stdout.write(f"{filtered} pairs were too long and left out.")
             self.stdout.write(f"Model {model.name if model else '–'}")
-            for name, words in (("accuracy", "accuracy"), ("longer_wins", "longer wins")):
+            for name, words in MEASURED.items():
                 if name in metrics:
                     m = metrics[name]
-                    self.stdout.write(
-                        f"{words:>12}  {m['value']:.3f}  "
-                        f"[{m['low']:.3f}, {m['high']:.3f}]  n {m['n']}"
-                    )
+                    has_ends = m["low"] is not None
+                    ends = f"[{m['low']:.3f}, {m['high']:.3f}]" if has_ends else "[too few]"
+                    self.stdout.write(f"{words:>12}  {m['value']:.3f}  {ends}  n {m['n']}")

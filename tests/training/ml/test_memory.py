@@ -1,0 +1,214 @@
+"""Memory told from a config: the worked examples, and what autograd really keeps."""
+
+import pytest
+
+from training.ml.config import DPORecipe, RewardRecipe
+from training.ml.memory import (
+    activations,
+    adapter_weights,
+    architecture,
+    base_weights,
+    checkpoints,
+    four_bits,
+    full_logits,
+    inference,
+    kv_cache,
+    layer_activations,
+    predict,
+    read_architecture,
+    read_bytes,
+    suggestions,
+)
+
+LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
+QWEN_HALF_B = {
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": True,
+}
+GIB = 2**30
+
+
+def test_llama_8b_as_worked_by_hand():
+    arch = architecture(LLAMA_8B)
+
+    assert arch.linear_weights == 6_979_321_856
+    assert arch.weights == 8_030_261_248  # as published
+    assert four_bits(arch.linear_weights) / 1e9 == pytest.approx(3.60, abs=0.005)
+    assert (arch.embeddings + arch.language_head) * 2 / 1e9 == pytest.approx(2.10, abs=0.005)
+    assert adapter_weights(arch, 16, "all-linear") == 41_943_040
+    assert adapter_weights(arch, 16, "all-linear") * 16 / 1e9 == pytest.approx(0.67, abs=0.005)
+    assert checkpoints(arch, rows=1, tokens=2048, number=2) / 1e9 == pytest.approx(0.54, abs=0.005)
+    assert full_logits(rows=1, tokens=2048, vocabulary=128256) / 1e9 == pytest.approx(
+        2.63, abs=0.005
+    )
+    assert kv_cache(arch) == 128 * 1024
+
+
+def test_qwen_half_b_as_worked_by_hand():
+    arch = architecture(QWEN_HALF_B)
+
+    assert arch.weights == 494_032_768  # as published
+    assert four_bits(arch.linear_weights) / 1e9 == pytest.approx(0.18, abs=0.006)
+    assert arch.embeddings * 2 / 1e9 == pytest.approx(0.27, abs=0.005)
+    assert adapter_weights(arch, 16, "all-linear") / 1e6 == pytest.approx(8.8, abs=0.05)
+    assert full_logits(rows=1, tokens=2048, vocabulary=151936) / 1e9 == pytest.approx(
+        3.11, abs=0.005
+    )
+    assert kv_cache(arch) == 12 * 1024
+
+
+def test_qlora_of_8b_fits_a_card_that_lora_does_not():
+    arch = architecture(LLAMA_8B)
+    asked = {"base_model": "x", "batch_size": 1, "max_length": 1024, "gradient_checkpointing": True}
+
+    lora = predict("reward", RewardRecipe(**asked), arch)
+    qlora = predict("reward", RewardRecipe(**asked, method="qlora"), arch)
+
+    assert lora.peak > 16 * GIB > qlora.peak
+    assert sum(term.bytes for term in qlora.terms) == qlora.peak
+
+
+def test_what_makes_a_run_larger_makes_its_peak_larger():
+    arch = architecture(QWEN_HALF_B)
+
+    def peak(kind=DPORecipe, name="dpo", **settings):
+        return predict(name, kind(base_model="x", **settings), arch).peak
+
+    assert peak(batch_size=8) > peak(batch_size=4) > peak(batch_size=4, max_length=512)
+    assert peak(batch_size=8) > peak(batch_size=8, gradient_checkpointing=True)
+    assert peak(lora_rank=64) > peak(lora_rank=16) > peak(lora_rank=16, method="qlora")
+    assert peak(gradient_accumulation=8) == peak(gradient_accumulation=1)
+    assert peak(dtype="float32") > peak(dtype="bfloat16")
+
+
+def test_attention_without_flash_keeps_the_matrices_of_all_heads():
+    arch = architecture(QWEN_HALF_B)
+    shape = {"rows": 2, "tokens": 512, "number": 2}
+
+    more = layer_activations(arch, **shape, flash=False) - layer_activations(arch, **shape)
+
+    assert more == 5 * 2 * 14 * 512**2  # Korthikanti et al. 2022, eq. 2
+
+
+def test_suggestions_fit_and_begin_with_what_changes_no_result():
+    arch = architecture(LLAMA_8B)
+    recipe = RewardRecipe(base_model="x", batch_size=8, max_length=2048)
+    room = 24 * GIB
+    assert predict("reward", recipe, arch).peak > room
+
+    found = suggestions("reward", recipe, arch, room)
+
+    assert found[0].same_result
+    first = found[0].settings
+    assert first.get("batch_size", 8) * first.get("gradient_accumulation", 1) == 8
+    for suggestion in found:
+        changed = RewardRecipe(
+            **{"base_model": "x", "batch_size": 8, "max_length": 2048} | suggestion.settings
+        )
+        assert predict("reward", changed, arch).peak == suggestion.peak <= room
+    assert suggestions("reward", recipe, arch, GIB) == []
+
+
+def test_headers_of_weights_count_what_the_config_counts(tiny_model):
+    import json
+    from pathlib import Path
+
+    from_config = architecture(json.loads((Path(tiny_model) / "config.json").read_text()))
+    from_headers = read_architecture(tiny_model)
+
+    assert from_headers.weights == from_config.weights
+    assert sorted(from_headers.linears) == sorted(from_config.linears)
+    assert from_headers.file_bytes > from_headers.weights * 4
+
+
+def test_generating_needs_weights_and_cache():
+    arch = architecture(LLAMA_8B)
+    short, long = (inference(arch, rows=1, tokens=n) for n in (1, 2049))
+
+    assert short > base_weights(arch, method="lora", number=2)
+    assert long - short > 2048 * 128 * 1024
+
+
+def test_activations_are_what_autograd_keeps():
+    """Per layer, as the difference of two and one layers; float32 under LoRA with trained norms."""
+    torch = pytest.importorskip("torch")
+    from peft import get_peft_model
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    from training.ml.loading import adapter_config, train_in_float32
+
+    config = {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 50,
+        "max_position_embeddings": 64,
+    }
+    rows, tokens = 4, 48
+
+    def kept(layers: int) -> int:
+        torch.manual_seed(0)
+        model = LlamaForSequenceClassification(
+            LlamaConfig(**config, num_hidden_layers=layers, num_labels=1, pad_token_id=0)
+        )
+        recipe = RewardRecipe(base_model="x", lora_rank=4)
+        model = get_peft_model(model, adapter_config(model, recipe, task="SEQ_CLS"))
+        train_in_float32(model)
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        storages, alive = {}, []
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                storages[storage.data_ptr()] = storage.nbytes()
+                alive.append(tensor)  # so that no address is used twice
+            return tensor
+
+        ids = torch.randint(1, 50, (rows, tokens))
+        mask = torch.ones_like(ids)
+        mask[1, 40:] = 0
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+        return sum(storages.values())
+
+    arch = architecture({"model_type": "llama", "num_hidden_layers": 2, **config})
+    told = layer_activations(arch, rows=rows, tokens=tokens, number=4, rank=4)
+
+    assert kept(2) - kept(1) == pytest.approx(told, rel=0.02)
+    whole = activations(arch, rows=rows, tokens=tokens, number=4, rank=4, checkpointing=False)
+    assert whole > 2 * told
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("24GiB", 24 * GIB), ("16 GB", 16 * 10**9), ("512m", 512 * 2**20), ("1024", 1024)],
+)
+def test_an_amount_of_memory_is_read(text, found):
+    assert read_bytes(text) == found
+
+
+def test_what_cannot_be_told_is_said():
+    with pytest.raises(ValueError, match="no amount of memory"):
+        read_bytes("much")
+    with pytest.raises(ValueError, match="does not say its hidden_size"):
+        architecture({"model_type": "llama"})
+    with pytest.raises(ValueError, match="experts"):
+        architecture(LLAMA_8B | {"num_local_experts": 8})

@@ -1,0 +1,129 @@
+"""Will it fit: the launch form's fragment, the command, and what a run leaves."""
+
+import json
+
+import pytest
+from django.core.management import call_command
+from django.urls import reverse
+
+from tests.factories import MembershipFactory, UserFactory
+from tests.training.projects import labeled_project
+from training.fitting import error_band, machine
+from training.models import Run
+from training.runs import create_run
+from training.tasks import carry_out
+
+pytestmark = pytest.mark.django_db
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
+FORM = {"method": "lora", "batch_size": "8", "max_length": "2048", "dtype": "auto"}
+
+
+@pytest.fixture
+def large(storage):
+    """A model that is nothing but its config."""
+    folder = storage / "models" / "large"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return "large"
+
+
+@pytest.fixture
+def lead(client):
+    project = labeled_project(16)
+    user = UserFactory()
+    MembershipFactory(project=project, user=user, role="lead")
+    client.force_login(user)
+    return client
+
+
+def test_the_form_says_what_does_not_fit_and_what_would(lead, large, settings):
+    settings.PREFLOOP_GPU_MEMORY = "24GiB"
+    url = reverse("training:fits", args=["polite", "reward"])
+
+    page = lead.post(url, FORM | {"base_model": large}).content.decode()
+    assert "Does not fit" in page
+    assert "same result, slower" in page
+
+    settings.PREFLOOP_GPU_MEMORY = "900GiB"
+    page = lead.post(url, FORM | {"base_model": large}).content.decode()
+    assert "Fits:" in page
+    assert "Adam’s two moments" in page or "Adam&#x27;s two moments" in page
+
+
+def test_a_model_without_a_config_is_no_error(lead):
+    url = reverse("training:fits", args=["polite", "reward"])
+
+    page = lead.post(url, FORM | {"base_model": "nobody/nothing"}).content.decode()
+
+    assert "cannot be told" in page
+    assert "onfig of nobody/nothing is not on this machine" in page
+
+
+def test_a_suggestions_button_fills_the_form_and_starts_nothing(lead, large):
+    url = reverse("training:launch", args=["polite", "reward"])
+    chosen = json.dumps({"gradient_checkpointing": True, "batch_size": 2})
+
+    page = lead.post(url, FORM | {"base_model": large, "fit": chosen})
+
+    form = page.context["form"]
+    assert form["gradient_checkpointing"].value() is True
+    assert form["batch_size"].value() == "2"
+    assert Run.objects.count() == 0
+
+
+def test_the_command_tells_terms_and_ends_with_one_where_it_does_not_fit(large, capsys):
+    asked = ["fits", "dpo", "--base", large, "--method", "qlora", "--set", "batch_size=1", "--json"]
+
+    call_command(*asked, "--gpu-memory", "900GiB")
+    report = json.loads(capsys.readouterr().out)
+    assert report["fits"] is True
+    assert sum(report["terms"].values()) == report["peak"]
+
+    with pytest.raises(SystemExit) as ended:
+        call_command(*asked, "--gpu-memory", "1GiB")
+    assert ended.value.code == 1
+    assert json.loads(capsys.readouterr().out)["suggestions"] == []
+
+
+def test_a_run_keeps_both_peaks_and_three_make_a_band(tiny_model):
+    project = labeled_project(16)
+    run = create_run(
+        project, kind="reward", base_model=tiny_model, recipe_settings={"max_steps": 1}
+    )
+    carry_out(run.pk)
+    run.refresh_from_db()
+    assert run.status == Run.Status.SUCCEEDED
+    assert run.predicted_peak > 0
+    assert run.measured_peak is not None
+    assert run.device in ("cpu", "cuda")
+    assert run.metrics["longest"] > 10
+
+    Run.objects.update(predicted_peak=100, measured_peak=110, device="cpu")
+    assert error_band(1000, "cpu", "lora") == {
+        "value": None,
+        "n": 1,
+        "why": "too few runs of this kind so far",
+    }
+    for measured in (90, 100):
+        other = create_run(project, kind="reward", base_model=tiny_model)
+        Run.objects.filter(pk=other.pk).update(
+            predicted_peak=100, measured_peak=measured, device="cpu"
+        )
+    assert error_band(1000, "cpu", "lora") == {"value": 1000, "low": 800, "high": 1200, "n": 3}
+    assert error_band(1000, "cuda", "lora")["n"] == 0
+
+
+def test_the_machines_memory_is_looked_up_where_nothing_is_set(settings):
+    settings.PREFLOOP_GPU_MEMORY = ""
+    assert machine("8GiB").available == 8 * 2**30
+    assert machine().source in ("gpu", "memory")

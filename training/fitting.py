@@ -1,0 +1,141 @@
+"""Does a run fit? What the machine has, what a run will take, how far foretelling erred."""
+
+import shutil
+import statistics
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.cache import cache
+
+from training.ml.config import Recipe
+from training.ml.memory import (
+    Architecture,
+    Estimate,
+    Suggestion,
+    predict,
+    read_architecture,
+    read_bytes,
+    suggestions,
+)
+from training.models import Run
+
+SEEN_SECONDS = 30
+"""How long a look at the machine's memory stands."""
+RUNS_COMPARED = 50
+LEAST_RUNS = 3
+"""Earlier runs that an error band needs."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run would go."""
+
+    device: str
+    available: int | None
+    """Free bytes; None where nobody can tell."""
+    source: str
+    """setting, gpu or memory: where the figure comes from."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An estimate beside the machine's memory."""
+
+    estimate: Estimate
+    machine: Machine
+    suggestions: list[Suggestion]
+    band: dict[str, Any]
+    """Bytes, from earlier runs: "low", "high", "n"; or None and "why"."""
+
+    @property
+    def fits(self) -> bool | None:
+        available = self.machine.available
+        return None if available is None else self.estimate.peak <= available
+
+
+def machine(asked: str = "") -> Machine:
+    """The worker's memory: as asked, as PREFLOOP_GPU_MEMORY says, or as this machine has it.
+
+    Raises: ValueError if what was asked or set is no amount of memory.
+    """
+    if asked or settings.PREFLOOP_GPU_MEMORY:
+        return Machine("cuda", read_bytes(asked or settings.PREFLOOP_GPU_MEMORY), "setting")
+    seen = cache.get("training.machine")
+    if seen is None:
+        seen = _look()
+        cache.set("training.machine", seen, SEEN_SECONDS)
+    return Machine(*seen)
+
+
+def _look() -> tuple[str, int | None, str]:
+    """By nvidia-smi, since torch would take seconds; else the memory that Linux can give."""
+    if program := shutil.which("nvidia-smi"):
+        asked = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+        try:
+            done = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
+            return "cuda", int(done.stdout.splitlines()[0]) * 2**20, "gpu"
+        except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+            pass  # a driver without a card: what follows is then true
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return "cpu", None, "memory"
+    free = next((line for line in lines if line.startswith("MemAvailable:")), "")
+    return "cpu", int(free.split()[1]) * 1024 if free else None, "memory"
+
+
+def fit(kind: str, recipe: Recipe, where: Machine) -> Fit:
+    """Whether a run fits, what it takes, and what would fit.
+
+    Raises: ValueError in plain words where it cannot be told: no config, an uncounted method.
+    """
+    arch: Architecture = read_architecture(recipe.base_model)
+    found = predict(kind, recipe, arch, device=where.device)
+    others: list[Suggestion] = []
+    if where.available is not None and found.peak > where.available:
+        others = suggestions(kind, recipe, arch, where.available, device=where.device)
+    return Fit(found, where, others, error_band(found.peak, where.device, recipe.method))
+
+
+def error_band(peak: int, device: str, method: str) -> dict[str, Any]:
+    """Where the measured peak will lie, by the runs of the same device and method so far.
+
+    The foretold peak times the mean of measured / predicted, and two standard deviations of it to
+    either side. Runs of all projects count: they share the machine.
+    """
+    ratios = [
+        measured / predicted
+        for predicted, measured in Run.objects.filter(
+            device=device, recipe__method=method, predicted_peak__gt=0, measured_peak__gt=0
+        )
+        .order_by("-pk")
+        .values_list("predicted_peak", "measured_peak")[:RUNS_COMPARED]
+    ]
+    if len(ratios) < LEAST_RUNS:
+        return {"value": None, "n": len(ratios), "why": "too few runs of this kind so far"}
+    mean, sd = statistics.mean(ratios), statistics.stdev(ratios)
+    return {
+        "value": round(peak * mean),
+        "low": round(peak * max(0.0, mean - 2 * sd)),
+        "high": round(peak * (mean + 2 * sd)),
+        "n": len(ratios),
+    }
+
+
+def keep_peaks(
+    run: Run, recipe: Recipe, metrics: dict[str, Any], device: str, measured: int | None
+) -> None:
+    """Write beside the run what was foretold for its longest pair, and what was measured."""
+    try:
+        arch = read_architecture(recipe.base_model)
+        found = predict(run.kind, recipe, arch, device=device, tokens=metrics.get("longest"))
+    except ValueError:  # a method that is not counted; the measurement stands alone
+        predicted = None
+    else:
+        # CUDA's context is not in what torch reports.
+        without = [t.bytes for t in found.terms if device == "cuda" and t.name == "libraries"]
+        predicted = found.peak - sum(without)
+    run.report(predicted_peak=predicted, measured_peak=measured, device=device)

@@ -1,0 +1,73 @@
+"""Will a run fit into memory? The predicted peak, what it consists of, and what would fit."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from labeling.storage import model_folder
+from training.fitting import fit, machine
+from training.ml.config import METHODS, RECIPES, make_recipe
+from training.ml.memory import GIB
+
+
+class Command(BaseCommand):
+    help = "Predict the peak memory of a run. Exit status 1 if it does not fit."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("recipe", choices=list(RECIPES))
+        parser.add_argument("--base", required=True, metavar="MODEL", help="hub id or folder")
+        parser.add_argument("--method", choices=list(METHODS), default="lora")
+        parser.add_argument(
+            "--gpu-memory", default="", metavar="24GiB", help="else what this machine has free"
+        )
+        parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            chosen = dict(pair.split("=", 1) for pair in options["set"])
+        except ValueError:
+            raise CommandError("--set wants KEY=VALUE.", returncode=2) from None
+        chosen = {"method": options["method"]} | chosen
+        try:
+            folder = model_folder(options["base"])
+            recipe = make_recipe(options["recipe"], chosen | {"base_model": folder})
+            where = machine(options["gpu_memory"])
+        except ValueError as error:
+            raise CommandError(str(error), returncode=2) from None
+        try:
+            found = fit(options["recipe"], recipe, where)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        estimate = found.estimate
+        if options["json"]:
+            report = {
+                "peak": estimate.peak,
+                "moment": estimate.moment,
+                "tokens": estimate.tokens,
+                "trained": estimate.trained,
+                "terms": {term.name: term.bytes for term in estimate.terms},
+                "device": where.device,
+                "available": where.available,
+                "fits": found.fits,
+                "band": found.band,
+                "suggestions": [asdict(suggestion) for suggestion in found.suggestions],
+            }
+            self.stdout.write(json.dumps(report))
+        else:
+            for term in estimate.terms:
+                self.stdout.write(f"{term.bytes / GIB:9.3f} GiB  {term.words}")
+            self.stdout.write(f"{estimate.peak / GIB:9.3f} GiB  peak, in {estimate.moment}")
+            if where.available is not None:
+                verdict = "fits" if found.fits else "does not fit"
+                self.stdout.write(f"{where.available / GIB:9.3f} GiB  free: it {verdict}")
+            for suggestion in found.suggestions:
+                words = " ".join(f"--set {k}={v}" for k, v in suggestion.settings.items())
+                self.stdout.write(f"{suggestion.peak / GIB:9.3f} GiB  with {words}")
+            if found.fits is False and not found.suggestions:
+                self.stdout.write("Nothing near these settings fits: take a smaller model.")
+        if found.fits is False:
+            sys.exit(1)

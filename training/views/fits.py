@@ -1,0 +1,80 @@
+"""Will it fit? A fragment of the launch form, asked again at every change of a setting."""
+
+import json
+from dataclasses import fields
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import ValidationError
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
+from django.shortcuts import render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST
+
+from labeling.access import project_for
+from labeling.models import Project
+from labeling.storage import check_model_name
+from training.fitting import fit, machine
+from training.ml.config import RECIPES, make_recipe
+from training.runs import named_model
+
+
+@login_required
+@require_POST
+def fits(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
+    """What the run of the form as it stands would take."""
+    project = project_for(request.user, slug, to="lead")
+    if kind not in RECIPES:
+        raise Http404("No such recipe.")
+    return render(
+        request, "training/fits.html", fit_context(request.POST, request.user, project, kind)
+    )
+
+
+def fit_context(data: QueryDict, user: Any, project: Project, kind: str) -> dict[str, Any]:
+    """The fit of the posted settings, or why it cannot be told."""
+    try:
+        check_model_name(data.get("base_model", ""), user)
+        folder = named_model(project, data.get("base_model", ""))
+        recipe = make_recipe(kind, posted_settings(data, kind) | {"base_model": folder})
+        found = fit(kind, recipe, machine())
+    except (ValueError, ValidationError) as error:
+        text = str(getattr(error, "message", error))
+        return {"fit": None, "problem": text[:1].upper() + text[1:]}
+    return {
+        "fit": found,
+        "terms": [(_(term.words), term.bytes) for term in found.estimate.terms],
+        "suggestions": [
+            (json.dumps(suggestion.settings), sorted(suggestion.settings.items()), suggestion)
+            for suggestion in found.suggestions
+        ],
+    }
+
+
+def posted_settings(data: QueryDict, kind: str) -> dict[str, Any]:
+    """The recipe's settings in a posted form; a switch that is off is not sent at all."""
+    found: dict[str, Any] = {}
+    for setting in fields(RECIPES[kind]):
+        if setting.name == "base_model":
+            continue
+        if setting.type is bool:
+            found[setting.name] = setting.name in data
+        elif data.get(setting.name, "") != "":
+            found[setting.name] = data[setting.name]
+    return found
+
+
+def with_suggestion(data: QueryDict, kind: str) -> QueryDict:
+    """The posted form with the settings of the suggestion whose button was pressed."""
+    try:
+        chosen = json.loads(data["fit"])
+        items = list(chosen.items())
+    except (KeyError, ValueError, AttributeError):
+        return data
+    changed = data.copy()
+    known = {setting.name for setting in fields(RECIPES[kind])} - {"base_model"}
+    for name, value in items:
+        if name in known:
+            changed[name] = "on" if value is True else str(value)
+    changed["check"] = "1"  # shown, not launched
+    return changed

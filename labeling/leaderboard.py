@@ -18,9 +18,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from django.db.models import Exists, OuterRef
 from django.utils.translation import gettext_noop
 
 from labeling.agreement import Figure, refused
+from labeling.columns import code_of, places_of, read_columns
 from labeling.estimation import (
     FEW_PROMPTS,
     TOO_FEW,
@@ -104,9 +106,9 @@ def answers_of(project: Project) -> Answers:
         .distinct()
     )
     code = {name: place for place, name in enumerate(names)} | {"": -1}
+    answered = Exists(Preference.objects.current().filter(comparison=OuterRef("pk")))
     rows = (
-        work.filter(preferences__superseded_at=None, preferences__isnull=False)
-        .distinct()
+        work.filter(answered)
         .order_by("pk")
         .values_list(
             "pk",
@@ -131,9 +133,7 @@ def answers_of(project: Project) -> Answers:
     table = table[~unnamed & ~same]
     n = len(table)
     votes, raters = _votes(project)
-    place = np.searchsorted(table["pk"], votes["comparison"])
-    known = place < n
-    known[known] = table["pk"][place[known]] == votes["comparison"][known]
+    place, known = places_of(table["pk"], votes["comparison"])
     votes, place = votes[known], place[known]
     readable = votes["choice"] >= 0
     n_unparsed = int((~readable).sum())
@@ -214,30 +214,33 @@ def _votes(project: Project) -> tuple[np.ndarray, list[tuple[int, str, str, bool
         .order_by("pk")
         .values_list("pk", "name", "kind", "imported")
     )
-    rater_code = {row[0]: code for code, row in enumerate(raters)}
-    choice_code = {"a": 0, "tie": 1, "both_bad": 1, "b": 2, "unparsed": -1}
     rows = (
         Preference.objects.current()
         .filter(comparison__project=project, comparison__purpose=Comparison.Purpose.WORK)
-        .order_by("pk")
         .values_list(
-            "comparison_id", "rater_id", "choice", "audit", "prob_a", "inclusion_probability"
+            "pk",
+            "comparison_id",
+            "rater_id",
+            code_of("choice", {"a": 0, "tie": 1, "both_bad": 1, "b": 2}),
+            "audit",
+            "prob_a",
+            "inclusion_probability",
         )
     )
-    votes = np.fromiter(
-        (
-            (comparison, rater_code[rater], choice_code[choice], *rest)
-            for comparison, rater, choice, *rest in rows.iterator(chunk_size=5_000)
-        ),
-        dtype=[
-            ("comparison", "i8"),
-            ("rater", "i8"),
-            ("choice", "i8"),
-            ("audit", "?"),
-            ("prob_a", "f8"),  # None becomes NaN
-            ("probability", "f8"),
-        ],
-    )
+    kinds = {
+        "pk": "i8",
+        "comparison": "i8",
+        "rater": "i8",
+        "choice": "i2",
+        "audit": "?",
+        "prob_a": "f8",
+        "probability": "f8",
+    }
+    votes = read_columns(rows, kinds)
+    keys = np.array([pk for pk, *_rest in raters], dtype=np.int64)
+    votes["rater"], known = places_of(keys, votes["rater"])
+    votes = votes[known]
+    votes = votes[np.argsort(votes["pk"])]
     return votes, raters
 
 

@@ -67,7 +67,7 @@ def write_rows(model: Any, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def gather_statistics() -> None:
-    """What PostgreSQL's autovacuum would do a minute later. Nothing in Prefloop does it on SQLite."""
+    """What PostgreSQL's autovacuum would do a minute later; on SQLite nobody does it."""
     from django.db import connection
 
     if connection.vendor == "postgresql":

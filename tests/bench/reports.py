@@ -3,11 +3,11 @@
     python -m tests.bench.reports [--database sqlite postgresql] [--votes 1000000] [--raters 500]
                                   [--judges 3] [--seed 7]
 
-Fills a database in a temporary folder: comparisons of 20 sources with texts of some 700 characters,
-2.5 to a prompt, five people's votes on each, one of 40 topics, a thousand known answers; and the
-verdicts of AI judges, in both orders, on every comparison. Then each job of `labeling/tasks.py` runs
-as a worker runs it, in a process of its own, on the processors that the bench is given
-(`taskset -c 0,1`), and prints
+Fills a database in a temporary folder: comparisons of 20 sources with texts of some 700
+characters, 2.5 to a prompt, five people's votes on each, one of 40 topics, a thousand known
+answers; and the verdicts of AI judges, in both orders, on every comparison. Then each job of
+`labeling/tasks.py` runs as a worker runs it, in a process of its own, on the processors that the
+bench is given (`taskset -c 0,1`), and prints
 
 seconds      by the clock, from the start of the task until its row is written; the import of the
              libraries apart

@@ -77,17 +77,17 @@ def posteriors(
         raise NumpyMissing
     import numpy as np
 
-    from labeling.rater_models import Answers, dawid_skene
+    from labeling.rater_models import Answers, weighed
 
-    answers = (
+    counted = (
         (Preference.objects.current() if current is None else current)
         .filter(comparison__project=project, comparison__purpose=Comparison.Purpose.WORK)
         .exclude(choice=Choice.UNPARSED)
     )
     if labels in ("human", "ai"):
         kind = Rater.Kind.PERSON if labels == "human" else Rater.Kind.JUDGE
-        answers = answers.filter(rater__kind=kind)
-    rows = answers.values_list(
+        counted = counted.filter(rater__kind=kind)
+    rows = counted.values_list(
         "comparison_id",
         "rater_id",
         code_of("choice", {choice: code for code, choice in enumerate(CLASSES)}),
@@ -103,7 +103,7 @@ def posteriors(
         votes = votes[(votes["human"] == 1) | ~np.isin(votes["item"], by_people)]
     comparisons, item = np.unique(votes["item"], return_inverse=True)
     rater = np.unique(votes["rater"], return_inverse=True)[1]
-    weighed = Answers.of(
+    answers = Answers.of(
         item,
         rater,
         votes["label"],
@@ -111,4 +111,4 @@ def posteriors(
         n_items=len(comparisons),
         n_classes=len(CLASSES),
     )
-    return Posteriors(comparisons, dawid_skene(weighed))
+    return Posteriors(comparisons, weighed(answers)[0])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OWN_MODELS = ("dawid-skene", "one-coin", "majority")
 ALL_MODELS = (*OWN_MODELS, "MACE", "GLAD")
 """Ways to make one label of the votes; the last two by crowd-kit, which takes seconds."""
-VERSION = "2"
+VERSION = "3"
 """Of the figures: a stored report of another version is computed anew."""
 
 LIBRARIES = ("numpy", "scipy", "pandas", "sklearn", "statsmodels", "evalica")
@@ -143,6 +143,8 @@ def _start(votes: "Votes", parameters: dict[str, Any] | None) -> "Parameters | N
     if not parameters or 2 * parameters["n_votes"] < len(votes):
         return None
     prior = np.array(parameters["prior"])
+    if not prior.all():  # a class that could not be true then would never be again
+        return None
     confusion = np.full((len(votes.raters), len(prior), len(prior)), np.nan)
     for place, key in enumerate(votes.rater_keys.tolist()):
         if str(key) in parameters["raters"]:

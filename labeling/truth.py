@@ -17,11 +17,12 @@ from labeling.rater_models import (
     Fit,
     Parameters,
     by_crowd_kit,
-    dawid_skene,
     entropies,
     majority,
+    misfit,
     one_coin,
     reliabilities,
+    weighed,
 )
 from labeling.shares import wilson
 
@@ -64,7 +65,8 @@ def truth_figures(
     )
     prompt = np.zeros(n_items, dtype=np.int64)
     prompt[votes.item] = votes.prompt
-    fit = dawid_skene(answers, start=start)
+    fit, possible = weighed(answers, start)
+    checked = misfit(answers, fit)
     n_votes = np.bincount(answers.item, minlength=n_items)
     voted = n_votes > 0
     q, most = fit.posteriors, majority(answers)
@@ -83,6 +85,8 @@ def truth_figures(
         "steps": fit.n_steps,
         "converged": fit.converged,
         "warm": start is not None,
+        "impossible": [c for c, may_be in zip(CLASSES, possible, strict=True) if not may_be],
+        "misfit": checked,
         "prior": dict(zip(CLASSES, map(float, fit.parameters.prior), strict=True)),
         "labels": {c: int((label[voted] == code).sum()) for code, c in enumerate(CLASSES)},
         "sure": share_of(prompt[voted], (sureness >= SURE)[voted], resamples=200),
@@ -93,7 +97,7 @@ def truth_figures(
         "n_settled": int((voted & ~untied & (sureness >= UNSURE)).sum()),
         "n_tied": int((voted & ~untied).sum()),
         "models": _models(models, answers, fit, known, prompt, voted),
-        "raters": _raters(read, answers, fit, prompt)[:MOST_RATERS],
+        "raters": _raters(read, answers, fit, prompt, checked)[:MOST_RATERS],
     }
     return figures, fit
 
@@ -150,7 +154,9 @@ def _accuracy(
     return share_of(prompt[held], (labels == known)[held])
 
 
-def _raters(votes: Votes, answers: Answers, fit: Fit, prompt: np.ndarray) -> list[dict[str, Any]]:
+def _raters(
+    votes: Votes, answers: Answers, fit: Fit, prompt: np.ndarray, checked: Figure
+) -> list[dict[str, Any]]:
     """A row for each rater with a vote, those with the most first."""
     n = np.bincount(votes.rater, minlength=len(votes.raters))
     lowest, highest = np.full(answers.n_items, 99), np.full(answers.n_items, -1)
@@ -160,7 +166,7 @@ def _raters(votes: Votes, answers: Answers, fit: Fit, prompt: np.ndarray) -> lis
     met, disputed = several[votes.item], (lowest < highest)[votes.item]
     n_met = np.bincount(votes.rater, met, minlength=len(n))
     n_disputed = np.bincount(votes.rater, met & disputed, minlength=len(n))
-    rows = reliabilities(answers, fit, prompt)
+    rows = reliabilities(answers, fit, prompt, checked)
     medians = _median_seconds(votes)
     found = []
     for i in np.argsort(-n, kind="stable").tolist():

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from django.utils.translation import gettext_noop
 
-from labeling.agreement import BOTH_BAD, CHOICES, Figure, Votes, share_of
+from labeling.agreement import BOTH_BAD, CHOICES, Figure, Votes, refused, share_of
 from labeling.rater_models import (
+    ENOUGH,
     Answers,
     Fit,
     Parameters,
@@ -97,7 +98,7 @@ def truth_figures(
         "n_settled": int((voted & ~untied & (sureness >= UNSURE)).sum()),
         "n_tied": int((voted & ~untied).sum()),
         "models": _models(models, answers, fit, known, prompt, voted),
-        "raters": _raters(read, answers, fit, prompt, checked)[:MOST_RATERS],
+        "raters": _raters(read, answers, fit, prompt, checked, known)[:MOST_RATERS],
     }
     return figures, fit
 
@@ -155,7 +156,12 @@ def _accuracy(
 
 
 def _raters(
-    votes: Votes, answers: Answers, fit: Fit, prompt: np.ndarray, checked: Figure
+    votes: Votes,
+    answers: Answers,
+    fit: Fit,
+    prompt: np.ndarray,
+    checked: Figure,
+    known: np.ndarray | None,
 ) -> list[dict[str, Any]]:
     """A row for each rater with a vote, those with the most first."""
     n = np.bincount(votes.rater, minlength=len(votes.raters))
@@ -168,6 +174,9 @@ def _raters(
     n_disputed = np.bincount(votes.rater, met & disputed, minlength=len(n))
     rows = reliabilities(answers, fit, prompt, checked)
     medians = _median_seconds(votes)
+    truth = np.full(len(votes), -1) if known is None else known[votes.item]
+    n_known = np.bincount(votes.rater, truth >= 0, minlength=len(n))
+    n_right = np.bincount(votes.rater, truth == votes.choice, minlength=len(n))
     found = []
     for i in np.argsort(-n, kind="stable").tolist():
         if not n[i]:
@@ -181,12 +190,21 @@ def _raters(
                 "rater": votes.raters[i],
                 "is_judge": bool(votes.is_judge[i]),
                 **rows[i],
+                "known": _share_of_known(n_right[i], n_known[i]) if n_known[i] else None,
                 "disputed": share,
                 "seconds": medians[i][0],
                 "n_timed": medians[i][1],
             }
         )
     return found
+
+
+def _share_of_known(n_right: float, n: float) -> Figure:
+    """How often a rater gave the known answer: no model stands in between."""
+    if n < ENOUGH:
+        return refused(gettext_noop("Fewer than 10 votes on known answers."), n=int(n))
+    low, high = wilson(n_right, n)
+    return {"value": float(n_right / n), "low": low, "high": high, "n": int(n)}
 
 
 def _median_seconds(votes: Votes) -> list[tuple[float | None, int]]:

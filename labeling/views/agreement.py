@@ -97,19 +97,20 @@ def _truth(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:
             side["value"] - wider * (side["value"] - side["low"]) > 0
             or side["value"] + wider * (side["high"] - side["value"]) < 0
         )
-    drawn = [row for row in raters if row["seconds"] and row["reliability"]["value"] is not None]
+    drawn = [row for row in raters if row["seconds"] and row["reliability"]["low"] is not None]
     shown = raters if "all" in request.GET else raters[:N_SHOWN]
     return {
         "believed": shown,
         "n_believed_hidden": len(raters) - len(shown),
         "timed": drawn if len(drawn) >= 2 else [],
+        "held_against_known": any(row.get("known") for row in raters),
         "weakest": _weakest(raters),
     }
 
 
 def _weakest(raters: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The rater that is least to be believed, if surely less than the middle one."""
-    known = [row for row in raters if row["reliability"]["value"] is not None]
+    known = [row for row in raters if row["reliability"]["low"] is not None]
     if len(known) < 3:
         return None
     known.sort(key=lambda row: row["reliability"]["value"])

@@ -143,14 +143,15 @@ def known_answers_of(project: Project, comparisons: "np.ndarray") -> "np.ndarray
     return known if (known >= 0).any() else None
 
 
-def fingerprint_of(project: Project, version: str) -> str:
-    """Changes with everything that a report rests on: the votes, the orders, who the raters are,
-    known answers and topics as far as their number goes, and the version of the figures."""
+def fingerprint_of(project: Project, version: str, state: tuple[int, int]) -> str:
+    """Changes with everything that a report rests on: the votes (by `state_of`), the orders, who
+    the raters are, known answers and topics as far as their number goes, and the version of the
+    figures."""
     work = project.comparisons.work()
     rankings = _rankings(project).aggregate(n=Count("pk"), last=Max("pk"))
     return content_hash(
         version,
-        state_of(project),
+        state,
         [work.count(), work.exclude(gold="").count(), work.exclude(metadata={}).count()],
         [rankings["n"], rankings["last"]],
         list(project.raters.order_by("pk").values_list("pk", "name", "kind")),

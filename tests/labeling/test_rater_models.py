@@ -199,7 +199,7 @@ def test_votes_that_nobody_else_has_judged_say_nothing_about_their_rater():
     assert rows[0]["side"]["value"] is None  # no order of showing is known
 
 
-# Where the model is wrong ---------------------------------------------------------------------------
+# Where the model is wrong -------------------------------------------------------------------------
 
 
 def hard_for_all(seed: int, hard: float, n_items: int = 1_500) -> tuple[np.ndarray, Answers]:

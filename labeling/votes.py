@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from django.db.models import Count, Exists, Max, OuterRef, QuerySet
+from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet
 from django.db.models.fields.json import KT
 from django.db.models.functions import Coalesce
 
@@ -169,9 +169,9 @@ def changed_since(project: Project, n_preferences: int, last_preference: int) ->
 
     Keys tell, not times: an imported answer bears the time at which it was given.
     """
-    current = _current(project)
-    n_new = current.filter(pk__gt=last_preference).count()
-    return n_new, n_preferences - (current.count() - n_new)
+    newer = Count("pk", filter=Q(pk__gt=last_preference))
+    state = _current(project).aggregate(n=Count("pk"), n_new=newer)
+    return state["n_new"], n_preferences - (state["n"] - state["n_new"])
 
 
 def _rankings(project: Project) -> QuerySet:

@@ -44,9 +44,13 @@ def read_columns(rows: QuerySet, kinds: dict[str, str]) -> "np.ndarray":
     """
     connection = connections[rows.db]
     sql, params = rows.order_by().query.get_compiler(connection=connection).as_sql()
-    if connection.vendor == "postgresql":
-        return _copied(connection, sql, params, kinds)
-    return _fetched(connection, sql, params, kinds)
+    return columns_of(connection, sql, params, kinds)
+
+
+def columns_of(connection: Any, sql: str, params: Any, kinds: dict[str, str]) -> "np.ndarray":
+    """The same of a statement; its columns in the order of `kinds`."""
+    read = _copied if connection.vendor == "postgresql" else _fetched
+    return read(connection, sql, params, kinds)
 
 
 def places_of(keys: "np.ndarray", wanted: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:

@@ -229,7 +229,7 @@ def test_a_class_that_nobody_calls_by_its_name_is_not_let_be_true():
     assert fit.posteriors.sum(axis=1) == pytest.approx(1)
     found = [row["reliability"]["value"] for row in reliabilities(answers, fit)]
     before = [row["reliability"]["value"] for row in reliabilities(answers, alone)]
-    assert np.abs(found - known).max() < np.abs(before - known).max() / 2
+    assert np.abs(found - known).mean() < 0.04 < 0.06 < np.abs(before - known).mean()
 
 
 def test_true_ties_stay_ties():
@@ -255,7 +255,7 @@ def test_raters_who_err_alone_show_no_misfit_and_those_who_err_together_do(seed)
 
     assert fine["value"] < 0.02
     assert fine["p_value"] > 0.01
-    assert 0.04 < off["value"] < 0.3  # no more items than are hard
+    assert 0.02 < off["value"] < 0.3  # no more items than are hard
     assert off["p_value"] < 0.01
 
 

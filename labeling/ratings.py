@@ -367,7 +367,8 @@ def _resampled(by_prompt: sparse.csr_matrix, resamples: int) -> Iterator[np.ndar
     alike = 10 * len(where) < n
     rows = by_prompt[where] if alike else by_prompt
     transposed = sparse.csr_matrix(rows.T)
-    at_once = max(1, min(resamples, int(2e7 / max(rows.shape))))
+    # Few at a time: draws that leave the processor's reach take five times as long.
+    at_once = max(1, min(resamples, int(2e6 / max(rows.shape))))
     for begin in range(0, resamples, at_once):
         some = min(at_once, resamples - begin)
         if alike:

@@ -37,6 +37,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
 
+from labeling.rater_models import pairs_within
 from labeling.shares import CONFIDENCE, clopper_pearson
 
 CHOICES = ("a", "b", "tie", "both_bad", "unparsed")
@@ -420,16 +421,7 @@ def _pairs_of_votes(votes: Votes) -> tuple[np.ndarray, ...]:
     """Every two votes on one comparison: raters (lower code first), their choices, the prompt."""
     order = np.lexsort((votes.rater, votes.item))
     item, rater, choice = votes.item[order], votes.rater[order], votes.choice[order]
-    _, start, size = np.unique(item, return_index=True, return_counts=True)
-    left, right = [], []
-    for m in np.unique(size[size >= 2]).tolist():
-        rows = start[size == m][:, None] + np.arange(m)  # (comparisons with m votes, m)
-        i, j = np.triu_indices(m, k=1)
-        left.append(rows[:, i].ravel())
-        right.append(rows[:, j].ravel())
-    empty = np.empty(0, dtype=np.int64)
-    one = np.concatenate(left) if left else empty
-    two = np.concatenate(right) if right else empty
+    one, two = pairs_within(item)
     return rater[one], rater[two], choice[one], choice[two], votes.prompt[order][one]
 
 

@@ -13,6 +13,7 @@ says nothing about the rater (`reliabilities` leaves it out).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ TOLERANCE = 1e-5
 ENOUGH = 10  # expected answers below which a share of them is not printed
 CHECKED_VOTES = 4  # of an item: fewer leave the model free to fit whatever was said
 FEWEST_CHECKED, MOST_CHECKED = 200, 20_000  # items with so many votes on which a fit is checked
+PAIRED_ITEMS = 50_000  # on which pairs of raters are held against the fit
+FEWEST_SHARED = 50  # items of such a pair
+TOO_ALIKE = 0.02  # surely so much more agreement than the model explains
+MOST_ALIKE = 10  # pairs that are named
 WORST_MISFIT = 0.1  # above which the model says nothing about how sure its figures are
 SEED = 20_261_121
 ERR_TOGETHER = gettext_noop(
@@ -378,6 +383,71 @@ def misfit(answers: Answers, fit: Fit) -> Figure:
     }
 
 
+def too_alike(answers: Answers, fit: Fit) -> list[dict[str, Any]]:
+    """Pairs of raters who give the same label far more often than the fitted model explains.
+
+    The model has them agree with P = Σ_k π_k Σ_l θ_kl θ'_kl. Who copies another, or is the same
+    person twice, agrees more; and then the model takes the errors that they share for the truth,
+    and everybody else for worse than they are. Named are pairs whose agreement is surely (normal
+    approximation, 1 % divided by the pairs) more than `TOO_ALIKE` above it.
+
+    Returns: the furthest first: "rater_1", "rater_2" (places), "n" items, "same" (share),
+        "expected".
+    Source: residuals of pairs in latent class models, Qu, Tan & Kutner 1996, Biometrics 52.
+    """
+    k = answers.n_classes
+    drawn = np.unique(answers.item)
+    if len(drawn) > PAIRED_ITEMS:
+        drawn = np.random.default_rng(SEED).choice(drawn, PAIRED_ITEMS, replace=False)
+    inside = np.zeros(answers.n_items, dtype=bool)
+    inside[drawn] = True
+    kept = np.flatnonzero(inside[answers.item])
+    kept = kept[np.lexsort((answers.rater[kept], answers.item[kept]))]  # the lower rater first
+    one, two = (kept[side] for side in pairs_within(answers.item[kept]))
+    others = answers.rater[one] != answers.rater[two]
+    one, two = one[others], two[others]
+    # Which rater, and whether B stood first: all that the expected agreement depends on.
+    code = answers.rater * 2 + (answers.shown_first == 1)
+    n_codes = 2 * answers.n_raters
+    keys, kind = np.unique(code[one] * n_codes + code[two], return_inverse=True)
+    n = np.bincount(kind)
+    same = np.bincount(kind, answers.label[one] == answers.label[two])
+    weights = np.exp(_weights(fit.parameters.confusion)).reshape(n_codes, k, k)  # code, given, true
+    joint = (weights[keys // n_codes] * weights[keys % n_codes]).sum(axis=1)
+    expected = joint @ fit.parameters.prior
+    rater_1, rater_2 = keys // n_codes // 2, keys % n_codes // 2
+    names, pair = np.unique(rater_1 * answers.n_raters + rater_2, return_inverse=True)
+    n_shared, n_same = np.bincount(pair, n), np.bincount(pair, same)
+    n_expected = np.bincount(pair, n * expected)
+    error = np.sqrt(np.bincount(pair, n * expected * (1 - expected)))
+    tested = n_shared >= FEWEST_SHARED
+    reach = NormalDist().inv_cdf(1 - 0.01 / max(1, int(tested.sum())))
+    surely = (n_same - n_expected - reach * error) / np.maximum(n_shared, 1)
+    found = np.flatnonzero(tested & (surely > TOO_ALIKE))
+    return [
+        {
+            "rater_1": int(names[i] // answers.n_raters),
+            "rater_2": int(names[i] % answers.n_raters),
+            "n": int(n_shared[i]),
+            "same": float(n_same[i] / n_shared[i]),
+            "expected": float(n_expected[i] / n_shared[i]),
+        }
+        for i in found[np.argsort(-surely[found], kind="stable")][:MOST_ALIKE].tolist()
+    ]
+
+
+def pairs_within(item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every two places of the same item, the earlier first; item: (votes,) rising."""
+    _, start, size = np.unique(item, return_index=True, return_counts=True)
+    left, right = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for m in np.unique(size[size >= 2]).tolist():
+        rows = start[size == m][:, None] + np.arange(m)  # (items with m votes, m)
+        i, j = np.triu_indices(m, k=1)
+        left.append(rows[:, i].ravel())
+        right.append(rows[:, j].ravel())
+    return np.concatenate(left), np.concatenate(right)
+
+
 def _patterns(labels: np.ndarray, n_classes: int) -> np.ndarray:
     """(…) a number for how labels (votes, …) split, whatever they are: 3-1 or 2-2."""
     counts = np.stack([(labels == label).sum(axis=0) for label in range(n_classes)])
@@ -392,6 +462,7 @@ def reliabilities(
     fit: Fit,
     prompt: np.ndarray | None = None,
     misfit: Figure | None = None,
+    alike: bool = False,
 ) -> list[Figure]:
     """How often each rater gives the true label, and to which place they err.
 
@@ -403,16 +474,18 @@ def reliabilities(
     showing is known.
 
     Where the model does not fit, both ends of the interval of a reliability move outwards by the
-    misfit, since on so many items the rater may do as they like; and above `WORST_MISFIT` there is
-    no interval.
+    misfit, since on so many items the rater may do as they like; above `WORST_MISFIT`, and where
+    raters are `too_alike`, there is no interval.
 
-    Args: prompt: (items,) their prompts; None: a prompt of its own for each; misfit: of `misfit`.
+    Args: prompt: (items,) their prompts; None: a prompt of its own for each; misfit: of `misfit`;
+        alike: some raters are too alike.
     Returns: for each rater a dict "reliability", "side" (figures), "n" votes, "n_alone" votes on
         items that nobody else judged.
     Source: the diagonal of the tables in Dawid & Skene 1979; Wilson 1927; Newcombe 1998,
         Statistics in Medicine 17, method 10.
     """
     k, n_raters = answers.n_classes, answers.n_raters
+    wider = (misfit or {}).get("value") or 0.0
     per_rater = np.bincount(answers.rater, minlength=n_raters)
     shared = _judged_by_others(answers)
     item, rater = answers.item[shared], answers.rater[shared]
@@ -440,7 +513,7 @@ def reliabilities(
         {
             "n": int(per_rater[i]),
             "n_alone": int(per_rater[i] - n[i]),
-            "reliability": _share(hits[i], n[i], worth[i], misfit or {}),
+            "reliability": _share(hits[i], n[i], worth[i], np.inf if alike else wider),
             "side": _leaning(as_first[i], n_second[i], as_second[i], n_first[i], worth[i]),
         }
         for i in range(n_raters)
@@ -484,14 +557,13 @@ def _information(
     return np.minimum(worth / np.maximum(n, 1), 1)
 
 
-def _share(hits: float, n: int, worth: float, misfit: Figure) -> Figure:
-    """Args: worth: of a vote, as evidence; 0 … 1."""
+def _share(hits: float, n: int, worth: float, wider: float) -> Figure:
+    """Args: worth: of a vote, as evidence; 0 … 1; wider: the misfit."""
     if n < ENOUGH:
         why = gettext_noop("Fewer than 10 votes on comparisons that others judged too.")
         return {"value": None, "low": None, "high": None, "n": int(n), "why": why}
     value = float(min(1.0, hits / n))
     low, high = wilson(value * n * worth, n * worth)
-    wider = misfit.get("value") or 0.0
     if wider > WORST_MISFIT:
         nothing = {"low": None, "high": None, "why_no_interval": ERR_TOGETHER}
         return {"value": value, **nothing, "n": int(n)}

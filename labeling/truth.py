@@ -23,6 +23,7 @@ from labeling.rater_models import (
     misfit,
     one_coin,
     reliabilities,
+    too_alike,
     weighed,
 )
 from labeling.shares import wilson
@@ -67,7 +68,7 @@ def truth_figures(
     prompt = np.zeros(n_items, dtype=np.int64)
     prompt[votes.item] = votes.prompt
     fit, possible = weighed(answers, start)
-    checked = misfit(answers, fit)
+    checked, alike = misfit(answers, fit), too_alike(answers, fit)
     n_votes = np.bincount(answers.item, minlength=n_items)
     voted = n_votes > 0
     q, most = fit.posteriors, majority(answers)
@@ -88,6 +89,10 @@ def truth_figures(
         "warm": start is not None,
         "impossible": [c for c, may_be in zip(CLASSES, possible, strict=True) if not may_be],
         "misfit": checked,
+        "too_alike": [
+            pair | {key: votes.raters[pair[key]] for key in ("rater_1", "rater_2")}
+            for pair in alike
+        ],
         "prior": dict(zip(CLASSES, map(float, fit.parameters.prior), strict=True)),
         "labels": {c: int((label[voted] == code).sum()) for code, c in enumerate(CLASSES)},
         "sure": share_of(prompt[voted], (sureness >= SURE)[voted], resamples=200),
@@ -98,7 +103,7 @@ def truth_figures(
         "n_settled": int((voted & ~untied & (sureness >= UNSURE)).sum()),
         "n_tied": int((voted & ~untied).sum()),
         "models": _models(models, answers, fit, known, prompt, voted),
-        "raters": _raters(read, answers, fit, prompt, checked, known)[:MOST_RATERS],
+        "raters": _raters(read, answers, fit, prompt, known, checked, bool(alike))[:MOST_RATERS],
     }
     return figures, fit
 
@@ -160,8 +165,9 @@ def _raters(
     answers: Answers,
     fit: Fit,
     prompt: np.ndarray,
-    checked: Figure,
     known: np.ndarray | None,
+    checked: Figure,
+    alike: bool,
 ) -> list[dict[str, Any]]:
     """A row for each rater with a vote, those with the most first."""
     n = np.bincount(votes.rater, minlength=len(votes.raters))
@@ -172,7 +178,7 @@ def _raters(
     met, disputed = several[votes.item], (lowest < highest)[votes.item]
     n_met = np.bincount(votes.rater, met, minlength=len(n))
     n_disputed = np.bincount(votes.rater, met & disputed, minlength=len(n))
-    rows = reliabilities(answers, fit, prompt, checked)
+    rows = reliabilities(answers, fit, prompt, checked, alike)
     medians = _median_seconds(votes)
     truth = np.full(len(votes), -1) if known is None else known[votes.item]
     n_known = np.bincount(votes.rater, truth >= 0, minlength=len(n))

@@ -169,7 +169,14 @@ def in_words(checked: dict[str, Any]) -> str:
 
 def crowd_of_known_raters(per_item: int, seed: int) -> None:
     """Made-up votes whose every rater follows a table of errors."""
-    from labeling.rater_models import Answers, majority, misfit, reliabilities, weighed
+    from labeling.rater_models import (
+        Answers,
+        majority,
+        misfit,
+        reliabilities,
+        too_alike,
+        weighed,
+    )
 
     rng = np.random.default_rng(seed)
     n_items, n_raters, prior = 40_000, 200, np.array([0.42, 0.42, 0.16])
@@ -190,7 +197,7 @@ def crowd_of_known_raters(per_item: int, seed: int) -> None:
         f"{per_item} votes an item, {n_raters} raters, seed {seed}: "
         f"{(fit.posteriors.argmax(axis=1) == truth).mean():.4f} right, "
         f"majority {(majority(answers) == truth).mean():.4f}, {fit.n_steps} steps; "
-        f"{in_words(checked)}"
+        f"{in_words(checked)}; pairs too alike {len(too_alike(answers, fit))}"
     )
     print("   ", recovered(rows, "reliability", right))
     print("   ", recovered(rows, "side", leaning))  # wrong answers lean to neither place
@@ -203,7 +210,7 @@ def raters_who_err_together(kind: str, strength: float, n_items: int, seed: int)
         half; "copies": three of five raters say, with the probability `strength`, what one of them
         said of the item, and not what they would say themselves.
     """
-    from labeling.rater_models import Answers, misfit, reliabilities, weighed
+    from labeling.rater_models import Answers, misfit, reliabilities, too_alike, weighed
 
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 2, n_items)
@@ -227,10 +234,12 @@ def raters_who_err_together(kind: str, strength: float, n_items: int, seed: int)
     fit, _possible = weighed(answers)
     checked = misfit(answers, fit)
     plain = reliabilities(answers, fit)
-    widened = reliabilities(answers, fit, None, checked)
+    alike = too_alike(answers, fit)
+    widened = reliabilities(answers, fit, None, checked, bool(alike))
     off = np.array([row["reliability"]["value"] for row in plain]) - known
     print(
-        f"{kind:<7} {strength:.1f} {n_items:>6} items, seed {seed}: {in_words(checked)}; off by "
+        f"{kind:<7} {strength:.1f} {n_items:>6} items, seed {seed}: {in_words(checked)}; pairs too "
+        f"alike {len(alike)}; off by "
         f"{off.mean():+.3f}, at most {np.abs(off).max():.3f}; interval holds: plain "
         f"{holds(plain, known)}, as printed {holds(widened, known)}"
     )
@@ -254,13 +263,13 @@ def micro_world(n_items: int, seeds: range, labels: tuple[str, ...]) -> None:
     import random
 
     from labeling import microworld
-    from labeling.rater_models import Answers, misfit, reliabilities, weighed
+    from labeling.rater_models import Answers, misfit, reliabilities, too_alike, weighed
 
     people = microworld.RATERS
     names = [rater.name for rater in people]
     figures = np.zeros((len(people), 2, 2))  # known and found: reliability, side
     inside, plain = np.zeros((len(people), 2)), np.zeros(len(people))
-    right, n_seen, misfits = 0.0, 0, []
+    right, n_seen, n_alike, misfits = 0.0, 0, 0, []
     for seed in seeds:
         rng = random.Random(seed)
         gaps: list[float] = []
@@ -281,6 +290,7 @@ def micro_world(n_items: int, seeds: range, labels: tuple[str, ...]) -> None:
         misfits.append(checked["value"])
         n_seen += checked["p_value"] < 0.01
         right += float((fit.posteriors.argmax(axis=1) == (np.array(gaps) < 0)).mean())
+        n_alike += bool(too_alike(answers, fit))
         found, before = reliabilities(answers, fit, None, checked), reliabilities(answers, fit)
         for i, (person, row) in enumerate(zip(people, found, strict=True)):
             ahead, behind = (
@@ -299,7 +309,8 @@ def micro_world(n_items: int, seeds: range, labels: tuple[str, ...]) -> None:
     print(
         f"Micro-world, {n_items} comparisons of 4 votes, labels {', '.join(labels)}, seeds "
         f"{seeds.start} to {seeds.stop - 1}: {right / len(seeds):.4f} right; misfit "
-        f"{min(misfits):.3f} to {max(misfits):.3f}, seen in {n_seen} of {len(seeds)}"
+        f"{min(misfits):.3f} to {max(misfits):.3f}, seen in {n_seen} of {len(seeds)}; "
+        f"pairs too alike in {n_alike}"
     )
     for i, name in enumerate(names):
         (right_known, right_found), (side_known, side_found) = figures[i]

@@ -450,12 +450,15 @@ def test_the_page_says_how_far_the_model_of_raters_may_be_believed(
         for row in truth["raters"]:
             row["reliability"] |= {"low": None, "high": None, "why_no_interval": "They err so."}
     truth["impossible"] = ["tie"]
+    pair = {"rater_1": "ann", "rater_2": "bob", "n": 60, "same": 0.93, "expected": 0.7}
+    truth["too_alike"] = [] if interval else [pair]
     report.save()
 
     text = words_of(client.get(URL))
 
     assert said in text
-    assert ("no interval" in text) != interval
+    assert ("ann and bob give the same answer on 93 % of 60 comparisons; 70 %" in text) != interval
+    assert ("wider by that much" in text) == (value == 0.04)
     assert "No label is “equally good”" in text
 
 

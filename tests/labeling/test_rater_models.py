@@ -18,6 +18,7 @@ from labeling.rater_models import (
     misfit,
     one_coin,
     reliabilities,
+    too_alike,
     weighed,
 )
 
@@ -275,6 +276,30 @@ def test_intervals_grow_by_the_misfit_and_beyond_a_tenth_there_are_none():
         assert refused["reliability"]["value"] == before["value"]
         assert refused["reliability"]["low"] is None
         assert "err together" in refused["reliability"]["why_no_interval"]
+
+
+def test_raters_who_copy_are_named_and_no_interval_is_printed():
+    _truth, answers = crowd(5, n_items=800, accuracy=(0.75, 0.75, 0.75, 0.85, 0.9))
+    votes = answers.label.reshape(800, 5)
+    rng = np.random.default_rng(5)
+    votes[:, 1] = np.where(rng.random(800) < 0.7, votes[:, 0], votes[:, 1])
+    copied = Answers.of(answers.item, answers.rater, votes.ravel(), answers.shown_first)
+    fit, _possible = weighed(copied)
+
+    (pair,) = too_alike(copied, fit)
+    rows = reliabilities(copied, fit, None, misfit(copied, fit), alike=True)
+
+    assert (pair["rater_1"], pair["rater_2"], pair["n"]) == (0, 1, 800)
+    assert pair["same"] == pytest.approx((votes[:, 0] == votes[:, 1]).mean())
+    assert pair["same"] > pair["expected"] + 0.05
+    assert all(row["reliability"]["low"] is None for row in rows)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_raters_who_are_good_agree_and_are_not_too_alike(seed):
+    _truth, answers = crowd(seed, n_items=1_000, accuracy=(0.95, 0.95, 0.9, 0.6, 0.9))
+
+    assert too_alike(answers, dawid_skene(answers)) == []
 
 
 def test_three_votes_an_item_cannot_show_a_misfit():

@@ -7,10 +7,10 @@ say. See docs/routing.md for what that means for estimates.
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from django.db import connection, transaction
-from django.db.models import Avg, Count, F
+from django.db.models import Avg, Count, F, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
@@ -32,6 +32,7 @@ from labeling.places import count_places
 
 Kind, Purpose = RoutingRun.Kind, RoutingPolicy.Purpose
 CHUNK = 500  # keys in one statement
+STEP = 2_000  # rows taken back before others get their turn
 TURN_SECONDS = 0.12
 """SQLite has one writer at a time, and who waits asks again every tenth of a second at the most: so
 long a run leaves the database alone between two chunks, lest raters wait until it has ended."""
@@ -246,14 +247,14 @@ def withdraw(run: RoutingRun) -> None:
     taken = {"put_back": 0, "no_longer_certified": 0}
     # The answers first: what people have not decided yet is then nobody's, instead of a judge's.
     for answers in marked:
-        while pks := list(answers.values_list("pk", flat=True)[:CHUNK]):
+        for pks in _in_steps(answers, "pk"):
             taken["no_longer_certified"] += Preference.objects.filter(pk__in=pks).update(
                 certified=False
             )
             let_others_write()
             run.report(n_done=sum(taken.values()))
     for comparisons in routed:
-        while pks := list(comparisons.values_list("comparison", flat=True)[:CHUNK]):
+        for pks in _in_steps(comparisons, "comparison"):
             taken["put_back"] += put_back(pks)
             let_others_write()
             run.report(n_done=sum(taken.values()))
@@ -384,6 +385,15 @@ def undecided_pairs(project: Project, version: JudgeVersion) -> dict[frozenset[s
         pair: math.erfc(abs(total) / math.sqrt(max(n, 1) / 4) / math.sqrt(2))
         for pair, (n, total) in sums.items()
     }
+
+
+def _in_steps(rows: QuerySet, key: str) -> Iterator[list[int]]:
+    """The keys of rows that lose their place here as they are dealt with, a chunk at a time. After
+    the last one: from the beginning, PostgreSQL would walk over all that were there before."""
+    last = 0
+    while pks := list(rows.filter(**{f"{key}__gt": last}).values_list(key, flat=True)[:STEP]):
+        yield pks
+        last = pks[-1]
 
 
 def _parts(keys: Sequence[int]) -> list[Sequence[int]]:

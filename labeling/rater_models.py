@@ -387,9 +387,10 @@ def too_alike(answers: Answers, fit: Fit) -> list[dict[str, Any]]:
     """Pairs of raters who give the same label far more often than the fitted model explains.
 
     The model has them agree with P = Σ_k π_k Σ_l θ_kl θ'_kl. Who copies another, or is the same
-    person twice, agrees more; and then the model takes the errors that they share for the truth,
-    and everybody else for worse than they are. Named are pairs whose agreement is surely (normal
-    approximation, 1 % divided by the pairs) more than `TOO_ALIKE` above it.
+    person twice, agrees more. Where that is common, the model takes the copied answers for the
+    truth, and the others agree more than it expects of raters so bad: a pair that is named here
+    says that there are groups, not which of them is right. Named are pairs whose agreement is
+    surely (normal approximation, 1 % divided by the pairs) more than `TOO_ALIKE` above it.
 
     Returns: the furthest first: "rater_1", "rater_2" (places), "n" items, "same" (share),
         "expected".

@@ -457,7 +457,9 @@ def test_the_page_says_how_far_the_model_of_raters_may_be_believed(
     text = words_of(client.get(URL))
 
     assert said in text
-    assert ("ann and bob give the same answer on 93 % of 60 comparisons; 70 %" in text) != interval
+    assert (
+        "ann and bob give the same answer on 93 % of 60 comparisons; 70 % is" in text
+    ) != interval
     assert ("wider by that much" in text) == (value == 0.04)
     assert "No label is “equally good”" in text
 

@@ -37,7 +37,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
 
-from labeling.rater_models import pairs_within
+from labeling.rater_models import distinct, pairs_within
 from labeling.shares import CONFIDENCE, clopper_pearson
 
 CHOICES = ("a", "b", "tie", "both_bad", "unparsed")
@@ -49,6 +49,7 @@ LENGTHS_DIFFER = 30  # characters; AlpacaEval's definition of "longer"
 MIN_PROMPTS = 10  # prompts below which nothing is resampled
 FEW = 64  # prompts up to which the resamples are kept, for the thousands of pairs of raters
 AT_ONCE = 100_000  # draws
+PAIR_RESAMPLES = 400  # for one of the thousands of pairs, and for one of hundreds of people
 MANY_PAIRS = 2_000  # pairs of raters whose kappa gets an interval, those that share most
 
 Figure = dict[str, Any]
@@ -129,7 +130,7 @@ def agreement_report(
         busy = np.argsort(-sizes, kind="stable")[:most_raters]
         paired = votes.where(by_judge | np.isin(votes.rater, busy))
         n_left_out = _n_pairs(people) - _n_pairs(people.where(np.isin(people.rater, busy)))
-    n_judges, n_people = len(np.unique(votes.rater[by_judge])), int(np.count_nonzero(sizes))
+    n_judges, n_people = len(distinct(votes.rater[by_judge])), int(np.count_nonzero(sizes))
     n_rows, n_done = _n_pairs(paired) + n_judges + n_people, 0
 
     def on_row() -> None:
@@ -184,7 +185,7 @@ def prompt_of_counts(votes: Votes) -> np.ndarray:
 
 def _n_paired_raters(votes: Votes) -> int:
     """Raters with a vote on a comparison that has two votes or more."""
-    return len(np.unique(votes.rater[np.bincount(votes.item)[votes.item] >= 2]))
+    return len(distinct(votes.rater[np.bincount(votes.item)[votes.item] >= 2]))
 
 
 def krippendorff_alpha(
@@ -389,13 +390,15 @@ def _kappa_interval(choice_1: np.ndarray, choice_2: np.ndarray, prompt: np.ndarr
     k = len(CHOICES)
     cells = np.zeros((len(prompt), k * k))
     cells[np.arange(len(prompt)), choice_1 * k + choice_2] = 1
-    return bootstrap(cells, prompt, lambda sums: cohen_kappas(sums.reshape(-1, k, k)))
+    return bootstrap(
+        cells, prompt, lambda sums: cohen_kappas(sums.reshape(-1, k, k)), PAIR_RESAMPLES
+    )
 
 
 def _n_pairs(votes: Votes) -> int:
     """How many pairs of raters share a comparison."""
     first, second, *_columns = _pairs_of_votes(votes)
-    return len(np.unique(first * len(votes.raters) + second))
+    return len(distinct(first * len(votes.raters) + second))
 
 
 def cohen_kappas(tables: np.ndarray) -> np.ndarray:
@@ -453,7 +456,7 @@ def judges_against_people(
     n_items = int(votes.item.max()) + 1 if len(votes) else 0
     of_people = majority(votes.where(~by_judge), n_items)
     rows = []
-    for code in np.unique(votes.rater[by_judge]).tolist():
+    for code in distinct(votes.rater[by_judge]).tolist():
         judge = votes.where(votes.rater == code)
         reference, verdict = of_people[judge.item], judge.choice
         held = reference >= 0
@@ -609,7 +612,7 @@ def position_preference(votes: Votes, resamples: int = RESAMPLES) -> Figure:
     }
 
 
-def length_preference(votes: Votes) -> Figure:
+def length_preference(votes: Votes, resamples: int = RESAMPLES) -> Figure:
     """Share of decided votes that went to the longer response, where lengths differ enough.
 
     Returns: "n" decided votes with more than `LENGTHS_DIFFER` characters between the responses;
@@ -625,7 +628,7 @@ def length_preference(votes: Votes) -> Figure:
             n=0,
         )
     longer = np.where(gap[counted] > 0, A, B) == votes.choice[counted]
-    figure = share_of(votes.prompt[counted], longer)
+    figure = share_of(votes.prompt[counted], longer, resamples=resamples)
     return _tested(figure, int(longer.sum()), figure["n"])
 
 
@@ -641,7 +644,8 @@ def people_in_figures(
         if not sizes[code]:
             break
         own = votes.where(by_rater[ends[code] - sizes[code] : ends[code]])
-        position, length = position_preference(own), length_preference(own)
+        position = position_preference(own, PAIR_RESAMPLES)
+        length = length_preference(own, PAIR_RESAMPLES)
         rows.append(
             {
                 "rater": votes.raters[code],
@@ -772,8 +776,8 @@ def _draws(n: int, resamples: int) -> np.ndarray:
 
 def _resampled_unit(votes: Votes) -> str:
     """What a resample draws: "prompts", or "comparisons" where each prompt has one."""
-    n_items = len(np.unique(votes.item))
-    return "comparisons" if len(np.unique(votes.prompt)) == n_items else "prompts"
+    n_items = len(distinct(votes.item))
+    return "comparisons" if len(distinct(votes.prompt)) == n_items else "prompts"
 
 
 def divide(a: Any, b: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 For the statistics; needs numpy, which callers load first.
 """
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections
@@ -100,12 +101,7 @@ def _fetched(connection: Any, sql: str, params: Any, kinds: dict[str, str]) -> "
     """By rows of Python objects, a few at a time."""
     import numpy as np
 
-    parts = [np.empty(0, dtype=list(kinds.items()))]
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
-        while rows := cursor.fetchmany(AT_ONCE):
-            found = np.empty(len(rows), dtype=list(kinds.items()))
-            for (name, kind), column in zip(kinds.items(), zip(*rows, strict=True), strict=True):
-                found[name] = np.array(column, dtype=kind)  # None becomes NaN
-            parts.append(found)
-    return np.concatenate(parts)
+        some = iter(lambda: cursor.fetchmany(AT_ONCE), [])
+        return np.fromiter(chain.from_iterable(some), dtype=list(kinds.items()))  # None: NaN

@@ -21,7 +21,7 @@ import numpy as np
 from django.db.models import Exists, OuterRef
 from django.utils.translation import gettext_noop
 
-from labeling.agreement import Figure, refused
+from labeling.agreement import RESAMPLES, Figure, refused
 from labeling.columns import code_of, places_of, read_columns
 from labeling.estimation import (
     FEW_PROMPTS,
@@ -34,13 +34,21 @@ from labeling.estimation import (
     win_rate,
 )
 from labeling.models import Comparison, Preference, Project, Rater, Response, message_text
-from labeling.ratings import Games, length_feature, rating_table, style_features, win_table
+from labeling.ratings import (
+    FEW_RESAMPLES,
+    MANY_ROWS,
+    Games,
+    length_feature,
+    rating_table,
+    style_features,
+    win_table,
+)
 from labeling.shares import CONFIDENCE
 from labeling.stopping import sequential_win_rate
 
 MOST_JUDGES = 3  # boards of judges: the first of `Answers.judges`
 MOST_PAIRS = 1_000  # pairs of sources whose win rate is kept, those with the most answers
-MOST_STYLED = 50_000  # comparisons whose texts are read for their style, a random sample
+MOST_STYLED = 25_000  # comparisons whose texts are read for their style, a random sample
 MOST_UNJUDGED = 0.1  # of random labels, unreadable verdicts among them
 MARKS = (
     re.compile(r"^\s*(?:[-*+]|\d+[.)])\s", re.MULTILINE),  # list items
@@ -332,8 +340,14 @@ def _boards(
         games = games.where(played)
         features = {key: columns[played] for key, columns in features.items()}
         if len(games):
+            # A judge's own board comes beside the people's: of very many verdicts, fewer resamples.
+            many = kind == "judge" and len(games) > MANY_ROWS
             board["parts"] = rating_table(
-                games, features=features, prior=kind == "combined", on_progress=on_board
+                games,
+                features=features,
+                prior=kind == "combined",
+                most_resamples=FEW_RESAMPLES if many else RESAMPLES,
+                on_progress=on_board,
             )
         else:
             board["why"] = gettext_noop("Nobody has compared two named sources yet.")

@@ -18,6 +18,7 @@ from labeling.rater_models import (
     Fit,
     Parameters,
     by_crowd_kit,
+    distinct,
     entropies,
     majority,
     misfit,
@@ -74,8 +75,8 @@ def truth_figures(
     q, most = fit.posteriors, majority(answers)
     label, sureness = q.argmax(axis=1), q.max(axis=1)
     untied = most >= 0
-    n_raters = len(np.unique(answers.rater))
-    n_pairs = len(np.unique(answers.item * len(votes.raters) + answers.rater))
+    n_raters = len(distinct(answers.rater))
+    n_pairs = len(distinct(answers.item * len(votes.raters) + answers.rater))
     figures = {
         "n_comparisons": int(voted.sum()),
         "n_votes": len(answers),

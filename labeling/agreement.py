@@ -50,7 +50,8 @@ MIN_PROMPTS = 10  # prompts below which nothing is resampled
 FEW = 64  # prompts up to which the resamples are kept, for the thousands of pairs of raters
 AT_ONCE = 100_000  # draws
 PAIR_RESAMPLES = 400  # for one of the thousands of pairs, and for one of hundreds of people
-MANY_PAIRS = 2_000  # pairs of raters whose kappa gets an interval, those that share most
+MANY_PROMPTS, FEW_RESAMPLES = 20_000, 400  # of more prompts, so many: intervals are narrow there
+MANY_PAIRS = 1_000  # pairs of raters whose kappa gets an interval, those that share most
 
 Figure = dict[str, Any]
 
@@ -160,7 +161,7 @@ def agreement_report(
         "raters": people_in_figures(people, on_row),
         "interval": {
             "confidence": CONFIDENCE,
-            "resamples": RESAMPLES,
+            "resamples": resamples_of(len(distinct(votes.prompt)), RESAMPLES),
             "method": "percentile",
             "unit": _resampled_unit(votes),
         },
@@ -714,7 +715,7 @@ def bootstrap(
     per_prompt = parts if prompt is None else sums_by_prompt(parts, prompt)
     if len(per_prompt) < MIN_PROMPTS:
         return no_interval(f"Fewer than {MIN_PROMPTS} prompts: too few to resample.")
-    values = statistic(resampled_sums(per_prompt, resamples))
+    values = statistic(resampled_sums(per_prompt, resamples_of(len(per_prompt), resamples)))
     values = values[~np.isnan(values)]
     if not len(values) or np.ptp(values) < 1e-12:
         return no_interval(
@@ -723,6 +724,11 @@ def bootstrap(
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return {"low": float(low), "high": float(high)}
+
+
+def resamples_of(n_prompts: int, asked: int) -> int:
+    """How many resamples are drawn of so many prompts."""
+    return min(asked, FEW_RESAMPLES) if n_prompts > MANY_PROMPTS else asked
 
 
 def no_interval(why: str) -> Figure:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -92,17 +93,27 @@ def report_of(
         from labeling.truth import truth_figures
     votes = votes_of(project)
     people = votes.where(~votes.is_judge[votes.rater])
-    report = agreement_report(votes, most_raters, on_progress)
-    report |= scale_figures(votes, rankings_of(project))
-    known = known_answers_of(project, votes.comparisons)
-    truth, fit = truth_figures(votes, known, _start(votes, parameters), models)
+    rankings, known = rankings_of(project), known_answers_of(project, votes.comparisons)
     by, topics = topics_of(project)
-    report |= {
-        "version": VERSION,
-        "truth": truth,
-        "over_time": agreement_over_time(people),
-        "topics": disputed_topics(people, topics, by),
-    }
+
+    def beside() -> tuple[dict[str, Any], "Fit | None"]:
+        truth, fit = truth_figures(votes, known, _start(votes, parameters), models)
+        figures = {
+            **scale_figures(votes, rankings),
+            "version": VERSION,
+            "truth": truth,
+            "over_time": agreement_over_time(people),
+            "topics": disputed_topics(people, topics, by),
+        }
+        return figures, fit
+
+    # At the same time: numpy lets go of the interpreter while it works. The database stays with
+    # this thread, which reports how far it is.
+    with ThreadPoolExecutor(max_workers=1) as second:
+        others = second.submit(beside)
+        report = agreement_report(votes, most_raters, on_progress)
+        figures, fit = others.result()
+    report |= figures
     return report, _parameters(votes, fit)
 
 

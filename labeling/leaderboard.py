@@ -14,6 +14,7 @@ Decisions, all of them visible in the figures:
 
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -310,56 +311,69 @@ def _boards(
     kinds: list[tuple[str, str]] = [("people", "")]
     kinds += [("judge", name) for name in list(answers.judges)[:MOST_JUDGES]]
     kinds += [("combined", judge)] if judge else []
+    here = [kind for kind in kinds if kind[0] != "judge"]
+    # The judges' boards at the same time: numpy lets go of the interpreter while it works. How far
+    # the work is goes to the database, which stays with this thread.
+    with ThreadPoolExecutor(max_workers=1) as second:
+        found: dict[tuple[str, str], Any] = {
+            kind: second.submit(_board, answers, *kind) for kind in kinds if kind not in here
+        }
+        for number, kind in enumerate(here):
+
+            def on_board(n: int, total: int, number: int = number) -> None:
+                on_progress(int(1000 * (number + n / total)), 1000 * len(here))
+
+            found[kind] = _board(answers, *kind, on_board)
+        return [found[kind] if kind in here else found[kind].result() for kind in kinds]
+
+
+def _board(
+    answers: Answers,
+    kind: str,
+    name: str,
+    on_board: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """One of `_boards`; name: of the judge."""
+    board: dict[str, Any] = {"kind": kind, "name": name, "parts": [], "why": ""}
     length = length_feature(answers.length_first, answers.length_second)[:, None]
-    boards = []
-    for number, (kind, name) in enumerate(kinds):
-
-        def on_board(n: int, total: int, number: int = number) -> None:
-            on_progress(int(1000 * (number + n / total)), 1000 * len(kinds))
-
-        board: dict[str, Any] = {"kind": kind, "name": name, "parts": [], "why": ""}
-        features: dict[str, np.ndarray] = {"length": length}
-        if kind == "people":
-            games = _games(answers, answers.people)
-            read = ~np.isnan(answers.style[:, 0, 0])
-            if read.any():
-                style = np.full((len(answers), 1 + len(MARKS)), np.nan)
-                style[read, 0] = length[read, 0]
-                style[read, 1:] = style_features(answers.style[read, 0], answers.style[read, 1])
-                features["style"] = style
-        elif kind == "judge":
-            games = _games(answers, _verdict_counts(answers.judges[name]))
-        else:
-            found = _joined(answers, answers.judges[name])
-            if isinstance(found, str):
-                boards.append(board | {"why": found})
-                continue
-            games, features = found, {}
-            board["n_labels"] = int(answers.random.sum())
-        played = (games.wins != 0) | (games.ties != 0) | (games.losses != 0)
-        games = games.where(played)
-        features = {key: columns[played] for key, columns in features.items()}
-        if len(games):
-            # A judge's own board comes beside the people's: of very many verdicts, fewer resamples.
-            many = kind == "judge" and len(games) > MANY_ROWS
-            board["parts"] = rating_table(
-                games,
-                features=features,
-                prior=kind == "combined",
-                most_resamples=FEW_RESAMPLES if many else RESAMPLES,
-                on_progress=on_board,
-            )
-        else:
-            board["why"] = gettext_noop("Nobody has compared two named sources yet.")
-        if kind == "people" and len(games):
-            wins, ties = win_table(games)
-            first, second = np.nonzero(np.triu(wins + wins.T + ties))
-            board["wins"] = [
-                [int(i), int(j), float(wins[i, j]), float(ties[i, j]), float(wins[j, i])]
-                for i, j in zip(first, second, strict=True)
-            ]
-        boards.append(board)
-    return boards
+    features: dict[str, np.ndarray] = {"length": length}
+    if kind == "people":
+        games = _games(answers, answers.people)
+        read = ~np.isnan(answers.style[:, 0, 0])
+        if read.any():
+            style = np.full((len(answers), 1 + len(MARKS)), np.nan)
+            style[read, 0] = length[read, 0]
+            style[read, 1:] = style_features(answers.style[read, 0], answers.style[read, 1])
+            features["style"] = style
+    elif kind == "judge":
+        games = _games(answers, _verdict_counts(answers.judges[name]))
+    else:
+        found = _joined(answers, answers.judges[name])
+        if isinstance(found, str):
+            return board | {"why": found}
+        games, features = found, {}
+        board["n_labels"] = int(answers.random.sum())
+    played = (games.wins != 0) | (games.ties != 0) | (games.losses != 0)
+    games = games.where(played)
+    if not len(games):
+        return board | {"why": gettext_noop("Nobody has compared two named sources yet.")}
+    # A judge's own board comes beside the people's: of very many verdicts, fewer resamples.
+    many = kind == "judge" and len(games) > MANY_ROWS
+    board["parts"] = rating_table(
+        games,
+        features={key: columns[played] for key, columns in features.items()},
+        prior=kind == "combined",
+        most_resamples=FEW_RESAMPLES if many else RESAMPLES,
+        on_progress=on_board,
+    )
+    if kind == "people":
+        wins, ties = win_table(games)
+        first, second = np.nonzero(np.triu(wins + wins.T + ties))
+        board["wins"] = [
+            [int(i), int(j), float(wins[i, j]), float(ties[i, j]), float(wins[j, i])]
+            for i, j in zip(first, second, strict=True)
+        ]
+    return board
 
 
 def _games(answers: Answers, counts: np.ndarray) -> Games:

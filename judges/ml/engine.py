@@ -174,7 +174,7 @@ class LocalEngine:
         if not prefix:
             return None
         rows = Rows(self.model, 1, len(prefix))
-        rows.read([0], [0], [prefix])
+        rows.keep([0], [0], [prefix])
         self._shared = (prefix, rows)
         return rows
 

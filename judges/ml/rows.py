@@ -28,6 +28,11 @@ shared keys once for all rows. Above, the fused kernel wins."""
 
 Places = slice | list[int]
 
+
+class _Kept(Exception):
+    """The last layer has kept its keys and values: what a model does after that is not wanted."""
+
+
 APART = {"cpu": 16, "cuda": 256}
 """So many neighbouring rows look at as many slots as the longest of them. Fewer look at fewer empty
 slots, in more and smaller products; on a GPU those cost more than the empty slots."""
@@ -48,6 +53,8 @@ class Rows:
         self.rows = torch.arange(n_rows, device=self.device)
         last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.options = {"logits_to_keep": 1} if last_only else {}
+        self.last_layer = model.config.get_text_config().num_hidden_layers - 1
+        self.is_kept_only = False
         self.at: tuple[Any, ...] = ()
         self.seen: tuple[Any, ...] = ()
         self.apart: list[tuple[slice, int]] = []
@@ -62,6 +69,28 @@ class Rows:
             starts: the slot of each row's first new token; what stood there and after is forgotten.
         Returns: logits after the last token of each, (places, vocabulary).
         """
+        return self._forward(*self._padded(places, starts, tokens))
+
+    def keep(
+        self, places: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]
+    ) -> None:
+        """Read tokens as `read` does, where no logits are wanted.
+
+        A last layer's keys and values come before its attention and its large products, so the
+        model is stopped there: a twelfth of twelve layers, and the head.
+        """
+        self.is_kept_only = True
+        try:
+            self._forward(*self._padded(places, starts, tokens))
+        except _Kept:
+            pass
+        finally:
+            self.is_kept_only = False
+
+    def _padded(
+        self, places: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]
+    ) -> tuple[Places, torch.Tensor, torch.Tensor, list[tuple[slice, int]]]:
+        """What `_forward` takes, padded on the left to one width."""
         width = max(map(len, tokens))
         ids, slots = [], []
         for start, row in zip(starts, tokens, strict=True):
@@ -74,7 +103,7 @@ class Rows:
         rows: Places = list(places)
         if rows == list(range(first, last)):
             rows = slice(first, last)  # a view, where a list of rows is a copy
-        return self._forward(
+        return (
             rows,
             torch.tensor(ids, device=self.device),
             torch.tensor(slots, device=self.device),
@@ -157,6 +186,8 @@ class Rows:
             self.values[layer] = value.new_zeros((*shape, value.shape[3]))
         self.keys[layer][self.at] = key.transpose(1, 2)
         self.values[layer][self.at] = value.transpose(1, 2)
+        if self.is_kept_only and layer == self.last_layer:
+            raise _Kept
         own = self.keys[layer][self.seen]
         # Models hand keys on untouched, so the attention finds here what all rows share.
         own.apart = self.apart  # type: ignore[attr-defined]
@@ -294,9 +325,9 @@ def _probe(model: Any) -> bool:
     if model.config._attn_implementation != ATTENTION:
         return False
     shared = Rows(model, 1, 20)
-    shared.read([0], [0], [ids[:20]])
+    shared.keep([0], [0], [ids[:20]])
     rows = Rows(model, 2, 50, shared)
-    rows.read([0, 1], [0, 0], [ids[20:24], ids[20:57]])
+    rows.keep([0, 1], [0, 0], [ids[20:24], ids[20:57]])
     rows.read([0], [4], [ids[24:57]])
     found = rows.read([0, 1], [37, 37], [ids[57:]] * 2).float()
     exact = model.dtype == torch.float32 and not getattr(model, "is_loaded_in_4bit", False)

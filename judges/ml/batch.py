@@ -127,11 +127,16 @@ def families(texts: Sequence[list[int]], n_shared: int) -> list[list[int]]:
 def _keep(
     rows: Rows, starts: Mapping[int, int], tokens: Mapping[int, Sequence[int]], read_tokens: int
 ) -> None:
-    """Read each place's tokens, in pieces of texts of like length."""
-    waiting = sorted(filter(tokens.get, tokens), key=lambda place: (-len(tokens[place]), place))
-    while waiting:
-        size = max(1, read_tokens // len(tokens[waiting[0]]))
-        piece, waiting = sorted(waiting[:size]), waiting[size:]
+    """Read each place's tokens, about so many at once."""
+    piece: list[int] = []
+    n_tokens = 0
+    for place in filter(tokens.get, tokens):
+        if piece and n_tokens + len(tokens[place]) > read_tokens:
+            rows.keep(piece, [starts[p] for p in piece], [tokens[p] for p in piece])
+            piece, n_tokens = [], 0
+        piece.append(place)
+        n_tokens += len(tokens[place])
+    if piece:
         rows.keep(piece, [starts[p] for p in piece], [tokens[p] for p in piece])
 
 

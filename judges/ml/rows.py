@@ -54,10 +54,12 @@ class Rows:
         last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.options = {"logits_to_keep": 1} if last_only else {}
         self.last_layer = model.config.get_text_config().num_hidden_layers - 1
-        self.is_kept_only = False
         self.at: tuple[Any, ...] = ()
         self.seen: tuple[Any, ...] = ()
         self.apart: list[tuple[slice, int]] = []
+        self.pieces: list[tuple[int, slice, int, torch.Tensor]] = []
+        """While texts are kept in one long row: of each its place, its part of that row, how many
+        slots it looks at, and its mask, (tokens, shared and own slots)."""
 
     def read(
         self, places: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]
@@ -69,28 +71,6 @@ class Rows:
             starts: the slot of each row's first new token; what stood there and after is forgotten.
         Returns: logits after the last token of each, (places, vocabulary).
         """
-        return self._forward(*self._padded(places, starts, tokens))
-
-    def keep(
-        self, places: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]
-    ) -> None:
-        """Read tokens as `read` does, where no logits are wanted.
-
-        A last layer's keys and values come before its attention and its large products, so the
-        model is stopped there: a twelfth of twelve layers, and the head.
-        """
-        self.is_kept_only = True
-        try:
-            self._forward(*self._padded(places, starts, tokens))
-        except _Kept:
-            pass
-        finally:
-            self.is_kept_only = False
-
-    def _padded(
-        self, places: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]
-    ) -> tuple[Places, torch.Tensor, torch.Tensor, list[tuple[slice, int]]]:
-        """What `_forward` takes, padded on the left to one width."""
         width = max(map(len, tokens))
         ids, slots = [], []
         for start, row in zip(starts, tokens, strict=True):
@@ -103,12 +83,48 @@ class Rows:
         rows: Places = list(places)
         if rows == list(range(first, last)):
             rows = slice(first, last)  # a view, where a list of rows is a copy
-        return (
+        return self._forward(
             rows,
             torch.tensor(ids, device=self.device),
             torch.tensor(slots, device=self.device),
             [(slice(0, len(places)), n_seen)],
         )
+
+    def keep(
+        self, places: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]
+    ) -> None:
+        """Read tokens as `read` does, where no logits are wanted, and nothing but these tokens.
+
+        All stand in one long row, so that none is padding; only attention takes them apart. The
+        model is stopped as soon as its last layer has keys and values: that layer's attention, its
+        large products and the head would tell of the next token alone.
+        """
+        ids, slots, rows = [], [], []
+        for place, start, row in zip(places, starts, tokens, strict=True):
+            end = len(ids) + len(row)
+            first, n = self.n_shared + start, len(row)
+            mask = torch.full((n, first + n), -torch.inf, dtype=self.model.dtype)
+            mask = mask.triu(first + 1).to(self.device)  # what stands before is seen
+            self.pieces.append((place, slice(len(ids), end), start + n, mask))
+            ids += row
+            slots += range(start, start + n)
+            rows += [place] * n
+        at = torch.tensor(slots, device=self.device)
+        self.at = (torch.tensor(rows, device=self.device), slice(None), at)
+        try:
+            self.model(
+                input_ids=torch.tensor([ids], device=self.device),
+                # Of four dimensions, so that it is left to us.
+                attention_mask=torch.zeros((1, 1, 1, 1), device=self.device),
+                position_ids=at[None] + self.n_shared,
+                past_key_values=self,
+                use_cache=True,
+                **self.options,
+            )
+        except _Kept:
+            pass
+        finally:
+            self.pieces = []
 
     def step(
         self, tokens: torch.Tensor, slots: torch.Tensor, n_seen: Sequence[int]
@@ -184,19 +200,27 @@ class Rows:
             shape = (self.n_rows, key.shape[1], self.n_slots + 1)
             self.keys[layer] = key.new_zeros((*shape, key.shape[3]))
             self.values[layer] = value.new_zeros((*shape, value.shape[3]))
-        self.keys[layer][self.at] = key.transpose(1, 2)
-        self.values[layer][self.at] = value.transpose(1, 2)
-        if self.is_kept_only and layer == self.last_layer:
+        self.keys[layer][self.at] = (
+            key.transpose(1, 2) if not self.pieces else key[0].transpose(0, 1)
+        )
+        self.values[layer][self.at] = (
+            value.transpose(1, 2) if not self.pieces else value[0].transpose(0, 1)
+        )
+        if self.pieces and layer == self.last_layer:
             raise _Kept
-        own = self.keys[layer][self.seen]
+        own = key if self.pieces else self.keys[layer][self.seen]
         # Models hand keys on untouched, so the attention finds here what all rows share.
         own.apart = self.apart  # type: ignore[attr-defined]
+        own.pieces = [  # type: ignore[attr-defined]
+            (part, self.keys[layer][place, :, :n], self.values[layer][place, :, :n], mask)
+            for place, part, n, mask in self.pieces
+        ]
         own.shared = (  # type: ignore[attr-defined]
             (self.shared.keys[layer][:, :, :-1], self.shared.values[layer][:, :, :-1])
             if self.shared
             else None
         )
-        return own, self.values[layer][self.seen]
+        return own, value if self.pieces else self.values[layer][self.seen]
 
     def get_seq_length(self, layer: int = 0) -> int:
         return self.n_shared + self.n_slots
@@ -227,10 +251,14 @@ def attend(
     n_rows, n_heads, n_tokens, dim = query.shape
     n_key_heads = key.shape[1]
     scale = dim**-0.5 if scaling is None else scaling
+    if key.pieces:  # type: ignore[attr-defined]
+        return _attend_in_pieces(query, key, scale).transpose(1, 2), None
     # Heads with the same keys stand side by side: (rows, key heads, heads each · tokens, dim)
     query = query.reshape(n_rows, n_key_heads, -1, dim)
-    mask = attention_mask.expand(-1, n_heads // n_key_heads, -1, -1)
-    mask = mask.reshape(n_rows, 1, query.shape[2], -1).to(query.dtype)
+    mask = attention_mask.to(query.dtype)
+    if n_tokens > 1:
+        mask = mask.expand(-1, n_heads // n_key_heads, -1, -1)
+        mask = mask.reshape(n_rows, 1, query.shape[2], -1)
     if n_tokens > FEW_QUERIES:
         if key.shared is not None:  # type: ignore[attr-defined]
             old_keys, old_values = key.shared  # type: ignore[attr-defined]
@@ -243,6 +271,32 @@ def attend(
     else:
         result = _attend_by_hand(query * scale, key, value, mask)
     return result.reshape(n_rows, n_heads, n_tokens, -1).transpose(1, 2), None
+
+
+def _attend_in_pieces(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
+    """Attention of texts that stand in one long row, each to what is its own.
+
+    Args:
+        query: (1, heads, tokens, dim)
+    Returns: the same shape.
+    """
+    n_heads, n_key_heads, dim = query.shape[1], key.shape[1], query.shape[3]
+    shared = key.shared  # type: ignore[attr-defined]
+    found = []
+    for part, keys, values, mask in key.pieces:  # type: ignore[attr-defined]
+        if shared is not None:
+            keys = torch.cat([shared[0][0], keys], dim=1)
+            values = torch.cat([shared[1][0], values], dim=1)
+        # Heads with the same keys stand side by side: (key heads, heads each · tokens, dim)
+        result = functional.scaled_dot_product_attention(
+            query[0, :, part].reshape(1, n_key_heads, -1, dim),
+            keys[None],
+            values[None],
+            attn_mask=mask.repeat(n_heads // n_key_heads, 1),
+            scale=scale,
+        )
+        found.append(result.reshape(1, n_heads, -1, values.shape[-1]))
+    return torch.cat(found, dim=2)
 
 
 def _attend_by_hand(

@@ -7,6 +7,8 @@ anywhere, copied to another, or read on from, without touching its neighbours.
 
 import inspect
 import logging
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,7 +80,6 @@ class Rows:
             ids.append([row[0]] * padding + list(row))
             # Padding is written to the slot after the last, which no token sees.
             slots.append([self.n_slots] * padding + list(range(start, start + len(row))))
-        n_seen = max(row[-1] for row in slots) + 1
         first, last = min(places), max(places) + 1
         rows: Places = list(places)
         if rows == list(range(first, last)):
@@ -87,7 +88,7 @@ class Rows:
             rows,
             torch.tensor(ids, device=self.device),
             torch.tensor(slots, device=self.device),
-            [(slice(0, len(places)), n_seen)],
+            [row[-1] + 1 for row in slots],
         )
 
     def keep(
@@ -137,12 +138,7 @@ class Rows:
             n_seen: of each row, how many slots it looks at; its new one is among them.
         Returns: logits, (rows, vocabulary).
         """
-        n = APART.get(self.device.type, len(tokens))
-        apart = [
-            (slice(first, first + n), max(n_seen[first : first + n]))
-            for first in range(0, len(n_seen), n)
-        ]
-        return self._forward(slice(0, len(tokens)), tokens[:, None], slots[:, None], apart)
+        return self._forward(slice(0, len(tokens)), tokens[:, None], slots[:, None], n_seen)
 
     def copy(self, source: int, place: int, n_slots: int) -> None:
         """Give another row the first slots of one."""
@@ -168,13 +164,17 @@ class Rows:
         rows: Places,
         ids: torch.Tensor,
         slots: torch.Tensor,
-        apart: list[tuple[slice, int]],  # neighbouring rows, and how many slots they look at
+        n_seen: Sequence[int],  # of each row, how many slots it looks at
     ) -> torch.Tensor:
-        self.apart = apart
-        n_seen = max(n for _rows, n in apart)
+        n = APART.get(self.device.type, len(n_seen))
+        self.apart = [
+            (slice(first, first + n), max(n_seen[first : first + n]))
+            for first in range(0, len(n_seen), n)
+        ]
+        n_most = max(n_seen)
         self.at = (self.rows[rows][:, None], slice(None), slots)
-        self.seen = (rows, slice(None), slice(n_seen))
-        visible = self.steps[:n_seen] <= slots[:, :, None]  # (rows, tokens, slots)
+        self.seen = (rows, slice(None), slice(n_most))
+        visible = self.steps[:n_most] <= slots[:, :, None]  # (rows, tokens, slots)
         mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device)
         mask.masked_fill_(~visible, -torch.inf)  # every token sees slot 0
         positions = (slots + self.n_shared) * (slots < self.n_slots)
@@ -198,8 +198,8 @@ class Rows:
         if layer not in self.keys:
             # Zeros, because what is masked is still multiplied by 0.
             shape = (self.n_rows, key.shape[1], self.n_slots + 1)
-            self.keys[layer] = key.new_zeros((*shape, key.shape[3]))
-            self.values[layer] = value.new_zeros((*shape, value.shape[3]))
+            self.keys[layer] = _zeros(key, (*shape, key.shape[3]))
+            self.values[layer] = _zeros(value, (*shape, value.shape[3]))
         self.keys[layer][self.at] = (
             key.transpose(1, 2) if not self.pieces else key[0].transpose(0, 1)
         )
@@ -224,6 +224,22 @@ class Rows:
 
     def get_seq_length(self, layer: int = 0) -> int:
         return self.n_shared + self.n_slots
+
+
+def _zeros(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Zeros of the same kind. On a CPU a page of memory is taken when it is first written to: most
+    rows are far shorter than the longest, and taking memory costs more time than reading it.
+
+    Raises: torch.OutOfMemoryError
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        memory = mmap.mmap(-1, math.prod(shape) * like.itemsize, flags=kind)
+    except OSError as error:
+        raise torch.OutOfMemoryError(str(error)) from error
+    return torch.frombuffer(memory, dtype=like.dtype).view(shape)
 
 
 def attend(

@@ -110,14 +110,14 @@ class Rows:
             ids += row
             slots += range(start, start + n)
             rows += [place] * n
-        at = torch.tensor(slots, device=self.device)
-        self.at = (torch.tensor(rows, device=self.device), slice(None), at)
+        at = torch.tensor([slots], device=self.device)
+        self.at = (torch.tensor([rows], device=self.device), slice(None), at)
         try:
             self.model(
                 input_ids=torch.tensor([ids], device=self.device),
                 # Of four dimensions, so that it is left to us.
                 attention_mask=torch.zeros((1, 1, 1, 1), device=self.device),
-                position_ids=at[None] + self.n_shared,
+                position_ids=at + self.n_shared,
                 past_key_values=self,
                 use_cache=True,
                 **self.options,
@@ -200,12 +200,8 @@ class Rows:
             shape = (self.n_rows, key.shape[1], self.n_slots + 1)
             self.keys[layer] = _zeros(key, (*shape, key.shape[3]))
             self.values[layer] = _zeros(value, (*shape, value.shape[3]))
-        self.keys[layer][self.at] = (
-            key.transpose(1, 2) if not self.pieces else key[0].transpose(0, 1)
-        )
-        self.values[layer][self.at] = (
-            value.transpose(1, 2) if not self.pieces else value[0].transpose(0, 1)
-        )
+        self.keys[layer][self.at] = key.transpose(1, 2)
+        self.values[layer][self.at] = value.transpose(1, 2)
         if self.pieces and layer == self.last_layer:
             raise _Kept
         own = key if self.pieces else self.keys[layer][self.seen]

@@ -127,17 +127,20 @@ def families(texts: Sequence[list[int]], n_shared: int) -> list[list[int]]:
 def _keep(
     rows: Rows, starts: Mapping[int, int], tokens: Mapping[int, Sequence[int]], read_tokens: int
 ) -> None:
-    """Read each place's tokens, about so many at once."""
-    piece: list[int] = []
-    n_tokens = 0
-    for place in filter(tokens.get, tokens):
-        if piece and n_tokens + len(tokens[place]) > read_tokens:
-            rows.keep(piece, [starts[p] for p in piece], [tokens[p] for p in piece])
-            piece, n_tokens = [], 0
-        piece.append(place)
-        n_tokens += len(tokens[place])
+    """Read each place's tokens, so many at once, whosever they are."""
+    piece: list[tuple[int, int, Sequence[int]]] = []  # places, starts, tokens
+    n_free = read_tokens
+    for place, rest in tokens.items():
+        start = starts[place]
+        while rest:
+            part, rest = rest[:n_free], rest[n_free:]
+            piece.append((place, start, part))
+            start, n_free = start + len(part), n_free - len(part)
+            if not n_free:
+                rows.keep(*zip(*piece, strict=True))
+                piece, n_free = [], read_tokens
     if piece:
-        rows.keep(piece, [starts[p] for p in piece], [tokens[p] for p in piece])
+        rows.keep(*zip(*piece, strict=True))
 
 
 def _write(rows: Rows, wording: Wording, writing: list[Text], logits: torch.Tensor) -> None:

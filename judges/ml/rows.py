@@ -24,10 +24,6 @@ logger = logging.getLogger(__name__)
 ATTENTION = "prefloop_rows"
 """Under this name transformers finds the attention below."""
 
-FEW_QUERIES = 16
-"""Up to so many tokens to read in a row, attention multiplies matrices itself: it then reads the
-shared keys once for all rows. Above, the fused kernel wins."""
-
 Places = slice | list[int]
 
 
@@ -73,22 +69,23 @@ class Rows:
             starts: the slot of each row's first new token; what stood there and after is forgotten.
         Returns: logits after the last token of each, (places, vocabulary).
         """
-        width = max(map(len, tokens))
-        ids, slots = [], []
-        for start, row in zip(starts, tokens, strict=True):
-            padding = width - len(row)
-            ids.append([row[0]] * padding + list(row))
-            # Padding is written to the slot after the last, which no token sees.
-            slots.append([self.n_slots] * padding + list(range(start, start + len(row))))
+        begun = [one for one in zip(places, starts, tokens, strict=True) if len(one[2]) > 1]
+        if begun:
+            self.keep(
+                [place for place, _start, _row in begun],
+                [start for _place, start, _row in begun],
+                [row[:-1] for _place, _start, row in begun],
+            )
         first, last = min(places), max(places) + 1
         rows: Places = list(places)
         if rows == list(range(first, last)):
             rows = slice(first, last)  # a view, where a list of rows is a copy
-        return self._forward(
+        n_seen = [start + len(row) for start, row in zip(starts, tokens, strict=True)]
+        return self._read_last(
             rows,
-            torch.tensor(ids, device=self.device),
-            torch.tensor(slots, device=self.device),
-            [row[-1] + 1 for row in slots],
+            torch.tensor([row[-1] for row in tokens], device=self.device),
+            torch.tensor(n_seen, device=self.device) - 1,
+            n_seen,
         )
 
     def keep(
@@ -138,7 +135,7 @@ class Rows:
             n_seen: of each row, how many slots it looks at; its new one is among them.
         Returns: logits, (rows, vocabulary).
         """
-        return self._forward(slice(0, len(tokens)), tokens[:, None], slots[:, None], n_seen)
+        return self._read_last(slice(0, len(tokens)), tokens, slots, n_seen)
 
     def copy(self, source: int, place: int, n_slots: int) -> None:
         """Give another row the first slots of one."""
@@ -159,29 +156,26 @@ class Rows:
             self.copy(now_at[gap], gap, self.n_slots)
         return now_at
 
-    def _forward(
-        self,
-        rows: Places,
-        ids: torch.Tensor,
-        slots: torch.Tensor,
-        n_seen: Sequence[int],  # of each row, how many slots it looks at
+    def _read_last(
+        self, rows: Places, tokens: torch.Tensor, slots: torch.Tensor, n_seen: Sequence[int]
     ) -> torch.Tensor:
+        """`step` for any rows."""
         n = APART.get(self.device.type, len(n_seen))
         self.apart = [
             (slice(first, first + n), max(n_seen[first : first + n]))
             for first in range(0, len(n_seen), n)
         ]
         n_most = max(n_seen)
-        self.at = (self.rows[rows][:, None], slice(None), slots)
+        self.at = (self.rows[rows][:, None], slice(None), slots[:, None])
         self.seen = (rows, slice(None), slice(n_most))
-        visible = self.steps[:n_most] <= slots[:, :, None]  # (rows, tokens, slots)
+        visible = self.steps[:n_most] <= slots[:, None]  # (rows, slots)
         mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device)
         mask.masked_fill_(~visible, -torch.inf)  # every token sees slot 0
         positions = (slots + self.n_shared) * (slots < self.n_slots)
         output = self.model(
-            input_ids=ids,
-            attention_mask=mask[:, None],
-            position_ids=positions,
+            input_ids=tokens[:, None],
+            attention_mask=mask[:, None, None],
+            position_ids=positions[:, None],
             past_key_values=self,
             use_cache=True,
             **self.options,
@@ -260,29 +254,15 @@ def attend(
     changes = ("softcap", "s_aux", "position_bias", "sliding_window")
     if attention_mask is None or any(options.get(name) is not None for name in changes):
         raise NotImplementedError("this model's attention is not the plain one")
-    n_rows, n_heads, n_tokens, dim = query.shape
+    n_rows, n_heads, _n_tokens, dim = query.shape
     n_key_heads = key.shape[1]
     scale = dim**-0.5 if scaling is None else scaling
     if key.pieces:  # type: ignore[attr-defined]
         return _attend_in_pieces(query, key, scale).transpose(1, 2), None
-    # Heads with the same keys stand side by side: (rows, key heads, heads each · tokens, dim)
-    query = query.reshape(n_rows, n_key_heads, -1, dim)
-    mask = attention_mask.to(query.dtype)
-    if n_tokens > 1:
-        mask = mask.expand(-1, n_heads // n_key_heads, -1, -1)
-        mask = mask.reshape(n_rows, 1, query.shape[2], -1)
-    if n_tokens > FEW_QUERIES:
-        if key.shared is not None:  # type: ignore[attr-defined]
-            old_keys, old_values = key.shared  # type: ignore[attr-defined]
-            key = torch.cat([old_keys.expand(n_rows, -1, -1, -1), key], dim=2)
-            value = torch.cat([old_values.expand(n_rows, -1, -1, -1), value], dim=2)
-            mask = functional.pad(mask, (old_keys.shape[2], 0))
-        result = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scale
-        )
-    else:
-        result = _attend_by_hand(query * scale, key, value, mask)
-    return result.reshape(n_rows, n_heads, n_tokens, -1).transpose(1, 2), None
+    # Heads with the same keys stand side by side: (rows, key heads, heads each, dim)
+    query = query.reshape(n_rows, n_key_heads, -1, dim) * scale
+    result = _attend_side_by_side(query, key, value, attention_mask.to(query.dtype))
+    return result.reshape(n_rows, 1, n_heads, -1), None
 
 
 def _attend_in_pieces(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
@@ -311,10 +291,12 @@ def _attend_in_pieces(query: torch.Tensor, key: torch.Tensor, scale: float) -> t
     return torch.cat(found, dim=2)
 
 
-def _attend_by_hand(
+def _attend_side_by_side(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """The same in plain matrix products, rows of unlike length apart.
+    """Attention of one token in each row, rows of unlike length apart.
+
+    In plain matrix products, which read what all rows share once for all of them.
 
     Returns: (rows, key heads, queries, dim)
     """

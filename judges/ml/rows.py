@@ -54,7 +54,8 @@ class Rows:
         self.last_layer = model.config.get_text_config().num_hidden_layers - 1
         self.at: tuple[Any, ...] = ()
         self.seen: tuple[Any, ...] = ()
-        self.apart: list[tuple[slice, int]] = []
+        self.apart: list[tuple[slice, int, int]] = []
+        """Neighbouring rows, how many slots the longest looks at, and how many each of them does."""
         self.pieces: list[tuple[int, slice, int, torch.Tensor]] = []
         """While texts are kept in one long row: of each its place, its part of that row, how many
         slots it looks at, and its mask, (tokens, shared and own slots)."""
@@ -162,7 +163,11 @@ class Rows:
         """`step` for any rows."""
         n = APART.get(self.device.type, len(n_seen))
         self.apart = [
-            (slice(first, first + n), max(n_seen[first : first + n]))
+            (
+                slice(first, first + n),
+                max(n_seen[first : first + n]),
+                min(n_seen[first : first + n]),
+            )
             for first in range(0, len(n_seen), n)
         ]
         n_most = max(n_seen)
@@ -310,13 +315,18 @@ def _attend_side_by_side(
         n_old = old_scores.shape[-1]
         old_scores = old_scores.view(n_key_heads, n_rows, n_queries, n_old).transpose(0, 1)
     found, old_weights = [], []
-    for rows, n in key.apart:  # type: ignore[attr-defined]
-        scores = query[rows] @ key[rows, :, :n].transpose(-1, -2) + mask[rows, :, :, :n]
+    for rows, n, n_all in key.apart:  # type: ignore[attr-defined]
+        mine = query[rows].flatten(0, 1)  # (rows · key heads, queries, dim)
+        scores = mine.new_empty((*mine.shape[:2], n_old + n))
         if shared is not None:
-            scores = torch.cat([old_scores[rows], scores], dim=-1)
+            scores[..., :n_old] = old_scores[rows].flatten(0, 1)
+        keys, values = key[rows, :, :n].flatten(0, 1), value[rows, :, :n].flatten(0, 1)
+        torch.bmm(mine, keys.transpose(1, 2), out=scores[..., n_old:])
+        by_row = scores.view(-1, n_key_heads, n_queries, n_old + n)
+        by_row[..., n_old + n_all :] += mask[rows, :, :, n_all:n]
         weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-        found.append(weights[..., n_old:] @ value[rows, :, :n])
-        old_weights.append(weights[..., :n_old])
+        found.append((weights[..., n_old:] @ values).unflatten(0, (-1, n_key_heads)))
+        old_weights.append(weights[..., :n_old].unflatten(0, (-1, n_key_heads)))
     own = torch.cat(found)
     if shared is None:
         return own

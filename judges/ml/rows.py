@@ -55,7 +55,7 @@ class Rows:
         self.at: tuple[Any, ...] = ()
         self.seen: tuple[Any, ...] = ()
         self.apart: list[tuple[slice, int, int]] = []
-        """Neighbouring rows, how many slots the longest looks at, and how many each of them does."""
+        """Neighbouring rows, how many slots the longest looks at, and how many every one does."""
         self.pieces: list[tuple[int, slice, int, torch.Tensor]] = []
         """While texts are kept in one long row: of each its place, its part of that row, how many
         slots it looks at, and its mask, (tokens, shared and own slots)."""

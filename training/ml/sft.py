@@ -200,6 +200,8 @@ def _train(
         ),
         args=SFTConfig(
             neftune_noise_alpha=noise or None,
+            # What is too long was left out before; TRL would cut or drop it in silence.
+            max_length=None,
             **trainer_settings(recipe, folder, len(rows)),
         ),
         processing_class=tokenizer,

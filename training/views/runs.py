@@ -143,6 +143,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "checkpoint": found.checkpoints.last(),
         "too_long": _too_long(found),
         "trained_percent": _trained_percent(found),
+        "useful_percent": 100 * (found.metrics.get("useful_tokens") or 0),
     }
     if found.dataset:
         context["many_too_long"] = 10 * (_too_long(found) or 0) > found.dataset.counts["pairs"]

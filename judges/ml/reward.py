@@ -13,16 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from judges.ml.asking import count
 from judges.ml.config import JudgeRecipe, Messages, ModelUnusable
-from judges.ml.loading import is_out_of_memory
+from judges.ml.loading import is_out_of_memory, left_beside, stretched_config
 from judges.ml.modes import Outcome, reward_outcome
 from judges.ml.questions import Sample, neutral
 from judges.ml.spelling import control_marks
@@ -261,10 +256,10 @@ def _loaded(name: str, dtype: Any, where: torch.device) -> tuple[Any, Any]:
     base = settings["base_model_name_or_path"]
     if not settings.get("modules_to_save"):
         raise ValueError("the adapter brings no head, so it is no reward model's")
-    made = _made(name)
+    made = left_beside(name)
     in_4_bits = made.get("method") == "qlora"
-    if "rope" in made:
-        options["config"] = _stretched(base, *made["rope"])
+    config = stretched_config(base, name, num_labels=1)
+    options |= {"num_labels": 1} if config is None else {"config": config}
     if in_4_bits:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -274,8 +269,6 @@ def _loaded(name: str, dtype: Any, where: torch.device) -> tuple[Any, Any]:
             llm_int8_skip_modules=["score", "classifier", "lm_head"],
         )
         options["device_map"] = {"": where}
-    if "config" not in options:  # which says it too
-        options["num_labels"] = 1
     scorer = AutoModelForSequenceClassification.from_pretrained(base, **options)
     for module in scorer.modules():
         # See training.ml.loading: repacked for such a processor, the weights would be others.
@@ -294,27 +287,6 @@ def _loaded(name: str, dtype: Any, where: torch.device) -> tuple[Any, Any]:
     if members > 1 or in_4_bits or settings.get("num_virtual_tokens"):
         return adapted, tokenizer
     return adapted.merge_and_unload(), tokenizer
-
-
-def _made(folder: str) -> dict[str, Any]:
-    """What the run that trained the adapter has left beside it: its method, the members of an
-    ensemble, and how positions were scaled; see training.ml.loading."""
-    path = Path(folder) / "made_by.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return found
-
-
-def _stretched(base: str, kind: str, factor: float) -> Any:
-    """The base's config with the longer context that the adapter was trained with."""
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False, num_labels=1)
-    text = config.get_text_config()
-    text.rope_parameters = (text.rope_parameters or {}) | {
-        "rope_type": kind,
-        "factor": factor,
-        "original_max_position_embeddings": text.max_position_embeddings,
-    }
-    text.max_position_embeddings = int(text.max_position_embeddings * factor)
-    return config
 
 
 def _dtype(recipe: JudgeRecipe, device: torch.device) -> Any:

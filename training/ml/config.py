@@ -74,7 +74,6 @@ SOFT_LABELS = {
 ROPE_SCALINGS = {
     "none": gettext_noop("as the model is"),
     "linear": gettext_noop("linear: positions closer together"),
-    "dynamic": gettext_noop("dynamic: only where a text is longer"),
     "yarn": gettext_noop("YaRN: fine differences kept"),
 }
 

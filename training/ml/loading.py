@@ -350,9 +350,10 @@ def _refuse_pickles(folder: str) -> None:
 def scaled_config(name: str, rope: tuple[str, float], **settings: Any) -> Any:
     """The base's config with its rotary positions scaled, so that its context grows by a factor.
 
-    Kinds: "linear" (positions divided by the factor: Chen et al. 2023, arXiv:2306.15595), "dynamic"
-    (the base of the angles grows with a text that is longer than the context was), "yarn" (slow
-    angles divided, fast ones kept: Peng et al. 2023, arXiv:2309.00071).
+    Kinds: "linear" (positions divided by the factor: Chen et al. 2023, arXiv:2306.15595), "yarn"
+    (slow angles divided, fast ones kept: Peng et al. 2023, arXiv:2309.00071). The "dynamic" kind
+    of transformers goes by the longest text of a batch, so what a text is worth would depend on
+    its neighbours.
 
     Raises: ValueError if the model has no rotary positions, or scaled ones already.
     """

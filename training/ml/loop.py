@@ -99,6 +99,15 @@ class StepTrainer(Trainer):  # type: ignore[misc]
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # nobody reads it, and it would look for the tokens of one batch
 
+    def _track_num_input_tokens(self, inputs: dict[str, list[Batch]]) -> None:
+        """Tokens without padding, of all parts of the step."""
+        self.state.num_input_tokens_seen += sum(
+            int(tensor.sum())
+            for part in inputs["parts"]
+            for name, tensor in part.items()
+            if name.endswith("mask")
+        )
+
 
 class _Places(Dataset[Sequence[int]]):
     def __init__(self, steps: Sequence[Sequence[int]]) -> None:

@@ -266,7 +266,7 @@ def _train_member(
         "trained_parameters": trained,
         "parameters": parameters,
     }
-    if folder.parent.name == "members":
+    if recipe.members > 1:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         (folder / "done.json").write_text(json.dumps(done))
     return done

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from judges.ml.config import JudgeRecipe
+from judges.ml.loading import load_model as load_answering
 from judges.ml.questions import Sample
 from judges.ml.reward import load_reward_model as load_judge
 from tests.training.tiny import polite_pairs
@@ -379,9 +380,19 @@ def test_a_stretched_context_takes_longer_texts_and_is_loaded_again_stretched(
     assert (metrics["max_length"], metrics["too_long_train"], metrics["n_train"]) == (512, 0, 24)
     plain = train("reward", tiny_model, tmp_path / "plain", pairs, max_steps=2, max_length=512)
     assert (plain["max_length"], plain["too_long_train"]) == (256, 8)
-    model, _tokenizer = load_reward_model(tmp_path / "rm" / "model")
+    model, tokenizer = load_reward_model(tmp_path / "rm" / "model")
     assert model.config.rope_parameters["rope_type"] == scaling
+    judge = load_judge(str(tmp_path / "rm" / "model"), JudgeRecipe(mode="reward", dtype="float32"))
+    texts = [pairs[0].prompt + pairs[0].chosen]
+    rows = [chat_tokens(judge.tokenizer, text) for text in texts]
+    assert judge._rewards(rows) == pytest.approx(
+        reward_model.score(model, tokenizer, texts), abs=2e-5
+    )
     policy, _tokenizer = load_policy(str(tmp_path / "dpo" / "model"))
+    answering, _tokenizer = load_answering(
+        str(tmp_path / "dpo" / "model"), JudgeRecipe(dtype="float32"), torch.device("cpu")
+    )
+    assert answering.config.rope_parameters == policy.config.rope_parameters
     assert policy.config.rope_parameters["factor"] == 2.0
     assert longest_allowed(str(tmp_path / "dpo" / "model"), 10_000) == 512
 

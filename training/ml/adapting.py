@@ -104,8 +104,8 @@ def save_model(model: Any, recipe: Recipe, folder: Path) -> None:
     if recipe.method == "pissa":
         _as_lora(place, folder / "start")
     made: dict[str, Any] = {"method": recipe.method}
-    if getattr(recipe, "rope_scaling", UNSCALED[0]) != UNSCALED[0]:
-        made["rope"] = (recipe.rope_scaling, recipe.rope_factor)  # type: ignore[union-attr]
+    if recipe.rope_scaling != UNSCALED[0]:
+        made["rope"] = (recipe.rope_scaling, recipe.rope_factor)
     (place / MADE_BY).write_text(json.dumps(made))
 
 

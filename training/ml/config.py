@@ -498,6 +498,12 @@ class SFTRecipe:
     gradient_checkpointing: bool = _setting(
         False, gettext_noop("Less memory, about a quarter slower.")
     )
+    rope_scaling: str = _setting(
+        "none",
+        gettext_noop("A longer context than the base was made for, by scaling its positions."),
+        ROPE_SCALINGS,
+    )
+    rope_factor: float = _setting(2.0, gettext_noop("How many times the context is stretched."))
     eval_every: int = _setting(
         0, gettext_noop("Steps between measurements on test responses; 0: ten in a run.")
     )
@@ -597,6 +603,12 @@ class PretrainRecipe:
     gradient_checkpointing: bool = _setting(
         False, gettext_noop("Less memory, about a quarter slower.")
     )
+    rope_scaling: str = _setting(
+        "none",
+        gettext_noop("A longer context than the base was made for, by scaling its positions."),
+        ROPE_SCALINGS,
+    )
+    rope_factor: float = _setting(2.0, gettext_noop("How many times the context is stretched."))
     eval_every: int = _setting(
         0, gettext_noop("Steps between measurements on test texts; 0: ten in a run.")
     )
@@ -627,6 +639,12 @@ def check(recipe: Recipe) -> None:
             raise ValueError(
                 f"{name} is {getattr(recipe, name)!r}; it must be one of {', '.join(choices)}"
             )
+    for setting in fields(recipe):
+        allowed, value = setting.metadata.get("choices"), getattr(recipe, setting.name)
+        if allowed and value not in allowed:
+            raise ValueError(f"{setting.name} is {value!r}; it must be one of {', '.join(allowed)}")
+    if not 1 < recipe.rope_factor <= 64:
+        raise ValueError("rope_factor must lie above 1, up to 64")
     at_least_one = ("lora_rank", "lora_alpha", "virtual_tokens", "galore_rank", "galore_gap")
     for name in (*at_least_one, "batch_size", "gradient_accumulation", "max_length"):
         if getattr(recipe, name) < 1:
@@ -669,8 +687,6 @@ def check_pairs(recipe: RewardRecipe | DPORecipe) -> None:
         raise ValueError(
             "early_stopping chooses by validation pairs: set validation_share too, such as 0.1"
         )
-    if not 1 < recipe.rope_factor <= 64:
-        raise ValueError("rope_factor must lie above 1, up to 64")
 
 
 def targets(recipe: Recipe) -> str | list[str]:

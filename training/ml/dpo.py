@@ -115,6 +115,8 @@ def train(
     # A tie says nothing about which response the policy should put ahead.
     clear = [pair for pair in validation if pair.prob > 0.5]
     valid_tokens, left_out_valid = tokenize_pairs(clear, tokenizer, limit)
+    if validation and not valid_tokens:
+        raise ValueError(f"validation_share leaves no pair that fits max_length={limit}")
     test_tokens, left_out_test = tokenize_pairs(test, tokenizer, limit)
     rows: _Pairs | _Singles
     left_out_train: LeftOut

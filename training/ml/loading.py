@@ -85,9 +85,12 @@ def longest_allowed(
         already takes its place by itself; rope: kind and factor of a longer context.
     Raises: ModelMissing.
     """
-    scaled = rope_of(name) if adapter_base(name) else UNSCALED
-    with _one_line_errors(name):
-        config = scaled_config(adapter_base(name) or name, rope if rope != UNSCALED else scaled)
+    bottom = name
+    while base := adapter_base(bottom):  # a policy may be an adapter on an adapter
+        rope = rope_of(bottom) if rope[0] == UNSCALED[0] else rope
+        bottom = base
+    with _one_line_errors(bottom):
+        config = scaled_config(bottom, rope)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     taken = virtual_tokens or int(_adapter_settings(name).get("num_virtual_tokens") or 0)
     return min(max_length, context - taken) if context else max_length
@@ -115,8 +118,8 @@ def load_causal(
     if is_learned_prompt(name):
         raise ValueError(f"{name} is a learned prompt, which cannot be merged into its base")
     scaled = rope_of(name)
-    if UNSCALED[0] not in (scaled[0], rope[0]):
-        raise ValueError(f"{name} has scaled positions already")
+    if scaled[0] != UNSCALED[0] and rope[0] != UNSCALED[0]:
+        raise ValueError(f"rope_scaling: the positions of {name} are scaled already")
     rope = scaled if rope[0] == UNSCALED[0] else rope
     model = load_causal(adapter, method=made_by(name), dtype=dtype, rope=rope)
     if made_by(name) in IN_4_BITS:

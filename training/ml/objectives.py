@@ -63,7 +63,7 @@ def why_not_base(recipe: Recipe, config: Mapping[str, Any]) -> str:
             "members: a learned prompt changes the base's forward pass, so several cannot stand "
             "beside it; choose LoRA"
         )
-    if getattr(recipe, "rope_scaling", "none") == "none" or not config:
+    if recipe.rope_scaling == "none" or not config:
         return ""
     text = config.get("text_config") or config
     if not any(text.get(name) for name in ROTARY):

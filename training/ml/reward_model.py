@@ -88,7 +88,8 @@ def train(
 
     Returns: pair_metrics on the test pairs (those longer than `max_length` left out), of an
         ensemble by the mean of its members, with member_accuracies and spread (mean sd of a pair's
-        margin over the members); and n_train, n_validation, n_steps, best_step, max_length (the
+        margin over the members); and n_train, n_unrated (pairs without a rating, where those are
+        learned), n_validation, n_steps, best_step, max_length (the
         model's context, where that is less than asked), too_long_train, too_long_test, empty,
         useful_tokens (share of what was computed that is no padding), length_slope,
         trained_parameters, parameters, optimizer, seconds.
@@ -105,12 +106,15 @@ def train(
     )
     suiting(recipe, train)
     own, validation = kept_apart(train, recipe.validation_share, recipe.seed)
+    n_own = len(own)
     if recipe.loss == "ratings":
         own = rated(own)
     train_tokens, left_out_train = tokenize_pairs(own, tokenizer, limit)
     # A tie says nothing about which response the model should put ahead.
     clear = [pair for pair in validation if pair.prob > 0.5]
     valid_tokens, left_out_valid = tokenize_pairs(clear, tokenizer, limit)
+    if validation and not valid_tokens:
+        raise ValueError(f"validation_share leaves no pair that fits max_length={limit}")
     test_tokens, left_out_test = tokenize_pairs(test, tokenizer, limit)
     if not train_tokens:
         raise ValueError(f"no training pair of {len(own)} fits max_length={limit}")
@@ -140,6 +144,7 @@ def train(
             figures["spread"] = gaps.std(dim=0).mean().item()
     return figures | {
         "n_train": len(train_tokens),
+        "n_unrated": n_own - len(own),
         "n_validation": len(valid_tokens),
         "n_steps": sum(one["n_steps"] for one in found),
         "best_step": found[0]["best_step"] if recipe.members == 1 else None,

@@ -13,7 +13,7 @@ from judges.ml.loading import load_model as load_answering
 from judges.ml.questions import Sample
 from judges.ml.reward import load_reward_model as load_judge
 from tests.training.tiny import polite_pairs
-from training.ml import dpo, reward_model
+from training.ml import dpo, reward_model, sft
 from training.ml.config import POLICY_LOSSES, RECIPES, make_recipe
 from training.ml.data import Pair, chat_tokens, kept_apart, rated, to_singles, tokenize_pairs
 from training.ml.evaluation import length_correlations
@@ -395,6 +395,24 @@ def test_a_stretched_context_takes_longer_texts_and_is_loaded_again_stretched(
     assert answering.config.rope_parameters == policy.config.rope_parameters
     assert policy.config.rope_parameters["factor"] == 2.0
     assert longest_allowed(str(tmp_path / "dpo" / "model"), 10_000) == 512
+
+
+def test_a_policy_on_a_stretched_policy_is_stretched_too(tiny_model, tmp_path):
+    recipe = make_recipe(
+        "sft",
+        {"base_model": tiny_model, "max_steps": 1, "dtype": "float32", "rope_scaling": "linear"},
+    )
+    sft.train(recipe, PAIRS[:4], PAIRS[4:6], tmp_path / "sft", lambda report: None)
+    first = str(tmp_path / "sft" / "model")
+
+    metrics = train("dpo", first, tmp_path / "dpo", max_steps=1, max_length=10_000)
+
+    assert metrics["max_length"] == 512
+    last = str(tmp_path / "dpo" / "model")
+    assert longest_allowed(last, 10_000) == 512
+    assert load_policy(last)[0].config.rope_parameters["rope_type"] == "linear"
+    with pytest.raises(ValueError, match="rope_scaling: the positions of .* are scaled already"):
+        train("dpo", first, tmp_path / "twice", rope_scaling="yarn")
 
 
 @pytest.mark.parametrize(

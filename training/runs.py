@@ -134,6 +134,13 @@ def check_base(folder: str, recipe: Recipe) -> None:
             )
         if settings.get("task_type") == "SEQ_CLS":
             raise ValueError("base_model: this is a reward model's adapter, which writes no text")
+        made = path / "made_by.json"
+        if (
+            recipe.rope_scaling != "none"
+            and made.exists()
+            and "rope" in _config_of(path, made.name)
+        ):
+            raise Impossible("rope_scaling: the positions of this policy are scaled already")
         return
     wanted = targets(recipe)
     if recipe.method == "pissa" and recipe.lora_rank > (room := narrowest_layer(path, wanted)):

@@ -411,7 +411,7 @@ def test_a_policy_on_a_stretched_policy_is_stretched_too(tiny_model, tmp_path):
     last = str(tmp_path / "dpo" / "model")
     assert longest_allowed(last, 10_000) == 512
     assert load_policy(last)[0].config.rope_parameters["rope_type"] == "linear"
-    with pytest.raises(ValueError, match="rope_scaling: the positions of .* are scaled already"):
+    with pytest.raises(ValueError, match=r"rope_scaling: the positions of .* are scaled already"):
         train("dpo", first, tmp_path / "twice", rope_scaling="yarn")
 
 

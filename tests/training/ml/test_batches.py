@@ -67,6 +67,7 @@ def test_a_step_is_the_same_however_it_is_divided(kind, tiny_model, tmp_path):
     for name, settings in {
         "whole": {"batch_size": 5},
         "by tokens": {"batch_size": 1, "gradient_accumulation": 5, "batch_tokens": 150},
+        "computed twice": {"batch_size": 5, "gradient_checkpointing": True},
     }.items():
         recipe = RECIPES[kind](
             base_model=tiny_model,

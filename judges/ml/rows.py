@@ -98,7 +98,9 @@ class Rows:
         model is stopped as soon as its last layer has keys and values: that layer's attention, its
         large products and the head would tell of the next token alone.
         """
-        ids, slots, rows = [], [], []
+        ids: list[int] = []
+        slots: list[int] = []
+        rows: list[int] = []
         for place, start, row in zip(places, starts, tokens, strict=True):
             end = len(ids) + len(row)
             first, n = self.n_shared + start, len(row)
@@ -325,8 +327,8 @@ def _attend_side_by_side(
         by_row = scores.view(-1, n_key_heads, n_queries, n_old + n)
         by_row[..., n_old + n_all :] += mask[rows, :, :, n_all:n]
         weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-        found.append((weights[..., n_old:] @ values).unflatten(0, (-1, n_key_heads)))
-        old_weights.append(weights[..., :n_old].unflatten(0, (-1, n_key_heads)))
+        found.append((weights[..., n_old:] @ values).view(-1, *query.shape[1:3], value.shape[-1]))
+        old_weights.append(weights.view_as(by_row)[..., :n_old])
     own = torch.cat(found)
     if shared is None:
         return own

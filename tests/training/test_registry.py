@@ -79,7 +79,7 @@ def sign_in(client, project, role="lead"):
 
 
 def test_the_lineage_reaches_from_the_labels_to_the_merged_model(world):
-    project, base, trained, _other, merged = world
+    _project, base, trained, _other, merged = world
     graph = lineage(merged)
     kinds = {node.kind for node in graph.nodes}
     assert kinds == {"labels", "dataset", "run", "merge", "base", "model"}
@@ -140,7 +140,7 @@ def test_the_list_is_found_by_words_kind_origin_and_tag(
 def test_deleting_shows_what_depends_and_takes_all_of_it_or_nothing(
     world, client, storage, django_capture_on_commit_callbacks
 ):
-    project, base, trained, _other, merged = world
+    project, _base, trained, _other, merged = world
     depends = what_depends(trained)
     assert [version.name for version in depends.models] == ["both", "dpo-1"]
     assert (
@@ -168,7 +168,7 @@ def test_deleting_shows_what_depends_and_takes_all_of_it_or_nothing(
 
 
 def test_a_model_that_something_reads_stays(world):
-    project, base, trained, _other, _merged = world
+    project, base, _trained, _other, _merged = world
     Run.objects.update(status="running")
     with pytest.raises(StillInUse, match="still reads"):
         delete_model(base, None, agreed={version.pk for version in what_depends(base).models})
@@ -232,7 +232,7 @@ def test_a_download_is_a_zip_that_names_its_base_as_people_do(world, client, sto
 
 
 def test_vllm_is_told_the_rank_it_allows_and_only_adapters_it_takes(world, storage):
-    project, base, trained, *_others = world
+    _project, base, trained, *_others = world
     found = serving_command(base)
     assert found["command"] == (
         f"vllm serve {storage}/models/tiny --enable-lora --max-lora-rank 16 "

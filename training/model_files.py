@@ -17,12 +17,12 @@ from labeling.models import Project
 from labeling.storage import storage_path
 from training.ml.merge_recipe import at_hand, base_of, form_of, settings_of
 from training.models import ModelExport, ModelVersion
-from training.registry import size_on_disk
 from training.runs import version_folder
 
 BLOCK = 1 << 20
-LEFT_OUT = ("optimizer.pt", "scheduler.pt", "trainer_state.json", "training_args.bin")
-"""What a training leaves beside a model, and pickles among it: no part of the model."""
+PARTS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
+"""Endings of what a model consists of. Nothing else leaves: a base's folder may be any folder of
+this machine, and pickles run what they like."""
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank."""
 NUMBERS = {
@@ -38,10 +38,26 @@ def folder_of(version: ModelVersion) -> Path | None:
     return path if path.is_dir() else None
 
 
+def files_of(folder: Path) -> list[Path]:
+    """The files that a model consists of. Links count in the hub's cache alone, which is made of
+    them, and there only within the model's own part of it."""
+    in_cache = folder.parent.name == "snapshots"
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix in PARTS
+        and path.is_file()
+        and (
+            not path.is_symlink()
+            or (in_cache and path.resolve().is_relative_to(folder.parent.parent.resolve()))
+        )
+    ]
+
+
 def bytes_of(version: ModelVersion) -> int | None:
     """Size of a model's files; None if they are not on this machine."""
     folder = folder_of(version)
-    return size_on_disk(folder) if folder else None
+    return sum(path.stat().st_size for path in files_of(folder)) if folder else None
 
 
 def zipped(version: ModelVersion) -> Iterator[bytes]:
@@ -55,12 +71,10 @@ def zipped(version: ModelVersion) -> Iterator[bytes]:
     sink = _Sink()
     # Weights do not get smaller, so nothing is packed.
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
-            if path.name in LEFT_OUT or path.suffix in (".bin", ".pt", ".pth", ".pkl"):
-                continue
+        for path in files_of(folder):
             info = zipfile.ZipInfo.from_file(
                 path,
-                f"{version.name}/{path.relative_to(folder).as_posix()}",
+                f"{version.name}/{path.name}",
                 strict_timestamps=False,
             )
             with archive.open(info, "w", force_zip64=True) as entry:
@@ -200,9 +214,14 @@ def start_export(project: Project, model: ModelVersion, numbers: str, by: Any) -
 def carry_out_export(export: ModelExport) -> None:
     """Write the file in this process and end the row.
 
-    Raises: ValueError for another shape; ModuleNotFoundError without the converter; JobCancelled.
+    Raises: ValueError for another shape, or without the converter; JobCancelled, JobTaken.
     """
-    from training.ml.exporting import save_gguf
+    try:
+        from training.ml.exporting import save_gguf
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the converter is not on this worker: pip install {error.name} (of the extra [dev])"
+        ) from None
 
     folder = folder_of(export.model)
     if folder is None:

@@ -20,6 +20,8 @@ from labeling.storage import storage_path
 from training.dataset_settings import stored_settings
 from training.datasets import load_pairs
 from training.fitting import keep_peaks
+from training.merges import carry_out_merge
+from training.model_files import carry_out_export
 from training.models import (
     Checkpoint,
     DatasetDraft,
@@ -30,6 +32,7 @@ from training.models import (
     RunStep,
     SideBySide,
 )
+from training.playground import carry_out_pair, forget_served_models
 from training.previews import build
 from training.runs import keep_model, recipe_of
 from training.texts import load_texts, text_sha256
@@ -88,19 +91,16 @@ def build_dataset(draft_id: int) -> None:
 @shared_task
 def merge_models(merge_id: int) -> None:
     """Carry one Merge from queued to its end: a model that passed its check, or the reason."""
-    from training.merges import carry_out_merge
-
     merge = Merge.objects.claim(merge_id)
     if merge is None:  # cancelled while queued, or another worker has it
         return
+    forget_served_models()
     _end_of(merge, carry_out_merge)
 
 
 @shared_task
 def answer_side_by_side(pair_id: int) -> None:
     """Let two models answer a prompt; the page polls the row for what they have said so far."""
-    from training.playground import carry_out_pair
-
     pair = SideBySide.objects.claim(pair_id)
     if pair is None:
         return
@@ -110,8 +110,6 @@ def answer_side_by_side(pair_id: int) -> None:
 @shared_task
 def export_model(export_id: int) -> None:
     """Carry one ModelExport from queued to its file."""
-    from training.model_files import carry_out_export
-
     export = ModelExport.objects.claim(export_id)
     if export is None:
         return
@@ -133,6 +131,7 @@ def _end_of(job: Job, carry: Callable[[Any], Any]) -> None:
 @shared_task
 def train(run_id: int) -> None:
     """Carry one run from queued to its end."""
+    forget_served_models()
     carry_out(run_id)
 
 

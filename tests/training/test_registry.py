@@ -215,6 +215,7 @@ def test_tags_and_notes_are_kept_with_who_wrote_them(world, client):
 def test_a_download_is_a_zip_that_names_its_base_as_people_do(world, client, storage):
     project, *_models = world
     (storage / "runs" / "1" / "model" / "training_args.bin").write_bytes(b"pickle")
+    (storage / "runs" / "1" / "model" / "secret.json").symlink_to("/etc/hostname")
     client = sign_in(client, project)
     url = reverse("training:download_model", args=[project.slug, "dpo-1"])
     answer = client.get(url, headers={"Accept-Encoding": "gzip"})

@@ -1,5 +1,9 @@
 """Several adapters over one base in one process: each request gets the model it asked for."""
 
+import shutil
+import time
+from pathlib import Path
+
 import pytest
 
 from tests.training.ml.test_merging import adapters  # noqa: F401 - a fixture
@@ -25,9 +29,6 @@ def alone(name: str) -> str:
 @pytest.fixture(scope="module")
 def named(tiny_model, adapters, tmp_path_factory):  # noqa: F811
     """The adapters with their words beside them, as a run leaves them."""
-    import shutil
-    from pathlib import Path
-
     for folder in adapters.values():
         for path in Path(tiny_model).glob("tokenizer*"):
             shutil.copy(path, folder)
@@ -35,11 +36,12 @@ def named(tiny_model, adapters, tmp_path_factory):  # noqa: F811
 
 
 def test_switching_gives_each_model_its_own_answer(server, named, tiny_model):
-    asked = [named["lora"], tiny_model, named["dora"], named["lora"], named["qlora"], named["ia3"]]
+    kinds = ("lora", "norms", "dora", "lora", "qlora", "ia3")
+    asked = [*(named[kind] for kind in kinds), tiny_model]
     answers = [server.answer(name, PROMPT, SAMPLING).text for name in asked]
     assert answers == [alone(name) for name in asked]
     assert answers[0] == answers[3]
-    assert len(set(answers)) == 5
+    assert len(set(answers)) == 6
 
 
 def test_one_base_holds_many_adapters_and_no_more_bases_than_allowed(named, tiny_model):
@@ -51,6 +53,16 @@ def test_one_base_holds_many_adapters_and_no_more_bases_than_allowed(named, tiny
         server.answer(name, PROMPT, SAMPLING)
     assert server.n_bases == 2
     server.forget()
+    assert server.n_bases == 0
+
+
+def test_models_are_let_go_when_nobody_asks(tiny_model):
+    server = Server(idle_seconds=0.05)
+    server.answer(tiny_model, PROMPT, SAMPLING)
+    assert server.n_bases == 1
+    deadline = time.monotonic() + 5
+    while server.n_bases and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert server.n_bases == 0
 
 

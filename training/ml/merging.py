@@ -442,7 +442,8 @@ def _merged_tensor(
         return merged_change(recipe, name, [source.tensor(name) for source in sources])
     if name not in base.names:
         # A head that each model made for itself: there is no start to count changes from.
-        return linear([source.tensor(name) for source in sources], recipe.shares)
+        heads = [source.tensor(name) for source in sources]
+        return linear(heads, [abs(share) for share in recipe.shares])
     weight = base.tensor(name)
     changes = [_change(source, base, name, weight) for source in sources]
     if all(change is None for change in changes):

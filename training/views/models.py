@@ -22,7 +22,6 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from labeling.access import project_for
 from labeling.models import Project
 from labeling.storage import storage_path
-from training.datasets import COUNTED
 from training.lineage import lineage
 from training.merges import check_in_words
 from training.ml.config import METHODS
@@ -37,8 +36,9 @@ from training.model_files import (
     zipped,
 )
 from training.model_forms import DescribeForm
-from training.models import Dataset, ModelVersion
+from training.models import ModelVersion
 from training.registry import StillInUse, delete_model, describe, what_depends
+from training.views.runs import counts_in_words
 
 PAGE = 50
 EXPORTS_SHOWN = 10
@@ -139,7 +139,7 @@ def model(request: HttpRequest, slug: str, name: str) -> HttpResponse:
         return render(request, "training/model_files.html#exports", context)
     if found.run:
         context["method"] = _(METHODS[found.run.recipe.get("method", "lora")])
-        context["counts"] = _counts(found.run.dataset)
+        context["counts"] = counts_in_words(found.run.dataset)
         raters = found.run.dataset.raters if found.run.dataset else []
         context["people"] = [r for r in raters if r["kind"] == "person"]
         context["judges"] = [r for r in raters if r["kind"] == "judge"]
@@ -148,14 +148,6 @@ def model(request: HttpRequest, slug: str, name: str) -> HttpResponse:
         context["merge_about"] = _(ABOUT[found.merge.method])
         context["check"] = check_in_words(found.merge)
     return render(request, "training/model.html", context)
-
-
-def _counts(dataset: Dataset | None) -> list[tuple[str, int]]:
-    if dataset is None:
-        return []
-    return [
-        (words, dataset.counts[name]) for name, words in COUNTED.items() if dataset.counts.get(name)
-    ]
 
 
 def _model(project: Project, name: str) -> ModelVersion:

@@ -151,7 +151,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     context["test_points"] = _test_points(drawn)
     if request.htmx:
         return render(request, "training/run.html#live", context)
-    context["counts"] = _counts(found.dataset)
+    context["counts"] = counts_in_words(found.dataset)
     context["settings"] = _settings(found)
     return render(request, "training/run.html", context)
 
@@ -197,7 +197,8 @@ def _trained_percent(run: Run) -> float | None:
     return 100 * run.metrics["trained_parameters"] / run.metrics["parameters"]
 
 
-def _counts(dataset: Dataset | None) -> list[tuple[str, int]]:
+def counts_in_words(dataset: Dataset | None) -> list[tuple[str, int]]:
+    """What became of the comparisons, as far as there is something to count."""
     if dataset is None:
         return []
     return [

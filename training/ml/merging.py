@@ -379,7 +379,7 @@ def merge(
         elif recipe.method == "passthrough":
             stack(recipe, part, on_tensor, shard_bytes)
         else:
-            _write_merged(recipe, part, on_tensor, shard_bytes)
+            write_merged(recipe, part, on_tensor, shard_bytes)
         _copy_tokenizer(recipe.models[0], part)
         rows = check_rows(recipe.models[0], prompts)
         if recipe.method == "fold":
@@ -394,7 +394,8 @@ def merge(
     return found | {"seconds": time.monotonic() - began}
 
 
-def _write_merged(recipe: MergeRecipe, folder: Path, on_tensor: OnTensor, shard_bytes: int) -> None:
+def write_merged(recipe: MergeRecipe, folder: Path, on_tensor: OnTensor, shard_bytes: int) -> None:
+    """The merged tensors and their config into an empty folder, by every method on changes."""
     sources = [open_weights(model) for model in recipe.models]
     base = _base_weights(recipe, sources)
     # Of a whole model if one is among them: its head, and a config that knows it.

@@ -55,6 +55,8 @@ LAST_POSITIONS = 8
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """How far a logit may be off, as a share of the largest: rounding, and nothing else. A weight in
 bfloat16 keeps eight bits, so each product is off by up to 1/256, and layers add up."""
+FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""What safetensors calls them."""
 PEFT_PREFIX = "base_model.model."
 
 OnTensor = Callable[[int, int], None]
@@ -207,15 +209,14 @@ class Files:
 
     def tensor(self, name: str) -> Tensor:
         stored = self._opened[name].get_tensor(name)
-        parts = {n: n for n in self._opened if n.startswith(f"{name}.")}
+        parts = [n for n in self._opened if n.startswith(f"{name}.")]
         if parts:
-            stored = self._from_4_bits(stored, list(parts))
+            stored = self._from_4_bits(stored, parts)
         return stored.float()
 
     def dtype(self, name: str) -> torch.dtype:
-        """The number format of a stored tensor."""
-        found: torch.dtype = self._opened[name].get_tensor(name).dtype
-        return found if found.is_floating_point else torch.float32
+        """The number format of a stored tensor; float32 for one that is packed."""
+        return FORMATS.get(self._opened[name].get_slice(name).get_dtype(), torch.float32)
 
     def _from_4_bits(self, stored: Tensor, parts: list[str]) -> Tensor:
         from bitsandbytes.functional import QuantState, dequantize_4bit
@@ -297,7 +298,7 @@ class Adapted:
             factor = factor.flatten() if weight.ndim == 1 else factor
             return weight * factor - weight
         product = parts["lora_B.weight"] @ parts["lora_A.weight"]  # (outputs, inputs)
-        change = self._scale(name, len(parts["lora_A.weight"])) * product
+        change = self.scale(name, len(parts["lora_A.weight"])) * product
         if "lora_magnitude_vector" in parts:
             plain = weight.T if self.turned else weight
             moved = plain + change
@@ -305,7 +306,8 @@ class Adapted:
             change = parts["lora_magnitude_vector"].reshape(-1, 1) * moved / length - plain
         return change.T if self.turned else change
 
-    def _scale(self, name: str, rank: int) -> float:
+    def scale(self, name: str, rank: int) -> float:
+        """What the product of the two matrices of a layer is multiplied by."""
         alpha = self.settings["lora_alpha"]
         layer = name.removesuffix(".weight")
         for pattern, value in (self.settings.get("alpha_pattern") or {}).items():
@@ -559,7 +561,7 @@ def concatenate(recipe: MergeRecipe, folder: Path) -> None:
             if "lora_A.weight" in parts:
                 rank = len(parts["lora_A.weight"])
                 rows.append(parts["lora_A.weight"])
-                columns.append(weight * source._scale(name, rank) * parts["lora_B.weight"])
+                columns.append(weight * source.scale(name, rank) * parts["lora_B.weight"])
         layer = f"{PEFT_PREFIX}{name.removesuffix('.weight')}"
         if rows:
             tensors[f"{layer}.lora_A.weight"] = torch.cat(rows)  # (all ranks, inputs)

@@ -324,11 +324,13 @@ class Adapted:
         kinds = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "ia3_l")
         for key, tensor in self.stored.items():
             kind = next((kind for kind in kinds if key.endswith(f".{kind}")), "whole")
-            if kind == "whole" and ("lora_" in key or "ia3_" in key):
-                raise ValueError(f"{folder} holds {key}, which this cannot merge")
             layer = key.removesuffix(f".{kind}")
-            name = key if kind == "whole" else f"{layer}.weight"
-            found.setdefault(self._in_base(name, is_new=kind == "whole"), {})[kind] = tensor
+            name = self._in_base(
+                key if kind == "whole" else f"{layer}.weight", is_new=kind == "whole"
+            )
+            if name not in self.base.names and not is_head(name):
+                raise ValueError(f"{folder} holds {key}, which this cannot merge")
+            found.setdefault(name, {})[kind] = tensor
             if kind == "ia3_l" and tensor.shape[-1] == 1:  # of outputs: the bias is scaled as well
                 bias = self._in_base(f"{layer}.bias", is_new=True)
                 if bias in self.base.names:

@@ -42,9 +42,10 @@ def files_of(folder: Path) -> list[Path]:
     """The files that a model consists of. Links count in the hub's cache alone, which is made of
     them, and there only within the model's own part of it."""
     in_cache = folder.parent.name == "snapshots"
+    members = folder.glob("member-*/*")  # of an ensemble, beside the first
     return [
         path
-        for path in sorted(folder.iterdir())
+        for path in sorted([*folder.iterdir(), *members])
         if path.suffix in PARTS
         and path.is_file()
         and (
@@ -74,7 +75,7 @@ def zipped(version: ModelVersion) -> Iterator[bytes]:
         for path in files_of(folder):
             info = zipfile.ZipInfo.from_file(
                 path,
-                f"{version.name}/{path.name}",
+                f"{version.name}/{path.relative_to(folder).as_posix()}",
                 strict_timestamps=False,
             )
             with archive.open(info, "w", force_zip64=True) as entry:

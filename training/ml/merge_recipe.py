@@ -340,6 +340,11 @@ def _unreadable(folder: str, name: str) -> str:
         return f"models: {name} is no folder on this machine; fetch it first"
     if form_of(folder) == "prompt":
         return f"models: {name} is a learned prompt, which changes no weights"
+    made = settings_of(folder, "made_by.json")
+    if made.get("members", 1) > 1:
+        return f"models: {name} is an ensemble of {made['members']}, which is more than one model"
+    if base_of(folder) and made.get("rope", ["none"])[0] != "none":
+        return f"models: {name} was trained beside scaled positions, which no base's weights hold"
     for place in (folder, root_of(folder)):
         if not Path(place).is_dir():
             return f"models: {name} stands on {place}, which is no folder on this machine"

@@ -414,6 +414,12 @@ def test_what_does_not_fit_is_said_before_the_launch(adapters, wholes, tiny_mode
     assert "a reward model and a model that writes" in refusal(
         "linear", [adapters["lora"], adapters["reward"]]
     )
+    ensemble = tmp_path / "ensemble"
+    shutil.copytree(adapters["reward"], ensemble)
+    (ensemble / "made_by.json").write_text('{"method": "lora", "members": 3}')
+    assert "an ensemble of 3" in refusal("fold", [str(ensemble)])
+    (ensemble / "made_by.json").write_text('{"method": "lora", "rope": ["yarn", 2.0]}')
+    assert "scaled positions" in refusal("fold", [str(ensemble)])
     other = tmp_path / "other-base"
     shutil.copytree(adapters["lora"], other)
     settings = json.loads((other / "adapter_config.json").read_text())

@@ -159,7 +159,7 @@ def delete_model(model: ModelVersion, by: Any, *, agreed: set[int]) -> Dependent
 
 def _paths(found: Dependents) -> list[Path]:
     """Files and folders that belong to these rows alone."""
-    relative = [version.path for version in found.models if version.run_id or version.merge_id]
+    relative = [version.path for version in found.models if version.run_id]
     relative += [f"exports/{export.pk}" for export in found.exports]
     relative += [f"merges/{merge.pk}" for merge in found.merges]
     return [path for path in map(own_path, relative) if path is not None]

@@ -128,7 +128,8 @@ def model(request: HttpRequest, slug: str, name: str) -> HttpResponse:
         "is_adapter": bool(folder) and form_of(str(folder)) in ("lora", "adapter"),
         "bytes": bytes_of(found),
         "serving": serving_command(found),
-        "exports": found.exports.all()[:EXPORTS_SHOWN],
+        "exports": (exports := list(found.exports.all()[:EXPORTS_SHOWN])),
+        "exporting": any(export.is_active for export in exports),
         "numbers": NUMBERS.items(),
         "no_gguf": why_no_gguf(str(folder)) if folder else "",
         "describe": DescribeForm(

@@ -8,6 +8,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from labeling.access import project_for
+from labeling.models import Project
 from training.model_forms import PlaygroundForm
 from training.models import SideBySide
 from training.playground import send_to_people, start_pair
@@ -70,7 +71,7 @@ def cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request.user, slug, to="lead")
     pair = get_object_or_404(project.sides_by_side, pk=pk)
     pair.request_cancel()
-    return _card_or_page(request, slug, pair)
+    return _card_or_page(request, project, pair)
 
 
 @login_required
@@ -86,12 +87,11 @@ def send(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         return redirect("training:side_by_side", slug, pk)
     if not request.htmx:
         messages.success(request, _("The pair is among the comparisons now."))
-    return _card_or_page(request, slug, pair)
+    return _card_or_page(request, project, pair)
 
 
-def _card_or_page(request: HttpRequest, slug: str, pair: SideBySide) -> HttpResponse:
+def _card_or_page(request: HttpRequest, project: Project, pair: SideBySide) -> HttpResponse:
     if not request.htmx:
-        return redirect("training:side_by_side", slug, pair.pk)
-    context = {"project": pair.project, "pair": pair}
-    context["project"].may = project_for(request.user, slug).may
+        return redirect("training:side_by_side", project.slug, pair.pk)
+    context = {"project": project, "pair": pair}
     return render(request, "training/side_by_side.html#card", context)

@@ -94,7 +94,7 @@ def carry_out_pair(pair: SideBySide) -> None:
         def on_text(text: str, n_tokens: int, side: str = side, done: int = done) -> None:
             nonlocal reported_at
             if time.monotonic() - reported_at >= SECONDS_BETWEEN_REPORTS:
-                pair.report(**{f"text_{side}": text, "n_done": done + n_tokens})
+                pair.report(**{f"text_{side}": storable(text), "n_done": done + n_tokens})
                 reported_at = time.monotonic()
 
         answer = of_process().answer(
@@ -108,9 +108,14 @@ def carry_out_pair(pair: SideBySide) -> None:
             "ended": answer.ended,
             "seconds": round(seconds, 2),
         }
-        pair.report(**{f"text_{side}": answer.text, "n_done": done, "result": found})
+        pair.report(**{f"text_{side}": storable(answer.text), "n_done": done, "result": found})
     if not pair.finish(Job.Status.SUCCEEDED):
         raise JobTaken(f"pair {pair.pk} went to another worker")
+
+
+def storable(text: str) -> str:
+    """The text without NUL, which a byte-level model may write and PostgreSQL does not take."""
+    return text.replace("\x00", "�")
 
 
 def forget_served_models() -> None:

@@ -321,6 +321,8 @@ def why_not(recipe: MergeRecipe, names: Sequence[str]) -> str:
         return "models: a reward model and a model that writes cannot be merged"
     if reason := _other_words(recipe.models, names):
         return reason
+    if len({str(settings_of(m, "made_by.json").get("rope")) for m in recipe.models}) > 1:
+        return "models: some were trained with a stretched context and some were not"
     if recipe.method == "passthrough":
         return _why_not_stack(recipe, names)
     bases = {root_of(folder) for folder in recipe.models if base_of(folder)}
@@ -343,8 +345,6 @@ def _unreadable(folder: str, name: str) -> str:
     made = settings_of(folder, "made_by.json")
     if made.get("members", 1) > 1:
         return f"models: {name} is an ensemble of {made['members']}, which is more than one model"
-    if base_of(folder) and made.get("rope", ["none"])[0] != "none":
-        return f"models: {name} was trained beside scaled positions, which no base's weights hold"
     for place in (folder, root_of(folder)):
         if not Path(place).is_dir():
             return f"models: {name} stands on {place}, which is no folder on this machine"

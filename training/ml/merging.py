@@ -27,12 +27,15 @@ from torch import Tensor
 from training.ml.data import Messages, chat_tokens
 from training.ml.loading import (
     MADE_BY,
+    UNSCALED,
     holds_scorer,
     load_causal,
     load_scorer,
     load_tokenizer,
     made_by,
     number_format,
+    rope_of,
+    scaled_config,
 )
 from training.ml.merge_recipe import (
     LAYER,
@@ -419,8 +422,7 @@ def write_merged(recipe: MergeRecipe, folder: Path, on_tensor: OnTensor, shard_b
         on_tensor(len(names), len(names))
 
     write_shards(merged(), folder, shard_bytes)
-    config = settings_of(files.folder, "config.json")
-    config.pop("quantization_config", None)
+    config = _config_of(files.folder, recipe)
     if scorer and not holds_scorer(files.folder):
         config |= _scorer_config(config, recipe.models[0])
     _write_config(config, recipe, folder)
@@ -503,6 +505,28 @@ def write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path, shard_byte
         "weight_map": {name: final[number] for name, number in place_of.items()},
     }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+
+
+def _config_of(folder: str, recipe: MergeRecipe) -> dict[str, Any]:
+    """The base's description, with the stretched context that an adapter was trained with."""
+    config = settings_of(folder, "config.json")
+    config.pop("quantization_config", None)
+    stretched = rope_beside(recipe.models[0])
+    if stretched != UNSCALED:
+        text = scaled_config(folder, stretched).get_text_config()
+        config.pop("rope_scaling", None)
+        config["rope_parameters"] = text.rope_parameters
+        config["max_position_embeddings"] = text.max_position_embeddings
+    return config
+
+
+def rope_beside(model: str) -> tuple[str, float]:
+    """Kind and factor of the stretched context that an adapter, or one beneath it, stands on."""
+    while base := base_of(model):
+        if (found := rope_of(model)) != UNSCALED:
+            return found
+        model = base
+    return UNSCALED  # a whole model's config says it itself
 
 
 def _write_config(config: dict[str, Any], recipe: MergeRecipe, folder: Path) -> None:
@@ -597,7 +621,7 @@ def concatenate(recipe: MergeRecipe, folder: Path) -> None:
         metadata={"format": "pt"},
     )
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2))
-    (folder / MADE_BY).write_text(json.dumps({"method": made_by(recipe.models[0])}))
+    shutil.copyfile(Path(recipe.models[0]) / MADE_BY, folder / MADE_BY)
 
 
 def stack(recipe: MergeRecipe, folder: Path, on_tensor: OnTensor, shard_bytes: int) -> None:
@@ -631,13 +655,12 @@ def stack(recipe: MergeRecipe, folder: Path, on_tensor: OnTensor, shard_bytes: i
         on_tensor(len(plan), len(plan))
 
     write_shards(stacked(), folder, shard_bytes)
-    config = settings_of(files.folder, "config.json")
+    config = _config_of(files.folder, recipe)
     key = next(k for k in ("num_hidden_layers", "n_layer", "num_layers") if k in config)
     for name, value in config.items():  # a kind of layer for each of them
         if isinstance(value, list) and len(value) == config[key] and "layer" in name:
             config[name] = [value[layer] for _model, layer in order]
     config[key] = len(order)
-    config.pop("quantization_config", None)
     _write_config(config, recipe, folder)
 
 
@@ -777,4 +800,5 @@ def _load(name: str) -> Any:
     load = load_scorer if scores(name) else load_causal
     if not base_of(name):
         return load(name)
-    return PeftModel.from_pretrained(load(base_of(name), method=made_by(name)), name)
+    base = load(base_of(name), method=made_by(name), rope=rope_of(name))
+    return PeftModel.from_pretrained(base, name)

@@ -23,6 +23,7 @@ from training.ml.loading import (
     load_causal,
     load_tokenizer,
     made_by,
+    rope_of,
 )
 from training.ml.merge_recipe import settings_of
 from training.ml.methods import IN_4_BITS
@@ -112,10 +113,10 @@ class Server:
         quantised = "4-bit" if made_by(name) in IN_4_BITS else ""
         kind = str(settings_of(name).get("peft_type"))
         # A learned prompt changes how the model is called, and PEFT mixes no kinds of adapters.
-        key = (base, quantised, kind, name if is_learned_prompt(name) else "")
+        key = (base, quantised, kind, name if is_learned_prompt(name) else "", str(rope_of(name)))
         held = self._held(key)
         if held is None:
-            bare = load_causal(base, method=made_by(name)).eval()
+            bare = load_causal(base, method=made_by(name), rope=rope_of(name)).eval()
             held = PeftModel.from_pretrained(bare, name, adapter_name=_key(name)).eval()
             self._keep(key, held)
         elif _key(name) not in held.peft_config:
@@ -125,7 +126,7 @@ class Server:
         return held
 
     def _bare(self, name: str) -> Any:
-        key = (name, "", "", "")
+        key = (name,)
         held = self._held(key)
         if held is None:
             held = load_causal(name).eval()

@@ -186,6 +186,17 @@ def test_a_folded_adapter_gives_the_adapters_logits(
     assert moved > 10 * found["check"]["tolerance"]
 
 
+def test_a_stretched_context_goes_into_the_whole_models_config(adapters, tmp_path):
+    stretched = tmp_path / "stretched"
+    shutil.copytree(adapters["lora"], stretched)
+    (stretched / "made_by.json").write_text('{"method": "lora", "rope": ["linear", 2.0]}')
+    found = merge(MergeRecipe(method="fold", models=(str(stretched),)), tmp_path / "whole")
+    assert found["check"]["largest"] <= found["check"]["tolerance"]
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    assert config["max_position_embeddings"] == 512
+    assert config["rope_parameters"]["factor"] == 2.0
+
+
 def test_a_folded_reward_model_scores_as_before(adapters, tmp_path):
     merge(MergeRecipe(method="fold", models=(adapters["reward"],)), tmp_path / "whole")
     model, _tokenizer = load_reward_model(tmp_path / "whole")
@@ -419,7 +430,7 @@ def test_what_does_not_fit_is_said_before_the_launch(adapters, wholes, tiny_mode
     (ensemble / "made_by.json").write_text('{"method": "lora", "members": 3}')
     assert "an ensemble of 3" in refusal("fold", [str(ensemble)])
     (ensemble / "made_by.json").write_text('{"method": "lora", "rope": ["yarn", 2.0]}')
-    assert "scaled positions" in refusal("fold", [str(ensemble)])
+    assert "a stretched context" in refusal("linear", [str(ensemble), adapters["reward"]])
     other = tmp_path / "other-base"
     shutil.copytree(adapters["lora"], other)
     settings = json.loads((other / "adapter_config.json").read_text())

@@ -621,7 +621,9 @@ def concatenate(recipe: MergeRecipe, folder: Path) -> None:
         metadata={"format": "pt"},
     )
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2))
-    shutil.copyfile(Path(recipe.models[0]) / MADE_BY, folder / MADE_BY)
+    made = Path(recipe.models[0]) / MADE_BY
+    if made.exists():
+        shutil.copyfile(made, folder / MADE_BY)
 
 
 def stack(recipe: MergeRecipe, folder: Path, on_tensor: OnTensor, shard_bytes: int) -> None:

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 from django.conf import settings
@@ -20,9 +20,19 @@ from labeling.storage import storage_path
 from training.dataset_settings import stored_settings
 from training.datasets import load_pairs
 from training.fitting import keep_peaks
-from training.models import Checkpoint, DatasetDraft, ModelVersion, Run, RunStep
+from training.models import (
+    Checkpoint,
+    DatasetDraft,
+    ModelReport,
+    ModelVersion,
+    Run,
+    RunStep,
+    Study,
+)
 from training.previews import build
+from training.reports import can_report, figures_of, report_on
 from training.runs import keep_model, recipe_of
+from training.studies import result_of
 from training.texts import load_texts, text_sha256
 
 if TYPE_CHECKING:
@@ -119,7 +129,10 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
         # First, as the proof that the run is still this worker's; it locks the row until commit.
         if not run.finish(Run.Status.SUCCEEDED, metrics=metrics):
             raise JobTaken(f"run {run.pk} went to another worker")
-        return keep_model(run)
+        model = keep_model(run)
+        if can_report(model):
+            report_on(model)
+        return model
 
 
 def _call_recipe(run: Run, record: "Recorder") -> dict:
@@ -176,6 +189,46 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
         f"{n_repeated} repeated ones left out."
     )
     return train, test
+
+
+@shared_task
+def report_on_model(report_id: int) -> None:
+    """Carry one ModelReport from queued to its end."""
+    _compute(ModelReport, report_id, lambda report, tell: figures_of(report.model, tell))
+
+
+@shared_task
+def carry_out_study(study_id: int) -> None:
+    """Carry one Study from queued to its end, or on from the training that it was stopped in."""
+    _compute(Study, study_id, result_of)
+
+
+def _compute(
+    kind: type[Job],
+    pk: int,
+    work: Callable[[Any, Callable[[int, int], None]], dict[str, Any]],
+) -> None:
+    """Claim a job whose `result` is what `work` returns, given the job and a teller of progress."""
+    job = kind.objects.claim(pk)
+    if job is None:  # cancelled while queued, or another worker has it
+        return
+    reported_at = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= SECONDS_BETWEEN_REPORTS:
+            job.report(n_done=done, n_total=total)
+            reported_at = time.monotonic()
+
+    try:
+        with heartbeat(job):
+            result = work(job, tell)
+        job.finish(Job.Status.SUCCEEDED, result=result)
+    except (JobCancelled, JobTaken):
+        return
+    except Exception as error:
+        logger.exception("%s %s failed", job._meta.verbose_name, job.pk)
+        job.finish(Job.Status.FAILED, error=plain_words(error))
 
 
 class Recorder:

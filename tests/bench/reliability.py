@@ -1,4 +1,4 @@
-"""Do labels that know how reliable each rater is teach a reward model more than a majority of votes?
+"""Do labels that know how reliable raters are teach a reward model more than majorities do?
 
     python -m tests.bench.reliability [--seeds 10] [--first-seed 1] [--pairs 600] [--json]
 
@@ -37,14 +37,13 @@ import django
 
 django.setup()
 
-from scipy.stats import t as student
-
-from config.demo import DemoSettings, base_model
-from labeling import microworld
-from labeling.rater_models import Answers, dawid_skene
-from labeling.storage import storage_path
-from training.ml.config import RewardRecipe
-from training.ml.data import Pair
+from config.demo import DemoSettings, base_model  # noqa: E402
+from labeling import microworld  # noqa: E402
+from labeling.rater_models import Answers, dawid_skene  # noqa: E402
+from labeling.storage import storage_path  # noqa: E402
+from training.ml.config import RewardRecipe  # noqa: E402
+from training.ml.data import Pair  # noqa: E402
+from training.study_figures import over_seeds  # noqa: E402
 
 CROWD = (
     *(microworld.SimulatedRater(f"careful-{i}", 0.8, ties=0.1) for i in range(4)),
@@ -159,15 +158,6 @@ def _train(base: Path, train: list[Pair], test: list[Pair], seed: int) -> dict[s
         return reward_model.train(recipe, train, test, Path(folder), lambda report: None)
 
 
-def paired(differences: list[float]) -> dict[str, float]:
-    """Mean difference over seeds with its 95 % interval (Student's t: seeds are independent)."""
-    values = np.array(differences)
-    n = len(values)
-    half = student.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    mean = values.mean()
-    return {"value": float(mean), "low": float(mean - half), "high": float(mean + half), "n": n}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
@@ -180,7 +170,8 @@ def main() -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
     warnings.filterwarnings("ignore")
     base = storage_path("models") / base_model(DemoSettings(), lambda what, done, total: None)
-    print(f"{asked.pairs} pairs, {VOTES} votes each of {len(CROWD)} raters, {N_TEST} held-out pairs")
+    crowd = f"{VOTES} votes each of {len(CROWD)} raters"
+    print(f"{asked.pairs} pairs, {crowd}; {N_TEST} held-out pairs")
     print(f"{'seed':>4}  " + "  ".join(f"{arm:>11}" for arm in ARMS) + "  labels right     seconds")
     rows = []
     for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
@@ -194,10 +185,10 @@ def main() -> None:
     summary = {}
     for arm in ARMS[1:]:
         for figure in ("accuracy", "log_loss"):
-            found = paired([row[arm][figure] - row["majority"][figure] for row in rows])
+            found = over_seeds([row[arm][figure] - row["majority"][figure] for row in rows])
             summary[f"{arm} {figure}"] = found
             interval = f"[{found['low']:+.4f}, {found['high']:+.4f}]"
-            print(f"{arm:>11}  {figure:<9} {found['value']:+.4f} {interval}  n = {found['n']} seeds")
+            print(f"{arm:>11}  {figure:<9} {found['value']:+.4f} {interval}")
     if asked.json:
         print(json.dumps({"rows": rows, "paired": summary}))
 

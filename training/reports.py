@@ -1,0 +1,316 @@
+"""Reports on models: what a worker measures once a run has ended, and again when asked to.
+
+`training.model_figures` turns scores into figures; here are the rows, before and after. A report is
+of the model's files as they lie there now and of the dataset's test side as it was frozen, so two
+reports on one model differ in what is known of the labels alone: strengths, tags, decisions.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from django.utils.translation import gettext_noop
+
+from labeling.models import Choice, Comparison, Messages, Preference, Project, Rater
+from labeling.reports import statistics_for
+from labeling.storage import storage_path
+from labeling.votes import topics_of
+from training.datasets import pair_of, pair_rows
+from training.models import Dataset, ModelReport, ModelVersion, Run
+from training.runs import named_model, recipe_of, version_folder
+
+if TYPE_CHECKING:
+    from training.ml.scoring import ScoredPair
+
+OnProgress = Callable[[int, int], None]
+MOST_TRAINING_PAIRS = 1_000
+"""Training pairs that a reward model is asked about, drawn at random: enough to show over-fitting,
+and labels that it would not learn."""
+SAMPLED_PROMPTS = 24
+NEW_TOKENS = 192
+AT_ONCE = 500
+POLICIES = (Run.Kind.DPO, Run.Kind.SFT)
+
+
+def can_report(model: ModelVersion) -> bool:
+    """Whether there are held-out pairs to measure the model on: raw text has none."""
+    return model.run is not None and model.run.dataset_id is not None
+
+
+def report_on(model: ModelVersion) -> ModelReport:
+    """Queue a report on a model that a run has just left."""
+    report: ModelReport = model.reports.create(project=model.project)
+    report.enqueue()
+    return report
+
+
+def figures_of(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
+    """The figures of a report, see `reward_figures` and `policy_figures`; with
+        "kind": reward or policy; "left_out": {"too_long", "empty"};
+        reward: "training" {"accuracy", "log_loss"} and "wrong", see `_wrong`;
+        policy: "written" (figures), "samples" [{"prompt", "policy", "base"}].
+
+    Raises: StatisticsMissing; ValueError if the dataset's file or the model's is not what it was.
+    """
+    with statistics_for("Reports on models"):
+        from training import model_figures  # noqa: F401 - fails here if a library is missing
+    if not can_report(model):
+        raise ValueError("a model that learned no pairs has no held-out pairs to be measured on")
+    if model.run.kind in POLICIES:
+        return _of_policy(model, on_progress)
+    return _of_reward_model(model, on_progress)
+
+
+def _of_reward_model(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
+    from training.ml.scoring import rewards
+    from training.model_figures import columns, reward_figures, rightness
+
+    run, recipe = model.run, recipe_of(model.run)
+    test, learned, a_share = _rows(run.dataset, run.seed)
+    if not test:
+        return {"kind": "reward", "n": 0, "why": _nothing_held_out()}
+    n_each = len(test), len(learned)
+    folder = version_folder(model)
+
+    def score(rows: list[dict[str, Any]], before: int) -> tuple[list["ScoredPair"], Any]:
+        return rewards(
+            folder,
+            [pair_of(row) for row in rows],
+            max_length=recipe.max_length,
+            batch_size=recipe.batch_size,
+            dtype=recipe.dtype,
+            on_progress=lambda done, total: on_progress(before + done, sum(n_each)),
+        )
+
+    found, left_out = score(test, 0)
+    if not found:
+        return {"kind": "reward", "n": 0, "why": _nothing_held_out()}
+    facts = _facts(model.project, test + learned)
+    rows = _with_facts(found, test, facts)
+    scored = columns(rows, facts.topics)
+    figures = {"kind": "reward", **reward_figures(scored, a_share)}
+    figures["left_out"] = {"too_long": left_out.too_long, "empty": left_out.empty}
+    figures["wrong"] = _wrong(rows)
+    known, _left_out = score(learned, len(test))
+    if known:
+        known_rows = _with_facts(known, learned, facts)
+        of_training = columns(known_rows, {})
+        figures["training"] = {
+            "accuracy": _mean(of_training.prompt, rightness(of_training.margin)),
+            "wrong": _wrong(known_rows),
+        }
+    return figures
+
+
+def _of_policy(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
+    import numpy as np
+
+    from training.ml.scoring import against_base
+    from training.model_figures import columns, policy_figures, written_figures
+
+    run, recipe = model.run, recipe_of(model.run)
+    test, _learned, _share = _rows(run.dataset, run.seed)
+    prompts = _different_prompts(test)[:SAMPLED_PROMPTS]
+    found, written, left_out = against_base(
+        version_folder(model),
+        named_model(model.project, run.base_model),
+        [pair_of(row) for row in test],
+        prompts,
+        max_length=recipe.max_length,
+        batch_size=recipe.batch_size,
+        new_tokens=NEW_TOKENS,
+        seed=run.seed,
+        dtype=recipe.dtype,
+        on_progress=on_progress,
+    )
+    figures: dict[str, Any] = {"kind": "policy", "n": 0, "why": _nothing_held_out()}
+    if found:
+        facts = _facts(model.project, test)
+        scored = columns(_with_facts(found, test, facts), facts.topics)
+        figures = {"kind": "policy", **policy_figures(scored, getattr(recipe, "beta", 1.0))}
+    figures["left_out"] = {"too_long": left_out.too_long, "empty": left_out.empty}
+    figures["written"] = written_figures(
+        np.arange(len(written)),
+        np.array([len(row.policy) for row in written]),
+        np.array([len(row.base) for row in written]),
+    )
+    figures["samples"] = [
+        {"prompt": row.prompt, "policy": row.policy, "base": row.base} for row in written
+    ]
+    figures["new_tokens"] = NEW_TOKENS
+    return figures
+
+
+def _nothing_held_out() -> str:
+    return gettext_noop("No held-out pair fits the model’s context, or none is held out.")
+
+
+def _mean(prompt: Any, values: Any) -> dict[str, Any]:
+    from labeling.calibration import mean_of
+
+    return mean_of(prompt, values)
+
+
+# Rows ---------------------------------------------------------------------------------------------
+
+
+def _rows(
+    dataset: Dataset, seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], float | None]:
+    """Test rows; some training rows, drawn with the seed; the share of training pairs that A won.
+
+    Ties that train as one half have no right answer, and are no row here.
+    """
+    test: list[dict[str, Any]] = []
+    learned: list[dict[str, Any]] = []
+    draw = random.Random(f"training pairs {seed}")  # noqa: S311 - a sample, not a secret
+    n_a = n = 0
+    for row in pair_rows(dataset):
+        if row.get("outcome") == Choice.TIE:
+            continue
+        if row["split"] == "test":
+            test.append(row)
+            continue
+        n += 1
+        n_a += row.get("outcome") == Choice.A
+        if len(learned) < MOST_TRAINING_PAIRS:  # a reservoir: every row has the same chance
+            learned.append(row)
+        elif (place := draw.randrange(n)) < MOST_TRAINING_PAIRS:
+            learned[place] = row
+    return test, learned, n_a / n if n else None
+
+
+def _different_prompts(rows: Sequence[dict[str, Any]]) -> list[Messages]:
+    """Each prompt once, in the order of their hashes, which is as good as a draw."""
+    by_hash = {row["prompt_id"]: row["prompt"] for row in rows}
+    return [by_hash[key] for key in sorted(by_hash)]
+
+
+class _Facts:
+    """What the database knows of the comparisons now."""
+
+    def __init__(self) -> None:
+        self.strength: dict[tuple[str, str], float] = {}
+        """(comparison, choice) -> mean strength of the current answers that chose it."""
+        self.topics: dict[str, set[str]] = {}
+
+
+def _facts(project: Project, rows: Sequence[dict[str, Any]]) -> _Facts:
+    facts = _Facts()
+    hashes = sorted({row["comparison"] for row in rows})
+    sums: dict[tuple[str, str], list[int]] = {}
+    keys: dict[int, str] = {}
+    for part in _parts(hashes):
+        of_part = Comparison.objects.filter(project=project, content_hash__in=part)
+        keys |= dict(of_part.values_list("pk", "content_hash"))
+        answers = Preference.objects.current().filter(
+            comparison__project=project, comparison__content_hash__in=part, strength__gt=0
+        )
+        for key, choice, strength in answers.values_list(
+            "comparison__content_hash", "choice", "strength"
+        ):
+            sums.setdefault((key, choice), []).append(strength)
+    facts.strength = {key: sum(values) / len(values) for key, values in sums.items()}
+    _by, topics = topics_of(project)
+    for name, comparisons in topics.items():
+        found = {keys[pk] for pk in comparisons if pk in keys}
+        if found:
+            facts.topics[name] = found
+    return facts
+
+
+def _with_facts(
+    scored: Iterable["ScoredPair"], rows: Sequence[dict[str, Any]], facts: _Facts
+) -> list[dict[str, Any]]:
+    """Scored pairs as `model_figures.columns` wants them, in the order they were scored in."""
+    waiting: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in reversed(rows):  # each vote may be a row: several of one comparison and outcome
+        waiting.setdefault((row["comparison"], str(row["chosen"])), []).append(row)
+    found = []
+    for one in scored:
+        row = waiting[one.pair.comparison, str(one.pair.chosen)].pop()
+        outcome = row.get("outcome", "")
+        found.append(
+            {
+                "prompt": row["prompt_id"],
+                "comparison": row["comparison"],
+                "chosen": one.chosen,
+                "rejected": one.rejected,
+                "chosen_chars": _n_chars(row["chosen"]),
+                "rejected_chars": _n_chars(row["rejected"]),
+                "a_chosen": outcome == Choice.A,
+                "outcome": outcome,
+                "votes": {} if row.get("decided") else row.get("votes") or {},
+                "decided": bool(row.get("decided")),
+                "strength": facts.strength.get((row["comparison"], outcome)),
+                "by_people": row.get("source") != "ai",
+            }
+        )
+    return found
+
+
+def _n_chars(messages: Messages) -> int:
+    return sum(len(message["content"]) for message in messages)
+
+
+def _wrong(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pairs that the model gets most wrong: {"comparison" (its hash), "outcome" (the label),
+    "prob" (that the model gives to the label), "votes", "decided", "by_people"}."""
+    import numpy as np
+
+    from training.model_figures import most_wrong
+
+    margins = np.array([row["chosen"] - row["rejected"] for row in rows], dtype=float)
+    kept = ("comparison", "outcome", "votes", "decided", "by_people")
+    return [
+        {name: rows[place][name] for name in kept} | {"prob": prob}
+        for place, prob in most_wrong(margins)
+    ]
+
+
+def _parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
+
+
+# What a page shows of it --------------------------------------------------------------------------
+
+
+def wrong_pairs(project: Project, wrong: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The kept pairs with their comparisons as they are now; "comparison" is None if it is gone.
+
+    Adds "decision" (the current one, if a lead made it since) and "texts": the label's response
+    and the model's.
+    """
+    hashes = [row["comparison"] for row in wrong]
+    found = {
+        comparison.content_hash: comparison
+        for comparison in project.comparisons.filter(content_hash__in=hashes)
+        .select_related("prompt", "response_a", "response_b")
+        .prefetch_related("decisions")
+    }
+    shown = []
+    for row in wrong:
+        comparison = found.get(row["comparison"])
+        shown.append(row | {"comparison": comparison, "decision": None})
+        if comparison is None:
+            continue
+        sides = (comparison.response_a, comparison.response_b)
+        label, other = sides if row["outcome"] == Choice.A else reversed(sides)
+        held = [d for d in comparison.decisions.all() if d.superseded_at is None]
+        shown[-1] |= {"label": label, "model": other, "decision": held[0] if held else None}
+    return shown
+
+
+def people_and_judges(dataset: Dataset | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(people, judge versions) who labeled a dataset, and how many answers of each it rests on."""
+    raters = dataset.raters if dataset else []
+    return (
+        [rater for rater in raters if rater["kind"] == Rater.Kind.PERSON],
+        [rater for rater in raters if rater["kind"] == Rater.Kind.JUDGE],
+    )
+
+
+def files_of(model: ModelVersion) -> Any:
+    """The folder of the model's files, where it is one of ours."""
+    path = storage_path(model.path)
+    return path if path.is_dir() else None

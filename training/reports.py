@@ -7,6 +7,8 @@ reports on one model differ in what is known of the labels alone: strengths, tag
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from django.utils.translation import gettext_noop
@@ -29,6 +31,7 @@ and labels that it would not learn."""
 SAMPLED_PROMPTS = 24
 NEW_TOKENS = 192
 AT_ONCE = 500
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 POLICIES = (Run.Kind.DPO, Run.Kind.SFT)
 
 
@@ -48,7 +51,8 @@ def figures_of(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
     """The figures of a report, see `reward_figures` and `policy_figures`; with
         "kind": reward or policy; "left_out": {"too_long", "empty"};
         reward: "training" {"accuracy", "log_loss"} and "wrong", see `_wrong`;
-        policy: "written" (figures), "samples" [{"prompt", "policy", "base"}].
+        policy: "written" (figures), "samples" [{"prompt", "policy", "base"}];
+        "versions" of the libraries.
 
     Raises: StatisticsMissing; ValueError if the dataset's file or the model's is not what it was.
     """
@@ -56,9 +60,14 @@ def figures_of(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
         from training import model_figures  # noqa: F401 - fails here if a library is missing
     if not can_report(model):
         raise ValueError("a model that learned no pairs has no held-out pairs to be measured on")
-    if model.run.kind in POLICIES:
-        return _of_policy(model, on_progress)
-    return _of_reward_model(model, on_progress)
+    is_policy = model.run.kind in POLICIES
+    figures = (_of_policy if is_policy else _of_reward_model)(model, on_progress)
+    return figures | {"versions": _versions()}
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that this worker trains and measures with."""
+    return {name: metadata.version(name) for name in LIBRARIES if find_spec(name)}
 
 
 def _of_reward_model(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:

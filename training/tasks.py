@@ -17,6 +17,7 @@ from labeling.changes import note_change
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
 from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
+from training.cards import write_card
 from training.dataset_settings import stored_settings
 from training.datasets import load_pairs
 from training.fitting import keep_peaks
@@ -194,7 +195,8 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
 @shared_task
 def report_on_model(report_id: int) -> None:
     """Carry one ModelReport from queued to its end."""
-    _compute(ModelReport, report_id, lambda report, tell: figures_of(report.model, tell))
+    if report := _compute(ModelReport, report_id, lambda made, tell: figures_of(made.model, tell)):
+        write_card(report.model)
 
 
 @shared_task
@@ -207,11 +209,14 @@ def _compute(
     kind: type[Job],
     pk: int,
     work: Callable[[Any, Callable[[int, int], None]], dict[str, Any]],
-) -> None:
-    """Claim a job whose `result` is what `work` returns, given the job and a teller of progress."""
+) -> Any:
+    """Claim a job whose `result` is what `work` returns, given the job and a teller of progress.
+
+    Returns: the job if it succeeded, else None.
+    """
     job = kind.objects.claim(pk)
     if job is None:  # cancelled while queued, or another worker has it
-        return
+        return None
     reported_at = 0.0
 
     def tell(done: int, total: int) -> None:
@@ -223,12 +228,13 @@ def _compute(
     try:
         with heartbeat(job):
             result = work(job, tell)
-        job.finish(Job.Status.SUCCEEDED, result=result)
+        return job if job.finish(Job.Status.SUCCEEDED, result=result) else None
     except (JobCancelled, JobTaken):
-        return
+        return None
     except Exception as error:
         logger.exception("%s %s failed", job._meta.verbose_name, job.pk)
         job.finish(Job.Status.FAILED, error=plain_words(error))
+        return None
 
 
 class Recorder:

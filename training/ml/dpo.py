@@ -37,6 +37,7 @@ from training.ml.steps import (
     OnStep,
     ReportSteps,
     n_steps,
+    pair_summary,
     quiet_trainer,
     resume_point,
     trainer_settings,
@@ -104,6 +105,9 @@ def train(
         margins,
         on_step,
         logged={"accuracy": "rewards/accuracies", "margin": "rewards/margins"},
+        summary=lambda found: (
+            pair_summary(found) | _mean_changes([log_ratios[id(p)] for p in report.test])
+        ),
     )
     trainer = _Trainer(
         model=base,
@@ -143,14 +147,14 @@ def train(
     tokenizer.save_pretrained(folder / "model")
     found = report.measured_at(total, trainer.model)
     trained, parameters = n_parameters(trainer.model)
-    n = max(1, len(log_ratios))
+    changes = _mean_changes([log_ratios[id(pair)] for pair in report.test])
     return pair_metrics(
         found,
         [p.chosen_chars - p.rejected_chars for p in report.test],
         n_left_out=left_out_test.too_long + left_out_test.empty,
     ) | {
-        "chosen_logp_change": sum(up for up, _down in log_ratios.values()) / n,
-        "rejected_logp_change": sum(down for _up, down in log_ratios.values()) / n,
+        "chosen_logp_change": changes["chosen_logp"],
+        "rejected_logp_change": changes["rejected_logp"],
         "n_train": len(train_tokens),
         "n_steps": total,
         "max_length": limit,
@@ -162,6 +166,16 @@ def train(
         "parameters": parameters,
         "optimizer": optimizer_words(recipe),
         "seconds": time.monotonic() - began,
+    }
+
+
+def _mean_changes(log_ratios: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Mean change of log-probability (nats) of the chosen and the rejected responses against the
+    reference; a falling chosen one is likelihood displacement."""
+    n = max(1, len(log_ratios))
+    return {
+        "chosen_logp": sum(up for up, _down in log_ratios) / n,
+        "rejected_logp": sum(down for _up, down in log_ratios) / n,
     }
 
 

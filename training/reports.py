@@ -6,18 +6,19 @@ reports on one model differ in what is known of the labels alone: strengths, tag
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from django.utils.translation import gettext_noop
 
-from labeling.models import Choice, Comparison, Messages, Preference, Project, Rater
+from labeling.models import Choice, Messages, Preference, Project, Rater
 from labeling.reports import statistics_for
 from labeling.storage import storage_path
 from labeling.votes import topics_of
 from training.datasets import pair_of, pair_rows
+from training.ml.data import Pair, n_chars
 from training.models import Dataset, ModelReport, ModelVersion, Run
 from training.runs import named_model, recipe_of, version_folder
 
@@ -49,8 +50,8 @@ def report_on(model: ModelVersion) -> ModelReport:
 
 def figures_of(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
     """The figures of a report, see `reward_figures` and `policy_figures`; with
-        "kind": reward or policy; "left_out": {"too_long", "empty"};
-        reward: "training" {"accuracy", "log_loss"} and "wrong", see `_wrong`;
+        "kind": reward or policy; "left_out": held-out pairs too long or without text;
+        reward: "training" {"accuracy", "wrong"} and "wrong", see `_wrong`;
         policy: "written" (figures), "samples" [{"prompt", "policy", "base"}];
         "versions" of the libraries.
 
@@ -71,42 +72,33 @@ def _versions() -> dict[str, str]:
 
 
 def _of_reward_model(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
+    from labeling.calibration import mean_of
     from training.ml.scoring import rewards
     from training.model_figures import columns, reward_figures, rightness
 
     run, recipe = model.run, recipe_of(model.run)
-    test, learned, a_share = _rows(run.dataset, run.seed)
+    rows, a_share = _rows(run.dataset, run.seed)
+    pairs = [pair_of(row) for row in rows]
+    found = rewards(
+        version_folder(model),
+        pairs,
+        max_length=recipe.max_length,
+        batch_size=recipe.batch_size,
+        dtype=recipe.dtype,
+        on_progress=on_progress,
+    )
+    scored = _with_facts(found, pairs, rows, _strengths(model.project, rows))
+    test = [row for row in scored if row["split"] == "test"]
+    learned = [row for row in scored if row["split"] == "train"]
     if not test:
         return {"kind": "reward", "n": 0, "why": _nothing_held_out()}
-    n_each = len(test), len(learned)
-    folder = version_folder(model)
-
-    def score(rows: list[dict[str, Any]], before: int) -> tuple[list["ScoredPair"], Any]:
-        return rewards(
-            folder,
-            [pair_of(row) for row in rows],
-            max_length=recipe.max_length,
-            batch_size=recipe.batch_size,
-            dtype=recipe.dtype,
-            on_progress=lambda done, total: on_progress(before + done, sum(n_each)),
-        )
-
-    found, left_out = score(test, 0)
-    if not found:
-        return {"kind": "reward", "n": 0, "why": _nothing_held_out()}
-    facts = _facts(model.project, test + learned)
-    rows = _with_facts(found, test, facts)
-    scored = columns(rows, facts.topics)
-    figures = {"kind": "reward", **reward_figures(scored, a_share)}
-    figures["left_out"] = {"too_long": left_out.too_long, "empty": left_out.empty}
-    figures["wrong"] = _wrong(rows)
-    known, _left_out = score(learned, len(test))
-    if known:
-        known_rows = _with_facts(known, learned, facts)
-        of_training = columns(known_rows, {})
+    figures = reward_figures(columns(test, _topics(model.project, test)), a_share)
+    figures |= {"kind": "reward", "left_out": _n_test(rows) - len(test), "wrong": _wrong(test)}
+    if learned:
+        of_training = columns(learned, {})
         figures["training"] = {
-            "accuracy": _mean(of_training.prompt, rightness(of_training.margin)),
-            "wrong": _wrong(known_rows),
+            "accuracy": mean_of(of_training.prompt, rightness(of_training.margin)),
+            "wrong": _wrong(learned),
         }
     return figures
 
@@ -118,13 +110,13 @@ def _of_policy(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
     from training.model_figures import columns, policy_figures, written_figures
 
     run, recipe = model.run, recipe_of(model.run)
-    test, _learned, _share = _rows(run.dataset, run.seed)
-    prompts = _different_prompts(test)[:SAMPLED_PROMPTS]
-    found, written, left_out = against_base(
+    rows = [row for row in _rows(run.dataset, run.seed)[0] if row["split"] == "test"]
+    pairs = [pair_of(row) for row in rows]
+    found, written = against_base(
         version_folder(model),
         named_model(model.project, run.base_model),
-        [pair_of(row) for row in test],
-        prompts,
+        pairs,
+        _different_prompts(rows)[:SAMPLED_PROMPTS],
         max_length=recipe.max_length,
         batch_size=recipe.batch_size,
         new_tokens=NEW_TOKENS,
@@ -132,41 +124,36 @@ def _of_policy(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
         dtype=recipe.dtype,
         on_progress=on_progress,
     )
-    figures: dict[str, Any] = {"kind": "policy", "n": 0, "why": _nothing_held_out()}
+    figures: dict[str, Any] = {"n": 0, "why": _nothing_held_out()}
     if found:
-        facts = _facts(model.project, test)
-        scored = columns(_with_facts(found, test, facts), facts.topics)
-        figures = {"kind": "policy", **policy_figures(scored, getattr(recipe, "beta", 1.0))}
-    figures["left_out"] = {"too_long": left_out.too_long, "empty": left_out.empty}
-    figures["written"] = written_figures(
-        np.arange(len(written)),
-        np.array([len(row.policy) for row in written]),
-        np.array([len(row.base) for row in written]),
-    )
-    figures["samples"] = [
-        {"prompt": row.prompt, "policy": row.policy, "base": row.base} for row in written
-    ]
-    figures["new_tokens"] = NEW_TOKENS
-    return figures
+        scored = _with_facts(found, pairs, rows, _strengths(model.project, rows))
+        topics = _topics(model.project, scored)
+        figures = policy_figures(columns(scored, topics), getattr(recipe, "beta", 1.0))
+    return figures | {
+        "kind": "policy",
+        "left_out": len(rows) - len(found),
+        "written": written_figures(
+            np.arange(len(written)),
+            np.array([len(row.policy) for row in written]),
+            np.array([len(row.base) for row in written]),
+        ),
+        "samples": [
+            {"prompt": row.prompt, "policy": row.policy, "base": row.base} for row in written
+        ],
+        "new_tokens": NEW_TOKENS,
+    }
 
 
 def _nothing_held_out() -> str:
     return gettext_noop("No held-out pair fits the model’s context, or none is held out.")
 
 
-def _mean(prompt: Any, values: Any) -> dict[str, Any]:
-    from labeling.calibration import mean_of
-
-    return mean_of(prompt, values)
-
-
 # Rows ---------------------------------------------------------------------------------------------
 
 
-def _rows(
-    dataset: Dataset, seed: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], float | None]:
-    """Test rows; some training rows, drawn with the seed; the share of training pairs that A won.
+def _rows(dataset: Dataset, seed: int) -> tuple[list[dict[str, Any]], float | None]:
+    """Test rows and some training rows, drawn with the seed; the share of training pairs that A
+    won.
 
     Ties that train as one half have no right answer, and are no row here.
     """
@@ -186,7 +173,11 @@ def _rows(
             learned.append(row)
         elif (place := draw.randrange(n)) < MOST_TRAINING_PAIRS:
             learned[place] = row
-    return test, learned, n_a / n if n else None
+    return test + learned, n_a / n if n else None
+
+
+def _n_test(rows: Sequence[dict[str, Any]]) -> int:
+    return sum(row["split"] == "test" for row in rows)
 
 
 def _different_prompts(rows: Sequence[dict[str, Any]]) -> list[Messages]:
@@ -195,71 +186,64 @@ def _different_prompts(rows: Sequence[dict[str, Any]]) -> list[Messages]:
     return [by_hash[key] for key in sorted(by_hash)]
 
 
-class _Facts:
-    """What the database knows of the comparisons now."""
-
-    def __init__(self) -> None:
-        self.strength: dict[tuple[str, str], float] = {}
-        """(comparison, choice) -> mean strength of the current answers that chose it."""
-        self.topics: dict[str, set[str]] = {}
-
-
-def _facts(project: Project, rows: Sequence[dict[str, Any]]) -> _Facts:
-    facts = _Facts()
-    hashes = sorted({row["comparison"] for row in rows})
-    sums: dict[tuple[str, str], list[int]] = {}
-    keys: dict[int, str] = {}
-    for part in _parts(hashes):
-        of_part = Comparison.objects.filter(project=project, content_hash__in=part)
-        keys |= dict(of_part.values_list("pk", "content_hash"))
+def _strengths(project: Project, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float]:
+    """(comparison, choice) -> mean strength of the current answers that chose it, 1 to 3."""
+    said: dict[tuple[str, str], list[int]] = {}
+    for part in _parts(sorted({row["comparison"] for row in rows})):
         answers = Preference.objects.current().filter(
             comparison__project=project, comparison__content_hash__in=part, strength__gt=0
         )
         for key, choice, strength in answers.values_list(
             "comparison__content_hash", "choice", "strength"
         ):
-            sums.setdefault((key, choice), []).append(strength)
-    facts.strength = {key: sum(values) / len(values) for key, values in sums.items()}
+            said.setdefault((key, choice), []).append(strength)
+    return {key: sum(values) / len(values) for key, values in said.items()}
+
+
+def _topics(project: Project, rows: Sequence[dict[str, Any]]) -> dict[str, set[str]]:
+    """Tag or topic -> hashes of the rows' comparisons that bear it now."""
+    keys: dict[int, str] = {}
+    for part in _parts(sorted({row["comparison"] for row in rows})):
+        known = project.comparisons.filter(content_hash__in=part)
+        keys |= dict(known.values_list("pk", "content_hash"))
     _by, topics = topics_of(project)
-    for name, comparisons in topics.items():
-        found = {keys[pk] for pk in comparisons if pk in keys}
-        if found:
-            facts.topics[name] = found
-    return facts
+    found = {name: {keys[pk] for pk in pks if pk in keys} for name, pks in topics.items()}
+    return {name: hashes for name, hashes in found.items() if hashes}
 
 
 def _with_facts(
-    scored: Iterable["ScoredPair"], rows: Sequence[dict[str, Any]], facts: _Facts
+    scored: Iterable["ScoredPair"],
+    pairs: Sequence[Pair],
+    rows: Sequence[dict[str, Any]],
+    strengths: Mapping[tuple[str, str], float],
 ) -> list[dict[str, Any]]:
-    """Scored pairs as `model_figures.columns` wants them, in the order they were scored in."""
-    waiting: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in reversed(rows):  # each vote may be a row: several of one comparison and outcome
-        waiting.setdefault((row["comparison"], str(row["chosen"])), []).append(row)
+    """Scored pairs as `model_figures.columns` wants them.
+
+    Args: pairs, rows: all that were asked about, in one order.
+    """
+    row_of = {id(pair): row for pair, row in zip(pairs, rows, strict=True)}
     found = []
     for one in scored:
-        row = waiting[one.pair.comparison, str(one.pair.chosen)].pop()
+        row = row_of[id(one.pair)]
         outcome = row.get("outcome", "")
         found.append(
             {
+                "split": row["split"],
                 "prompt": row["prompt_id"],
                 "comparison": row["comparison"],
                 "chosen": one.chosen,
                 "rejected": one.rejected,
-                "chosen_chars": _n_chars(row["chosen"]),
-                "rejected_chars": _n_chars(row["rejected"]),
+                "chosen_chars": n_chars(row["chosen"]),
+                "rejected_chars": n_chars(row["rejected"]),
                 "a_chosen": outcome == Choice.A,
                 "outcome": outcome,
                 "votes": {} if row.get("decided") else row.get("votes") or {},
                 "decided": bool(row.get("decided")),
-                "strength": facts.strength.get((row["comparison"], outcome)),
+                "strength": strengths.get((row["comparison"], outcome)),
                 "by_people": row.get("source") != "ai",
             }
         )
     return found
-
-
-def _n_chars(messages: Messages) -> int:
-    return sum(len(message["content"]) for message in messages)
 
 
 def _wrong(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -269,6 +253,8 @@ def _wrong(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     from training.model_figures import most_wrong
 
+    once = {row["comparison"]: row for row in reversed(rows)}  # each vote may be a row
+    rows = list(once.values())
     margins = np.array([row["chosen"] - row["rejected"] for row in rows], dtype=float)
     kept = ("comparison", "outcome", "votes", "decided", "by_people")
     return [

@@ -251,7 +251,7 @@ def _train(
         folder,
         lambda report: tell(0.9 * report.step / report.n_steps),
     )
-    scored, _left_out = rewards(
+    scored = rewards(
         folder / "model",
         held_out,
         max_length=recipe.max_length,
@@ -260,5 +260,5 @@ def _train(
         on_progress=lambda done, total: tell(0.9 + 0.1 * done / total),
     )
     shutil.rmtree(folder)
-    margins = {id(one.pair): one.chosen - one.rejected for one in scored}
+    margins = {id(one.pair): round(one.chosen - one.rejected, 6) for one in scored}
     return [margins.get(id(pair)) for pair in held_out]

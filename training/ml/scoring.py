@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from training.ml.data import (
-    LeftOut,
     Messages,
     Pair,
     TokenPair,
@@ -43,18 +42,14 @@ class ScoredPair:
     rejected: float
 
 
-def fitting(
-    pairs: Sequence[Pair], tokenizer: Any, max_length: int
-) -> tuple[list[tuple[Pair, TokenPair]], LeftOut]:
+def fitting(pairs: Sequence[Pair], tokenizer: Any, max_length: int) -> list[tuple[Pair, TokenPair]]:
     """The pairs that the recipe could train on, with their tokens, longest first."""
-    kept: list[tuple[Pair, TokenPair]] = []
-    too_long = empty = 0
-    for pair in pairs:
-        tokens, left_out = tokenize_pairs([pair], tokenizer, max_length)
-        too_long, empty = too_long + left_out.too_long, empty + left_out.empty
-        kept += [(pair, found) for found in tokens]
-    kept.sort(key=lambda both: both[1].n_tokens, reverse=True)
-    return kept, LeftOut(too_long, empty)
+    kept = [
+        (pair, tokens)
+        for pair in pairs
+        for tokens in tokenize_pairs([pair], tokenizer, max_length)[0]
+    ]
+    return sorted(kept, key=lambda both: both[1].n_tokens, reverse=True)
 
 
 def rewards(
@@ -65,14 +60,15 @@ def rewards(
     batch_size: int,
     dtype: str = "auto",
     on_progress: OnProgress = lambda done, total: None,
-) -> tuple[list[ScoredPair], LeftOut]:
-    """The rewards that a saved reward model gives both responses of each pair.
+) -> list[ScoredPair]:
+    """The rewards that a saved reward model gives both responses of each pair, longest first; pairs
+    that are too long or without text are left out.
 
     Raises: ModelMissing.
     """
     model, tokenizer = load_reward_model(folder, dtype=dtype)
     limit = longest_allowed(str(folder), max_length)
-    kept, left_out = fitting(pairs, tokenizer, limit)
+    kept = fitting(pairs, tokenizer, limit)
     found = []
     for start in range(0, len(kept), batch_size):
         part = [pair for pair, _tokens in kept[start : start + batch_size]]
@@ -83,7 +79,7 @@ def rewards(
             for pair, chosen, rejected in zip(part, numbers[::2], numbers[1::2], strict=True)
         ]
         on_progress(start + len(part), len(kept))
-    return found, left_out
+    return found
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ def against_base(
     seed: int,
     dtype: str = "auto",
     on_progress: OnProgress = lambda done, total: None,
-) -> tuple[list[ScoredPair], list[Written], LeftOut]:
+) -> tuple[list[ScoredPair], list[Written]]:
     """How far a saved policy moved the pairs' responses from its base, and what both of them write.
 
     Policy and base are loaded one after the other, so that one model is in memory at a time; a base
@@ -116,7 +112,7 @@ def against_base(
     Raises: ModelMissing.
     """
     tokenizer = load_tokenizer(str(folder))
-    kept, left_out = fitting(pairs, tokenizer, longest_allowed(str(folder), max_length))
+    kept = fitting(pairs, tokenizer, longest_allowed(str(folder), max_length))
     room = longest_allowed(str(folder), 1 << 20) - new_tokens
     asked = [p for p in prompts if len(chat_tokens(tokenizer, p, open_answer=True)) <= room]
     total = 2 * (len(kept) + len(asked))
@@ -151,7 +147,7 @@ def against_base(
         ScoredPair(pair, now[0] - then[0], now[1] - then[1])
         for (pair, _tokens), now, then in zip(kept, *logps, strict=True)
     ]
-    return scored, [Written(*row) for row in zip(asked, *texts, strict=True)], left_out
+    return scored, [Written(*row) for row in zip(asked, *texts, strict=True)]
 
 
 def _policy_then_base(folder: str, base: str, dtype: str) -> Iterator[Any]:

@@ -90,7 +90,9 @@ def report(request: HttpRequest, slug: str, name: str) -> HttpResponse:
     if stored is not None:
         context |= {"report": stored.result} | _figures(project, model, stored.result)
     if model.run is not None and model.run.kind == Run.Kind.REWARD:
-        context["studies"] = model.run.studies.all()[:STUDIES_SHOWN]
+        context["studies"] = [
+            (study, _summary(study)) for study in model.run.studies.all()[:STUDIES_SHOWN]
+        ]
         context["form"] = StudyForm()
     return render(request, "training/report.html", context)
 
@@ -349,6 +351,24 @@ def _note_on_written(figure: dict[str, Any]) -> Note:
 
 
 # Studies in words ---------------------------------------------------------------------------------
+
+
+def _summary(study: Study) -> str:
+    """A finished study in a line."""
+    if study.kind == Study.Kind.CURVE:
+        return _answer(study.result).text if study.result else ""
+    return "; ".join(
+        _("%(way)s: %(gain)s points") % {"way": ARM_WORDS[row["arm"]], "gain": _points(row)}
+        for row in study.result.get("rows", [])
+        if "against" in row
+    )
+
+
+def _points(row: dict[str, Any]) -> str:
+    """A way's accuracy less the majority's: "1.2 [0.3, 2.1]"."""
+    value, low, high = (row["against"][name] for name in ENDS)
+    interval = "" if low is None else f" [{decimals(100 * low, 1)}, {decimals(100 * high, 1)}]"
+    return f"{decimals(100 * value, 1)}{interval}"
 
 
 def _answer(result: dict[str, Any]) -> Note:

@@ -10,7 +10,7 @@ within a cell from the last checkpoint.
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -175,23 +175,29 @@ def _labels_in_ways(study: Study) -> tuple[dict[str, list[Pair]], list[Pair]]:
         held_out = list(decided_pairs(project))
     else:
         of_votes = replace(settings, aggregate="votes", weights="equal", decisions=False)
-        held_out = [p for p in _frozen(project, of_votes) if sides.get(p.prompt_id) == "test"]
+        held_out = _on_side(project, of_votes, sides, "test")
     used = {pair.prompt_id for pair in held_out}
     by_arm = {}
     for arm in study.options["arms"]:
         ties = "dropped" if ARMS[arm]["weights"] == "certainty" else settings.ties
         made = replace(settings, decisions=False, ties=ties, **ARMS[arm])
-        by_arm[arm] = [
-            pair
-            for pair in _frozen(project, made)
-            if sides.get(pair.prompt_id) == "train" and pair.prompt_id not in used
-        ]
+        pairs = _on_side(project, made, sides, "train")
+        by_arm[arm] = [pair for pair in pairs if pair.prompt_id not in used]
     return by_arm, held_out
 
 
-def _frozen(project: Project, settings: DatasetSettings) -> list[Pair]:
+def _on_side(
+    project: Project, settings: DatasetSettings, sides: Mapping[str, str], side: str
+) -> list[Pair]:
+    """The pairs of now whose prompts are on this side of the run's dataset; of prompts that it did
+    not hold, since all votes on them were divided, those that the same draw puts there."""
     train, test = load_pairs(freeze(project, settings))
-    return [*train, *test]
+    return [
+        pair
+        for own, pairs in (("train", train), ("test", test))
+        for pair in pairs
+        if sides.get(pair.prompt_id, own) == side
+    ]
 
 
 def decided_pairs(project: Project) -> Iterator[Pair]:

@@ -96,7 +96,10 @@ def test_a_card_names_what_made_the_model_and_no_person(client, tiny_model):
 
 
 @pytest.mark.parametrize("kind", ["dpo", "sft"])
-def test_a_policy_is_measured_against_its_base_and_shown_beside_it(client, tiny_model, kind):
+def test_a_policy_is_measured_against_its_base_and_shown_beside_it(
+    client, tiny_model, kind, monkeypatch
+):
+    monkeypatch.setattr("training.reports.NEW_TOKENS", 8)  # for time
     project = labeled_project(24)
     run = trained(project, tiny_model, kind)
 

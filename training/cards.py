@@ -237,7 +237,7 @@ def _safe(text: str) -> str:
 
 def _table(head: tuple[str, str], rows: list[tuple[str, Any]]) -> str:
     def cell(value: Any) -> str:
-        return " ".join(str(value).replace("|", "\\|").split())
+        return " ".join(str(value).replace("|", "\\|").replace("``", "–").split())
 
     lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |"]
     return "\n".join(lines + [f"| {cell(name)} | {cell(value)} |" for name, value in rows])

@@ -1,5 +1,6 @@
 """Pictures of training: SVG with plain attributes, coloured by the stylesheet."""
 
+import math
 from typing import Any
 
 from django import template
@@ -10,8 +11,17 @@ register = template.Library()
 
 WIDTH, HEIGHT, LEFT, TOP, FOOT = 420, 210, 44, 8, 20
 """As the other plots: the picture, and the room for what stands beside it."""
-LINES = 4
-"""Steps between the lowest and the highest mark of the upright axis."""
+LINES = 5
+"""Lines across at most."""
+
+
+@register.filter
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points, with its sign: 0.0123 → "+1.2"."""
+    if value is None:
+        return "–"
+    text = decimals(100 * value, 1)
+    return f"+{text}" if 100 * value >= 0.05 else text
 
 
 @register.inclusion_tag("training/line_plot.html")
@@ -36,9 +46,10 @@ def line_plot(plot: dict[str, Any], title: str) -> dict[str, Any]:
     def up(y: float) -> float:
         return round(TOP + (HEIGHT - TOP - FOOT) * (1 - (y - low) / (high - low)), 1)
 
-    values = [low + (high - low) * i / LINES for i in range(LINES + 1)]
+    step = _round_step((high - low) / LINES)
+    values = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
     as_percent = plot.get("as_percent", False)
-    places = 0 if high - low > 0.08 else 1
+    places = max(0, -math.floor(math.log10(step)) - (2 if as_percent else 0))
     return {
         "title": title,
         "width": WIDTH,
@@ -51,7 +62,7 @@ def line_plot(plot: dict[str, Any], title: str) -> dict[str, Any]:
         "rise": HEIGHT - TOP - FOOT,
         "marks_x": [{"at": across(x), "label": label} for x, label in plot["marks"]],
         "marks_y": [
-            {"at": up(v), "label": percent(v, places) if as_percent else decimals(v, 1)}
+            {"at": up(v), "label": percent(v, places) if as_percent else decimals(v, places)}
             for v in values
         ],
         "zero": up(0) if low < 0 < high else None,
@@ -74,3 +85,9 @@ def line_plot(plot: dict[str, Any], title: str) -> dict[str, Any]:
             for place, one in enumerate(plot["series"])
         ],
     }
+
+
+def _round_step(least: float) -> float:
+    """The smallest of 1, 2, 5, 10, … (times a power of ten) that is no smaller than this."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return power * next(step for step in (1, 2, 5, 10) if step * power >= least * (1 - 1e-9))

@@ -31,14 +31,14 @@ SHARES = (0.125, 0.25, 0.5, 1.0)
 ARMS: dict[str, dict[str, Any]] = {
     "majority": {"aggregate": "majority", "weights": "equal"},
     "soft": {"aggregate": "soft", "weights": "equal"},
+    "certainty": {"aggregate": "majority", "weights": "certainty"},
     "dawid-skene": {"aggregate": "dawid-skene", "weights": "equal"},
-    "certainty": {"aggregate": "dawid-skene", "weights": "certainty"},
 }
 ARM_WORDS = {
     "majority": _lazy("Majority: one hard label"),
     "soft": _lazy("Soft: the share of votes"),
+    "certainty": _lazy("Majority, split votes weigh less"),
     "dawid-skene": _lazy("Soft: votes weighed by reliability (Dawid-Skene)"),
-    "certainty": _lazy("The same, and sure labels weigh more"),
 }
 REFERENCES = {
     "votes": _lazy("Votes on held-out prompts, each by itself"),

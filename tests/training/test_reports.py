@@ -188,7 +188,7 @@ def test_ways_of_making_labels_are_held_against_decisions_that_none_was_trained_
     assert answer.url == f"/projects/polite/training/studies/{study.pk}/"
     assert (study.status, study.error) == ("succeeded", "")
     rows = {row["arm"]: row for row in study.result["rows"]}
-    assert list(rows) == ["majority", "soft", "dawid-skene", "certainty"]
+    assert list(rows) == ["majority", "soft", "certainty", "dawid-skene"]
     assert study.result["n"] == 12
     assert rows["majority"]["n"] < rows["dawid-skene"]["n"]  # divided votes are a soft label there
     assert rows["soft"]["against"]["n"] == 12

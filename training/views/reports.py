@@ -25,6 +25,8 @@ from training.studies import ARM_WORDS, REFERENCES, start_study
 
 WRONG_SHOWN = 20
 STUDIES_SHOWN = 10
+SLIGHTLY = 0.1
+"""A temperature nearer to 1 changes nothing to speak of."""
 SLICES = {
     "strength": _lazy("By how much better the label says it is"),
     "agreement": _lazy("By how far the raters agreed"),
@@ -266,23 +268,19 @@ def _note_on_length_baseline(figure: dict[str, Any]) -> Note:
 
 
 def _note_on_calibration(found: dict[str, Any]) -> Note:
-    fitted = found["temperature"].get("temperature")
+    corrected = found["temperature"]
+    fitted = corrected.get("temperature")
     if fitted is None:
-        return Note("", _(found["temperature"]["why"]))
+        return Note("", _(corrected["why"]))
     said = {"temperature": decimals(fitted)}
-    if fitted > 1.1:
-        return Note(
-            "warn",
-            _("It is surer than it is right: divide its margins by %(temperature)s.") % said,
-        )
-    if fitted < 0.9:
-        return Note(
-            "warn",
-            _("It is right more often than it says: divide its margins by %(temperature)s.") % said,
-        )
-    return Note(
-        "ok", _("Its margins can be taken at their word (temperature %(temperature)s).") % said
-    )
+    if corrected["log_loss"]["value"] >= found["probability"]["log_loss"]["value"]:
+        text = _("Its margins can be taken at their word: no temperature makes them better.")
+        return Note("ok", text)
+    if fitted > 1:
+        text = _("It is surer than it is right: divide its margins by %(temperature)s.")
+    else:
+        text = _("It is right more often than it says: divide its margins by %(temperature)s.")
+    return Note("warn" if abs(fitted - 1) > SLIGHTLY else "ok", text % said)
 
 
 def _note_on_length(length: dict[str, dict[str, Any]]) -> Note:

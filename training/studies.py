@@ -49,8 +49,6 @@ LEAST_HELD_OUT = 10
 LEAST_TRAINED_ON = 8
 PER_CELL = 1_000
 """Progress is told in thousandths of a training."""
-NEVER = 10**6
-"""Steps between measurements and checkpoints of a training nobody watches, beyond its end."""
 
 OnProgress = Callable[[int, int], None]
 
@@ -242,7 +240,7 @@ def _train(
 
     recipe = recipe_of(study.run)
     assert isinstance(recipe, RewardRecipe)  # start_study takes no other run
-    recipe = replace(recipe, seed=cell.seed, eval_every=NEVER)
+    recipe = replace(recipe, seed=cell.seed)
     folder = (
         storage_path("studies")
         / str(study.pk)

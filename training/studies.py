@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
@@ -174,6 +175,7 @@ def _labels_in_ways(study: Study) -> tuple[dict[str, list[Pair]], list[Pair]]:
     else:
         of_votes = replace(settings, aggregate="votes", weights="equal", decisions=False)
         held_out = _on_side(project, of_votes, sides, "test")
+        held_out = [pair for pair in held_out if pair.prob > 0.5]  # a tie has no right answer
     used = {pair.prompt_id for pair in held_out}
     by_arm = {}
     for arm in study.options["arms"]:
@@ -200,17 +202,14 @@ def _on_side(
 
 def decided_pairs(project: Project) -> Iterator[Pair]:
     """Comparisons with a side that is known: a known answer, else a lead's decision."""
-    decisions = dict(
-        Decision.objects.filter(
-            comparison__project=project, superseded_at=None, choice__in=(Choice.A, Choice.B)
-        ).values_list("comparison_id", "choice")
+    sides = (Choice.A, Choice.B)
+    current = Decision.objects.filter(
+        comparison__project=project, superseded_at=None, choice__in=sides
     )
-    known = project.comparisons.filter(gold__in=(Choice.A, Choice.B))
-    rows = (known | project.comparisons.filter(pk__in=decisions)).select_related(
-        "prompt", "response_a", "response_b"
-    )
-    for row in rows.order_by("content_hash"):
-        yield _pair(row, row.gold or decisions[row.pk])
+    decisions = dict(current.values_list("comparison_id", "choice"))
+    rows = project.comparisons.filter(Q(gold__in=sides) | Q(pk__in=current.values("comparison")))
+    for row in rows.select_related("prompt", "response_a", "response_b").order_by("content_hash"):
+        yield _pair(row, row.gold if row.gold in sides else decisions[row.pk])
 
 
 def _pair(row: Comparison, choice: str) -> Pair:

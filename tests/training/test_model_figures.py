@@ -62,7 +62,7 @@ def test_a_temperature_undoes_margins_that_are_too_large():
     assert found["temperature"]["log_loss"]["value"] < found["probability"]["log_loss"]["value"]
     assert found["baselines"]["side"]["value"] is None
     whole = fit_temperature(1 / (1 + np.exp(-pairs.margin)), np.ones(4_000))
-    assert whole["temperature"] == found["temperature"]["temperature"]
+    assert whole["temperature"] == pytest.approx(found["temperature"]["temperature"])
 
 
 def test_the_partial_correlation_with_length_is_that_of_residuals_on_the_label():

@@ -24,8 +24,9 @@ from training.datasets import plan, refuse_too_few
 from training.ml.config import DTYPES, IMITATE, METHODS, RECIPES, SCHEDULERS, make_recipe
 from training.ml.methods import SETTINGS, other_settings, why_not
 from training.ml.objectives import why_not_labels
-from training.models import Dataset, Run
+from training.models import Dataset, Run, Study
 from training.runs import check_base, known_models, named_model
+from training.studies import MOST_SEEDS, REFERENCES
 from training.texts import known_texts, text_path
 
 MAIN = (
@@ -489,3 +490,31 @@ def _number(value: Any, otherwise: float) -> float:
     except (TypeError, ValueError):
         return otherwise
     return number if math.isfinite(number) else otherwise
+
+
+class StudyForm(forms.Form):
+    """A study of the labels behind a run."""
+
+    kind = forms.ChoiceField(
+        label=_lazy("Question"),
+        choices=[
+            (Study.Kind.CURVE, _lazy("Would more labels help? Trains on parts of them")),
+            (Study.Kind.LABELS, _lazy("Which labels teach best? Makes them in four ways")),
+        ],
+    )
+    reference = forms.ChoiceField(
+        label=_lazy("Ways are held against"), choices=REFERENCES.items(), required=False
+    )
+    n_seeds = forms.IntegerField(
+        label=_lazy("Seeds"),
+        min_value=1,
+        max_value=MOST_SEEDS,
+        initial=3,
+        help_text=_lazy("Each part or way is trained so many times."),
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if cleaned.get("kind") == Study.Kind.LABELS and not cleaned.get("reference"):
+            self.add_error("reference", _("Choose what the ways are held against."))
+        return cleaned

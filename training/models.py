@@ -294,3 +294,54 @@ class ModelExport(Job):
         from training.tasks import export_model
 
         export_model.delay_on_commit(self.pk)
+
+
+class ModelReport(Job):
+    """What a trained model is worth at one moment, measured by a worker and kept."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="model_reports")
+    model = models.ForeignKey(ModelVersion, models.CASCADE, related_name="reports")
+    result = models.JSONField(default=dict)  # see training/reports.py
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"report on {self.model}"
+
+    def enqueue(self) -> None:
+        from training.tasks import report_on_model
+
+        report_on_model.delay_on_commit(self.pk)
+
+
+class Study(Job):
+    """Several reward models trained alike but for one thing, and held against the same pairs."""
+
+    class Kind(models.TextChoices):
+        CURVE = "curve", _lazy("How many labels")
+        LABELS = "labels", _lazy("Which labels")
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="studies")
+    kind = models.CharField(max_length=10, choices=Kind)
+    # The run whose base, settings and labels the study takes over.
+    run = models.ForeignKey(Run, models.CASCADE, related_name="studies")
+    options = models.JSONField(default=dict)  # see training/studies.py
+    # What each training came to, so that a study that was stopped goes on with the next one.
+    cells = models.JSONField(default=dict)
+    result = models.JSONField(default=dict)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-pk"]
+        verbose_name_plural = "studies"
+
+    def __str__(self) -> str:
+        return _("study %(pk)s") % {"pk": self.pk}
+
+    def enqueue(self) -> None:
+        from training.tasks import carry_out_study
+
+        carry_out_study.delay_on_commit(self.pk)

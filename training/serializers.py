@@ -8,8 +8,9 @@ from rest_framework import serializers
 from labeling.serializers import JOB_FIELDS, ObjectField
 from training.dataset_settings import LABELS, make_settings
 from training.ml.merge_recipe import MERGES, MOST_MODELS
-from training.models import Dataset, DatasetDraft, Merge, ModelVersion, Run
+from training.models import Dataset, DatasetDraft, Merge, ModelReport, ModelVersion, Run, Study
 from training.registry import clean_tags
+from training.studies import MOST_SEEDS, REFERENCES
 
 LARGEST_SETTING = 2**31 - 1
 
@@ -211,3 +212,39 @@ class StartSerializer(serializers.Serializer):
         if "base_model" in settings:
             raise serializers.ValidationError("base_model stands beside the settings.")
         return settings
+
+
+class ModelReportSerializer(serializers.ModelSerializer):
+    model = serializers.CharField(source="model.name", read_only=True)
+    result = ObjectField(read_only=True, help_text="The figures; empty until the job has ended.")
+
+    class Meta:
+        model = ModelReport
+        fields = [*JOB_FIELDS, "model", "result"]
+        read_only_fields = fields
+
+
+class CardSerializer(serializers.Serializer):
+    card = serializers.CharField(help_text="Markdown.")
+
+
+class StudySerializer(serializers.ModelSerializer):
+    run = serializers.IntegerField(source="run_id", read_only=True)
+    options = ObjectField(read_only=True)
+    result = ObjectField(read_only=True, help_text="The figures; empty until the job has ended.")
+
+    class Meta:
+        model = Study
+        fields = [*JOB_FIELDS, "kind", "run", "options", "result"]
+        read_only_fields = fields
+
+
+class StartStudySerializer(serializers.Serializer):
+    kind = serializers.ChoiceField(choices=Study.Kind.choices)
+    reference = serializers.ChoiceField(
+        choices=list(REFERENCES.items()),
+        default="",
+        allow_blank=True,
+        help_text="What the ways of making labels are held against.",
+    )
+    n_seeds = serializers.IntegerField(min_value=1, max_value=MOST_SEEDS, default=1)

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from training.views import datasets, fits, merges, models, playground, runs
+from training.views import datasets, fits, merges, models, playground, reports, runs
 
 app_name = "training"
 urlpatterns = [
@@ -82,5 +82,26 @@ urlpatterns = [
         "projects/<slug:slug>/training/playground/<int:pk>/send/",
         playground.send,
         name="send_to_people",
+    ),
+    path("projects/<slug:slug>/training/models/<slug:name>/report/", reports.report, name="report"),
+    path("projects/<slug:slug>/training/models/<slug:name>/card/", reports.card, name="card"),
+    path(
+        "projects/<slug:slug>/training/models/<slug:name>/card/file/",
+        reports.card_file,
+        name="card_file",
+    ),
+    path(
+        "projects/<slug:slug>/training/runs/<int:pk>/studies/", reports.new_study, name="new_study"
+    ),
+    path("projects/<slug:slug>/training/studies/<int:pk>/", reports.study, name="study"),
+    path(
+        "projects/<slug:slug>/training/studies/<int:pk>/cancel/",
+        reports.cancel_study,
+        name="cancel_study",
+    ),
+    path(
+        "projects/<slug:slug>/training/studies/<int:pk>/resume/",
+        reports.resume_study,
+        name="resume_study",
     ),
 ]

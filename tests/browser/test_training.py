@@ -6,13 +6,13 @@ from playwright.sync_api import Page, expect
 from tests.factories import MembershipFactory, UserFactory
 from tests.training.projects import labeled_project
 from training.models import Run
-from training.tasks import build_dataset, carry_out
+from training.tasks import build_dataset, carry_out, report_on_model
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
 def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
-    page: Page, live_server, storage, monkeypatch
+    page: Page, live_server, storage, monkeypatch, axe_findings
 ):
     from tests.training.tiny import save_tiny_model
 
@@ -63,6 +63,11 @@ def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
         }"""
     )
     assert all(n > 50 for n in n_points)  # dots and line of the test pairs, in their colour
+
+    report_on_model(run.model_version.reports.get().pk)
+    page.get_by_role("link", name="Report", exact=True).click()
+    expect(page.get_by_role("heading", name="What it gets most wrong")).to_be_visible()
+    assert axe_findings(page) == []
 
 
 def test_a_dataset_is_previewed_beside_its_form_and_frozen(

@@ -311,11 +311,12 @@ def ask(folder: str, tokenizer: Any, rows: int, tokens: int) -> None:
 def foretold(folder: Path, kind: str, settings: dict[str, Any], device: str) -> dict[str, Any]:
     """What training/ml/memory.py says, without what the measurement does not hold."""
     from training.ml.config import make_recipe
-    from training.ml.memory import inference, predict, read_architecture
+    from training.ml.memory import Work, inference, predict, read_architecture
 
     arch = read_architecture(folder)
     if kind in ("write", "score", "ask"):
-        found = inference(kind, arch, device=device, **settings)
+        new = settings["tokens"] // 2 if kind == "write" else 0
+        found = inference(kind, Work(**settings, new_tokens=new), arch, device=device)
     else:
         chosen = settings | {"base_model": str(folder)}
         recipe = make_recipe(kind, chosen | ({"text": "digits.txt"} if kind == "pretrain" else {}))
@@ -323,6 +324,12 @@ def foretold(folder: Path, kind: str, settings: dict[str, Any], device: str) -> 
     terms = {term.name: term.bytes for term in found.terms}
     if device == "cuda":
         terms.pop("libraries")
+    elif (
+        "weights" in terms
+        and settings.get("dtype") != "bfloat16"  # converted, and so read
+        and (kind in ("reward", "score") or not arch.tied)
+    ):
+        terms["weights"] -= arch.vocabulary * arch.hidden * 4
     return {
         "predicted": sum(terms.values()),
         "foretold_trained": found.trained,

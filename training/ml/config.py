@@ -6,6 +6,7 @@ The texts beside the fields are the help that the launch form and the `train` co
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import Any
 
 
@@ -21,6 +22,7 @@ METHODS = {
     "dora": gettext_noop("DoRA: length and direction apart"),
     "rslora": gettext_noop("rsLoRA: scale for high ranks"),
     "pissa": gettext_noop("PiSSA: starts at the main directions"),
+    "loftq": gettext_noop("LoftQ: base in 4 bits, starts at what they lose"),
     "ia3": gettext_noop("(IA)³: one factor for each output"),
     "prompt": gettext_noop("Prompt tuning: learned words in front"),
     "prefix": gettext_noop("Prefix tuning: learned keys and values"),
@@ -69,14 +71,24 @@ class RewardRecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -161,14 +173,24 @@ class DPORecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -267,14 +289,24 @@ class SFTRecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -366,14 +398,24 @@ class PretrainRecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -474,9 +516,20 @@ def check(recipe: Recipe) -> None:
 
 
 def targets(recipe: Recipe) -> str | list[str]:
-    """The layers that get adapters, as PEFT wants them: "all-linear" or a list of names."""
+    """The layers that are adapted: "all-linear" or a list of names and patterns, see is_target."""
     names = [name.strip() for name in recipe.target_modules.split(",") if name.strip()]
     return "all-linear" if names == ["all-linear"] else names
+
+
+def is_target(layer: str, wanted: str | list[str]) -> bool:
+    """Whether a layer, by its path such as layers.3.self_attn.q_proj, is among the targets.
+
+    A name or a pattern (* for anything, ? for a character, [ab] for one of some) stands for every
+    layer whose path ends like it: "q_proj", "mlp.*", "layers.[0-3].*".
+    """
+    if isinstance(wanted, str):
+        return True
+    return any(fnmatchcase(f".{layer}", f"*.{end}") for end in wanted)
 
 
 def make_recipe(kind: str, settings: Mapping[str, Any]) -> Recipe:

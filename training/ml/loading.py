@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from training.ml.config import Recipe, targets
+from training.ml.config import Recipe, is_target, targets
 from training.ml.methods import IN_4_BITS, PROMPTS
 
 HEADS = ("score", "classifier")
@@ -198,13 +198,7 @@ def adapter_config(model: Any, recipe: Recipe, *, task: str) -> PeftConfig:
     names = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
     wanted = targets(recipe)
     if isinstance(wanted, list):
-        unknown = [name for name in wanted if name not in names]
-        if unknown:
-            linear = sorted(n for n, m in names.items() if "Linear" in type(m).__name__)
-            raise ValueError(
-                f"the model has no layer {', '.join(unknown)}; its linear layers are "
-                f"{', '.join(n for n in linear if n not in (*HEADS, 'lm_head'))}"
-            )
+        wanted = _matching_layers(model, wanted)
     whole = [name for name in HEADS if name in names] if task == "SEQ_CLS" else []
     if recipe.train_norms:
         whole += sorted(n for n, m in names.items() if type(m).__name__.endswith("Norm"))
@@ -226,6 +220,25 @@ def adapter_config(model: Any, recipe: Recipe, *, task: str) -> PeftConfig:
         use_rslora=recipe.method == "rslora",
         init_lora_weights="pissa" if recipe.method == "pissa" else True,
     )
+
+
+def _matching_layers(model: Any, wanted: list[str]) -> list[str]:
+    """Names stay names; where a pattern is among them, the path of each layer that is meant."""
+    layers = [
+        path
+        for path, module in model.named_modules()
+        if ("Linear" in type(module).__name__ or type(module).__name__ == "Conv1D")
+        and path.rpartition(".")[2] not in (*HEADS, "lm_head", "embed_out")
+    ]
+    missing = [end for end in wanted if not any(is_target(path, [end]) for path in layers)]
+    if missing:
+        names = sorted({path.rpartition(".")[2] for path in layers})
+        raise ValueError(
+            f"the model has no layer {', '.join(missing)}; its linear layers are {', '.join(names)}"
+        )
+    if not any(sign in end for end in wanted for sign in "*?["):
+        return wanted
+    return [path for path in layers if is_target(path, wanted)]
 
 
 def _learned_prompt(recipe: Recipe, task: str) -> PeftConfig:

@@ -58,11 +58,11 @@ def virtual_tokens(recipe: Recipe) -> int:
 def needs_reference_copy(method: str) -> bool:
     """Whether the model that a run starts from is held in memory a second time as reference.
 
-    Elsewhere it is the policy with its adapter off. Where all weights move there is no adapter;
-    PiSSA takes its matrices out of the base, which without them is another model, and LoftQ's are
-    what a base in 4 bits lacks.
+    Elsewhere it is the policy with its adapter off. Where all weights move there is no adapter; and
+    PiSSA takes its matrices out of the base, which without them is another model. (LoftQ's without
+    them is the base in 4 bits, which is QLoRA's reference too.)
     """
-    return method in WHOLE or method in ("pissa", "loftq")
+    return method in WHOLE or method == "pissa"
 
 
 def why_not(

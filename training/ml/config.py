@@ -544,14 +544,15 @@ def make_recipe(kind: str, settings: Mapping[str, Any]) -> Recipe:
     for name, value in settings.items():
         if name not in known:
             raise ValueError(f"{kind} has no setting {name!r}; it has {', '.join(known)}")
-        values[name] = _typed(name, value, known[name].type)
+        values[name] = typed(name, value, known[name].type)
     for name, setting in known.items():
         if setting.default is MISSING and not values.get(name):
             raise ValueError(f"{kind} wants {name}")
     return RECIPES[kind](**values)
 
 
-def _typed(name: str, value: Any, kind: Any) -> Any:
+def typed(name: str, value: Any, kind: Any) -> Any:
+    """The value of a setting as its kind. Raises: ValueError that names the setting."""
     if kind is bool:
         text = str(value).lower()
         if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):

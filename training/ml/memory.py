@@ -14,12 +14,12 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from training.ml.config import DTYPES, Recipe, gettext_noop, is_target, targets
+from training.ml.config import DTYPES, Recipe, gettext_noop, is_target, targets, typed
 from training.ml.methods import (
     IN_4_BITS,
     LORA,
@@ -137,6 +137,20 @@ class Work:
             raise ValueError(f"rows and tokens must be below {2**31}")
 
 
+def make_work(settings: Mapping[str, Any]) -> Work:
+    """Settings that may be text, as a form or a command line gives them.
+
+    Raises: ValueError for an unknown setting or a value that makes no sense.
+    """
+    known = {setting.name: setting.type for setting in fields(Work)}
+    values = {}
+    for name, value in settings.items():
+        if name not in known:
+            raise ValueError(f"there is no setting {name!r}; there are {', '.join(known)}")
+        values[name] = typed(name, value, known[name])
+    return Work(**values)
+
+
 @dataclass(frozen=True)
 class Term:
     """One part of the peak."""
@@ -153,7 +167,8 @@ class Estimate:
 
     terms: tuple[Term, ...]
     moment: str
-    """When it is reached: forward, backward, step or measuring; of a model at work, its use."""
+    """When it is reached: start, forward, backward, step or measuring; of a model at work, its
+    use."""
     trained: int
     """Numbers that are trained."""
     parameters: int
@@ -767,6 +782,8 @@ def predict(
             **at_the_head,
         },
         "backward": {"gradients": trained * 4, "activations": of_one, "work": work},
+        # LoftQ finds its start from the base in full, beside the one in 4 bits.
+        "start": {"work": copy if method == "loftq" else 0},
         "step": {"gradients": trained * 4, "work": step_space(recipe, arch, trained, device)},
         "measuring": {
             "logits": chunk_logits(arch, **shape) if writes else 0,

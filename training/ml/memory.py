@@ -679,10 +679,11 @@ def kv_cache(arch: Architecture, *, rows: int = 1, tokens: int = 1, number: int 
 def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda") -> Estimate:
     """The peak of a model at work.
 
-    A policy that writes reads all prompts at once and then holds the keys and values of every
-    token; a layer's grow by being copied. A judge holds them too, in one piece, and reads on in
-    parts. A reward model keeps nothing between layers. Of the logits the last position's exist:
-    where tokens are drawn as logits, their copy in float32, probabilities and a draw.
+    A policy that writes reads all prompts at once; at its end it holds the keys and values of every
+    token, but works on one token of each text: the larger of the two moments counts. A layer's keys
+    and values grow by being copied. A judge holds them too, in one piece, and reads on in parts. A
+    reward model keeps nothing between layers. Of the logits the last position's exist: where tokens
+    are drawn as logits, their copy in float32, probabilities and a draw.
 
     Args: use: one of USES.
     """
@@ -691,28 +692,30 @@ def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda")
     weights = base_weights(arch, method=method, number=number, head=use != "score")
     weights += mapped_file(arch, method=method, number=number, device=device)
     tokens = min(work.tokens, arch.context or work.tokens)
-    read = work.rows * tokens
-    if use == "write":
-        read = work.rows * max(1, tokens - work.new_tokens)
-    if use == "ask":
-        read = min(read, max(READ_AT_ONCE[device], tokens))
-    passing = work_space(arch, rows=1, tokens=read, number=number, method=method)
-    cache = copies = logits = 0
-    if use != "score":
-        cache = kv_cache(arch, rows=work.rows, tokens=tokens, number=number)
-        logits = work.rows * arch.vocabulary * 4 * 4
+
+    def moment(held: int, read: int) -> dict[str, int]:
+        """With the keys and values of `held` tokens of each text, `read` tokens passing through."""
+        passing = work_space(arch, rows=1, tokens=read, number=number, method=method)
+        if use == "score":
+            return {"work": passing}
+        cache = kv_cache(arch, rows=work.rows, tokens=held, number=number)
+        copies = cache // (2 * arch.layers) if use == "write" else 0
         if arch.heads != arch.kv_heads:  # one layer's, repeated for all heads
-            copies = work.rows * tokens * 2 * arch.heads * arch.head_dim * number
+            copies += work.rows * held * 2 * arch.heads * arch.head_dim * number
+        logits = work.rows * arch.vocabulary * 4 * 4
+        return {"cache": cache, "copies": copies, "logits": logits, "work": passing}
+
     if use == "write":
-        copies += cache // (2 * arch.layers)
-    terms = [
-        Term("weights", weights, gettext_noop("the model's weights")),
-        Term("cache", cache, gettext_noop("keys and values of every token")),
-        Term("copies", copies, gettext_noop("copies of one layer's keys and values")),
-        Term("logits", logits, gettext_noop("logits of the last positions")),
-        Term("work", passing, TERMS["work"]),
-        *_surroundings(device, cache + copies + logits + passing),
-    ]
+        prompt = max(1, tokens - work.new_tokens)
+        moments = [moment(prompt, work.rows * prompt), moment(tokens, work.rows)]
+    elif use == "ask":
+        moments = [moment(tokens, min(work.rows * tokens, max(READ_AT_ONCE[device], tokens)))]
+    else:
+        moments = [moment(tokens, work.rows * tokens)]
+    largest = max(moments, key=lambda found: sum(found.values()))
+    terms = [Term("weights", weights, gettext_noop("the model's weights"))]
+    terms += [Term(name, n, WORK_TERMS[name]) for name, n in largest.items()]
+    terms += _surroundings(device, sum(largest.values()))
     found = tuple(term for term in terms if term.bytes)
     return Estimate(found, use, 0, arch.weights, tokens, device)
 
@@ -808,6 +811,14 @@ TERMS = {
     "activations": gettext_noop("activations kept for the way back"),
     "logits": gettext_noop("logits of a tile of tokens and words"),
     "work": gettext_noop("work space of one layer or step"),
+}
+
+
+WORK_TERMS = {
+    "cache": gettext_noop("keys and values of every token"),
+    "copies": gettext_noop("copies of one layer's keys and values"),
+    "logits": gettext_noop("logits of the last positions"),
+    "work": TERMS["work"],
 }
 
 

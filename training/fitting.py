@@ -10,16 +10,15 @@ from typing import Any
 from django.conf import settings
 from django.core.cache import cache
 
+from training.ml.architecture import Architecture, read_architecture
 from training.ml.config import Recipe
 from training.ml.memory import (
-    Architecture,
     Estimate,
     Suggestion,
     Work,
     inference,
     lighter_work,
     predict,
-    read_architecture,
     read_bytes,
     suggestions,
 )

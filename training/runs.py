@@ -20,6 +20,7 @@ from labeling.models import Project
 from labeling.storage import model_folder, storage_path
 from training.dataset_settings import settings_of_now
 from training.datasets import freeze
+from training.ml.architecture import model_folder as cached_folder
 from training.ml.config import (
     METHODS,
     RECIPES,
@@ -29,7 +30,6 @@ from training.ml.config import (
     make_recipe,
     targets,
 )
-from training.ml.memory import model_folder as cached_folder
 from training.ml.methods import IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
 from training.ml.weights import linear_layers
 from training.models import Dataset, ModelVersion, Run

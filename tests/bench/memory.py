@@ -321,8 +321,9 @@ def ask(folder: str, tokenizer: Any, rows: int, tokens: int) -> None:
 
 def foretold(folder: Path, kind: str, settings: dict[str, Any], device: str) -> dict[str, Any]:
     """What training/ml/memory.py says, without what the measurement does not hold."""
+    from training.ml.architecture import read_architecture
     from training.ml.config import make_recipe
-    from training.ml.memory import Work, inference, predict, read_architecture
+    from training.ml.memory import Work, inference, predict
 
     arch = read_architecture(folder)
     if kind in ("write", "score", "ask"):

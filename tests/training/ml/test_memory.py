@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from training.ml.architecture import architecture, read_architecture
 from training.ml.config import RECIPES, DPORecipe, RewardRecipe
 from training.ml.memory import (
     USES,
     Work,
     activations,
     adapter_weights,
-    architecture,
     base_weights,
     checkpoints,
     four_bits,
@@ -21,7 +21,6 @@ from training.ml.memory import (
     lighter_work,
     make_work,
     predict,
-    read_architecture,
     read_bytes,
     suggestions,
 )

@@ -14,6 +14,7 @@ from judges.ml.config import JudgeRecipe
 from judges.ml.reward import load_reward_model as load_judge
 from tests.training.tiny import polite_pairs, save_tiny_model
 from training.ml import adapting, dpo, reward_model, sft
+from training.ml.architecture import read_architecture
 from training.ml.config import METHODS, RECIPES, make_recipe
 from training.ml.data import chat_tokens, text_pieces, to_imitate, tokenize_examples, tokenize_pairs
 from training.ml.generation import sample
@@ -26,7 +27,7 @@ from training.ml.loading import (
     longest_allowed,
 )
 from training.ml.logprobs import response_logps
-from training.ml.memory import predict, read_architecture
+from training.ml.memory import predict
 from training.ml.methods import PROMPTS, SETTINGS, WHOLE, other_settings, why_not
 from training.runs import Impossible, check_base
 

@@ -16,8 +16,8 @@ from labeling.access import project_for
 from labeling.models import Project
 from labeling.storage import check_model_name
 from training.fitting import Fit, fit, fit_work, machine
-from training.forms import WorkForm
-from training.ml.config import RECIPES, make_recipe
+from training.forms import NAMES, WorkForm
+from training.ml.config import METHODS, RECIPES, make_recipe
 from training.runs import named_model
 
 
@@ -52,10 +52,19 @@ def _told(found: Fit) -> dict[str, Any]:
         "fit": found,
         "terms": [(_(term.words), term.bytes) for term in found.estimate.terms],
         "suggestions": [
-            (json.dumps(suggestion.settings), sorted(suggestion.settings.items()), suggestion)
+            (json.dumps(suggestion.settings), _in_words(suggestion.settings), suggestion)
             for suggestion in found.suggestions
         ],
     }
+
+
+def _in_words(settings: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Settings as the forms name them."""
+    names = NAMES | {name: field.label for name, field in WorkForm.base_fields.items()}
+    return [
+        (names[name], METHODS[value].split(":")[0] if name == "method" else value)
+        for name, value in settings.items()
+    ]
 
 
 @login_required

@@ -12,6 +12,7 @@ from training.ml.config import Recipe, is_target, targets
 from training.ml.galore import GaLoreAdamW
 from training.ml.loading import (
     HEADS,
+    LANGUAGE_HEADS,
     MADE_BY,
     adapter_config,
     device,
@@ -166,4 +167,4 @@ def _as_lora(place: Path, start: Path) -> None:
 
 
 def _is_head(name: str) -> bool:
-    return name.rsplit(".", 1)[-1] in (*HEADS, "lm_head")
+    return name.rpartition(".")[2] in (*HEADS, *LANGUAGE_HEADS)

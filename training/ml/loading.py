@@ -35,6 +35,8 @@ from training.ml.methods import IN_4_BITS, PROMPTS
 
 HEADS = ("score", "classifier")
 """What transformers calls the head of a sequence classifier."""
+LANGUAGE_HEADS = ("lm_head", "embed_out")
+"""And the one that tells words."""
 MADE_BY = "made_by.json"
 """Beside saved weights: the method that trained them. An adapter's own file does not say whether
 its base was held in 4 bits, and on another base its numbers are others."""
@@ -228,7 +230,7 @@ def _matching_layers(model: Any, wanted: list[str]) -> list[str]:
         path
         for path, module in model.named_modules()
         if ("Linear" in type(module).__name__ or type(module).__name__ == "Conv1D")
-        and path.rpartition(".")[2] not in (*HEADS, "lm_head", "embed_out")
+        and path.rpartition(".")[2] not in (*HEADS, *LANGUAGE_HEADS)
     ]
     missing = [end for end in wanted if not any(is_target(path, [end]) for path in layers)]
     if missing:

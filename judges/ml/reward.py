@@ -239,7 +239,7 @@ def _loaded(name: str, dtype: Any, where: torch.device) -> tuple[Any, Any]:
     base = settings["base_model_name_or_path"]
     if not settings.get("modules_to_save"):
         raise ValueError("the adapter brings no head, so it is no reward model's")
-    in_4_bits = _made_by(name) == "qlora"
+    in_4_bits = _made_by(name) in ("qlora", "loftq")
     if in_4_bits:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

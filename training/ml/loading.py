@@ -95,8 +95,8 @@ def load_causal(name: str, *, method: str = "lora", dtype: str = "auto") -> Any:
     If `name` is a folder with an adapter, its base is loaded and the adapter merged into it, so
     that a trained policy can be a base again.
 
-    Args: method: "qlora" holds the linear layers in 4 bits: NF4, double quantisation.
-    Raises: ModelMissing; ValueError for an adapter under "qlora", which cannot be merged in 4 bits,
+    Args: method: "qlora" and "loftq" hold linear layers in 4 bits: NF4, double quantisation.
+    Raises: ModelMissing; ValueError for an adapter under these, which cannot be merged in 4 bits,
         and for a learned prompt, which is no change of weights.
     """
     adapter = adapter_base(name)

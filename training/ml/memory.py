@@ -301,7 +301,8 @@ def layer_activations(
       layers with one input keep it once. Under autocast each adapter keeps a cast copy of its own,
       and a weight that is trained a copy in two bytes.
     - Attention keeps q, k, v and its output (keys and values repeated for all heads, since the mask
-      of padded rows rules out grouped kernels). GPT-NeoX turns q and k, and keeps all three again.
+      of padded rows rules out grouped kernels). GPT-NeoX turns q and k, and keeps all three again;
+      so does GPT-2 with a learned prefix before k and v.
     - A gated MLP keeps three times its width, a plain one once, and gelu_new, which is put together
       from five operations, four times.
     - LoRA keeps rank numbers a target; DoRA its output and that of the weight; (IA)³ the output.
@@ -319,7 +320,7 @@ def layer_activations(
         adapted = arch.linears
     precise = 4 if arch.gated or whole else number  # of a norm's input
     per_token = (1 if is_neox else 2) * hidden * precise
-    if norms and arch.gated:
+    if norms and arch.gated and method not in PROMPTS:
         per_token += 2 * hidden * (4 if whole else number)
     if whole or method in LORA:
         copied = number == 2
@@ -328,9 +329,10 @@ def layer_activations(
         per_token += number * sum(
             d_in for path, d_in in inputs.values() if not (shared and _reads(path) == "heads")
         )
-    turned = 2 * wide if is_neox and method != "prefix" else 0
+    # The one layer that gives all three keeps them together, beside those made of them.
+    again = 2 * wide if is_neox != (method == "prefix") and not arch.gated else 0
     mlp = 3 if arch.gated else 4 if arch.activation == "gelu_new" else 1
-    per_token += number * (4 * wide + turned + mlp * arch.intermediate) + 4 * arch.heads
+    per_token += number * (4 * wide + again + mlp * arch.intermediate) + 4 * arch.heads
     outputs = sum(d_out for _path, _in, d_out in adapted)
     if method in LORA:
         per_token += number * (rank * len(adapted) + (2 * outputs if method == "dora" else 0))

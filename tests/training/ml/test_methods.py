@@ -52,7 +52,7 @@ SMALL = {
     "galore_rank": 4,
     "galore_gap": 2,
     "eval_every": 2,
-    "checkpoint_every": 1,
+    "checkpoint_every": 2,
 }
 TABLE_AT = re.compile(r"<!-- methods -->\n(.*?)\n<!-- end -->", re.DOTALL)
 
@@ -204,7 +204,7 @@ def stop_at_2(report):
 )  # fmt: skip
 def test_a_run_cut_short_resumes_to_the_same_weights(base, trained, tmp_path, kind, method):
     with pytest.raises(Cancelled):
-        train(kind, base, tmp_path, stop_at_2, method=method)
+        train(kind, base, tmp_path, stop_at_2, method=method, checkpoint_every=1)
 
     train(kind, base, tmp_path, method=method)
 
@@ -262,6 +262,7 @@ def test_dora_and_rslora_and_pissa_and_loftq_are_other_methods_than_lora(trained
     assert len({round(margin, 6) for margin in margins.values()}) == len(methods)
 
 
+@torch.no_grad()
 def test_loftq_starts_nearer_to_the_base_than_its_four_bits(base):
     """The matrices are the main directions of what the rounding took: nothing of that rank is
     nearer, and at full rank nothing is missing."""

@@ -39,6 +39,8 @@ COUNTED = {
     "demonstrations": _lazy("pairs whose better response a rater wrote"),
     "decided": _lazy("pairs decided by a lead, whatever the votes say"),
     "ties_half": _lazy("ties that train as one half"),
+    "graded": _lazy("pairs with a strength"),
+    "soft": _lazy("pairs whose label is not certain"),
     "train": _lazy("training pairs"),
     "test": _lazy("test pairs"),
     "test_ties": _lazy("ties on the test side: they measure nothing"),
@@ -134,6 +136,8 @@ class Decided:
     """All that count on the comparison: the same, except where each vote is a row."""
     decided: bool
     """Whether a lead's decision stands in place of the answers."""
+    strength: float | None = None
+    """Mean strength of the answers for the chosen side, 0 to 3; None if nobody said one."""
 
     @property
     def votes(self) -> dict[str, int]:
@@ -246,11 +250,14 @@ def _decided(
             return "few_votes"
         if max(votes.values()) < settings.least_agreement * len(counted):
             return "low_agreement"
-    if settings.least_strength and choice != Choice.TIE:
+    strength = None
+    if choice != Choice.TIE:
         said = row.decision or {}
         strengths = [(a.choice, a.strength) for a in own]
         strengths = [(choice, said.get("strength"))] if is_decision else strengths
-        if 3 * margin(choice, strengths) < settings.least_strength - 1e-9:
+        if any(said for _choice, said in strengths):
+            strength = round(3 * margin(choice, strengths), 6)
+        if settings.least_strength and (strength or 0.0) < settings.least_strength - 1e-6:
             return "weak"
     of_chosen = label.prob_a if choice != Choice.B else 1 - label.prob_a
     is_hard = label.rule in ("decision", "majority") or (label.rule == "votes" and not is_soft)
@@ -270,6 +277,7 @@ def _decided(
         own=own,
         counted=counted,
         decided=is_decision,
+        strength=strength,
     )
 
 
@@ -336,6 +344,8 @@ def plan(
                     counts["decided"] += found.decided
                     counts["demonstrations"] += found.is_demonstration
                     counts["ties_half"] += found.choice == Choice.TIE
+                    counts["graded"] += found.strength is not None
+                    counts["soft"] += 0 < found.prob < 1
                     n_pairs[row.prompt_hash] += 1
                     if found.choice == Choice.TIE:
                         n_half[row.prompt_hash] += 1
@@ -426,6 +436,8 @@ def write_row(file: IO[bytes], row: Decided) -> None:
         "chosen": b if is_b else a,
         "rejected": a if is_b else b,
     }
+    if row.strength is not None:
+        record["strength"] = row.strength
     text = json.dumps(record, ensure_ascii=False, sort_keys=True)
     file.write(f"{comparison.prompt_hash}\t{text}\n".encode())
 
@@ -508,6 +520,7 @@ def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
                 prob=row.get("prob", 1.0),
                 weight=row.get("weight", 1.0),
                 demonstration=row.get("demonstration", False),
+                strength=row.get("strength"),
             )
             sides[row["split"]].append(pair)
     return sides["train"], sides["test"]

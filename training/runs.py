@@ -31,6 +31,7 @@ from training.ml.config import (
     targets,
 )
 from training.ml.methods import IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
+from training.ml.objectives import why_not_base, why_not_labels
 from training.ml.weights import linear_layers
 from training.models import Dataset, ModelVersion, Run
 from training.texts import text_path
@@ -90,7 +91,7 @@ def version_folder(version: ModelVersion) -> str:
 
 
 class Impossible(ValueError):
-    """This recipe cannot train this base by this method."""
+    """This recipe cannot train this base by this method, or from these labels."""
 
 
 def check_base(folder: str, recipe: Recipe) -> None:
@@ -111,6 +112,8 @@ def check_base(folder: str, recipe: Recipe) -> None:
     )
     if reason:
         raise Impossible(f"method: {reason}")
+    if reason := why_not_base(recipe, _config_of(path)):
+        raise Impossible(reason)
     if not path.is_dir():
         if not HUB_ID.match(folder):
             raise ValueError(f"base_model: there is no model folder {folder}")
@@ -142,6 +145,13 @@ def check_base(folder: str, recipe: Recipe) -> None:
             )
         if settings.get("task_type") == "SEQ_CLS":
             raise ValueError("base_model: this is a reward model's adapter, which writes no text")
+        made = path / "made_by.json"
+        if (
+            recipe.rope_scaling != "none"
+            and made.exists()
+            and "rope" in _config_of(path, made.name)
+        ):
+            raise Impossible("rope_scaling: the positions of this policy are scaled already")
         return
     if "target_modules" in SETTINGS[recipe.method]:
         _check_targets(recipe, linear_layers(path))
@@ -205,7 +215,8 @@ def create_run(
     Args: dataset: a frozen one; None freezes the labels of now, by majority, split with the
         recipe's seed. A run on raw text has none: its recipe's `text` names a file, of which
         `test_share` is held out.
-    Raises: ValueError in plain words: unknown setting, missing model or file, too few pairs.
+    Raises: ValueError in plain words: unknown setting, missing model or file, too few pairs;
+        Impossible, one of them.
     """
     folder = named_model(project, base_model)
     chosen = {**(recipe_settings or {}), "base_model": folder}
@@ -219,6 +230,8 @@ def create_run(
         text_path(recipe.text)
     elif dataset is None:
         dataset = freeze(project, settings_of_now(labels, test_share, recipe.seed))
+    if dataset is not None and (reason := why_not_labels(recipe, dataset.counts)):
+        raise Impossible(reason)
     with transaction.atomic():
         run = Run.objects.create(
             project=project,

@@ -17,7 +17,17 @@ from itertools import product
 from typing import Any
 
 from training.ml.architecture import Architecture
-from training.ml.config import DTYPES, Recipe, gettext_noop, is_target, targets, typed
+from training.ml.config import (
+    DTYPES,
+    NO_REFERENCE,
+    DPORecipe,
+    Recipe,
+    RewardRecipe,
+    gettext_noop,
+    is_target,
+    targets,
+    typed,
+)
 from training.ml.methods import (
     IN_4_BITS,
     LORA,
@@ -43,7 +53,10 @@ TILE_COPIES = 7
 log-probabilities, probabilities, gradient, and two of mask, difference and product. Counted in
 _backward_tile of the same file."""
 CHUNK = 512
-"""Positions whose logits exist at once where a policy is measured: training/ml/logprobs.py."""
+"""Positions whose logits exist at once under DPO and where a policy is measured:
+training/ml/logprobs.py."""
+FEATURES_AT_ONCE = 32
+"""Pairs whose features are computed together for a head alone: training/ml/reward_model.py."""
 CUDA_CONTEXT = 450 * MIB
 """What the driver, cuBLAS and the kernels of a process take beside torch's own memory. It is not in
 max_memory_reserved; it is in what nvidia-smi shows. Between 300 and 600 MiB by card and version."""
@@ -427,6 +440,14 @@ def chunk_logits(arch: Architecture, *, rows: int, tokens: int, number: int) -> 
     return min(rows * tokens, CHUNK) * arch.vocabulary * (number + 4 + 4)
 
 
+def chunk_gradients(arch: Architecture, *, rows: int, tokens: int, number: int) -> int:
+    """Bytes of DPO's head on the way back: a chunk is computed again, of which its softmax stays,
+    the gradient of what was told, and that of the logits, in float32; beside it the gradient of the
+    hidden states."""
+    logits = min(rows * tokens, CHUNK) * arch.vocabulary * (3 * 4 + (2 if number == 2 else 0))
+    return logits + rows * tokens * arch.hidden * number
+
+
 def work_space(
     arch: Architecture, *, rows: int, tokens: int, number: int, method: str = "lora"
 ) -> int:
@@ -513,13 +534,14 @@ def predict(
         recipe's max_length, or the model's context where that is shorter.
     """
     method, virtual = recipe.method, virtual_tokens(recipe)
-    limit = min(recipe.max_length, (arch.context or recipe.max_length + virtual) - virtual)
+    stretched = recipe.rope_factor if recipe.rope_scaling != "none" else 1
+    context = int((arch.context or recipe.max_length + virtual) * stretched)
+    limit = min(recipe.max_length, context - virtual)
     tokens = min(tokens or limit, limit)
     number = number_bytes(recipe.dtype, device)
     whole, writes = method in WHOLE, kind not in SCORERS
-    # Of a pair both responses; vectors of a learned prompt stand in the row itself.
-    rows = recipe.batch_size * (2 if kind in ("reward", "dpo") else 1)
-    shape = {"rows": rows, "number": number}
+    # Vectors of a learned prompt stand in the row itself.
+    shape = {"rows": rows_at_once(recipe, tokens), "number": number}
     shape["tokens"] = tokens + (virtual if method in ("prompt", "ptuning") else 0)
     trained = trained_weights(kind, recipe, arch)
 
@@ -531,7 +553,7 @@ def predict(
         "weights": 0 if whole else frozen,
         "trained": trained * 4,
         "optimizer": optimizer_states(recipe, arch, trained),
-        "reference": copy if kind == "dpo" and needs_reference_copy(method) else 0,
+        "reference": copy if asks_a_copy(recipe) else 0,
     }
     kept = {
         "checkpointing": recipe.gradient_checkpointing,
@@ -546,9 +568,15 @@ def predict(
     of_all = activations(arch, **shape, **kept)
     of_one = activations(replace(arch, layers=1), **shape, **kept)
     logits = tile_logits(arch, **shape, device=device) if writes else 0
+    if isinstance(recipe, DPORecipe):
+        logits = chunk_gradients(arch, **shape)
     work = work_space(arch, **shape, method=method)
+    if method == "head":  # a frozen base is asked once, before the first step
+        of_all = of_one = 0
+        work = work_space(arch, rows=2 * FEATURES_AT_ONCE, tokens=tokens, number=number)
     head = arch.vocabulary * arch.hidden * 4 if whole and writes else 0
-    all_at_once = not whole or recipe.gradient_accumulation > 1
+    in_parts = recipe.gradient_accumulation > 1 or getattr(recipe, "batch_tokens", 0) > 0
+    all_at_once = not whole or in_parts
     # Either the head works on all kept activations, or a layer does.
     at_the_head = {"logits": logits} if logits >= work else {"work": work}
     moments = {
@@ -573,6 +601,26 @@ def predict(
     terms += _surroundings(device, moving)
     told = tuple(term for term in terms if term.bytes)
     return Estimate(told, moment, trained, arch.weights, tokens, device)
+
+
+def rows_at_once(recipe: Recipe, tokens: int) -> int:
+    """Rows that pass through the model together with a way back: of a pair both responses, of KTO's
+    single responses the one; as many as batch_size and batch_tokens allow."""
+    if not isinstance(recipe, RewardRecipe | DPORecipe):
+        return recipe.batch_size
+    each = 1 if recipe.loss == "kto" else 2
+    most = recipe.batch_size
+    if recipe.batch_tokens:
+        most = min(most, max(1, recipe.batch_tokens // (2 * tokens)))
+    return each * most
+
+
+def asks_a_copy(recipe: Recipe) -> bool:
+    """Whether a second, frozen model is held: not if the reference was asked before the first step,
+    nor where a loss has none or the policy is its own with its adapter off."""
+    if not isinstance(recipe, DPORecipe) or recipe.precompute_reference:
+        return False
+    return recipe.loss not in NO_REFERENCE and needs_reference_copy(recipe.method)
 
 
 TERMS = {

@@ -143,6 +143,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "checkpoint": found.checkpoints.last(),
         "too_long": _too_long(found),
         "trained_percent": _trained_percent(found),
+        "useful_percent": 100 * (found.metrics.get("useful_tokens") or 0),
     }
     if found.dataset:
         context["many_too_long"] = 10 * (_too_long(found) or 0) > found.dataset.counts["pairs"]
@@ -166,7 +167,9 @@ def curves(run: Run) -> dict[str, Any]:
     learns_pairs = run.kind in (Run.Kind.REWARD, Run.Kind.DPO)
     names = list(CURVES) if learns_pairs else ["loss"]
     found: dict[str, Any] = {name: {"train": [], "test": []} for name in names}
-    points: dict[str, list[tuple[int, dict[str, float]]]] = {"train": [], "test": []}
+    points: dict[str, list[tuple[int, dict[str, float]]]] = {
+        "train": [], "test": [], "validation": []
+    }  # fmt: skip
     for step, split, values in run.steps.order_by("step").values_list("step", "split", "values"):
         points[split].append((step, values))
     each = max(1, -(-len(points["train"]) // POINTS_SHOWN))
@@ -175,10 +178,12 @@ def curves(run: Run) -> dict[str, Any]:
         for name in names:
             mean = sum(values[name] for _step, values in group) / len(group)
             found[name]["train"].append([group[-1][0], mean])
-    for step, values in points["test"]:
+    # With validation pairs the test pairs are measured once, at the end.
+    for step, values in points["validation"] or points["test"]:
         for name in names:
             found[name]["test"].append([step, values[name]])
-    return {"curves": found, "steps_per_point": each}
+    held_out = "validation" if points["validation"] else "test"
+    return {"curves": found, "steps_per_point": each, "held_out": held_out}
 
 
 def _test_points(found: dict[str, Any]) -> list[tuple[int, list[float]]]:

@@ -29,6 +29,7 @@ from labeling.models import Choice, Comparison, Flag, Preference, Project, Rater
 from labeling.storage import storage_path
 from training.dataset_settings import DatasetSettings
 from training.ml.data import Pair
+from training.ml.objectives import aspect_count
 from training.models import Dataset
 
 MIN_TRAIN_PAIRS = 8
@@ -138,6 +139,8 @@ class Decided:
     """Whether a lead's decision stands in place of the answers."""
     strength: float | None = None
     """Mean strength of the answers for the chosen side, 0 to 3; None if nobody said one."""
+    aspects: dict[str, float] | None = None
+    """Of each aspect that was answered, how far it speaks for the chosen side, from −1 to 1."""
 
     @property
     def votes(self) -> dict[str, int]:
@@ -278,7 +281,21 @@ def _decided(
         counted=counted,
         decided=is_decision,
         strength=strength,
+        aspects=_aspects(choice, own),
     )
+
+
+def _aspects(choice: str, answers: list[Answer]) -> dict[str, float]:
+    """For each aspect the mean over who answered it: 1 for the chosen side (of a tie, for A), −1
+    for the other, 0 for a tie."""
+    chosen, other = (Choice.B, Choice.A) if choice == Choice.B else (Choice.A, Choice.B)
+    value = {chosen: 1.0, other: -1.0, Choice.TIE: 0.0}
+    said: dict[str, list[float]] = {}
+    for answer in answers:
+        for name, side in (answer.aspects or {}).items():
+            if side in value:
+                said.setdefault(name, []).append(value[side])
+    return {name: round(sum(values) / len(values), 6) for name, values in sorted(said.items())}
 
 
 # A dataset before it is written -------------------------------------------------------------------
@@ -325,7 +342,11 @@ def plan(
     n_for_training: Counter[str] = Counter()  # by prompt: fixed there by metadata
     votes: Counter[tuple[str, str]] = Counter()
     for chunk in labeled_by_content(
-        project, answers, with_texts=with_texts, with_tags=bool(settings.tags_excluded)
+        project,
+        answers,
+        with_texts=with_texts,
+        with_tags=bool(settings.tags_excluded),
+        with_aspects=bool(project.aspects),
     ):
         for row in chunk:
             counts["comparisons"] += 1
@@ -345,6 +366,8 @@ def plan(
                     counts["demonstrations"] += found.is_demonstration
                     counts["ties_half"] += found.choice == Choice.TIE
                     counts["graded"] += found.strength is not None
+                    for name in found.aspects or ():
+                        counts[aspect_count(name)] += 1
                     counts["soft"] += 0 < found.prob < 1
                     n_pairs[row.prompt_hash] += 1
                     if found.choice == Choice.TIE:
@@ -438,6 +461,8 @@ def write_row(file: IO[bytes], row: Decided) -> None:
     }
     if row.strength is not None:
         record["strength"] = row.strength
+    if row.aspects:
+        record["aspects"] = row.aspects
     text = json.dumps(record, ensure_ascii=False, sort_keys=True)
     file.write(f"{comparison.prompt_hash}\t{text}\n".encode())
 
@@ -521,6 +546,7 @@ def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
                 weight=row.get("weight", 1.0),
                 demonstration=row.get("demonstration", False),
                 strength=row.get("strength"),
+                aspects=row.get("aspects"),
             )
             sides[row["split"]].append(pair)
     return sides["train"], sides["test"]

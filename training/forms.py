@@ -77,6 +77,7 @@ NAMES = {
     "neftune_alpha": _lazy("NEFTune alpha"),
     "loss": _lazy("Loss"),
     "margin_size": _lazy("Margin"),
+    "rating_of": _lazy("Ratings of"),
     "soft_labels": _lazy("Soft labels"),
     "label_smoothing": _lazy("Label smoothing"),
     "length_debias": _lazy("Length explained first"),

@@ -300,7 +300,7 @@ def keep_model(run: Run) -> ModelVersion:
         run=run,
         defaults={
             "project": run.project,
-            "name": _free_name(run.project, f"{run.kind}-{run.pk}"),
+            "name": free_name(run.project, f"{run.kind}-{run.pk}"),
             "kind": kind,
             "path": f"{run.folder}/model",
             "base": base,
@@ -320,11 +320,11 @@ def base_version(project: Project, name: str) -> ModelVersion:
         return same
     short = slugify(name if HUB_ID.match(name) else Path(name).name)[:80] or "base"
     return project.models.create(
-        name=_free_name(project, short), kind=ModelVersion.Kind.BASE, path=folder
+        name=free_name(project, short), kind=ModelVersion.Kind.BASE, path=folder
     )
 
 
-def _free_name(project: Project, wanted: str) -> str:
+def free_name(project: Project, wanted: str) -> str:
     """`wanted`, with a number behind it if a model of the project has that name already."""
     name, number = wanted, 1
     while project.models.filter(name=name).exists():

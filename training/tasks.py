@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 from django.conf import settings
@@ -20,7 +20,19 @@ from labeling.storage import storage_path
 from training.dataset_settings import stored_settings
 from training.datasets import load_pairs
 from training.fitting import keep_peaks
-from training.models import Checkpoint, DatasetDraft, ModelVersion, Run, RunStep
+from training.merges import carry_out_merge
+from training.model_files import carry_out_export
+from training.models import (
+    Checkpoint,
+    DatasetDraft,
+    Merge,
+    ModelExport,
+    ModelVersion,
+    Run,
+    RunStep,
+    SideBySide,
+)
+from training.playground import carry_out_pair, forget_served_models
 from training.previews import build
 from training.runs import keep_model, recipe_of
 from training.texts import load_texts, text_sha256
@@ -77,8 +89,49 @@ def build_dataset(draft_id: int) -> None:
 
 
 @shared_task
+def merge_models(merge_id: int) -> None:
+    """Carry one Merge from queued to its end: a model that passed its check, or the reason."""
+    merge = Merge.objects.claim(merge_id)
+    if merge is None:  # cancelled while queued, or another worker has it
+        return
+    forget_served_models()
+    _end_of(merge, carry_out_merge)
+
+
+@shared_task
+def answer_side_by_side(pair_id: int) -> None:
+    """Let two models answer a prompt; the page polls the row for what they have said so far."""
+    pair = SideBySide.objects.claim(pair_id)
+    if pair is None:
+        return
+    _end_of(pair, carry_out_pair)
+
+
+@shared_task
+def export_model(export_id: int) -> None:
+    """Carry one ModelExport from queued to its file."""
+    export = ModelExport.objects.claim(export_id)
+    if export is None:
+        return
+    _end_of(export, carry_out_export)
+
+
+def _end_of(job: Job, carry: Callable[[Any], Any]) -> None:
+    """Do a job whose function ends its own row; note in plain words what went wrong."""
+    try:
+        with heartbeat(job):
+            carry(job)
+    except (JobCancelled, JobTaken):
+        return
+    except Exception as error:
+        logger.exception("%s failed", job)
+        job.finish(Job.Status.FAILED, error=plain_words(error))
+
+
+@shared_task
 def train(run_id: int) -> None:
     """Carry one run from queued to its end."""
+    forget_served_models()
     carry_out(run_id)
 
 

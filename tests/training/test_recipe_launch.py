@@ -22,13 +22,20 @@ pytestmark = pytest.mark.django_db
 def project():
     """16 comparisons: 12 with a strength, in 4 of them a second rater saw a tie."""
     project = labeled_project(0)
+    project.aspects = [{"name": "honest", "question": "Which response is more honest?"}]
+    project.save()
     ann, bob = (RaterFactory(project=project, name=name) for name in ("ann", "bob"))
     for i in range(16):
         made = comparison(project, question=f"Tell me about place {i}.")
         strength = 1 + i % 3 if i < 12 else None
-        PreferenceFactory(comparison=made, rater=ann, choice=Choice.A, strength=strength)
+        said = {"honest": "b"} if i < 6 else {}
+        PreferenceFactory(
+            comparison=made, rater=ann, choice=Choice.A, strength=strength, aspects=said
+        )
         if i < 4:
-            PreferenceFactory(comparison=made, rater=bob, choice=Choice.TIE)
+            PreferenceFactory(
+                comparison=made, rater=bob, choice=Choice.TIE, aspects={"honest": "tie"}
+            )
     return project
 
 
@@ -55,6 +62,9 @@ def test_a_dataset_holds_the_strength_of_its_pairs_and_counts_what_is_soft(proje
     # Two answers, one of them a tie: half of what the other says.
     assert strengths == [0.5, 0.5, 1, 1, 1, 1.5, 2, 2, 2, 3, 3, 3]
     assert sum(p.strength is None for p in train + test) == 4
+    assert both.counts["aspect honest"] == 6
+    said = [p.aspects["honest"] for p in train + test if p.aspects]
+    assert sorted(said) == [-1, -1, -0.5, -0.5, -0.5, -0.5]
 
 
 def test_the_form_the_api_and_the_command_say_why_a_loss_does_not_suit(

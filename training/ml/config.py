@@ -55,7 +55,7 @@ REWARD_LOSSES = {
     "pairs": gettext_noop("Pairs: soft or hard labels"),
     "margin": gettext_noop("Pairs kept apart by their strength"),
     "scaled": gettext_noop("Pairs that weigh as much as their strength"),
-    "ratings": gettext_noop("Ratings of single responses, from strengths"),
+    "ratings": gettext_noop("Ratings of single responses, from strengths or an aspect"),
 }
 POLICY_LOSSES = {
     "sigmoid": gettext_noop("DPO: soft or hard labels"),
@@ -104,6 +104,10 @@ class RewardRecipe:
             "Distance in reward that the strongest preference is to keep, weaker ones a part of it "
             "(Llama 2: 1 or 3)."
         ),
+    )
+    rating_of: str = _setting(
+        "strength",
+        gettext_noop("Ratings: from the strength of preferences, or the name of an aspect."),
     )
     soft_labels: str = _setting(
         "kept", gettext_noop("What becomes of a label that is not certain."), SOFT_LABELS
@@ -246,6 +250,8 @@ class RewardRecipe:
         check_pairs(self)
         if self.margin_size < 0 or self.center_rewards < 0:
             raise ValueError("margin_size and center_rewards must not be negative")
+        if not self.rating_of:
+            raise ValueError("rating_of must be strength, or the name of an aspect")
         if not 1 <= self.members <= MOST_MEMBERS:
             raise ValueError(f"members must lie between 1 and {MOST_MEMBERS}")
         if self.loss == "ratings":

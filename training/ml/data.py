@@ -49,6 +49,8 @@ class Pair:
     """Whether a rater wrote the chosen response, as a better answer."""
     strength: float | None = None
     """How much better, from 0 to 3 (1 slightly, 2 clearly, 3 much); None if nobody said."""
+    aspects: dict[str, float] | None = None
+    """By aspect, how far it speaks for the chosen response, from −1 to 1."""
     ratings: tuple[float, float] | None = None
     """Of the chosen and of the rejected response, where single responses are learned."""
 
@@ -236,17 +238,21 @@ def kept_apart(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pai
     return sides
 
 
-def rated(pairs: Sequence[Pair]) -> list[Pair]:
+def rated(pairs: Sequence[Pair], rating_of: str = "strength") -> list[Pair]:
     """The pairs with a rating in [−1, 1] of both responses: the mean, over the pairs in which a
-    response stands, of the strength over 3, negative where it was rejected. A pair without a
-    strength says nothing; a response that nobody was clear about has the rating 0.
+    response stands, of how far they speak for it. That is the strength over 3, negative where it
+    was rejected; or the answers to the aspect that `rating_of` names. A pair without either says
+    nothing, and is left out if nothing is said of one of its responses.
     """
     said: dict[str, list[float]] = {}
     keys = [(_key(p.prompt, p.chosen), _key(p.prompt, p.rejected)) for p in pairs]
     for pair, sides in zip(pairs, keys, strict=True):
+        lead = None if pair.strength is None else pair.strength / 3
+        if rating_of != "strength":
+            lead = (pair.aspects or {}).get(rating_of)
         for key, sign in zip(sides, (1, -1), strict=True):
-            if pair.strength is not None:
-                said.setdefault(key, []).append(sign * pair.strength / 3)
+            if lead is not None:
+                said.setdefault(key, []).append(sign * lead)
     mean = {key: sum(values) / len(values) for key, values in said.items()}
     return [
         replace(pair, ratings=(mean[chosen], mean[rejected]))

@@ -29,13 +29,22 @@ def needs_hard_labels(recipe: Recipe) -> bool:
 
 def needs_strengths(recipe: Recipe) -> bool:
     """Whether the recipe learns from how much better a response is."""
-    return isinstance(recipe, RewardRecipe) and recipe.loss in ("margin", "scaled", "ratings")
+    if not isinstance(recipe, RewardRecipe):
+        return False
+    of_strength = recipe.loss == "ratings" and recipe.rating_of == "strength"
+    return of_strength or recipe.loss in ("margin", "scaled")
+
+
+def aspect_count(name: str) -> str:
+    """Under what a dataset counts the pairs in which this aspect was answered."""
+    return f"aspect {name}"
 
 
 def why_not_labels(recipe: Recipe, counts: Mapping[str, int]) -> str:
     """Why these labels do not suit the recipe's loss, in a sentence; empty if they do.
 
-    Args: counts: of a dataset, as training.datasets keeps them: `soft` and `graded` pairs.
+    Args: counts: of a dataset, as training.datasets keeps them: `soft` and `graded` pairs, and
+        those with an answer to each aspect.
     """
     if needs_hard_labels(recipe) and counts.get("soft"):
         return f"loss: {_name(recipe)} {HARD}"
@@ -44,7 +53,20 @@ def why_not_labels(recipe: Recipe, counts: Mapping[str, int]) -> str:
             f"loss: {_name(recipe)} wants answers with a strength (slightly, clearly, much), and "
             "no pair here has one"
         )
+    is_of_aspect = isinstance(recipe, RewardRecipe) and recipe.loss == "ratings"
+    if is_of_aspect and not needs_strengths(recipe) and not counts.get(aspect_count(_of(recipe))):
+        known = [name.removeprefix(aspect_count("")) for name in counts if _is_aspect(name, counts)]
+        answered = f"answered were {', '.join(sorted(known))}" if known else "none was answered"
+        return f"rating_of: no pair here has an answer to the aspect {_of(recipe)!r}; {answered}"
     return ""
+
+
+def _of(recipe: Recipe) -> str:
+    return str(getattr(recipe, "rating_of", ""))
+
+
+def _is_aspect(name: str, counts: Mapping[str, int]) -> bool:
+    return name.startswith(aspect_count("")) and counts[name] > 0
 
 
 def why_not_base(recipe: Recipe, config: Mapping[str, Any]) -> str:
@@ -85,6 +107,9 @@ def suiting(recipe: Recipe, pairs: Sequence[Pair]) -> None:
         "soft": sum(0 < pair.prob < 1 for pair in pairs),
         "graded": sum(pair.strength is not None for pair in pairs),
     }
+    for pair in pairs:
+        for name in pair.aspects or ():
+            counts[aspect_count(name)] = counts.get(aspect_count(name), 0) + 1
     if reason := why_not_labels(recipe, counts):
         raise ValueError(reason)
 

@@ -108,7 +108,7 @@ def train(
     own, validation = kept_apart(train, recipe.validation_share, recipe.seed)
     n_own = len(own)
     if recipe.loss == "ratings":
-        own = rated(own)
+        own = rated(own, recipe.rating_of)
     train_tokens, left_out_train = tokenize_pairs(own, tokenizer, limit)
     # A tie says nothing about which response the model should put ahead.
     clear = [pair for pair in validation if pair.prob > 0.5]

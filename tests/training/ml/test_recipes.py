@@ -75,6 +75,8 @@ def test_a_rating_is_the_mean_signed_strength_of_a_responses_pairs():
         (0.75, -0.5), (0.75, -0.25), (-0.25, -0.5), (-0.5, -0.25),
     ]  # fmt: skip
     assert rated([Pair(prompt, a, b)]) == []
+    honest = [Pair(prompt, a, b, aspects={"honest": -0.5}), Pair(prompt, b, c, strength=1)]
+    assert [pair.ratings for pair in rated(honest, "honest")] == [(-0.5, 0.5)]
 
 
 def test_a_single_response_is_good_if_it_is_more_often_the_better_one():
@@ -112,6 +114,14 @@ def test_validation_takes_whole_prompts_and_the_same_for_the_same_seed():
         ("reward", {"loss": "margin", "soft_labels": "certainty"}, 3, 9, ""),
         ("reward", {"loss": "scaled"}, 3, 9, ""),
         ("reward", {"loss": "ratings"}, 0, 0, "loss: this loss wants answers with a strength"),
+        ("reward", {"loss": "ratings", "rating_of": "honest"}, 0, 0, ""),
+        (
+            "reward",
+            {"loss": "ratings", "rating_of": "kind"},
+            0,
+            0,
+            "rating_of: no pair here has an answer to the aspect 'kind'; answered were honest",
+        ),
         ("dpo", {"loss": "simpo"}, 1, 0, "loss: SimPO with a margin wants hard labels"),
         ("dpo", {"loss": "simpo", "simpo_gamma": 0}, 1, 0, ""),
         ("dpo", {"loss": "kto"}, 1, 0, ""),
@@ -122,7 +132,7 @@ def test_labels_that_do_not_suit_a_loss_are_refused_with_the_reason(
 ):
     recipe = make_recipe(kind, {"base_model": "m", **chosen})
 
-    found = why_not_labels(recipe, {"soft": soft, "graded": graded})
+    found = why_not_labels(recipe, {"soft": soft, "graded": graded, "aspect honest": 4})
 
     assert found.startswith(reason)
     assert bool(found) == bool(reason)

@@ -9,6 +9,7 @@ urlpatterns = [
     path("projects/<slug:slug>/training/", runs.overview, name="list"),
     path("projects/<slug:slug>/training/new/<slug:kind>/", runs.launch, name="launch"),
     path("projects/<slug:slug>/training/new/<slug:kind>/fits/", fits.fits, name="fits"),
+    path("projects/<slug:slug>/training/fits/", fits.working, name="working"),
     path("projects/<slug:slug>/training/runs/<int:pk>/", runs.run, name="run"),
     path("projects/<slug:slug>/training/runs/<int:pk>/cancel/", runs.cancel, name="cancel"),
     path("projects/<slug:slug>/training/runs/<int:pk>/resume/", runs.resume, name="resume"),

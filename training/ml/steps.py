@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from training.ml.config import Recipe
 from training.ml.data import Row, longest_first
 from training.ml.evaluation import log_loss, share_right
 from training.ml.loading import device, number_format
+from training.ml.peaks import held_now
 
 COMPLETE = "complete"
 """A checkpoint without this file was cut short by a kill and is not resumed from."""
@@ -33,8 +35,10 @@ class StepReport:
     split: str = "train"
     """train: a mean over the step's pairs; test: over all test pairs."""
     values: dict[str, float] = field(default_factory=dict)
-    """loss, of pairs also accuracy and margin; in training also learning_rate. Empty: only "I am
-    still here"."""
+    """loss, of pairs also accuracy and margin; in training also learning_rate and grad_norm, the
+    gradient's length before it is shortened. Empty: only "I am still here"."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """What a training step took: tokens (padding not counted), seconds, memory (bytes held)."""
     checkpoint: Path | None = None
     """A checkpoint of this step has just been written here."""
 
@@ -86,6 +90,7 @@ def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, An
         "save_total_limit": 2,
         "eval_strategy": "no",  # ReportSteps measures, pair by pair
         "report_to": "none",
+        "include_num_input_tokens_seen": "non_padding",
         "disable_tqdm": True,
         # What is too long was left out before; the trainers would cut or drop it in silence.
         "max_length": None,
@@ -156,6 +161,10 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         self.logged, self.summary = logged, summary
         self.last: tuple[int, list[float]] = (-1, [])
         """The newest measurement: its step, and the numbers of the test rows."""
+        self.began = time.perf_counter()
+        """When the step began, moved on by what was measured meanwhile."""
+        self.n_tokens = 0
+        """Those of all steps before this one."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step > 0:
@@ -163,18 +172,32 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         if state.global_step == 0:  # also shows at once whether the longest rows fit into memory
             self.measure(0, kwargs["model"])
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
+        self.n_tokens = state.num_input_tokens_seen
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
         if step % every(self.recipe.eval_every, self.total) == 0 or step == self.total:
+            began = time.perf_counter()
             self.measure(step, kwargs["model"])
+            self.began += time.perf_counter() - began
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:  # the summary at the end
             return
         _refuse_nan(logs["loss"], state.global_step)
-        values = {name: logs[name] for name in ("loss", "learning_rate")}
+        values = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm")}
         values |= {name: logs[theirs] for name, theirs in self.logged.items()}
-        self.on_step(StepReport(step=state.global_step, n_steps=self.total, values=values))
+        cost: dict[str, float] = {
+            "tokens": state.num_input_tokens_seen - self.n_tokens,
+            "seconds": time.perf_counter() - self.began,
+        }
+        if (memory := held_now()) is not None:
+            cost["memory"] = memory
+        self.on_step(
+            StepReport(step=state.global_step, n_steps=self.total, values=values, cost=cost)
+        )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         path = _checkpoint(args, state)

@@ -212,10 +212,7 @@ PREFLOOP_GPU_MEMORY = env.str("PREFLOOP_GPU_MEMORY", default="")
 # Whether Weights & Biases and Trackio may send a run's numbers over the network, to wherever their
 # own settings say. Else they write files, which a person can send later.
 PREFLOOP_TRACKERS_ONLINE = env.bool("PREFLOOP_TRACKERS_ONLINE", default=False)
-PREFLOOP_LEASE_MINUTES = env.int("# Whether Weights & Biases and Trackio may send a run's numbers over the network, to wherever their
-# own settings say. Else they write files, which a person can send later.
-PREFLOOP_TRACKERS_ONLINE = env.bool("PREFLOOP_TRACKERS_ONLINE", default=False)
-PREFLOOP_LEASE_MINUTES", default=15)
+PREFLOOP_LEASE_MINUTES = env.int("PREFLOOP_LEASE_MINUTES", default=15)
 
 # Counts of requests. Each process has its own unless this is `redis://host`.
 CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}

@@ -94,7 +94,7 @@ class Run(Job):
     base_revision = models.CharField(max_length=64, blank=True)  # hash of the base's weights
     recipe = models.JSONField(default=dict)  # the recipe's dataclass, whole
     seed = models.PositiveIntegerField(default=0)
-    # None for a run on raw text, whose recipe names its file, and until a worker has frozen `labels`.
+    # None for a run on raw text, whose recipe names its file, and until a worker froze `labels`.
     dataset = models.ForeignKey(
         Dataset, models.RESTRICT, null=True, blank=True, related_name="runs"
     )
@@ -135,8 +135,8 @@ class RunStep(models.Model):
     step = models.PositiveIntegerField()
     split = models.CharField(max_length=10, default="train")  # train | test
     values = models.JSONField(default=dict)  # {"loss": …, "accuracy": …, "margin": …}
-    # {"tokens", "seconds", "memory"} of a training step: apart, since `values` come out the same for
-    # the same seed and these never do.
+    # {"tokens", "seconds", "memory"} of a training step: apart, since `values` come out the same
+    # for the same seed and these never do.
     cost = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -309,7 +309,7 @@ def write_run(
 ) -> Run:
     """The row of a run whose recipe has been checked, with its first line of log.
 
-    Raises: ValueError for a tracker that is unknown or not installed.
+    Raises: ValueError for an unknown tracker.
     """
     if report_to and report_to not in TRACKERS:
         raise ValueError(f"report_to is {report_to!r}; it must be one of {', '.join(TRACKERS)}")

@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 
-from training.models import Checkpoint, Dataset, DatasetDraft, ModelVersion, Run
+from training.models import Checkpoint, Dataset, DatasetDraft, ModelVersion, Run, Sweep
 
 
 @admin.register(Dataset)
@@ -14,7 +14,13 @@ class DatasetAdmin(admin.ModelAdmin):
 class RunAdmin(admin.ModelAdmin):
     list_display = ["__str__", "project", "status", "base_model", "created_at"]
     list_filter = ["status", "kind"]
-    raw_id_fields = ["project", "dataset", "created_by"]
+    raw_id_fields = ["project", "dataset", "sweep", "created_by"]
+
+
+@admin.register(Sweep)
+class SweepAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "project", "kind", "created_at"]
+    raw_id_fields = ["project", "created_by"]
 
 
 @admin.register(Checkpoint)

@@ -25,9 +25,13 @@ from training.serializers import (
     DraftSerializer,
     ModelSerializer,
     OneDatasetSerializer,
+    OneSweepSerializer,
     RunSerializer,
     StartSerializer,
+    StartSweepSerializer,
+    SweepSerializer,
 )
+from training.sweeps import cancel_sweep, start_sweep
 
 
 @extend_schema(tags=["Training"])
@@ -47,27 +51,34 @@ class Runs(ListAPIView):
     @extend_schema(request=StartSerializer, responses={202: RunSerializer})
     @idempotent
     def post(self, request: Request, slug: str) -> Response:
-        """Have a worker train on a frozen dataset, or on the project's labels of now."""
+        """Have a worker train on a frozen dataset, or on the project's labels of now, which it then
+        freezes: labels that do not suffice fail the run, and not this request."""
         given = StartSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        asked = given.validated_data
-        try:
-            check_model_name(asked["base_model"], request.user)
-            run = start_run(
-                request.project,
-                kind=asked["kind"],
-                base_model=asked["base_model"],
-                recipe_settings=asked["settings"],
-                dataset=dataset_named(request.project, asked["dataset"]),
-                labels=asked["labels"],
-                test_share=asked["test_share"],
-                created_by=request.user,
-            )
-        except Refused as problem:
-            raise exceptions.ValidationError({"base_model": problem.messages}) from None
-        except (ValueError, OSError) as problem:  # OSError: no folder could bear that name
-            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        run = _started(request, given.validated_data, start_run)
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+def _started(request: Request, asked: dict[str, Any], start: Any, **more: Any) -> Any:
+    """What `start_run` or `start_sweep` makes of a request, or its refusal as an answer."""
+    try:
+        check_model_name(asked["base_model"], request.user)
+        return start(
+            request.project,
+            kind=asked["kind"],
+            base_model=asked["base_model"],
+            recipe_settings=asked["settings"],
+            dataset=dataset_named(request.project, asked["dataset"]),
+            labels=asked["labels"],
+            test_share=asked["test_share"],
+            report_to=asked["report_to"],
+            created_by=request.user,
+            **more,
+        )
+    except Refused as problem:
+        raise exceptions.ValidationError({"base_model": problem.messages}) from None
+    except (ValueError, OSError) as problem:  # OSError: no folder could bear that name
+        raise exceptions.ValidationError({"detail": str(problem)}) from None
 
 
 @extend_schema(tags=["Training"])
@@ -88,9 +99,9 @@ class CancelRun(GenericAPIView):
     @extend_schema(request=None, responses={200: RunSerializer})
     @idempotent
     def post(self, request: Request, slug: str, pk: int) -> Response:
-        """Stop a run; a running one stops at its next report."""
+        """Stop a run; a running one stops within seconds."""
         run = get_object_or_404(_runs(request), pk=pk)
-        cancel_run(run, by=request.user.get_username())
+        cancel_run(run, by=request.user)
         return Response(RunSerializer(run).data)
 
 
@@ -104,9 +115,59 @@ class ResumeRun(GenericAPIView):
     def post(self, request: Request, slug: str, pk: int) -> Response:
         """Queue a stopped run again, from its last checkpoint on."""
         run = get_object_or_404(_runs(request), pk=pk)
-        if not resume_run(run, by=request.user.get_username()):
+        if not resume_run(run, by=request.user):
             raise Conflict(f"This run is {run.status}: there is nothing to resume.")
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class Sweeps(ListAPIView):
+    """Sweeps over a grid of settings, newest first."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = SweepSerializer
+
+    def get_queryset(self) -> Any:
+        return self.request.project.sweeps.prefetch_related("runs")
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=StartSweepSerializer, responses={202: OneSweepSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Queue a run for every combination of the grid's values, all on one dataset; a worker
+        carries them out one after another."""
+        given = StartSweepSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        asked = given.validated_data
+        sweep = _started(request, asked, start_sweep, grid=asked["grid"])
+        return Response(OneSweepSerializer(sweep).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class OneSweep(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = OneSweepSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """A sweep, how far its runs are, and the best of them by what was held out."""
+        return Response(OneSweepSerializer(get_object_or_404(_sweeps(request), pk=pk)).data)
+
+
+@extend_schema(tags=["Training"])
+class CancelSweep(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = OneSweepSerializer
+
+    @extend_schema(request=None, responses={200: OneSweepSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop every run of a sweep that waits or runs."""
+        sweep = get_object_or_404(_sweeps(request), pk=pk)
+        cancel_sweep(sweep, by=request.user)
+        return Response(OneSweepSerializer(get_object_or_404(_sweeps(request), pk=pk)).data)
 
 
 @extend_schema(tags=["Training"])
@@ -193,6 +254,10 @@ def _draft(request: Request, pk: int) -> DatasetDraft:
     return found
 
 
+def _sweeps(request: Request) -> Any:
+    return request.project.sweeps.prefetch_related("runs__model_version", "runs__dataset")
+
+
 def _runs(request: Request) -> Any:
     return request.project.runs.select_related("dataset", "model_version", "project")
 
@@ -204,6 +269,9 @@ urlpatterns = [
     path(f"{PROJECT}runs/<int:pk>/", OneRun.as_view(), name="run"),
     path(f"{PROJECT}runs/<int:pk>/cancel/", CancelRun.as_view(), name="cancel"),
     path(f"{PROJECT}runs/<int:pk>/resume/", ResumeRun.as_view(), name="resume"),
+    path(f"{PROJECT}sweeps/", Sweeps.as_view(), name="sweeps"),
+    path(f"{PROJECT}sweeps/<int:pk>/", OneSweep.as_view(), name="sweep"),
+    path(f"{PROJECT}sweeps/<int:pk>/cancel/", CancelSweep.as_view(), name="cancel_sweep"),
     path(f"{PROJECT}models/", Models.as_view(), name="models"),
     path(f"{PROJECT}datasets/", Datasets.as_view(), name="datasets"),
     path(f"{PROJECT}datasets/<int:pk>/", OneDataset.as_view(), name="dataset"),

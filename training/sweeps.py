@@ -59,7 +59,15 @@ def combinations(kind: str, grid: Mapping[str, Sequence[Any]]) -> list[dict[str,
     return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
-def start_sweep(
+def start_sweep(project: Project, **settings: Any) -> Sweep:
+    """create_sweep, and wake a worker for its first run once all are committed."""
+    with transaction.atomic():
+        sweep = create_sweep(project, **settings)
+        sweep.runs.order_by("pk")[0].enqueue()
+    return sweep
+
+
+def create_sweep(
     project: Project,
     *,
     kind: str,
@@ -72,7 +80,7 @@ def start_sweep(
     report_to: str = "",
     created_by: Any = None,
 ) -> Sweep:
-    """Queue a run for every combination, all on one dataset, and wake a worker for the first.
+    """Write a queued run for every combination, all on one dataset.
 
     Raises: ValueError in plain words, before anything is written: as `combinations`, and what
         `start_run` refuses, for the first combination that is impossible.
@@ -119,7 +127,6 @@ def start_sweep(
             sweep,
             after={"base_model": base_model, "runs": len(runs), **sweep.grid},
         )
-        runs[0].enqueue()
     return sweep
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -12,7 +13,7 @@ from training.dataset_settings import LABELS
 from training.datasets import dataset_named
 from training.ml.config import RECIPES, TRACKERS
 from training.models import Run
-from training.sweeps import read_grid, start_sweep
+from training.sweeps import create_sweep, read_grid, start_sweep
 from training.tasks import carry_out
 
 
@@ -48,8 +49,9 @@ class Command(BaseCommand):
         except ValueError:
             words = "--grid wants KEY=VALUE,VALUE and --set wants KEY=VALUE."
             raise CommandError(words, returncode=2) from None
+        make = create_sweep if options["wait"] else start_sweep
         try:
-            sweep = start_sweep(
+            sweep = make(
                 project,
                 kind=options["recipe"],
                 base_model=options["base"],
@@ -67,6 +69,8 @@ class Command(BaseCommand):
                 if sys.stderr.isatty():
                     self.stderr.write(f"run {pk} …")
                 carry_out(pk)
+                while Run.objects.active().filter(pk=pk).exists():  # a worker was quicker
+                    time.sleep(1)
         runs = list(sweep.runs.select_related("dataset").order_by("pk"))
         best = best_of(runs)
         if options["json"]:

@@ -31,6 +31,12 @@ def storage(settings, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def static_files_when_asked_for(settings) -> None:
+    """Each test's client would look through every static file; the browser's server still does."""
+    settings.WHITENOISE_AUTOREFRESH = True
+
+
+@pytest.fixture(autouse=True)
 def english() -> None:
     """A request in another language leaves its thread speaking it: each test begins in English."""
     translation.activate("en")

@@ -1,11 +1,20 @@
 """Rows for tests: every factory makes a valid one with what it needs."""
 
+from functools import cache
+
 import factory
 from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import make_password
 from factory.django import DjangoModelFactory
 
 from labeling import models
 from labeling.tokens import make_token
+
+
+@cache
+def hashed(password: str) -> str:
+    """The real hash, made once: it is slow by design, and every test has people."""
+    return make_password(password)
 
 
 class UserFactory(DjangoModelFactory):
@@ -14,7 +23,7 @@ class UserFactory(DjangoModelFactory):
         skip_postgeneration_save = True
 
     username = factory.Sequence(lambda n: f"person-{n}")
-    password = factory.django.Password("correct horse")
+    password = factory.LazyFunction(lambda: hashed("correct horse"))
 
 
 class ProjectFactory(DjangoModelFactory):

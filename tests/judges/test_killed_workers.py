@@ -49,7 +49,7 @@ def play(request, tmp_path: Path, tiny_judge: Path):
     return run
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("play", "seed"), [("sqlite", 1), ("postgresql", 2)], indirect=["play"])
 def test_a_run_killed_at_random_moments_asks_nothing_twice_and_loses_nothing(play, seed):
     result, log = play("kills", seed)
 
@@ -93,6 +93,7 @@ def test_three_workers_share_a_run_and_take_over_what_a_killed_one_held(play):
     assert problems[str(result["victim"])] == "It stopped reporting."
 
 
+@pytest.mark.parametrize("play", ["sqlite"], indirect=True)
 def test_a_run_is_cancelled_while_its_model_loads_and_in_the_middle_of_a_long_batch(play):
     result, _log = play("cancel")
 

@@ -1,8 +1,8 @@
 """What a person may send us: the builder of datasets, the launch form of a run."""
 
-import importlib.util
 import math
 from dataclasses import fields
+from importlib.util import find_spec
 from typing import Any
 
 from django import forms
@@ -279,7 +279,7 @@ class LaunchForm(forms.Form):
 
     def __init__(self, *args: Any, project: Project, kind: str, user: Any, **kwargs: Any) -> None:
         super().__init__(*args, label_suffix="", **kwargs)
-        there = {name: words for name, words in TRACKERS.items() if importlib.util.find_spec(name)}
+        there = {name: words for name, words in TRACKERS.items() if find_spec(name)}
         self.fields["report_to"].choices = [("", _("this page alone")), *there.items()]
         if missing := [name for name in TRACKERS if name not in there]:
             self.fields["report_to"].help_text = _(

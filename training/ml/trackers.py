@@ -117,7 +117,15 @@ class _Trackio:
         import trackio
 
         self.trackio = trackio
-        trackio.init(project=project, name=name, config=settings, resume="allow", embed=False)
+        trackio.init(
+            project=project,
+            name=name,
+            config=settings,
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,  # a run's own numbers are enough
+            auto_log_cpu=False,
+        )
 
     def log(self, report: StepReport) -> None:
         self.trackio.log(named(report), step=report.step)

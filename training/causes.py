@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from labeling.reports import StatisticsMissing
-from training.ml.config import Recipe
+from training.ml.config import TRACKERS, Recipe
 from training.ml.methods import why_not
 from training.models import Run
 
@@ -49,6 +49,11 @@ def of_error(error: Exception) -> tuple[str, str]:
             "The model and its batch did not fit into memory. Lower batch_size (and raise "
             "gradient_accumulation), lower max_length, turn on gradient_checkpointing, or use "
             f"QLoRA. ({text.splitlines()[0][:200]})"
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name in TRACKERS:
+        return PACKAGE, (
+            f"This worker has no {TRACKERS[error.name]}: pip install {error.name} there, or let the "
+            "numbers go to the run's page alone."
         )
     if isinstance(error, ModuleNotFoundError):
         return PACKAGE, (
@@ -136,6 +141,8 @@ def remedies(run: Run, recipe: Recipe) -> list[Remedy]:
         if limit and int(limit[1]) >= recipe.max_length:
             longer = max(1024, 2 * recipe.max_length)
             return [Remedy(_("up to %(n)s tokens") % {"n": f"{longer:,}"}, {"max_length": longer})]
+    if run.cause == PACKAGE and run.report_to:
+        return [Remedy(_("numbers on the run’s page alone"), {"report_to": ""})]
     if run.cause in (DISK, PACKAGE, UNKNOWN):
         return [Remedy(_("the same again, from the last checkpoint"), {})]
     return []

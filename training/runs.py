@@ -379,6 +379,8 @@ def resume_run(run: Run, by: Any) -> bool:
         before = run.status
         resumed = run.resume()
         if resumed:
+            Run.objects.filter(pk=run.pk).update(cause="")
+            run.cause = ""
             run.events.create(text=f"{by.get_username()} resumed the run.")
             after = {"status": run.status, "from_step": run.n_done}
             note_change(

@@ -252,7 +252,7 @@ class Recorder:
                 cost=report.cost,
             )
             if self.tracker:
-                self.tracker.log(report)
+                self._track(lambda tracker: tracker.log(report))
         if report.split == "test" and report.values:
             found = f"loss {report.values['loss']:.4f}"
             if "accuracy" in report.values:
@@ -308,4 +308,14 @@ class Recorder:
     def close(self) -> None:
         """Have the tracker write its last lines."""
         if self.tracker:
-            self.tracker.close()
+            self._track(lambda tracker: tracker.close())
+
+    def _track(self, act: Callable[["Tracker"], None]) -> None:
+        """A tracker that fails, hours into a run perhaps, is left behind, and the log says so."""
+        try:
+            act(self.tracker)
+        except Exception as error:
+            logger.exception("run %s lost its tracker", self.run.pk)
+            name = TRACKERS[self.run.report_to]
+            self.say(f"{name} takes no more numbers: {error!r}. The run goes on without it.")
+            self.tracker = None

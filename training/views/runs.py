@@ -154,7 +154,7 @@ def _first_values(asked: QueryDict, project: Project, kind: str) -> dict[str, An
         values |= {name: earlier.labels[name] for name in FREEZING if name in earlier.labels}
         # Of a run that froze the labels itself, the same rows again.
         values["dataset"] = earlier.dataset.sha256 if earlier.dataset else ""
-    known = {setting.name for setting in fields(RECIPES[kind]) if setting.metadata}
+    known = {setting.name for setting in fields(RECIPES[kind]) if setting.metadata} | {"report_to"}
     for name in known & asked.keys():
         values[name] = asked[name] == "True" if asked[name] in ("True", "False") else asked[name]
     return values

@@ -52,8 +52,8 @@ def of_error(error: Exception) -> tuple[str, str]:
         )
     if isinstance(error, ModuleNotFoundError) and error.name in TRACKERS:
         return PACKAGE, (
-            f"This worker has no {TRACKERS[error.name]}: pip install {error.name} there, or let the "
-            "numbers go to the run's page alone."
+            f"This worker has no {TRACKERS[error.name]}: pip install {error.name} there, or let "
+            "the numbers go to the run's page alone."
         )
     if isinstance(error, ModuleNotFoundError):
         return PACKAGE, (

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.core.exceptions import ValidationError as Refused
+from django.db.models import Prefetch
 from django.shortcuts import get_object_or_404
 from django.urls import path
 from drf_spectacular.utils import extend_schema
@@ -17,7 +18,7 @@ from labeling.api.refusals import Conflict
 from labeling.storage import check_model_name
 from training.dataset_settings import DatasetSettings
 from training.datasets import dataset_named
-from training.models import DatasetDraft
+from training.models import DatasetDraft, Run
 from training.runs import cancel_run, resume_run, start_run
 from training.serializers import (
     BuildSerializer,
@@ -128,7 +129,7 @@ class Sweeps(ListAPIView):
     serializer_class = SweepSerializer
 
     def get_queryset(self) -> Any:
-        return self.request.project.sweeps.prefetch_related("runs")
+        return _sweeps(self.request)
 
     def get_throttles(self) -> list[Any]:
         kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
@@ -143,7 +144,8 @@ class Sweeps(ListAPIView):
         given.is_valid(raise_exception=True)
         asked = given.validated_data
         sweep = _started(request, asked, start_sweep, grid=asked["grid"])
-        return Response(OneSweepSerializer(sweep).data, status=status.HTTP_202_ACCEPTED)
+        made = _sweeps(request).get(pk=sweep.pk)
+        return Response(OneSweepSerializer(made).data, status=status.HTTP_202_ACCEPTED)
 
 
 @extend_schema(tags=["Training"])
@@ -255,7 +257,9 @@ def _draft(request: Request, pk: int) -> DatasetDraft:
 
 
 def _sweeps(request: Request) -> Any:
-    return request.project.sweeps.prefetch_related("runs__model_version", "runs__dataset")
+    """Sweeps with their runs in the order in which they are carried out."""
+    runs = Run.objects.order_by("pk").select_related("dataset", "model_version")
+    return request.project.sweeps.prefetch_related(Prefetch("runs", queryset=runs))
 
 
 def _runs(request: Request) -> Any:

@@ -38,6 +38,7 @@ function frame(name, width) {
     font: "12px system-ui",
   };
   const short = new Intl.NumberFormat(document.documentElement.lang, { maximumSignificantDigits: 3 });
+  const tick = (value) => (value && Math.abs(value) < 0.001 ? Number(value.toPrecision(3)).toExponential() : short.format(value));
   return {
     width,
     height: 220,
@@ -47,7 +48,7 @@ function frame(name, width) {
     },
     axes: [
       { ...axis, space: 60 },
-      { ...axis, size: 60, values: (plot, ticks) => ticks.map((value) => (value == null ? "" : short.format(value))) },
+      { ...axis, size: 60, values: (plot, ticks) => ticks.map((value) => (value == null ? "" : tick(value))) },
     ],
     cursor: { drag: { x: true, y: false } },
   };
@@ -97,6 +98,7 @@ function overlaid(name, lines, width) {
         dash,
         spanGaps: true,
         value: number,
+        unnamed: split === "train" && line.test.length > 0,
         ...(split === "test" ? { width: 2.5, points: { show: true, size: 6, fill: stroke } } : { width: 1, alpha: 0.35, points: { show: false } }),
       });
     }
@@ -113,7 +115,11 @@ function put(place, options, data, afresh) {
     plot = null;
   }
   if (plot) plot.setData(data);
-  else drawn.set(place, new uPlot(options, data, place));
+  else {
+    drawn.set(place, new uPlot(options, data, place));
+    const names = place.querySelectorAll(".u-series");
+    options.series.forEach((line, i) => (names[i].hidden = Boolean(line.unnamed)));
+  }
 }
 
 function draw(afresh) {

@@ -75,7 +75,7 @@ def overlay(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in CURVES}
     for run in runs:
         points: dict[str, dict[str, list[list[float]]]] = {
-            name: {"train": [], "test": []} for name in CURVES
+            name: {"train": [], "test": [], "validation": []} for name in CURVES
         }
         steps = run.steps.order_by("step").values_list("step", "split", "values")
         for step, split, values in steps:
@@ -83,9 +83,11 @@ def overlay(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
                 if name in values:
                     points[name][split].append([step, values[name]])
         for name, sides in points.items():
-            if sides["train"] or sides["test"]:
-                thinned = {split: thin(line) for split, line in sides.items()}
-                found[name].append({"name": f"{run.kind} {run.pk}", **thinned})
+            # With validation pairs the test pairs are measured once, at the end.
+            held_out_points = sides["validation"] or sides["test"]
+            if sides["train"] or held_out_points:
+                lines = {"train": thin(sides["train"]), "test": thin(held_out_points)}
+                found[name].append({"name": f"{run.kind} {run.pk}", **lines})
     return {name: lines for name, lines in found.items() if lines}
 
 

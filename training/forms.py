@@ -32,12 +32,23 @@ from training.ml.config import (
     make_recipe,
 )
 from training.ml.methods import SETTINGS, other_settings, why_not
+from training.ml.objectives import why_not_labels
 from training.models import Dataset, Run
 from training.runs import check_base, known_models, named_model
 from training.sweeps import can_be_swept, combinations, read_grid
 from training.texts import known_texts, text_path
 
-MAIN = ("imitate", "method", "beta", "learning_rate", "epochs", "batch_size", "max_length", "seed")
+MAIN = (
+    "imitate",
+    "loss",
+    "method",
+    "beta",
+    "learning_rate",
+    "epochs",
+    "batch_size",
+    "max_length",
+    "seed",
+)
 """Settings that stand in the open; the others are folded away."""
 CHOICES = {"method": METHODS, "dtype": DTYPES, "scheduler": SCHEDULERS, "imitate": IMITATE}
 LARGEST = 2**31 - 1
@@ -73,6 +84,25 @@ NAMES = {
     "prompt_loss_weight": _lazy("Prompt loss weight"),
     "packing": _lazy("Packing"),
     "neftune_alpha": _lazy("NEFTune alpha"),
+    "loss": _lazy("Loss"),
+    "margin_size": _lazy("Margin"),
+    "rating_of": _lazy("Ratings of"),
+    "soft_labels": _lazy("Soft labels"),
+    "label_smoothing": _lazy("Label smoothing"),
+    "length_debias": _lazy("Length explained first"),
+    "members": _lazy("Members of an ensemble"),
+    "simpo_gamma": _lazy("SimPO gamma"),
+    "orpo_weight": _lazy("ORPO weight"),
+    "length_charge": _lazy("Charge for length"),
+    "kto_desirable": _lazy("KTO weight of good responses"),
+    "kto_undesirable": _lazy("KTO weight of bad responses"),
+    "precompute_reference": _lazy("Reference computed once"),
+    "batch_tokens": _lazy("Tokens at once"),
+    "group_by_length": _lazy("Group by length"),
+    "rope_scaling": _lazy("RoPE scaling"),
+    "rope_factor": _lazy("RoPE factor"),
+    "validation_share": _lazy("Validation share"),
+    "early_stopping": _lazy("Early stopping"),
 }
 
 
@@ -386,6 +416,7 @@ class LaunchForm(forms.Form):
             f.name: cleaned[f.name] for f in fields(RECIPES[self.kind]) if f.name in cleaned
         }
         folder = named_model(self.project, cleaned["base_model"])
+        recipe = None
         try:
             recipe = make_recipe(self.kind, settings | {"base_model": folder})
             check_base(folder, recipe)
@@ -407,6 +438,8 @@ class LaunchForm(forms.Form):
             and not found.get("uncounted")
         ):
             self.add_error("imitate", _("No rater’s better answer is among these pairs."))
+        elif recipe and (reason := why_not_labels(recipe, found["counts"])):
+            refuse(self, reason)
         return cleaned
 
     def _clean_sweep(self, cleaned: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -495,9 +528,9 @@ def _field(setting: Any) -> forms.Field:
         "help_text": _(setting.metadata["help"]),
         "label": NAMES[setting.name],
     }
-    if setting.name in CHOICES:
+    if choices := setting.metadata["choices"] or CHOICES.get(setting.name):
         return forms.ChoiceField(
-            choices=[(value, _(words)) for value, words in CHOICES[setting.name].items()], **common
+            choices=[(value, _(words)) for value, words in choices.items()], **common
         )
     if setting.type is bool:
         return forms.BooleanField(required=False, **common)

@@ -31,6 +31,7 @@ from training.ml.config import (
     targets,
 )
 from training.ml.methods import IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
+from training.ml.objectives import why_not_base, why_not_labels
 from training.ml.weights import linear_layers, narrowest_layer
 from training.models import Dataset, ModelVersion, Run, Sweep
 from training.texts import text_path
@@ -91,7 +92,7 @@ def version_folder(version: ModelVersion) -> str:
 
 
 class Impossible(ValueError):
-    """This recipe cannot train this base by this method."""
+    """This recipe cannot train this base by this method, or from these labels."""
 
 
 def check_base(folder: str, recipe: Recipe) -> None:
@@ -109,6 +110,8 @@ def check_base(folder: str, recipe: Recipe) -> None:
     )
     if reason:
         raise Impossible(f"method: {reason}")
+    if reason := why_not_base(recipe, _config_of(Path(folder))):
+        raise Impossible(reason)
     path = Path(folder)
     if not path.is_dir():
         if not HUB_ID.match(folder):
@@ -141,6 +144,13 @@ def check_base(folder: str, recipe: Recipe) -> None:
             )
         if settings.get("task_type") == "SEQ_CLS":
             raise ValueError("base_model: this is a reward model's adapter, which writes no text")
+        made = path / "made_by.json"
+        if (
+            recipe.rope_scaling != "none"
+            and made.exists()
+            and "rope" in _config_of(path, made.name)
+        ):
+            raise Impossible("rope_scaling: the positions of this policy are scaled already")
         return
     wanted = targets(recipe)
     if recipe.method == "pissa" and recipe.lora_rank > (room := narrowest_layer(path, wanted)):
@@ -188,7 +198,8 @@ def checked_recipe(
 ) -> Recipe:
     """The recipe of a run that could be carried out, as far as can be told without loading it.
 
-    Raises: ValueError in plain words: unknown setting, missing model or file.
+    Raises: ValueError in plain words: unknown setting, missing model or file; Impossible, one of
+        them.
     """
     folder = named_model(project, base_model)
     chosen = {**(recipe_settings or {}), "base_model": folder}
@@ -309,10 +320,12 @@ def write_run(
 ) -> Run:
     """The row of a run whose recipe has been checked, with its first line of log.
 
-    Raises: ValueError for an unknown tracker.
+    Raises: ValueError for an unknown tracker; Impossible for labels that do not suit the recipe.
     """
     if report_to and report_to not in TRACKERS:
         raise ValueError(f"report_to is {report_to!r}; it must be one of {', '.join(TRACKERS)}")
+    if dataset is not None and (reason := why_not_labels(recipe, dataset.counts)):
+        raise Impossible(reason)
     with transaction.atomic():
         run = Run.objects.create(
             project=project,

@@ -21,9 +21,10 @@ from training.dataset_settings import stored_settings
 from training.datasets import freeze, load_pairs
 from training.fitting import keep_peaks
 from training.ml.config import TRACKERS
+from training.ml.objectives import why_not_labels
 from training.models import Checkpoint, DatasetDraft, ModelVersion, Run, RunStep
 from training.previews import build
-from training.runs import keep_model, recipe_of
+from training.runs import Impossible, keep_model, recipe_of
 from training.sweeps import may_start, wake_next
 from training.texts import load_texts, text_sha256
 from training.watching import carry_out_in_child
@@ -219,6 +220,8 @@ def _freeze_labels(run: Run, record: "Recorder") -> None:
     Raises: ValueError if there are too few pairs.
     """
     dataset = freeze(run.project, stored_settings(run.labels))
+    if reason := why_not_labels(recipe_of(run), dataset.counts):
+        raise Impossible(reason)
     run.report(dataset=dataset)
     if run.sweep_id:
         run.sweep.runs.filter(dataset=None).update(dataset=dataset)

@@ -89,7 +89,7 @@ def span(
     }
 
 
-PLOT_WIDTH, PLOT_HEIGHT, PLOT_LEFT, PLOT_TOP, PLOT_FOOT = 420, 210, 36, 8, 20
+PLOT_WIDTH, PLOT_HEIGHT, PLOT_LEFT, PLOT_TOP, PLOT_FOOT = 420, 210, 44, 8, 20
 
 
 @register.inclusion_tag("labeling/scatter.html")

@@ -43,16 +43,12 @@ def leaderboard(request: HttpRequest, slug: str) -> HttpResponse:
         if job is None or not job.is_active:
             response.headers["HX-Refresh"] = "true"
         return response
-    n_preferences, _last = state_of(project)
-    context = {
-        "project": project,
-        "active": "leaderboard",
-        "n_preferences": n_preferences,
-        "job": job,
-    }
+    context = {"project": project, "active": "leaderboard", "job": job}
     stored = project.leaderboards.filter(status=Leaderboard.Status.SUCCEEDED)
     stored = stored.order_by("-pk").first()
-    if stored is not None:
+    if stored is None:
+        context["n_preferences"] = state_of(project)[0]
+    else:
         n_new, n_gone = changed_since(project, stored.n_preferences, stored.last_preference)
         context |= {"stored": stored, "n_new": n_new, "n_gone": n_gone}
         context |= _figures(stored.result, request.GET)

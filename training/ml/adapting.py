@@ -1,6 +1,7 @@
 """A base model made trainable by a recipe's method, its optimizer, and its weights on the disk."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from training.ml.config import Recipe, targets
 from training.ml.galore import GaLoreAdamW
-from training.ml.loading import HEADS, MADE_BY, adapter_config, device
+from training.ml.loading import HEADS, MADE_BY, UNSCALED, adapter_config, device
 from training.ml.methods import IN_4_BITS, WHOLE
 
 NETWORK = "network.safetensors"
@@ -102,7 +103,26 @@ def save_model(model: Any, recipe: Recipe, folder: Path) -> None:
         model.save_pretrained(place)
     if recipe.method == "pissa":
         _as_lora(place, folder / "start")
-    (place / MADE_BY).write_text(json.dumps({"method": recipe.method}))
+    made: dict[str, Any] = {"method": recipe.method}
+    if recipe.rope_scaling != UNSCALED[0]:
+        made["rope"] = (recipe.rope_scaling, recipe.rope_factor)
+    (place / MADE_BY).write_text(json.dumps(made))
+
+
+def save_members(folder: Path, n: int) -> None:
+    """One model in `folder`/model of the members that were trained under `folder`/members: the
+    first one's files, the others in folders of their own beside them."""
+    place = folder / "model"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(folder / "members" / "0" / "model", place)
+    for member in range(1, n):
+        source = folder / "members" / str(member) / "model"
+        own = place / f"member-{member}"
+        own.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copy(source / name, own / name)
+    made = json.loads((place / MADE_BY).read_text())
+    (place / MADE_BY).write_text(json.dumps(made | {"members": n}))
 
 
 def _as_lora(place: Path, start: Path) -> None:

@@ -527,7 +527,9 @@ def predict(
     # What is trained is float32 whatever the base is: training/ml/loading.py train_in_float32.
     frozen = base_weights(arch, method=recipe.method, number=number, head=kind != "reward")
     held = 0 if full else frozen
-    copies = trained * 4 if full and kind == "dpo" else 0  # the reference; else the adapter is off
+    # The reference: asked before, it is no second model; nor where the adapter can be off.
+    is_live = kind == "dpo" and not getattr(recipe, "precompute_reference", True)
+    copies = trained * 4 if full and is_live else 0
     states = trained * ADAM_STATES
     kept = activations(
         arch,

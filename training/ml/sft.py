@@ -75,7 +75,10 @@ def train(
     began = time.monotonic()
     tokenizer = load_tokenizer(recipe.base_model)
     limit = longest_allowed(
-        recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe)
+        recipe.base_model,
+        recipe.max_length,
+        virtual_tokens=virtual_tokens(recipe),
+        rope=(recipe.rope_scaling, recipe.rope_factor),
     )
     train_examples, none_train = to_imitate(train, recipe.imitate)
     test_examples, none_test = to_imitate(test, recipe.imitate)
@@ -115,7 +118,10 @@ def pretrain(
     began = time.monotonic()
     tokenizer = load_tokenizer(recipe.base_model)
     limit = longest_allowed(
-        recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe)
+        recipe.base_model,
+        recipe.max_length,
+        virtual_tokens=virtual_tokens(recipe),
+        rope=(recipe.rope_scaling, recipe.rope_factor),
     )
     sides = [
         [
@@ -156,7 +162,12 @@ def _train(
     total = n_steps(recipe, len(rows))
 
     set_seed(recipe.seed)  # the adapters start at random
-    base = load_causal(recipe.base_model, method=recipe.method, dtype=recipe.dtype)
+    base = load_causal(
+        recipe.base_model,
+        method=recipe.method,
+        dtype=recipe.dtype,
+        rope=(recipe.rope_scaling, recipe.rope_factor),
+    )
     disable_dropout_in_model(base)
     if recipe.packing:
         if recipe.method in PROMPTS:
@@ -200,6 +211,8 @@ def _train(
         ),
         args=SFTConfig(
             neftune_noise_alpha=noise or None,
+            # What is too long was left out before; TRL would cut or drop it in silence.
+            max_length=None,
             **trainer_settings(recipe, folder, len(rows)),
         ),
         processing_class=tokenizer,

@@ -186,6 +186,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "too_long": _too_long(found),
         "pace": pace(found),
         "trained_percent": _trained_percent(found),
+        "useful_percent": 100 * (found.metrics.get("useful_tokens") or 0),
     }
     if found.dataset:
         context["many_too_long"] = 10 * (_too_long(found) or 0) > found.dataset.counts["pairs"]
@@ -241,7 +242,9 @@ def curves(run: Run) -> dict[str, Any]:
     several; `steps_per_point` says of how many.
     """
     found: dict[str, Any] = {name: {"train": [], "test": []} for name in CURVES}
-    points: dict[str, list[tuple[int, dict[str, float]]]] = {"train": [], "test": []}
+    points: dict[str, list[tuple[int, dict[str, float]]]] = {
+        "train": [], "test": [], "validation": []
+    }  # fmt: skip
     rows = run.steps.order_by("step").values_list("step", "split", "values", "cost")
     for step, split, values, cost in rows:
         if cost.get("seconds"):
@@ -254,7 +257,8 @@ def curves(run: Run) -> dict[str, Any]:
             told = [values[name] for _step, values in group if name in values]
             if told:
                 found[name]["train"].append([group[-1][0], sum(told) / len(told)])
-    for step, values in points["test"]:
+    # With validation pairs the test pairs are measured once, at the end.
+    for step, values in points["validation"] or points["test"]:
         for name in CURVES.keys() & values.keys():
             found[name]["test"].append([step, values[name]])
     first = ("loss", "accuracy", "margin") if run.kind in PAIRWISE else ("loss",)
@@ -265,6 +269,7 @@ def curves(run: Run) -> dict[str, Any]:
             if name in first or curve["train"] or curve["test"]
         },
         "steps_per_point": each,
+        "held_out": "validation" if points["validation"] else "test",
     }
 
 

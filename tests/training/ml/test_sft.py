@@ -103,6 +103,7 @@ def test_with_weights_of_0_and_1_a_run_is_one_of_the_stock_trainer(
         peft_config=adapter_config(base, recipe, task="CAUSAL_LM"),
         args=SFTConfig(
             completion_only_loss=responses_only,
+            max_length=None,
             **trainer_settings(recipe, tmp_path / "stock", 24),
         ),
         processing_class=load_tokenizer(tiny_model),

@@ -187,6 +187,11 @@ CELERY_TASK_ROUTES = {
     "judges.tasks.check_drift": {"queue": "gpu"},
     "judges.tasks.try_server": {"queue": "gpu"},  # the workers that will ask it hold its key
     "training.tasks.train": {"queue": "gpu"},
+    "training.tasks.merge_models": {"queue": "gpu"},
+    "training.tasks.answer_side_by_side": {"queue": "gpu"},
+    "training.tasks.export_model": {"queue": "gpu"},
+    "training.tasks.report_on_model": {"queue": "gpu"},
+    "training.tasks.carry_out_study": {"queue": "gpu"},
     # A queue of its own: behind two long imports, a killed worker would not be noticed.
     "labeling.tasks.sweep_jobs": {"queue": "sweep"},
 }

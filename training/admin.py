@@ -2,7 +2,15 @@
 
 from django.contrib import admin
 
-from training.models import Checkpoint, Dataset, DatasetDraft, ModelVersion, Run
+from training.models import (
+    Checkpoint,
+    Dataset,
+    DatasetDraft,
+    ModelReport,
+    ModelVersion,
+    Run,
+    Study,
+)
 
 
 @admin.register(Dataset)
@@ -34,3 +42,17 @@ class DatasetDraftAdmin(admin.ModelAdmin):
     list_display = ["__str__", "project", "status", "freezing", "created_at"]
     list_filter = ["status"]
     raw_id_fields = ["project", "dataset", "created_by"]
+
+
+@admin.register(ModelReport)
+class ModelReportAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "project", "status", "created_at"]
+    list_filter = ["status"]
+    raw_id_fields = ["project", "model"]
+
+
+@admin.register(Study)
+class StudyAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "kind", "project", "status", "created_at"]
+    list_filter = ["status", "kind"]
+    raw_id_fields = ["project", "run", "created_by"]

@@ -22,10 +22,12 @@ from training.dataset_settings import (
 )
 from training.datasets import plan, refuse_too_few
 from training.ml.config import DTYPES, IMITATE, METHODS, RECIPES, SCHEDULERS, make_recipe
+from training.ml.memory import USES, make_work
 from training.ml.methods import SETTINGS, other_settings, why_not
 from training.ml.objectives import why_not_labels
-from training.models import Dataset, Run
+from training.models import Dataset, Run, Study
 from training.runs import check_base, known_models, named_model
+from training.studies import MOST_SEEDS, REFERENCES
 from training.texts import known_texts, text_path
 
 MAIN = (
@@ -441,6 +443,58 @@ class LaunchForm(forms.Form):
         return found | {"text": chosen, "n_bytes": text_path(chosen).stat().st_size}
 
 
+class WorkForm(forms.Form):
+    """A model at work: what it does, with how much at once."""
+
+    use = forms.ChoiceField(label=_lazy("What"), choices=[])
+    model = forms.CharField(
+        label=_lazy("Model"),
+        max_length=500,
+        widget=forms.TextInput(attrs={"list": "known-models", "autocomplete": "off"}),
+        help_text=_lazy("A model of this project, a folder on the worker, or a hub id."),
+    )
+    rows = forms.IntegerField(
+        label=_lazy("Texts at once"), min_value=1, max_value=LARGEST, initial=16
+    )
+    tokens = forms.IntegerField(
+        label=_lazy("Tokens of each"),
+        min_value=1,
+        max_value=LARGEST,
+        initial=1024,
+        help_text=_lazy("The longest, with what is written."),
+    )
+    new_tokens = forms.IntegerField(
+        label=_lazy("Of them written"), min_value=0, max_value=LARGEST, initial=256
+    )
+    dtype = forms.ChoiceField(label=_lazy("Number format"), choices=[])
+    in_4_bits = forms.BooleanField(
+        label=_lazy("In 4 bits"),
+        required=False,
+        help_text=_lazy("The linear layers alone; tables of words and heads stay as they are."),
+    )
+
+    def __init__(self, *args: Any, project: Project, user: Any, **kwargs: Any) -> None:
+        super().__init__(*args, label_suffix="", **kwargs)
+        self.user = user
+        self.fields["use"].choices = [(use, _(words)) for use, words in USES.items()]
+        self.fields["dtype"].choices = [(dtype, _(words)) for dtype, words in DTYPES.items()]
+        self.known_models = known_models(project, Run.Kind.DPO)
+
+    def clean_model(self) -> str:
+        check_model_name(self.cleaned_data["model"], self.user)
+        return str(self.cleaned_data["model"])
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if not self.errors:
+            names = ("rows", "tokens", "new_tokens", "dtype", "in_4_bits")
+            try:
+                cleaned["work"] = make_work({name: cleaned[name] for name in names})
+            except ValueError as error:
+                refuse(self, str(error))
+        return cleaned
+
+
 def refuse(form: forms.Form, text: str) -> None:
     """Put an error to the field whose name it begins with."""
     name = text.replace(":", " ").split(" ", 1)[0]
@@ -489,3 +543,31 @@ def _number(value: Any, otherwise: float) -> float:
     except (TypeError, ValueError):
         return otherwise
     return number if math.isfinite(number) else otherwise
+
+
+class StudyForm(forms.Form):
+    """A study of the labels behind a run."""
+
+    kind = forms.ChoiceField(
+        label=_lazy("Question"),
+        choices=[
+            (Study.Kind.CURVE, _lazy("Would more labels help? Trains on parts of them")),
+            (Study.Kind.LABELS, _lazy("Which labels teach best? Makes them in four ways")),
+        ],
+    )
+    reference = forms.ChoiceField(
+        label=_lazy("Ways are held against"), choices=REFERENCES.items(), required=False
+    )
+    n_seeds = forms.IntegerField(
+        label=_lazy("Seeds"),
+        min_value=1,
+        max_value=MOST_SEEDS,
+        initial=3,
+        help_text=_lazy("Each part or way is trained so many times."),
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if cleaned.get("kind") == Study.Kind.LABELS and not cleaned.get("reference"):
+            self.add_error("reference", _("Choose what the ways are held against."))
+        return cleaned

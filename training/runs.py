@@ -20,10 +20,19 @@ from labeling.models import Project
 from labeling.storage import model_folder, storage_path
 from training.dataset_settings import settings_of_now
 from training.datasets import freeze
-from training.ml.config import RECIPES, PretrainRecipe, Recipe, make_recipe, targets
+from training.ml.architecture import model_folder as cached_folder
+from training.ml.config import (
+    METHODS,
+    RECIPES,
+    PretrainRecipe,
+    Recipe,
+    is_target,
+    make_recipe,
+    targets,
+)
 from training.ml.methods import IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
 from training.ml.objectives import why_not_base, why_not_labels
-from training.ml.weights import linear_layers, narrowest_layer
+from training.ml.weights import linear_layers
 from training.models import Dataset, ModelVersion, Run
 from training.texts import text_path
 
@@ -91,22 +100,24 @@ def check_base(folder: str, recipe: Recipe) -> None:
     Raises: ValueError that begins with the name of the setting to change; Impossible, one of them.
     """
     kind = next(name for name, known in RECIPES.items() if type(recipe) is known)
+    path = Path(folder)
+    if not path.is_dir():
+        path = _cached(folder) or path
     reason = why_not(
         kind,
         recipe.method,
-        _config_of(Path(folder)),
+        _config_of(path),
         gradient_checkpointing=recipe.gradient_checkpointing,
         packing=getattr(recipe, "packing", False),
     )
     if reason:
         raise Impossible(f"method: {reason}")
-    if reason := why_not_base(recipe, _config_of(Path(folder))):
+    if reason := why_not_base(recipe, _config_of(path)):
         raise Impossible(reason)
-    path = Path(folder)
     if not path.is_dir():
         if not HUB_ID.match(folder):
             raise ValueError(f"base_model: there is no model folder {folder}")
-        if os.environ.get("HF_HUB_OFFLINE") == "1" and not _in_hub_cache(folder):
+        if os.environ.get("HF_HUB_OFFLINE") == "1":
             raise ValueError(
                 f"base_model: {folder} is neither a folder here nor in the hub's cache, and "
                 "HF_HUB_OFFLINE=1 forbids fetching it"
@@ -142,20 +153,28 @@ def check_base(folder: str, recipe: Recipe) -> None:
         ):
             raise Impossible("rope_scaling: the positions of this policy are scaled already")
         return
+    if "target_modules" in SETTINGS[recipe.method]:
+        _check_targets(recipe, linear_layers(path))
+
+
+def _check_targets(recipe: Recipe, layers: Mapping[str, list[int]]) -> None:
+    """Raises: ValueError if a target is no layer of the base, or too narrow for the rank."""
     wanted = targets(recipe)
-    if recipe.method == "pissa" and recipe.lora_rank > (room := narrowest_layer(path, wanted)):
+    if isinstance(wanted, list):
+        missing = [end for end in wanted if not any(is_target(path, [end]) for path in layers)]
+        if missing:
+            names = sorted({path.rpartition(".")[2] for path in layers})
+            raise ValueError(
+                f"target_modules: the model has no layer {', '.join(missing)}; it has "
+                f"{', '.join(names)}"
+            )
+    room = min((min(s) for path, s in layers.items() if is_target(path, wanted)), default=0)
+    if recipe.method in ("pissa", "loftq") and recipe.lora_rank > room:
+        name = METHODS[recipe.method].split(":")[0]
         raise ValueError(
-            f"lora_rank: PiSSA starts at the main directions of each layer, and the narrowest has "
+            f"lora_rank: {name} starts at the main directions of each layer, and the narrowest has "
             f"{room}"
         )
-    if isinstance(wanted, list) and "target_modules" in SETTINGS[recipe.method]:
-        known = linear_layers(path)
-        unknown = [name for name in wanted if name not in known]
-        if unknown:
-            raise ValueError(
-                f"target_modules: the model has no layer {', '.join(unknown)}; it has "
-                f"{', '.join(known)}"
-            )
 
 
 def _config_of(folder: Path, file: str = "config.json") -> dict[str, Any]:
@@ -171,10 +190,13 @@ def _config_of(folder: Path, file: str = "config.json") -> dict[str, Any]:
     return found
 
 
-def _in_hub_cache(name: str) -> bool:
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    return (cache / f"models--{name.replace('/', '--')}").is_dir()
+def _cached(name: str) -> Path | None:
+    """Where a hub id's config and weights lie in the hub's cache, if they do."""
+    try:
+        found = cached_folder(name) if HUB_ID.match(name) else None
+    except ValueError:
+        return None
+    return found if found and any(found.glob("*.safetensors")) else None
 
 
 def create_run(
@@ -278,7 +300,7 @@ def keep_model(run: Run) -> ModelVersion:
         run=run,
         defaults={
             "project": run.project,
-            "name": _free_name(run.project, f"{run.kind}-{run.pk}"),
+            "name": free_name(run.project, f"{run.kind}-{run.pk}"),
             "kind": kind,
             "path": f"{run.folder}/model",
             "base": base,
@@ -298,11 +320,11 @@ def base_version(project: Project, name: str) -> ModelVersion:
         return same
     short = slugify(name if HUB_ID.match(name) else Path(name).name)[:80] or "base"
     return project.models.create(
-        name=_free_name(project, short), kind=ModelVersion.Kind.BASE, path=folder
+        name=free_name(project, short), kind=ModelVersion.Kind.BASE, path=folder
     )
 
 
-def _free_name(project: Project, wanted: str) -> str:
+def free_name(project: Project, wanted: str) -> str:
     """`wanted`, with a number behind it if a model of the project has that name already."""
     name, number = wanted, 1
     while project.models.filter(name=name).exists():

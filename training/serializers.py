@@ -7,7 +7,10 @@ from rest_framework import serializers
 
 from labeling.serializers import JOB_FIELDS, ObjectField
 from training.dataset_settings import LABELS, make_settings
-from training.models import Dataset, DatasetDraft, ModelVersion, Run
+from training.ml.merge_recipe import MERGES, MOST_MODELS
+from training.models import Dataset, DatasetDraft, Merge, ModelReport, ModelVersion, Run, Study
+from training.registry import clean_tags
+from training.studies import MOST_SEEDS, REFERENCES
 
 LARGEST_SETTING = 2**31 - 1
 
@@ -95,11 +98,83 @@ class RunSerializer(serializers.ModelSerializer):
 class ModelSerializer(serializers.ModelSerializer):
     base = serializers.CharField(source="base.name", allow_null=True, read_only=True)
     run = serializers.IntegerField(source="run_id", allow_null=True, read_only=True)
+    merge = serializers.IntegerField(source="merge_id", allow_null=True, read_only=True)
+    tags = serializers.ListField(child=serializers.CharField(), read_only=True)
 
     class Meta:
         model = ModelVersion
-        fields = ["id", "name", "kind", "base", "run", "created_at"]
+        fields = ["id", "name", "kind", "base", "run", "merge", "tags", "notes", "created_at"]
         read_only_fields = fields
+
+
+class DescribeSerializer(serializers.Serializer):
+    tags = serializers.ListField(
+        child=serializers.CharField(max_length=40), max_length=20, required=False
+    )
+    notes = serializers.CharField(max_length=10_000, allow_blank=True, required=False)
+
+    def validate_tags(self, tags: list[str]) -> list[str]:
+        if any("," in tag for tag in tags):
+            raise serializers.ValidationError("A tag has no comma.")
+        return clean_tags(",".join(tags))
+
+
+class DeleteSerializer(serializers.Serializer):
+    models = serializers.ListField(
+        child=serializers.CharField(max_length=100),
+        max_length=1_000,
+        help_text="Names of all models that go: the model, and each that was made from it.",
+    )
+
+
+class MergePartSerializer(serializers.Serializer):
+    model = serializers.CharField(source="model.name", read_only=True)
+    weight = serializers.FloatField(read_only=True)
+
+
+class MergeSerializer(serializers.ModelSerializer):
+    parts = MergePartSerializer(many=True, read_only=True)
+    base = serializers.CharField(source="base.name", allow_null=True, default=None, read_only=True)
+    settings = ObjectField(source="recipe", read_only=True)
+    result = ObjectField(read_only=True)
+    model = serializers.SerializerMethodField(help_text="The model it left, by name.")
+
+    class Meta:
+        model = Merge
+        fields = [*JOB_FIELDS, "name", "method", "parts", "base", "settings", "result", "model"]
+        read_only_fields = fields
+
+    def get_model(self, merge: Merge) -> str | None:
+        version = getattr(merge, "model_version", None)
+        return version.name if version else None
+
+
+class StartMergeSerializer(serializers.Serializer):
+    name = serializers.SlugField(max_length=100, help_text="Of the new model.")
+    method = serializers.ChoiceField(choices=list(MERGES.items()))
+    models = serializers.ListField(
+        child=serializers.CharField(max_length=200),
+        min_length=1,
+        max_length=MOST_MODELS,
+        help_text="Models of the project, or folders under models/.",
+    )
+    base = serializers.CharField(max_length=200, default="", allow_blank=True)
+    weights = serializers.ListField(
+        child=serializers.FloatField(min_value=-1e6, max_value=1e6),
+        max_length=MOST_MODELS,
+        required=False,
+        default=list,
+        help_text="One for each model; none: all 1.",
+    )
+    settings = ObjectField(
+        required=False, default=dict, help_text="See docs/models.md for their names."
+    )
+
+    def validate_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        for name, value in settings.items():
+            if not isinstance(value, (str, int, float)) or len(str(value)) > 500:
+                raise serializers.ValidationError(f"{name[:50]}: a text or a number.")
+        return settings
 
 
 class StartSerializer(serializers.Serializer):
@@ -137,3 +212,39 @@ class StartSerializer(serializers.Serializer):
         if "base_model" in settings:
             raise serializers.ValidationError("base_model stands beside the settings.")
         return settings
+
+
+class ModelReportSerializer(serializers.ModelSerializer):
+    model = serializers.CharField(source="model.name", read_only=True)
+    result = ObjectField(read_only=True, help_text="The figures; empty until the job has ended.")
+
+    class Meta:
+        model = ModelReport
+        fields = [*JOB_FIELDS, "model", "result"]
+        read_only_fields = fields
+
+
+class CardSerializer(serializers.Serializer):
+    card = serializers.CharField(help_text="Markdown.")
+
+
+class StudySerializer(serializers.ModelSerializer):
+    run = serializers.IntegerField(source="run_id", read_only=True)
+    options = ObjectField(read_only=True)
+    result = ObjectField(read_only=True, help_text="The figures; empty until the job has ended.")
+
+    class Meta:
+        model = Study
+        fields = [*JOB_FIELDS, "kind", "run", "options", "result"]
+        read_only_fields = fields
+
+
+class StartStudySerializer(serializers.Serializer):
+    kind = serializers.ChoiceField(choices=Study.Kind.choices)
+    reference = serializers.ChoiceField(
+        choices=list(REFERENCES.items()),
+        default="",
+        allow_blank=True,
+        help_text="What the ways of making labels are held against.",
+    )
+    n_seeds = serializers.IntegerField(min_value=1, max_value=MOST_SEEDS, default=1)

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 from django.conf import settings
@@ -17,12 +17,29 @@ from labeling.changes import note_change
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
 from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
+from training.cards import write_card
 from training.dataset_settings import stored_settings
 from training.datasets import load_pairs
 from training.fitting import keep_peaks
-from training.models import Checkpoint, DatasetDraft, ModelVersion, Run, RunStep
+from training.merges import carry_out_merge
+from training.model_files import carry_out_export
+from training.models import (
+    Checkpoint,
+    DatasetDraft,
+    Merge,
+    ModelExport,
+    ModelReport,
+    ModelVersion,
+    Run,
+    RunStep,
+    SideBySide,
+    Study,
+)
+from training.playground import carry_out_pair, forget_served_models
 from training.previews import build
+from training.reports import can_report, figures_of, report_on
 from training.runs import keep_model, recipe_of
+from training.studies import result_of
 from training.texts import load_texts, text_sha256
 
 if TYPE_CHECKING:
@@ -77,8 +94,49 @@ def build_dataset(draft_id: int) -> None:
 
 
 @shared_task
+def merge_models(merge_id: int) -> None:
+    """Carry one Merge from queued to its end: a model that passed its check, or the reason."""
+    merge = Merge.objects.claim(merge_id)
+    if merge is None:  # cancelled while queued, or another worker has it
+        return
+    forget_served_models()
+    _end_of(merge, carry_out_merge)
+
+
+@shared_task
+def answer_side_by_side(pair_id: int) -> None:
+    """Let two models answer a prompt; the page polls the row for what they have said so far."""
+    pair = SideBySide.objects.claim(pair_id)
+    if pair is None:
+        return
+    _end_of(pair, carry_out_pair)
+
+
+@shared_task
+def export_model(export_id: int) -> None:
+    """Carry one ModelExport from queued to its file."""
+    export = ModelExport.objects.claim(export_id)
+    if export is None:
+        return
+    _end_of(export, carry_out_export)
+
+
+def _end_of(job: Job, carry: Callable[[Any], Any]) -> None:
+    """Do a job whose function ends its own row; note in plain words what went wrong."""
+    try:
+        with heartbeat(job):
+            carry(job)
+    except (JobCancelled, JobTaken):
+        return
+    except Exception as error:
+        logger.exception("%s failed", job)
+        job.finish(Job.Status.FAILED, error=plain_words(error))
+
+
+@shared_task
 def train(run_id: int) -> None:
     """Carry one run from queued to its end."""
+    forget_served_models()
     carry_out(run_id)
 
 
@@ -119,7 +177,10 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
         # First, as the proof that the run is still this worker's; it locks the row until commit.
         if not run.finish(Run.Status.SUCCEEDED, metrics=metrics):
             raise JobTaken(f"run {run.pk} went to another worker")
-        return keep_model(run)
+        model = keep_model(run)
+        if can_report(model):
+            report_on(model)
+        return model
 
 
 def _call_recipe(run: Run, record: "Recorder") -> dict:
@@ -176,6 +237,51 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
         f"{n_repeated} repeated ones left out."
     )
     return train, test
+
+
+@shared_task
+def report_on_model(report_id: int) -> None:
+    """Carry one ModelReport from queued to its end."""
+    if report := _compute(ModelReport, report_id, lambda made, tell: figures_of(made.model, tell)):
+        write_card(report.model)
+
+
+@shared_task
+def carry_out_study(study_id: int) -> None:
+    """Carry one Study from queued to its end, or on from the training that it was stopped in."""
+    _compute(Study, study_id, result_of)
+
+
+def _compute(
+    kind: type[Job],
+    pk: int,
+    work: Callable[[Any, Callable[[int, int], None]], dict[str, Any]],
+) -> Any:
+    """Claim a job whose `result` is what `work` returns, given the job and a teller of progress.
+
+    Returns: the job if it succeeded, else None.
+    """
+    job = kind.objects.claim(pk)
+    if job is None:  # cancelled while queued, or another worker has it
+        return None
+    reported_at = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= SECONDS_BETWEEN_REPORTS:
+            job.report(n_done=done, n_total=total)
+            reported_at = time.monotonic()
+
+    try:
+        with heartbeat(job):
+            result = work(job, tell)
+        return job if job.finish(Job.Status.SUCCEEDED, result=result) else None
+    except (JobCancelled, JobTaken):
+        return None
+    except Exception as error:
+        logger.exception("%s %s failed", job._meta.verbose_name, job.pk)
+        job.finish(Job.Status.FAILED, error=plain_words(error))
+        return None
 
 
 class Recorder:

@@ -162,6 +162,8 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         self.validation, self.folder = longest_first(validation), folder
         self.last: tuple[int, list[float]] = (-1, [])
         """The newest measurement: its step, and the numbers of the test rows."""
+        self.rows: list[Row] = []
+        """The rows that are measured now, or were last: of test or validation."""
         self.reached = 0
         """Steps of the run so far."""
         self.best_step: int | None = None
@@ -238,7 +240,8 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         measured[step] = loss
         self._place("best.json").write_text(json.dumps(measured))
 
-    def _numbers_of(self, rows: Sequence[Row], split: str, step: int, model: Any) -> list[float]:
+    def _numbers_of(self, rows: list[Row], split: str, step: int, model: Any) -> list[float]:
+        self.rows = rows
         if not rows:
             return []
         was_training = model.training

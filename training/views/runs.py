@@ -14,9 +14,9 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from labeling.access import project_for
 from training.datasets import COUNTED
 from training.forms import LaunchForm
-from training.ml.config import METHODS, RECIPES
+from training.ml.config import RECIPES
 from training.ml.methods import other_settings
-from training.models import Dataset, ModelVersion, Run
+from training.models import Dataset, Run
 from training.runs import cancel_run, resume_run, seconds_left, start_run
 from training.views.fits import fit_context, with_suggestion
 
@@ -152,7 +152,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     context["test_points"] = _test_points(drawn)
     if request.htmx:
         return render(request, "training/run.html#live", context)
-    context["counts"] = _counts(found.dataset)
+    context["counts"] = counts_in_words(found.dataset)
     context["settings"] = _settings(found)
     return render(request, "training/run.html", context)
 
@@ -202,7 +202,8 @@ def _trained_percent(run: Run) -> float | None:
     return 100 * run.metrics["trained_parameters"] / run.metrics["parameters"]
 
 
-def _counts(dataset: Dataset | None) -> list[tuple[str, int]]:
+def counts_in_words(dataset: Dataset | None) -> list[tuple[str, int]]:
+    """What became of the comparisons, as far as there is something to count."""
     if dataset is None:
         return []
     return [
@@ -243,28 +244,3 @@ def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
             % {"run": found, "status": found.get_status_display().lower()},
         )
     return redirect("training:run", slug, pk)
-
-
-@login_required
-@require_safe
-def model(request: HttpRequest, slug: str, name: str) -> HttpResponse:
-    """Why does this model exist? Its run, dataset, labels, raters, judges, code and base."""
-    project = project_for(request.user, slug, to="view")
-    found = get_object_or_404(
-        ModelVersion.objects.select_related("base", "run__dataset", "run__created_by"),
-        project=project,
-        name=name,
-    )
-    context = {
-        "project": project,
-        "active": "training",
-        "model": found,
-        "derived": found.derived.select_related("run"),
-    }
-    if found.run:
-        context["method"] = _(METHODS[found.run.recipe.get("method", "lora")])
-        context["counts"] = _counts(found.run.dataset)
-        raters = found.run.dataset.raters if found.run.dataset else []
-        context["people"] = [r for r in raters if r["kind"] == "person"]
-        context["judges"] = [r for r in raters if r["kind"] == "judge"]
-    return render(request, "training/model.html", context)

@@ -340,7 +340,7 @@ def _attend_side_by_side(
         if shared is not None:
             scores[..., :n_old] = old_scores[rows].flatten(0, 1)
         keys, values = key[rows, :, :n].flatten(0, 1), value[rows, :, :n].flatten(0, 1)
-        torch.bmm(mine, keys.transpose(1, 2), out=scores[..., n_old:])
+        scores[..., n_old:] = torch.bmm(mine, keys.transpose(1, 2))
         by_row = scores.view(-1, n_key_heads, n_queries, n_old + n)
         by_row[..., n_old + n_all :] += mask[rows, :, :, n_all:n]
         weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)

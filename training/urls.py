@@ -2,7 +2,17 @@
 
 from django.urls import path
 
-from training.views import datasets, fits, merges, models, playground, runs
+from training.views import (
+    compare,
+    datasets,
+    fits,
+    merges,
+    models,
+    playground,
+    reports,
+    runs,
+    sweeps,
+)
 
 app_name = "training"
 urlpatterns = [
@@ -13,6 +23,13 @@ urlpatterns = [
     path("projects/<slug:slug>/training/runs/<int:pk>/", runs.run, name="run"),
     path("projects/<slug:slug>/training/runs/<int:pk>/cancel/", runs.cancel, name="cancel"),
     path("projects/<slug:slug>/training/runs/<int:pk>/resume/", runs.resume, name="resume"),
+    path("projects/<slug:slug>/training/compare/", compare.compare, name="compare"),
+    path("projects/<slug:slug>/training/sweeps/<int:pk>/", sweeps.sweep, name="sweep"),
+    path(
+        "projects/<slug:slug>/training/sweeps/<int:pk>/cancel/",
+        sweeps.cancel,
+        name="cancel_sweep",
+    ),
     path("projects/<slug:slug>/training/datasets/", datasets.overview, name="datasets"),
     path("projects/<slug:slug>/training/datasets/new/", datasets.builder, name="new_dataset"),
     path("projects/<slug:slug>/training/drafts/<int:pk>/", datasets.draft, name="draft"),
@@ -83,5 +100,26 @@ urlpatterns = [
         "projects/<slug:slug>/training/playground/<int:pk>/send/",
         playground.send,
         name="send_to_people",
+    ),
+    path("projects/<slug:slug>/training/models/<slug:name>/report/", reports.report, name="report"),
+    path("projects/<slug:slug>/training/models/<slug:name>/card/", reports.card, name="card"),
+    path(
+        "projects/<slug:slug>/training/models/<slug:name>/card/file/",
+        reports.card_file,
+        name="card_file",
+    ),
+    path(
+        "projects/<slug:slug>/training/runs/<int:pk>/studies/", reports.new_study, name="new_study"
+    ),
+    path("projects/<slug:slug>/training/studies/<int:pk>/", reports.study, name="study"),
+    path(
+        "projects/<slug:slug>/training/studies/<int:pk>/cancel/",
+        reports.cancel_study,
+        name="cancel_study",
+    ),
+    path(
+        "projects/<slug:slug>/training/studies/<int:pk>/resume/",
+        reports.resume_study,
+        name="resume_study",
     ),
 ]

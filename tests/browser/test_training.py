@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from tests.factories import MembershipFactory, UserFactory
 from tests.training.projects import labeled_project
 from training.models import Run
-from training.tasks import build_dataset, carry_out
+from training.tasks import build_dataset, carry_out, report_on_model
 
 LARGE = {
     "model_type": "llama",
@@ -73,12 +73,12 @@ def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
     expect(page.locator("#live")).to_contain_text("Results on test pairs")
     run.refresh_from_db()
     expect(page.locator("#live")).to_contain_text(f"n {run.metrics['n']}")
-    assert page.locator(".chart canvas").count() == 3
+    assert page.locator(".chart canvas").count() == 6
     n_points = page.evaluate(
         """() => {
           const [r, g, b] = getComputedStyle(document.documentElement)
             .getPropertyValue("--chart-2").match(/[0-9a-f]{2}/gi).map((x) => parseInt(x, 16));
-          return [...document.querySelectorAll(".chart canvas")].map((canvas) => {
+          return [...document.querySelectorAll(".chart[data-test] canvas")].map((canvas) => {
             const { data } = canvas.getContext("2d")
               .getImageData(0, 0, canvas.width, canvas.height);
             let n = 0;
@@ -88,12 +88,18 @@ def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
           });
         }"""
     )
+    assert len(n_points) == 3
     assert all(n > 50 for n in n_points)  # dots and line of the test pairs, in their colour
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)
         assert axe_findings(page) == []
     page.get_by_role("link", name=f"Model reward-{run.pk}").click()
     expect(page.locator("h1")).to_contain_text(f"reward-{run.pk}")
+    assert axe_findings(page) == []
+
+    report_on_model(run.model_version.reports.get().pk)
+    page.get_by_role("link", name="Report", exact=True).click()
+    expect(page.get_by_role("heading", name="What it gets most wrong")).to_be_visible()
     assert axe_findings(page) == []
 
 

@@ -10,7 +10,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('labeling', '0009_certificate_in_force'),
-        ('training', '0006_predicted_peak'),
+        ('training', '0007_reports'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

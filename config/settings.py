@@ -214,6 +214,9 @@ PREFLOOP_HEARTBEAT_SECONDS = env.int("PREFLOOP_HEARTBEAT_SECONDS", default=10)
 PREFLOOP_MAX_UPLOAD_BYTES = env.int("PREFLOOP_MAX_UPLOAD_BYTES", default=512 * 1024 * 1024)
 # Memory of the worker's GPU, such as 24GiB, where the web process cannot see it.
 PREFLOOP_GPU_MEMORY = env.str("PREFLOOP_GPU_MEMORY", default="")
+# Whether Weights & Biases and Trackio may send a run's numbers over the network, to wherever their
+# own settings say. Else they write files, which a person can send later.
+PREFLOOP_TRACKERS_ONLINE = env.bool("PREFLOOP_TRACKERS_ONLINE", default=False)
 PREFLOOP_LEASE_MINUTES = env.int("PREFLOOP_LEASE_MINUTES", default=15)
 
 # Counts of requests. Each process has its own unless this is `redis://host`.

@@ -10,6 +10,7 @@ from training.models import (
     ModelVersion,
     Run,
     Study,
+    Sweep,
 )
 
 
@@ -22,7 +23,13 @@ class DatasetAdmin(admin.ModelAdmin):
 class RunAdmin(admin.ModelAdmin):
     list_display = ["__str__", "project", "status", "base_model", "created_at"]
     list_filter = ["status", "kind"]
-    raw_id_fields = ["project", "dataset", "created_by"]
+    raw_id_fields = ["project", "dataset", "sweep", "created_by"]
+
+
+@admin.register(Sweep)
+class SweepAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "project", "kind", "created_at"]
+    raw_id_fields = ["project", "created_by"]
 
 
 @admin.register(Checkpoint)

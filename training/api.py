@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.core.exceptions import ValidationError as Refused
+from django.db.models import Prefetch
 from django.shortcuts import get_object_or_404
 from django.urls import path
 from drf_spectacular.utils import extend_schema
@@ -20,7 +21,7 @@ from training.cards import card_of
 from training.dataset_settings import DatasetSettings
 from training.datasets import dataset_named
 from training.merges import start_merge
-from training.models import DatasetDraft, ModelVersion, Study
+from training.models import DatasetDraft, ModelVersion, Run, Study
 from training.registry import StillInUse, delete_model, describe
 from training.reports import can_report
 from training.runs import cancel_run, resume_run, start_run
@@ -35,13 +36,17 @@ from training.serializers import (
     ModelReportSerializer,
     ModelSerializer,
     OneDatasetSerializer,
+    OneSweepSerializer,
     RunSerializer,
     StartMergeSerializer,
     StartSerializer,
     StartStudySerializer,
+    StartSweepSerializer,
     StudySerializer,
+    SweepSerializer,
 )
 from training.studies import start_study
+from training.sweeps import cancel_sweep, start_sweep
 
 
 @extend_schema(tags=["Training"])
@@ -61,27 +66,34 @@ class Runs(ListAPIView):
     @extend_schema(request=StartSerializer, responses={202: RunSerializer})
     @idempotent
     def post(self, request: Request, slug: str) -> Response:
-        """Have a worker train on a frozen dataset, or on the project's labels of now."""
+        """Have a worker train on a frozen dataset, or on the project's labels of now, which it then
+        freezes: labels that do not suffice fail the run, and not this request."""
         given = StartSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        asked = given.validated_data
-        try:
-            check_model_name(asked["base_model"], request.user)
-            run = start_run(
-                request.project,
-                kind=asked["kind"],
-                base_model=asked["base_model"],
-                recipe_settings=asked["settings"],
-                dataset=dataset_named(request.project, asked["dataset"]),
-                labels=asked["labels"],
-                test_share=asked["test_share"],
-                created_by=request.user,
-            )
-        except Refused as problem:
-            raise exceptions.ValidationError({"base_model": problem.messages}) from None
-        except (ValueError, OSError) as problem:  # OSError: no folder could bear that name
-            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        run = _started(request, given.validated_data, start_run)
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+def _started(request: Request, asked: dict[str, Any], start: Any, **more: Any) -> Any:
+    """What `start_run` or `start_sweep` makes of a request, or its refusal as an answer."""
+    try:
+        check_model_name(asked["base_model"], request.user)
+        return start(
+            request.project,
+            kind=asked["kind"],
+            base_model=asked["base_model"],
+            recipe_settings=asked["settings"],
+            dataset=dataset_named(request.project, asked["dataset"]),
+            labels=asked["labels"],
+            test_share=asked["test_share"],
+            report_to=asked["report_to"],
+            created_by=request.user,
+            **more,
+        )
+    except Refused as problem:
+        raise exceptions.ValidationError({"base_model": problem.messages}) from None
+    except (ValueError, OSError) as problem:  # OSError: no folder could bear that name
+        raise exceptions.ValidationError({"detail": str(problem)}) from None
 
 
 @extend_schema(tags=["Training"])
@@ -102,9 +114,9 @@ class CancelRun(GenericAPIView):
     @extend_schema(request=None, responses={200: RunSerializer})
     @idempotent
     def post(self, request: Request, slug: str, pk: int) -> Response:
-        """Stop a run; a running one stops at its next report."""
+        """Stop a run; a running one stops within seconds."""
         run = get_object_or_404(_runs(request), pk=pk)
-        cancel_run(run, by=request.user.get_username())
+        cancel_run(run, by=request.user)
         return Response(RunSerializer(run).data)
 
 
@@ -118,9 +130,60 @@ class ResumeRun(GenericAPIView):
     def post(self, request: Request, slug: str, pk: int) -> Response:
         """Queue a stopped run again, from its last checkpoint on."""
         run = get_object_or_404(_runs(request), pk=pk)
-        if not resume_run(run, by=request.user.get_username()):
+        if not resume_run(run, by=request.user):
             raise Conflict(f"This run is {run.status}: there is nothing to resume.")
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class Sweeps(ListAPIView):
+    """Sweeps over a grid of settings, newest first."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = SweepSerializer
+
+    def get_queryset(self) -> Any:
+        return _sweeps(self.request)
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=StartSweepSerializer, responses={202: OneSweepSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Queue a run for every combination of the grid's values, all on one dataset; a worker
+        carries them out one after another."""
+        given = StartSweepSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        asked = given.validated_data
+        sweep = _started(request, asked, start_sweep, grid=asked["grid"])
+        made = _sweeps(request).get(pk=sweep.pk)
+        return Response(OneSweepSerializer(made).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class OneSweep(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = OneSweepSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """A sweep, how far its runs are, and the best of them by what was held out."""
+        return Response(OneSweepSerializer(get_object_or_404(_sweeps(request), pk=pk)).data)
+
+
+@extend_schema(tags=["Training"])
+class CancelSweep(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = OneSweepSerializer
+
+    @extend_schema(request=None, responses={200: OneSweepSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop every run of a sweep that waits or runs."""
+        sweep = get_object_or_404(_sweeps(request), pk=pk)
+        cancel_sweep(sweep, by=request.user)
+        return Response(OneSweepSerializer(get_object_or_404(_sweeps(request), pk=pk)).data)
 
 
 @extend_schema(tags=["Training"])
@@ -437,6 +500,12 @@ def _merges(request: Request) -> Any:
     )
 
 
+def _sweeps(request: Request) -> Any:
+    """Sweeps with their runs in the order in which they are carried out."""
+    runs = Run.objects.order_by("pk").select_related("dataset", "model_version")
+    return request.project.sweeps.prefetch_related(Prefetch("runs", queryset=runs))
+
+
 def _runs(request: Request) -> Any:
     return request.project.runs.select_related("dataset", "model_version", "project")
 
@@ -452,6 +521,9 @@ urlpatterns = [
     path(f"{PROJECT}studies/<int:pk>/", OneStudy.as_view(), name="study"),
     path(f"{PROJECT}studies/<int:pk>/cancel/", CancelStudy.as_view(), name="cancel_study"),
     path(f"{PROJECT}studies/<int:pk>/resume/", ResumeStudy.as_view(), name="resume_study"),
+    path(f"{PROJECT}sweeps/", Sweeps.as_view(), name="sweeps"),
+    path(f"{PROJECT}sweeps/<int:pk>/", OneSweep.as_view(), name="sweep"),
+    path(f"{PROJECT}sweeps/<int:pk>/cancel/", CancelSweep.as_view(), name="cancel_sweep"),
     path(f"{PROJECT}models/", Models.as_view(), name="models"),
     path(f"{PROJECT}models/<int:pk>/", OneModel.as_view(), name="model"),
     path(f"{PROJECT}models/<int:pk>/delete/", DeleteModel.as_view(), name="delete_model"),

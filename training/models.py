@@ -61,6 +61,24 @@ class DatasetDraft(Job):
         build_dataset.delay_on_commit(self.pk)
 
 
+class Sweep(models.Model):
+    """Runs that differ in a few settings alone, carried out one after another."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="sweeps")
+    kind = models.CharField(max_length=20)  # of its runs
+    grid = models.JSONField(default=dict)  # {setting: [values]}; a run for every combination
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return _("sweep %(pk)s") % {"pk": self.pk}
+
+
 class Run(Job):
     """One execution of a recipe on a frozen dataset, or on a file of raw text: enough is stored to
     run it again."""
@@ -77,10 +95,12 @@ class Run(Job):
     base_revision = models.CharField(max_length=64, blank=True)  # hash of the base's weights
     recipe = models.JSONField(default=dict)  # the recipe's dataclass, whole
     seed = models.PositiveIntegerField(default=0)
-    # None for a run on raw text: the recipe names its file.
+    # None for a run on raw text, whose recipe names its file, and until a worker froze `labels`.
     dataset = models.ForeignKey(
         Dataset, models.RESTRICT, null=True, blank=True, related_name="runs"
     )
+    # DatasetSettings by which the worker freezes the labels of now; empty if the dataset was named.
+    labels = models.JSONField(default=dict, blank=True)
     text_sha256 = models.CharField(max_length=64, blank=True)  # of that file
     code_version = models.CharField(max_length=100)
     metrics = models.JSONField(default=dict)
@@ -90,6 +110,9 @@ class Run(Job):
     measured_peak = models.BigIntegerField(null=True, blank=True)
     device = models.CharField(max_length=10, blank=True)  # cuda | cpu
     folder = models.CharField(max_length=500, blank=True)  # under PREFLOOP_STORAGE
+    cause = models.CharField(max_length=20, blank=True)  # of a failure: see training/causes.py
+    report_to = models.CharField(max_length=20, blank=True)  # see training/ml/trackers.py
+    sweep = models.ForeignKey(Sweep, models.SET_NULL, null=True, blank=True, related_name="runs")
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -113,6 +136,9 @@ class RunStep(models.Model):
     step = models.PositiveIntegerField()
     split = models.CharField(max_length=10, default="train")  # train | test
     values = models.JSONField(default=dict)  # {"loss": …, "accuracy": …, "margin": …}
+    # {"tokens", "seconds", "memory"} of a training step: apart, since `values` come out the same
+    # for the same seed and these never do.
+    cost = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -3,14 +3,27 @@
 import math
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from labeling.serializers import JOB_FIELDS, ObjectField
+from training.comparing import best_of
 from training.dataset_settings import LABELS, make_settings
+from training.ml.config import TRACKERS
 from training.ml.merge_recipe import MERGES, MOST_MODELS
-from training.models import Dataset, DatasetDraft, Merge, ModelReport, ModelVersion, Run, Study
+from training.models import (
+    Dataset,
+    DatasetDraft,
+    Merge,
+    ModelReport,
+    ModelVersion,
+    Run,
+    Study,
+    Sweep,
+)
 from training.registry import clean_tags
 from training.studies import MOST_SEEDS, REFERENCES
+from training.sweeps import MOST_RUNS
 
 LARGEST_SETTING = 2**31 - 1
 
@@ -68,7 +81,7 @@ class RunSerializer(serializers.ModelSerializer):
         allow_null=True,
         default=None,
         read_only=True,
-        help_text="Its SHA-256; null for a run on raw text.",
+        help_text="Its SHA-256; null for a run on raw text, and until the labels are frozen.",
     )
     model = serializers.SerializerMethodField(help_text="The model it left, by name.")
     recipe = ObjectField(read_only=True)
@@ -87,6 +100,9 @@ class RunSerializer(serializers.ModelSerializer):
             "code_version",
             "metrics",
             "model",
+            "cause",
+            "sweep",
+            "report_to",
         ]
         read_only_fields = fields
 
@@ -186,10 +202,16 @@ class StartSerializer(serializers.Serializer):
         max_length=64,
         default="",
         allow_blank=True,
-        help_text="SHA-256 of a frozen dataset; empty: the labels of now are frozen.",
+        help_text="SHA-256 of a frozen dataset; empty: the worker freezes the labels of now.",
     )
     labels = serializers.ChoiceField(choices=list(LABELS.items()), default="mixed")
     test_share = serializers.FloatField(min_value=0.01, max_value=0.9, default=0.1)
+    report_to = serializers.ChoiceField(
+        choices=list(TRACKERS.items()),
+        default="",
+        allow_blank=True,
+        help_text="Where its numbers go besides its page; the worker needs that package.",
+    )
     settings = ObjectField(
         required=False,
         default=dict,
@@ -248,3 +270,54 @@ class StartStudySerializer(serializers.Serializer):
         help_text="What the ways of making labels are held against.",
     )
     n_seeds = serializers.IntegerField(min_value=1, max_value=MOST_SEEDS, default=1)
+
+
+class SweepSerializer(serializers.ModelSerializer):
+    grid = ObjectField(read_only=True)
+    runs = serializers.PrimaryKeyRelatedField(many=True, read_only=True)
+
+    class Meta:
+        model = Sweep
+        fields = ["id", "kind", "grid", "runs", "created_at"]
+        read_only_fields = fields
+
+
+class OneSweepSerializer(SweepSerializer):
+    runs = RunSerializer(many=True, read_only=True)
+    best = serializers.SerializerMethodField(
+        help_text="Of the runs that have ended, the best by what was held out; null before two."
+    )
+
+    class Meta(SweepSerializer.Meta):
+        fields = [*SweepSerializer.Meta.fields, "best"]
+        read_only_fields = fields
+
+    @extend_schema_field(ObjectField(allow_null=True))
+    def get_best(self, sweep: Sweep) -> dict[str, Any] | None:
+        best = best_of(list(sweep.runs.all()))
+        if best is None:
+            return None
+        return {
+            "run": best.run.pk,
+            "measure": best.measure,
+            "figure": best.figure,
+            "n_compared": best.n_compared,
+            "n_overlapping": best.n_overlapping,
+        }
+
+
+class StartSweepSerializer(StartSerializer):
+    grid = ObjectField(
+        help_text="Settings of the recipe with some values each, such as "
+        '{"learning_rate": [0.0001, 0.0002]}; at most 12 combinations.'
+    )
+
+    def validate_grid(self, grid: dict[str, Any]) -> dict[str, Any]:
+        for name, values in grid.items():
+            if not isinstance(values, list) or not 1 <= len(values) <= MOST_RUNS:
+                raise serializers.ValidationError(
+                    f"{name[:50]}: a list of 1 to {MOST_RUNS} values."
+                )
+            for value in values:
+                self.validate_settings({name: value})
+        return grid

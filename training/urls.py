@@ -2,7 +2,17 @@
 
 from django.urls import path
 
-from training.views import datasets, fits, merges, models, playground, reports, runs
+from training.views import (
+    compare,
+    datasets,
+    fits,
+    merges,
+    models,
+    playground,
+    reports,
+    runs,
+    sweeps,
+)
 
 app_name = "training"
 urlpatterns = [
@@ -13,6 +23,13 @@ urlpatterns = [
     path("projects/<slug:slug>/training/runs/<int:pk>/", runs.run, name="run"),
     path("projects/<slug:slug>/training/runs/<int:pk>/cancel/", runs.cancel, name="cancel"),
     path("projects/<slug:slug>/training/runs/<int:pk>/resume/", runs.resume, name="resume"),
+    path("projects/<slug:slug>/training/compare/", compare.compare, name="compare"),
+    path("projects/<slug:slug>/training/sweeps/<int:pk>/", sweeps.sweep, name="sweep"),
+    path(
+        "projects/<slug:slug>/training/sweeps/<int:pk>/cancel/",
+        sweeps.cancel,
+        name="cancel_sweep",
+    ),
     path("projects/<slug:slug>/training/datasets/", datasets.overview, name="datasets"),
     path("projects/<slug:slug>/training/datasets/new/", datasets.builder, name="new_dataset"),
     path("projects/<slug:slug>/training/drafts/<int:pk>/", datasets.draft, name="draft"),

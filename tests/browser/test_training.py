@@ -73,12 +73,12 @@ def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
     expect(page.locator("#live")).to_contain_text("Results on test pairs")
     run.refresh_from_db()
     expect(page.locator("#live")).to_contain_text(f"n {run.metrics['n']}")
-    assert page.locator(".chart canvas").count() == 3
+    assert page.locator(".chart canvas").count() == 6
     n_points = page.evaluate(
         """() => {
           const [r, g, b] = getComputedStyle(document.documentElement)
             .getPropertyValue("--chart-2").match(/[0-9a-f]{2}/gi).map((x) => parseInt(x, 16));
-          return [...document.querySelectorAll(".chart canvas")].map((canvas) => {
+          return [...document.querySelectorAll(".chart[data-test] canvas")].map((canvas) => {
             const { data } = canvas.getContext("2d")
               .getImageData(0, 0, canvas.width, canvas.height);
             let n = 0;
@@ -88,6 +88,7 @@ def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
           });
         }"""
     )
+    assert len(n_points) == 3
     assert all(n > 50 for n in n_points)  # dots and line of the test pairs, in their colour
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)

@@ -44,6 +44,8 @@ SCHEDULERS = {
     "cosine": gettext_noop("cosine to zero"),
     "constant_with_warmup": gettext_noop("constant"),
 }
+TRACKERS = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "trackio": "Trackio"}
+"""Where a run's numbers may go besides its page, by the name of the package: `ml/trackers.py`."""
 IMITATE = {
     "chosen": gettext_noop("Every chosen response"),
     "unbeaten": gettext_noop("Chosen responses that no other one was preferred to"),

@@ -522,7 +522,8 @@ def reference_logps(
     if path.exists():
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("tokens") == digest:
-                return file.get_tensor("logps")
+                kept: Tensor = file.get_tensor("logps")
+                return kept
     where = next(base.parameters()).device
     base.eval()
     columns = []

@@ -541,7 +541,7 @@ def predict(
     number = number_bytes(recipe.dtype, device)
     whole, writes = method in WHOLE, kind not in SCORERS
     # Vectors of a learned prompt stand in the row itself.
-    shape = {"rows": rows_at_once(recipe, tokens), "number": number}
+    shape: dict[str, Any] = {"rows": rows_at_once(recipe, tokens), "number": number}
     shape["tokens"] = tokens + (virtual if method in ("prompt", "ptuning") else 0)
     trained = trained_weights(kind, recipe, arch)
 
@@ -555,7 +555,7 @@ def predict(
         "optimizer": optimizer_states(recipe, arch, trained),
         "reference": copy if asks_a_copy(recipe) else 0,
     }
-    kept = {
+    kept: dict[str, Any] = {
         "checkpointing": recipe.gradient_checkpointing,
         "method": method,
         "wanted": targets(recipe),

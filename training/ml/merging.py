@@ -203,15 +203,15 @@ class Files:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._opened = {}
+        self._opened: dict[str, Any] = {}
         for path in sorted(Path(folder).glob("*.safetensors")):
-            opened = safe_open(path, framework="pt")
+            opened: Any = safe_open(path, framework="pt")
             self._opened |= dict.fromkeys(opened.keys(), opened)
         # Beside a weight in 4 bits stand its scales, under its name with more behind it.
         self.names = [n for n in self._opened if not re.search(r"\.(weight|bias)\.", n)]
 
     def tensor(self, name: str) -> Tensor:
-        stored = self._opened[name].get_tensor(name)
+        stored: Tensor = self._opened[name].get_tensor(name)
         parts = [n for n in self._opened if n.startswith(f"{name}.")]
         if parts:
             stored = self._from_4_bits(stored, parts)

@@ -151,7 +151,7 @@ def _key(folder: str) -> str:
     return folder.replace(".", "_")
 
 
-class _Watcher(BaseStreamer):
+class _Watcher(BaseStreamer):  # type: ignore[misc]
     """Told each token by `generate`, in its own thread: an error raised here ends it."""
 
     def __init__(self, tokenizer: Any, on_text: OnText) -> None:

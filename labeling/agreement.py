@@ -125,14 +125,17 @@ def agreement_report(
     by_judge = votes.is_judge[votes.rater]
     people = votes.where(~by_judge)
     counts, prompt = vote_counts(people), prompt_of_counts(people)
-    n_left_out, paired = 0, votes
     sizes = _votes_of_raters(people)
+    kept, paired = np.ones(len(votes.raters), dtype=bool), votes
     if most_raters is not None and most_raters < np.count_nonzero(sizes):
-        busy = np.argsort(-sizes, kind="stable")[:most_raters]
-        paired = votes.where(by_judge | np.isin(votes.rater, busy))
-        n_left_out = _n_pairs(people) - _n_pairs(people.where(np.isin(people.rater, busy)))
+        kept = votes.is_judge.copy()
+        kept[np.argsort(-sizes, kind="stable")[:most_raters]] = True
+        paired = votes.where(kept[votes.rater])
     n_judges, n_people = len(distinct(votes.rater[by_judge])), int(np.count_nonzero(sizes))
-    n_rows, n_done = _n_pairs(paired) + n_judges + n_people, 0
+    one, other = _sharing_raters(votes)
+    is_kept = kept[one] & kept[other]
+    n_left_out = int((~is_kept & ~votes.is_judge[one] & ~votes.is_judge[other]).sum())
+    n_rows, n_done = int(is_kept.sum()) + n_judges + n_people, 0
 
     def on_row() -> None:
         nonlocal n_done
@@ -396,10 +399,10 @@ def _kappa_interval(choice_1: np.ndarray, choice_2: np.ndarray, prompt: np.ndarr
     )
 
 
-def _n_pairs(votes: Votes) -> int:
-    """How many pairs of raters share a comparison."""
+def _sharing_raters(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
+    """(pairs,) each: the places of every two raters that share a comparison."""
     first, second, *_columns = _pairs_of_votes(votes)
-    return len(distinct(first * len(votes.raters) + second))
+    return np.divmod(distinct(first * len(votes.raters) + second), max(1, len(votes.raters)))
 
 
 def cohen_kappas(tables: np.ndarray) -> np.ndarray:

@@ -517,6 +517,33 @@ def _lines(head: dict[str, Any], rows: IO[bytes], sides: Mapping[str, str]) -> I
 def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
     """(train, test) pairs of a frozen dataset.
 
+    Raises: as `pair_rows`.
+    """
+    sides: dict[str, list[Pair]] = {"train": [], "test": []}
+    for row in pair_rows(dataset):
+        sides[row["split"]].append(pair_of(row))
+    return sides["train"], sides["test"]
+
+
+def pair_of(row: Mapping[str, Any]) -> Pair:
+    """A row of a dataset's file as what recipes learn from."""
+    return Pair(
+        prompt=row["prompt"],
+        chosen=row["chosen"],
+        rejected=row["rejected"],
+        prompt_id=row["prompt_id"],
+        comparison=row["comparison"],
+        prob=row.get("prob", 1.0),
+        weight=row.get("weight", 1.0),
+        demonstration=row.get("demonstration", False),
+        strength=row.get("strength"),
+        aspects=row.get("aspects"),
+    )
+
+
+def pair_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The rows of a frozen dataset's file that are pairs, as `write_row` wrote them.
+
     Ties that are kept in the file are no pairs, and ties that train as one half measure nothing:
     they are not on the test side.
 
@@ -530,26 +557,11 @@ def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
             raise ValueError(f"the dataset's file {dataset.path} was changed after it was frozen")
         file.seek(0)
         ties_are_kept = json.loads(next(file))["filters"].get("ties") == "kept"
-        sides: dict[str, list[Pair]] = {"train": [], "test": []}
         for line in file:
             row = json.loads(line)
             is_tie = row.get("outcome") == Choice.TIE
-            if is_tie and (ties_are_kept or row["split"] == "test"):
-                continue
-            pair = Pair(
-                prompt=row["prompt"],
-                chosen=row["chosen"],
-                rejected=row["rejected"],
-                prompt_id=row["prompt_id"],
-                comparison=row["comparison"],
-                prob=row.get("prob", 1.0),
-                weight=row.get("weight", 1.0),
-                demonstration=row.get("demonstration", False),
-                strength=row.get("strength"),
-                aspects=row.get("aspects"),
-            )
-            sides[row["split"]].append(pair)
-    return sides["train"], sides["test"]
+            if not (is_tie and (ties_are_kept or row["split"] == "test")):
+                yield row
 
 
 def dataset_named(project: Project, sha256: str) -> Dataset | None:

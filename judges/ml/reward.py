@@ -257,7 +257,7 @@ def _loaded(name: str, dtype: Any, where: torch.device) -> tuple[Any, Any]:
     if not settings.get("modules_to_save"):
         raise ValueError("the adapter brings no head, so it is no reward model's")
     made = left_beside(name)
-    in_4_bits = made.get("method") == "qlora"
+    in_4_bits = made.get("method") in ("qlora", "loftq")
     config = stretched_config(base, name, num_labels=1)
     options |= {"num_labels": 1} if config is None else {"config": config}
     if in_4_bits:

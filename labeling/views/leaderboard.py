@@ -133,13 +133,15 @@ def next_steps(report: dict[str, Any]) -> list[str]:
             )
             steps.append(few % {"one": one, "other": other, "n": n})
         elif pair["more"]["value"]:
-            steps.append(
-                _(
-                    "If their win rate is what it looks like now, about %(n)s more labels decide "
-                    "whether “%(one)s” is better than “%(other)s”."
-                )
-                % {"n": intcomma(pair["more"]["value"]), "one": one, "other": other}
+            n = pair["more"]["value"]
+            more = ngettext(
+                "If their win rate is what it looks like now, about %(n)s more label decides "
+                "whether “%(one)s” is better than “%(other)s”.",
+                "If their win rate is what it looks like now, about %(n)s more labels decide "
+                "whether “%(one)s” is better than “%(other)s”.",
+                n,
             )
+            steps.append(more % {"n": intcomma(n), "one": one, "other": other})
         if len(steps) == 3:
             break
     return steps

@@ -6,6 +6,7 @@ The texts beside the fields are the help that the launch form and the `train` co
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import Any
 
 MOST_MEMBERS = 16
@@ -23,6 +24,7 @@ METHODS = {
     "dora": gettext_noop("DoRA: length and direction apart"),
     "rslora": gettext_noop("rsLoRA: scale for high ranks"),
     "pissa": gettext_noop("PiSSA: starts at the main directions"),
+    "loftq": gettext_noop("LoftQ: base in 4 bits, starts at what they lose"),
     "ia3": gettext_noop("(IA)³: one factor for each output"),
     "prompt": gettext_noop("Prompt tuning: learned words in front"),
     "prefix": gettext_noop("Prefix tuning: learned keys and values"),
@@ -42,6 +44,8 @@ SCHEDULERS = {
     "cosine": gettext_noop("cosine to zero"),
     "constant_with_warmup": gettext_noop("constant"),
 }
+TRACKERS = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "trackio": "Trackio"}
+"""Where a run's numbers may go besides its page, by the name of the package: `ml/trackers.py`."""
 IMITATE = {
     "chosen": gettext_noop("Every chosen response"),
     "unbeaten": gettext_noop("Chosen responses that no other one was preferred to"),
@@ -139,14 +143,24 @@ class RewardRecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -301,14 +315,24 @@ class DPORecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -451,14 +475,24 @@ class SFTRecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -556,14 +590,24 @@ class PretrainRecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -696,9 +740,20 @@ def check_pairs(recipe: RewardRecipe | DPORecipe) -> None:
 
 
 def targets(recipe: Recipe) -> str | list[str]:
-    """The layers that get adapters, as PEFT wants them: "all-linear" or a list of names."""
+    """The layers that are adapted: "all-linear" or a list of names and patterns, see is_target."""
     names = [name.strip() for name in recipe.target_modules.split(",") if name.strip()]
     return "all-linear" if names == ["all-linear"] else names
+
+
+def is_target(layer: str, wanted: str | list[str]) -> bool:
+    """Whether a layer, by its path such as layers.3.self_attn.q_proj, is among the targets.
+
+    A name or a pattern (* for anything, ? for a character, [ab] for one of some) stands for every
+    layer whose path ends like it: "q_proj", "mlp.*", "layers.[0-3].*".
+    """
+    if isinstance(wanted, str):
+        return True
+    return any(fnmatchcase(f".{layer}", f"*.{end}") for end in wanted)
 
 
 def make_recipe(kind: str, settings: Mapping[str, Any]) -> Recipe:
@@ -713,14 +768,15 @@ def make_recipe(kind: str, settings: Mapping[str, Any]) -> Recipe:
     for name, value in settings.items():
         if name not in known:
             raise ValueError(f"{kind} has no setting {name!r}; it has {', '.join(known)}")
-        values[name] = _typed(name, value, known[name].type)
+        values[name] = typed(name, value, known[name].type)
     for name, setting in known.items():
         if setting.default is MISSING and not values.get(name):
             raise ValueError(f"{kind} wants {name}")
     return RECIPES[kind](**values)
 
 
-def _typed(name: str, value: Any, kind: Any) -> Any:
+def typed(name: str, value: Any, kind: Any) -> Any:
+    """The value of a setting as its kind. Raises: ValueError that names the setting."""
     if kind is bool:
         text = str(value).lower()
         if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):

@@ -73,6 +73,7 @@ from training.ml.steps import (
     OnStep,
     ReportSteps,
     n_steps,
+    pair_summary,
     quiet_trainer,
     resume_point,
     trainer_settings,
@@ -141,7 +142,7 @@ def train(
             part = ordered[start : start + recipe.batch_size]
             held_out |= zip(
                 map(id, part),
-                _pair_logps(base.eval(), tokenizer, part, recipe.dtype),
+                pair_logps(base.eval(), tokenizer, part, recipe.dtype),
                 strict=True,
             )
     copy = None
@@ -158,7 +159,7 @@ def train(
     rewards: dict[int, tuple[float, float]] = {}
 
     def margins(pairs: Sequence[TokenPair]) -> list[float]:
-        now = _pair_logps(model, tokenizer, pairs, recipe.dtype)
+        now = pair_logps(model, tokenizer, pairs, recipe.dtype)
         logps, before = torch.tensor(now), torch.tensor([held_out[id(pair)] for pair in pairs])
         n_tokens = torch.tensor([(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs])
         implied = implicit_rewards(recipe, logps, before, n_tokens)  # (pairs, 2)
@@ -186,7 +187,16 @@ def train(
         return [[step[at] for at in part] for part in found]
 
     report: ReportSteps[TokenPair] = ReportSteps(
-        recipe, total, test_tokens, margins, on_step, validation=valid_tokens, folder=folder
+        recipe,
+        total,
+        test_tokens,
+        margins,
+        on_step,
+        summary=lambda found: (
+            pair_summary(found) | _mean_changes([log_ratios[id(p)] for p in report.rows])
+        ),
+        validation=valid_tokens,
+        folder=folder,
     )
     trainer = StepTrainer(
         model,
@@ -207,8 +217,7 @@ def train(
     tokenizer.save_pretrained(folder / "model")
     found = report.measured_at_end(model)
     trained, parameters = n_parameters(model)
-    changes = [log_ratios[id(pair)] for pair in report.test]
-    n = max(1, len(changes))
+    changes = _mean_changes([log_ratios[id(pair)] for pair in report.test])
     return pair_metrics(
         found,
         [p.chosen_chars - p.rejected_chars for p in report.test],
@@ -216,8 +225,8 @@ def train(
         rewards=[rewards[id(pair)] for pair in report.test],
         lengths=[(p.chosen_chars, p.rejected_chars) for p in report.test],
     ) | {
-        "chosen_logp_change": sum(up for up, _down in changes) / n,
-        "rejected_logp_change": sum(down for _up, down in changes) / n,
+        "chosen_logp_change": changes["chosen_logp"],
+        "rejected_logp_change": changes["rejected_logp"],
         "n_train": len(lengths),
         "n_validation": len(valid_tokens),
         "n_steps": report.reached,
@@ -232,6 +241,16 @@ def train(
         "parameters": parameters,
         "optimizer": optimizer_words(recipe),
         "seconds": time.monotonic() - began,
+    }
+
+
+def _mean_changes(log_ratios: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Mean change of log-probability (nats) of the chosen and the rejected responses against the
+    reference; a falling chosen one is likelihood displacement."""
+    n = max(1, len(log_ratios))
+    return {
+        "chosen_logp": sum(up for up, _down in log_ratios) / n,
+        "rejected_logp": sum(down for _up, down in log_ratios) / n,
     }
 
 
@@ -503,7 +522,8 @@ def reference_logps(
     if path.exists():
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("tokens") == digest:
-                return file.get_tensor("logps")
+                kept: Tensor = file.get_tensor("logps")
+                return kept
     where = next(base.parameters()).device
     base.eval()
     columns = []
@@ -535,7 +555,7 @@ def _pair_batch(pairs: Sequence[TokenPair], pad_id: int) -> Batch:
     return batch | {"n_tokens": torch.tensor([len(response) for response in responses])}
 
 
-def _pair_logps(
+def pair_logps(
     model: Any, tokenizer: Any, pairs: Sequence[TokenPair], dtype: str
 ) -> list[tuple[float, float]]:
     """Log-probabilities (nats) of the chosen and of the rejected response, per pair."""

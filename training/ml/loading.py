@@ -30,11 +30,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from training.ml.config import Recipe, targets
+from training.ml.config import Recipe, is_target, targets
 from training.ml.methods import IN_4_BITS, PROMPTS
 
 HEADS = ("score", "classifier")
 """What transformers calls the head of a sequence classifier."""
+LANGUAGE_HEADS = ("lm_head", "embed_out")
+"""And the one that tells words."""
 MADE_BY = "made_by.json"
 """Beside saved weights: the method that trained them, the members of an ensemble, and the scaling
 of positions. An adapter's own file does not say whether its base was held in 4 bits, and on another
@@ -104,9 +106,9 @@ def load_causal(
     If `name` is a folder with an adapter, its base is loaded and the adapter merged into it, so
     that a trained policy can be a base again.
 
-    Args: method: "qlora" holds the linear layers in 4 bits: NF4, double quantisation; rope: kind
-        and factor of a longer context, see `scaled_config`.
-    Raises: ModelMissing; ValueError for an adapter under "qlora", which cannot be merged in 4 bits,
+    Args: method: "qlora" and "loftq" hold linear layers in 4 bits: NF4, double quantisation; rope:
+        kind and factor of a longer context, see `scaled_config`.
+    Raises: ModelMissing; ValueError for an adapter under these, which cannot be merged in 4 bits,
         and for a learned prompt, which is no change of weights.
     """
     adapter = adapter_base(name)
@@ -126,7 +128,10 @@ def load_causal(
         # The adapter was learned beside these rounded weights: it is merged into what they stand
         # for, and the sum says what the run measured.
         model = model.dequantize(dtype=number_format(dtype))
-    return PeftModel.from_pretrained(model, name).merge_and_unload()
+    merged = PeftModel.from_pretrained(model, name).merge_and_unload()
+    # What PEFT will write as the base of an adapter on this model: not the base of the first one.
+    merged.name_or_path = merged.config._name_or_path = name
+    return merged
 
 
 def load_scorer(
@@ -254,13 +259,7 @@ def adapter_config(model: Any, recipe: Recipe, *, task: str) -> PeftConfig:
     names = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
     wanted = targets(recipe)
     if isinstance(wanted, list):
-        unknown = [name for name in wanted if name not in names]
-        if unknown:
-            linear = sorted(n for n, m in names.items() if "Linear" in type(m).__name__)
-            raise ValueError(
-                f"the model has no layer {', '.join(unknown)}; its linear layers are "
-                f"{', '.join(n for n in linear if n not in (*HEADS, 'lm_head'))}"
-            )
+        wanted = _matching_layers(model, wanted)
     whole = [name for name in HEADS if name in names] if task == "SEQ_CLS" else []
     if recipe.train_norms:
         whole += sorted(n for n, m in names.items() if type(m).__name__.endswith("Norm"))
@@ -282,6 +281,25 @@ def adapter_config(model: Any, recipe: Recipe, *, task: str) -> PeftConfig:
         use_rslora=recipe.method == "rslora",
         init_lora_weights="pissa" if recipe.method == "pissa" else True,
     )
+
+
+def _matching_layers(model: Any, wanted: list[str]) -> list[str]:
+    """Names stay names; where a pattern is among them, the path of each layer that is meant."""
+    layers = [
+        path
+        for path, module in model.named_modules()
+        if ("Linear" in type(module).__name__ or type(module).__name__ == "Conv1D")
+        and path.rpartition(".")[2] not in (*HEADS, *LANGUAGE_HEADS)
+    ]
+    missing = [end for end in wanted if not any(is_target(path, [end]) for path in layers)]
+    if missing:
+        names = sorted({path.rpartition(".")[2] for path in layers})
+        raise ValueError(
+            f"the model has no layer {', '.join(missing)}; its linear layers are {', '.join(names)}"
+        )
+    if not any(sign in end for end in wanted for sign in "*?["):
+        return wanted
+    return [path for path in layers if is_target(path, wanted)]
 
 
 def _learned_prompt(recipe: Recipe, task: str) -> PeftConfig:

@@ -363,7 +363,8 @@ def _head_alone(
 
     def rewards_of(model: Any, batch: Batch) -> Tensor:
         with _autocast(batch["features"].device, recipe.dtype):
-            return head(batch["features"]).reshape(-1).float()
+            rewards: Tensor = head(batch["features"]).reshape(-1).float()
+            return rewards
 
     return rewards_of, batch_of
 

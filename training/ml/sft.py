@@ -67,8 +67,8 @@ def train(
     Returns: token_metrics of the test responses, of which the prompts' tokens are no part; and
         n_train, n_steps, train_tokens (read in one pass), max_length (the model's context, where
         that is less than asked), too_long_train, too_long_test, empty, trained_parameters,
-        parameters, optimizer, seconds, and the pairs that gave nothing to imitate: ties, other,
-        repeated.
+        parameters, longest (tokens of a row), optimizer, seconds, and the pairs that gave nothing
+        to imitate: ties, other, repeated.
     Raises: ModelMissing; ValueError if nothing to imitate fits `max_length`, or for packing with a
         model that would mix up what is packed; whatever on_step raises.
     """
@@ -234,6 +234,7 @@ def _train(
     return token_metrics(nll, base_nll, n_tokens, units, n_left_out=n_left_out) | {
         "n_train": len(train),
         "n_steps": total,
+        "longest": max(len(row["input_ids"]) for row in rows),
         "train_tokens": sum(example.n_tokens for example in train),
         "max_length": limit,
         "trained_parameters": trained,

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from training.ml.config import Recipe
 from training.ml.data import Row, longest_first
 from training.ml.evaluation import log_loss, share_right
 from training.ml.loading import device, number_format
+from training.ml.peaks import held_now
 
 COMPLETE = "complete"
 """A checkpoint without this file was cut short by a kill and is not resumed from."""
@@ -35,8 +37,10 @@ class StepReport:
     split: str = "train"
     """train: a mean over the step's pairs; test, validation: over all pairs of that side."""
     values: dict[str, float] = field(default_factory=dict)
-    """loss, of pairs also accuracy and margin; in training also learning_rate. Empty: only "I am
-    still here"."""
+    """loss, of pairs also accuracy and margin; in training also learning_rate and grad_norm, the
+    gradient's length before it is shortened. Empty: only "I am still here"."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """What a training step took: tokens (padding not counted), seconds, memory (bytes held)."""
     checkpoint: Path | None = None
     """A checkpoint of this step has just been written here."""
 
@@ -88,6 +92,7 @@ def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, An
         "save_total_limit": 2,
         "eval_strategy": "no",  # ReportSteps measures, pair by pair
         "report_to": "none",
+        "include_num_input_tokens_seen": "non_padding",
         "disable_tqdm": True,
     }
 
@@ -117,6 +122,8 @@ def quiet_trainer() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
             warnings.filterwarnings("ignore", message="PiSSA changes the base", module="peft")
+            # The base is an adapter's folder, merged: its words are those of the base beneath.
+            warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")
             yield
     finally:
         if bars:
@@ -162,6 +169,12 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         self.validation, self.folder = longest_first(validation), folder
         self.last: tuple[int, list[float]] = (-1, [])
         """The newest measurement: its step, and the numbers of the test rows."""
+        self.rows: list[Row] = []
+        """The rows that are measured now, or were last: of test or validation."""
+        self.began = time.perf_counter()
+        """When the step began, moved on by what was measured meanwhile."""
+        self.n_tokens = 0
+        """Those of all steps before this one."""
         self.reached = 0
         """Steps of the run so far."""
         self.best_step: int | None = None
@@ -176,10 +189,16 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
             self._forget_after(-1)
             self._measure_now(0, kwargs["model"])
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
+        self.n_tokens = state.num_input_tokens_seen
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.reached = step = state.global_step
         if step % every(self.recipe.eval_every, self.total) == 0 or step == self.total:
+            began = time.perf_counter()
             self._measure_now(step, kwargs["model"])
+            self.began += time.perf_counter() - began
             if self._is_worn_out():
                 control.should_training_stop = True
 
@@ -187,9 +206,17 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         if not logs or "loss" not in logs:  # the summary at the end
             return
         _refuse_nan(logs["loss"], state.global_step)
-        values = {name: logs[name] for name in ("loss", "learning_rate")}
+        values = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm")}
         values |= {name: logs[theirs] for name, theirs in self.logged.items()}
-        self.on_step(StepReport(step=state.global_step, n_steps=self.total, values=values))
+        cost: dict[str, float] = {
+            "tokens": state.num_input_tokens_seen - self.n_tokens,
+            "seconds": time.perf_counter() - self.began,
+        }
+        if (memory := held_now()) is not None:
+            cost["memory"] = memory
+        self.on_step(
+            StepReport(step=state.global_step, n_steps=self.total, values=values, cost=cost)
+        )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         path = _checkpoint(args, state)
@@ -235,10 +262,10 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
                 {name: p.data.clone() for name, p in _trained(model).items()},
                 self._place("best.safetensors"),
             )
-        measured[step] = loss
-        self._place("best.json").write_text(json.dumps(measured))
+        self._keep_measured(measured | {step: loss})
 
-    def _numbers_of(self, rows: Sequence[Row], split: str, step: int, model: Any) -> list[float]:
+    def _numbers_of(self, rows: list[Row], split: str, step: int, model: Any) -> list[float]:
+        self.rows = rows
         if not rows:
             return []
         was_training = model.training
@@ -272,8 +299,14 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
     def _forget_after(self, step: int) -> None:
         """What was measured past the checkpoint that a run goes on from is measured again."""
         if self.validation:
-            kept = {at: loss for at, loss in self._measured().items() if at <= step}
-            self._place("best.json").write_text(json.dumps(kept))
+            measured = self._measured()
+            self._keep_measured({at: loss for at, loss in measured.items() if at <= step})
+
+    def _keep_measured(self, measured: dict[int, float]) -> None:
+        """In one move: a kill in the middle leaves what was there before."""
+        unfinished = self._place("best.json.unfinished")
+        unfinished.write_text(json.dumps(measured))
+        unfinished.replace(self._place("best.json"))
 
     def _place(self, name: str) -> Path:
         assert self.folder is not None

@@ -19,8 +19,6 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from judges.ml.layers import lengthen, shorten
-
 logger = logging.getLogger(__name__)
 
 ATTENTION = "prefloop_rows"
@@ -47,10 +45,8 @@ class Rows:
         self.n_rows, self.n_slots = n_rows, n_slots
         self.shared = shared
         self.n_shared = shared.n_slots if shared else 0
-        self.keys: dict[int, torch.Tensor] = {}  # of a layer: (rows, heads, dim, slots and more)
-        """Numbers of one dimension stand side by side: a few queries are multiplied with keys that
-        stand so nearly three times as fast as with keys that stand token by token."""
-        self.values: dict[int, torch.Tensor] = {}  # (rows, heads, slots + 1, dim)
+        self.keys: dict[int, torch.Tensor] = {}  # of a layer: (rows, heads, slots + 1, dim)
+        self.values: dict[int, torch.Tensor] = {}
         self.steps = torch.arange(n_slots, device=self.device)
         self.rows = torch.arange(n_rows, device=self.device)
         last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -115,7 +111,7 @@ class Rows:
             slots += range(start, start + n)
             rows += [place] * n
         at = torch.tensor([slots], device=self.device)
-        self.at = (torch.tensor([rows], device=self.device), at)
+        self.at = (torch.tensor([rows], device=self.device), slice(None), at)
         try:
             self.model(
                 input_ids=torch.tensor([ids], device=self.device),
@@ -146,10 +142,8 @@ class Rows:
 
     def copy(self, source: int, place: int, n_slots: int) -> None:
         """Give another row the first slots of one."""
-        for keys in self.keys.values():
-            keys[place, ..., :n_slots] = keys[source, ..., :n_slots]
-        for values in self.values.values():
-            values[place, :, :n_slots] = values[source, :, :n_slots]
+        for stored in (*self.keys.values(), *self.values.values()):
+            stored[place, :, :n_slots] = stored[source, :, :n_slots]
 
     def drop(self, n_rows: int, places: Sequence[int]) -> list[int]:
         """Let some of the first rows go, and fill their places with the last that stay.
@@ -179,8 +173,8 @@ class Rows:
             for first in range(0, len(n_seen), n)
         ]
         n_most = max(n_seen)
-        self.at = (self.rows[rows][:, None], slots[:, None])
-        self.seen = (rows, n_most)
+        self.at = (self.rows[rows][:, None], slice(None), slots[:, None])
+        self.seen = (rows, slice(None), slice(n_most))
         visible = self.steps[:n_most] <= slots[:, None]  # (rows, slots)
         mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device)
         mask.masked_fill_(~visible, -torch.inf)  # every token sees slot 0
@@ -204,37 +198,26 @@ class Rows:
         """Keep a layer's new keys and values, (rows, heads, tokens, dim); all of them come back."""
         if layer not in self.keys:
             # Zeros, because what is masked is still multiplied by 0.
-            shape = (self.n_rows, key.shape[1])
-            # An odd number of cache lines: at powers of two they would drive each other out.
-            width = 16 * ((self.n_slots // 16 + 1) | 1)
-            self.keys[layer] = _zeros(key, (*shape, key.shape[3], width))
-            self.values[layer] = _zeros(value, (*shape, self.n_slots + 1, value.shape[3]))
-        keys, values = self.keys[layer], self.values[layer]
-        places, slots = self.at
-        keys[places, :, :, slots] = key.transpose(1, 2)
-        values[places, :, slots] = value.transpose(1, 2)
+            shape = (self.n_rows, key.shape[1], self.n_slots + 1)
+            self.keys[layer] = _zeros(key, (*shape, key.shape[3]))
+            self.values[layer] = _zeros(value, (*shape, value.shape[3]))
+        self.keys[layer][self.at] = key.transpose(1, 2)
+        self.values[layer][self.at] = value.transpose(1, 2)
         if self.pieces and layer == self.last_layer:
             raise _Kept
-        if self.pieces:
-            own, seen = key, value
-        else:
-            rows, n_most = self.seen
-            own, seen = keys[rows, ..., :n_most].transpose(2, 3), values[rows, :, :n_most]
+        own = key if self.pieces else self.keys[layer][self.seen]
         # Models hand keys on untouched, so the attention finds here what all rows share.
         own.apart = self.apart  # type: ignore[attr-defined]
         own.pieces = [  # type: ignore[attr-defined]
-            (part, keys[place, ..., :n].transpose(1, 2), values[place, :, :n], mask)
+            (part, self.keys[layer][place, :, :n], self.values[layer][place, :, :n], mask)
             for place, part, n, mask in self.pieces
         ]
         own.shared = (  # type: ignore[attr-defined]
-            (
-                self.shared.keys[layer][..., : self.n_shared].transpose(2, 3),
-                self.shared.values[layer][:, :, : self.n_shared],
-            )
+            (self.shared.keys[layer][:, :, :-1], self.shared.values[layer][:, :, :-1])
             if self.shared
             else None
         )
-        return own, seen
+        return own, value if self.pieces else self.values[layer][self.seen]
 
     def get_seq_length(self, layer: int = 0) -> int:
         return self.n_shared + self.n_slots
@@ -340,7 +323,7 @@ def _attend_side_by_side(
         if shared is not None:
             scores[..., :n_old] = old_scores[rows].flatten(0, 1)
         keys, values = key[rows, :, :n].flatten(0, 1), value[rows, :, :n].flatten(0, 1)
-        scores[..., n_old:] = torch.bmm(mine, keys.transpose(1, 2))
+        torch.bmm(mine, keys.transpose(1, 2), out=scores[..., n_old:])
         by_row = scores.view(-1, n_key_heads, n_queries, n_old + n)
         by_row[..., n_old + n_all :] += mask[rows, :, :, n_all:n]
         weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
@@ -387,7 +370,6 @@ def use_rows(model: Any) -> bool:
         logger.info("this model reads every text as a whole: %s", error)
         fits = False
     if not fits:
-        lengthen(model)
         model.set_attn_implementation(before)
     return fits
 
@@ -400,8 +382,6 @@ def _probe(model: Any) -> bool:
     whole = torch.tensor([ids], device=model.device)
     expected = model(input_ids=whole, use_cache=False).logits[0, -1].float()
     model.set_attn_implementation(ATTENTION)
-    if model.device.type == "cpu":  # no GPU was at hand to measure it
-        shorten(model, Rows, attend)
     if model.config._attn_implementation != ATTENTION:
         return False
     shared = Rows(model, 1, 20)

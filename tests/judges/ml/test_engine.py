@@ -13,14 +13,12 @@ from transformers import (
     GPTNeoXConfig,
     MambaConfig,
     MistralConfig,
-    Qwen2Config,
 )
 
 from judges.ml import batch
 from judges.ml.asking import Reply, Request, Writing
 from judges.ml.config import JudgeRecipe, ModelUnusable
 from judges.ml.engine import LocalEngine, load_engine
-from judges.ml.layers import lengthen
 from judges.ml.questions import plain_text, tidy_written, with_written
 from judges.ml.rows import Rows
 from judges.ml.spelling import control_marks, spellings
@@ -201,27 +199,6 @@ def test_models_of_other_shapes_give_the_same_numbers_in_batches(tmp_path, confi
 
     assert engine.reads_on is reads_on
     assert_like_reference(tmp_path, requests, found)
-
-
-@pytest.mark.parametrize("config", [MistralConfig, Qwen2Config])
-def test_the_short_way_through_layers_changes_no_number(tmp_path, config):
-    save_tiny_model(tmp_path, config, **LLAMA, sliding_window=None)
-    engine = load_engine(str(tmp_path), JudgeRecipe(), "cpu")
-    requests = both_orders(n=2)
-    layers = engine.model.model.layers
-
-    shortened = ["forward" in vars(layer) for layer in layers]
-    short = replies(engine, requests)
-    lengthen(engine.model)
-    engine._shared = None
-    plain = replies(engine, requests)
-
-    assert engine.reads_on
-    assert shortened == [True] * len(layers)
-    assert not any("forward" in vars(layer) for layer in layers)
-    for one, other in zip(short, plain, strict=True):
-        assert one.said[0].text == other.said[0].text
-        assert one.said[0].logps == pytest.approx(other.said[0].logps, abs=1e-5)
 
 
 def test_neither_the_size_of_a_batch_nor_its_company_changes_a_number(tiny_judge):

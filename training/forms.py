@@ -536,7 +536,8 @@ class WorkForm(forms.Form):
     def __init__(self, *args: Any, project: Project, user: Any, **kwargs: Any) -> None:
         super().__init__(*args, label_suffix="", **kwargs)
         self.user = user
-        self.fields["use"].choices = [(use, _(words)) for use, words in USES.items()]
+        uses = {use: _(words) for use, words in USES.items()}
+        self.fields["use"].choices = [(u, text[:1].upper() + text[1:]) for u, text in uses.items()]
         self.fields["dtype"].choices = [(dtype, _(words)) for dtype, words in DTYPES.items()]
         self.known_models = known_models(project, Run.Kind.DPO)
 

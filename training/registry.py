@@ -15,7 +15,7 @@ from labeling.changes import note_change
 from labeling.jobs import Job
 from labeling.models import Project
 from labeling.storage import storage_path
-from training.models import Merge, ModelExport, ModelVersion
+from training.models import Merge, ModelExport, ModelReport, ModelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class StillInUse(ValueError):
 
 @dataclass
 class Dependents:
-    """What would go with a model."""
+    """What would go with a model; reports on it go as well."""
 
     models: list[ModelVersion] = field(default_factory=list)  # children before their parents
     merges: list[Merge] = field(default_factory=list)
@@ -90,6 +90,7 @@ def what_depends(model: ModelVersion) -> Dependents:
         *project.runs.active().filter(base_model__in=names),
         *(merge for merge in found.merges if merge.is_active),
         *(export for export in found.exports if export.is_active),
+        *ModelReport.objects.active().filter(model__in=seen),
         *project.sides_by_side.active().filter(Q(model_a__in=names) | Q(model_b__in=names)),
     ]
     found.n_bytes = sum(size_on_disk(path) for path in _paths(found))

@@ -75,7 +75,8 @@ def test_the_form_the_api_and_the_command_say_why_a_loss_does_not_suit(
     dataset = soft(project)
     url = reverse("training:launch", args=["polite", "reward"])
     form = lead.get(url).context["form"]
-    values = {f.name: f.value() for f in form if f.value() not in (None, False)}
+    values = {f.name: f.value() for f in form}
+    values = {name: v for name, v in values.items() if v is not None and v is not False}
     chosen = {"base_model": "tiny", "dataset": dataset.sha256, "loss": "margin"}
 
     page = lead.post(url, values | chosen | {"launch": "1"})

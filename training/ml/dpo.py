@@ -142,7 +142,7 @@ def train(
             part = ordered[start : start + recipe.batch_size]
             held_out |= zip(
                 map(id, part),
-                _pair_logps(base.eval(), tokenizer, part, recipe.dtype),
+                pair_logps(base.eval(), tokenizer, part, recipe.dtype),
                 strict=True,
             )
     copy = None
@@ -159,7 +159,7 @@ def train(
     rewards: dict[int, tuple[float, float]] = {}
 
     def margins(pairs: Sequence[TokenPair]) -> list[float]:
-        now = _pair_logps(model, tokenizer, pairs, recipe.dtype)
+        now = pair_logps(model, tokenizer, pairs, recipe.dtype)
         logps, before = torch.tensor(now), torch.tensor([held_out[id(pair)] for pair in pairs])
         n_tokens = torch.tensor([(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs])
         implied = implicit_rewards(recipe, logps, before, n_tokens)  # (pairs, 2)
@@ -555,7 +555,7 @@ def _pair_batch(pairs: Sequence[TokenPair], pad_id: int) -> Batch:
     return batch | {"n_tokens": torch.tensor([len(response) for response in responses])}
 
 
-def _pair_logps(
+def pair_logps(
     model: Any, tokenizer: Any, pairs: Sequence[TokenPair], dtype: str
 ) -> list[tuple[float, float]]:
     """Log-probabilities (nats) of the chosen and of the rejected response, per pair."""

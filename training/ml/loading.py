@@ -128,7 +128,10 @@ def load_causal(
         # The adapter was learned beside these rounded weights: it is merged into what they stand
         # for, and the sum says what the run measured.
         model = model.dequantize(dtype=number_format(dtype))
-    return PeftModel.from_pretrained(model, name).merge_and_unload()
+    merged = PeftModel.from_pretrained(model, name).merge_and_unload()
+    # What PEFT will write as the base of an adapter on this model: not the base of the first one.
+    merged.name_or_path = merged.config._name_or_path = name
+    return merged
 
 
 def load_scorer(

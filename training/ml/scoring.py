@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from training.ml.data import (
     Messages,
     Pair,
@@ -14,6 +12,7 @@ from training.ml.data import (
     chat_tokens,
     tokenize_pairs,
 )
+from training.ml.dpo import pair_logps
 from training.ml.generation import sample
 from training.ml.loading import (
     adapter_base,
@@ -24,9 +23,8 @@ from training.ml.loading import (
     load_tokenizer,
     longest_allowed,
     made_by,
-    number_format,
+    rope_of,
 )
-from training.ml.logprobs import response_logps
 from training.ml.peaks import give_memory_back
 from training.ml.reward_model import score
 
@@ -123,7 +121,7 @@ def against_base(
         now: list[tuple[float, float]] = []
         for start in range(0, len(kept), batch_size):
             tokens = [row for _pair, row in kept[start : start + batch_size]]
-            now += _logps(model, tokenizer, tokens, dtype)
+            now += pair_logps(model, tokenizer, tokens, dtype)
             done += len(tokens)
             on_progress(done, total)
         logps.append(now)
@@ -152,19 +150,9 @@ def against_base(
 
 def _policy_then_base(folder: str, base: str, dtype: str) -> Iterator[Any]:
     yield load_policy(folder, dtype=dtype)[0]
+    if adapter_base(base) is not None:  # what it was made by, and with, is written beside it
+        yield load_causal(base, dtype=dtype).eval()
+        return
     is_adapter = adapter_base(folder) is not None and not is_learned_prompt(folder)
-    method = made_by(folder) if is_adapter and adapter_base(base) is None else "lora"
-    yield load_causal(base, method=method, dtype=dtype).eval()
-
-
-def _logps(
-    model: Any, tokenizer: Any, pairs: Sequence[TokenPair], dtype: str
-) -> list[tuple[float, float]]:
-    """Log-probabilities (nats) of the chosen and of the rejected response, per pair."""
-    prompts = [pair.prompt_ids for pair in pairs]
-    responses = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
-    where = next(model.parameters()).device.type
-    in_bf16 = number_format(dtype) == torch.bfloat16
-    with torch.autocast(where, dtype=torch.bfloat16, enabled=in_bf16):
-        logps = response_logps(model, prompts * 2, responses, tokenizer.pad_token_id).tolist()
-    return list(zip(logps[: len(pairs)], logps[len(pairs) :], strict=True))
+    method = made_by(folder) if is_adapter else "lora"
+    yield load_causal(base, method=method, dtype=dtype, rope=rope_of(folder)).eval()

@@ -122,6 +122,8 @@ def quiet_trainer() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
             warnings.filterwarnings("ignore", message="PiSSA changes the base", module="peft")
+            # The base is an adapter's folder, merged: its words are those of the base beneath.
+            warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")
             yield
     finally:
         if bars:

@@ -410,8 +410,11 @@ def test_a_stretched_context_takes_longer_texts_and_is_loaded_again_stretched(
 def test_a_policy_on_a_stretched_policy_is_stretched_too(tiny_model, tmp_path):
     recipe = make_recipe(
         "sft",
-        {"base_model": tiny_model, "max_steps": 1, "dtype": "float32", "rope_scaling": "linear"},
-    )
+        {
+            "base_model": tiny_model, "max_steps": 2, "dtype": "float32",
+            "rope_scaling": "linear", "learning_rate": 1e-2, "warmup_share": 0.0,
+        },
+    )  # fmt: skip
     sft.train(recipe, PAIRS[:4], PAIRS[4:6], tmp_path / "sft", lambda report: None)
     first = str(tmp_path / "sft" / "model")
 
@@ -420,7 +423,14 @@ def test_a_policy_on_a_stretched_policy_is_stretched_too(tiny_model, tmp_path):
     assert metrics["max_length"] == 512
     last = str(tmp_path / "dpo" / "model")
     assert longest_allowed(last, 10_000) == 512
-    assert load_policy(last)[0].config.rope_parameters["rope_type"] == "linear"
+    policy, tokenizer = load_policy(last, dtype="float32")
+    assert policy.config.rope_parameters["rope_type"] == "linear"
+    # What it learned by heart is still there: the adapter lies on the first one, not on its base.
+    tokens, _left_out = tokenize_pairs(PAIRS[24:], tokenizer, 512)
+    now = dpo.pair_logps(policy.eval(), tokenizer, tokens, "float32")
+    then = dpo.pair_logps(load_causal(first, dtype="float32").eval(), tokenizer, tokens, "float32")
+    change = sum(a - b for (a, _), (b, _) in zip(now, then, strict=True)) / len(tokens)
+    assert change == pytest.approx(metrics["chosen_logp_change"], abs=1e-3)
     with pytest.raises(ValueError, match=r"rope_scaling: the positions of .* are scaled already"):
         train("dpo", first, tmp_path / "twice", rope_scaling="yarn")
 

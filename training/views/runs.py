@@ -41,13 +41,10 @@ NEW = {
     "pretrain": _lazy("New continued pre-training"),
 }
 ABOUT = {
-    "reward": _lazy(
-        "Learns to give a response a number, so that the preferred one gets more (TRL "
-        "RewardTrainer)."
-    ),
+    "reward": _lazy("Learns to give a response a number, so that the preferred one gets more."),
     "dpo": _lazy(
         "Moves a policy towards preferred responses, held near the model it starts from; the "
-        "reference is the same model with its adapter off (TRL DPOTrainer)."
+        "reference is the same model with its adapter off."
     ),
     "sft": _lazy(
         "Imitates preferred responses, or better answers that raters wrote, word by word (TRL "

@@ -16,9 +16,9 @@ WEIGHTINGS = ("tokens", "responses", "sums", "constant")
 
 
 def kl_estimate(logp: Tensor, reference_logp: Tensor, kind: str) -> Tensor:
-    """KL(π‖π_ref) of each token, told from the one token that was drawn, with ρ = log π − log π_ref.
+    """KL(π‖π_ref) of each token, told from the one that was drawn.
 
-    k1 = ρ and k3 = e^{−ρ} − 1 + ρ are unbiased, k3 is never negative; k2 = ρ²/2 is biased, with
+    With ρ = log π − log π_ref: k1 = ρ and k3 = e^{−ρ} − 1 + ρ are unbiased, k3 is never negative; k2 = ρ²/2 is biased, with
     little variance. ρ = 0.5 gives 0.5, 0.125, 0.106531.
 
     Raises: ValueError for another kind.
@@ -217,7 +217,7 @@ def rollout_metrics(
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """1 − Var(R − V) / Var(R) over generated tokens: 1 is a critic that knows, 0 one that does not."""
+    """1 − Var(R − V) / Var(R) over generated tokens: 1 is a critic that knows."""
     real = mask.bool()
     known, told = returns.double()[real], values.double()[real]
     spread = known.var(correction=0)

@@ -40,9 +40,7 @@ def expected_best(proxy: Sequence[float], gold: Sequence[float], n: int) -> floa
         raise ValueError(f"the best of {n} cannot be told from {total}")
     order = sorted(range(total), key=lambda place: proxy[place])
     groups = math.comb(total, n)
-    return sum(
-        math.comb(rank, n - 1) / groups * gold[place] for rank, place in enumerate(order)
-    )
+    return sum(math.comb(rank, n - 1) / groups * gold[place] for rank, place in enumerate(order))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ WEIGHTINGS = ("tokens", "responses", "sums", "constant")
 def kl_estimate(logp: Tensor, reference_logp: Tensor, kind: str) -> Tensor:
     """KL(π‖π_ref) of each token, told from the one that was drawn.
 
-    With ρ = log π − log π_ref: k1 = ρ and k3 = e^{−ρ} − 1 + ρ are unbiased, k3 is never negative; k2 = ρ²/2 is biased, with
+    With ρ = log π − log π_ref: k1 = ρ and k3 = e^{−ρ} − 1 + ρ are unbiased,
+    k3 is never negative; k2 = ρ²/2 is biased, with
     little variance. ρ = 0.5 gives 0.5, 0.125, 0.106531.
 
     Raises: ValueError for another kind.

@@ -62,7 +62,6 @@ def plain_loop(recipe: Any, prompts: list[Any]) -> dict[str, Any]:
     from training.ml.policy_gradients import (
         gae,
         kl_estimate,
-        masked_mean,
         policy_loss,
         token_rewards,
         value_loss,
@@ -154,7 +153,6 @@ def plain_loop(recipe: Any, prompts: list[Any]) -> dict[str, Any]:
                     for optimizer in optimizers:
                         optimizer.step()
                         optimizer.zero_grad(set_to_none=True)
-    assert masked_mean(old, real) <= 0
     return {"seconds_in": clock.seconds, "response_tokens": clock.n_tokens}
 
 
@@ -189,7 +187,7 @@ def speed(folder: Path, steps: int) -> None:
     rng = random.Random(0)
     prompts = [[{"role": "user", "content": text}] for text in microworld.sample_prompts(512, rng)]
     print(
-        "| loop | tokens | generation s | scoring s | update s | generated/s | rolled out/s | all/s |"
+        "| loop | tokens | generation s | scoring s | update s | generated/s | rolled/s | all/s |"
     )
     for name in ("one base", "four models", "one base", "four models"):
         if name == "one base":
@@ -224,9 +222,7 @@ def memory_child(kind: str, base: str, reward: str, settings: dict[str, Any]) ->
 def memory() -> None:
     from tests.bench.memory import save_model
     from tests.training.reward_models import save_reward_model
-    from training.ml.config import RewardRecipe
 
-    assert RewardRecipe
     settings = {
         "steps": 1, "prompts_per_step": 8, "max_new_tokens": 32, "batch_size": 4,
         "minibatches": 2, "epochs": 1, "rollout_batch_size": 8, "dtype": "float32",

@@ -1,4 +1,4 @@
-"""PPO, RLOO and GRPO: a policy that learns from rewards on its own responses, on one base.
+"""PPO, RLOO, GRPO, online DPO: a policy that learns from rewards on its own responses, on one base.
 
 A step, from top to bottom in `train`: the policy answers prompts; reward models and functions score
 the answers; policy, reference and critic read them; the equations of policy_gradients.py turn this
@@ -35,6 +35,7 @@ from training.ml.loading import (
     longest_allowed,
     n_parameters,
 )
+from training.ml.losses import soft_pair_loss
 from training.ml.policy_gradients import (
     COMBINED,
     KLS,
@@ -80,8 +81,15 @@ ALGORITHMS = {
     "rloo": gettext_noop("RLOO: each response against the others to its prompt"),
     "grpo": gettext_noop("GRPO: the same, divided by their spread"),
     "dr_grpo": gettext_noop("Dr. GRPO: without that division and without one by length"),
+    "online_dpo": gettext_noop("Online DPO: the best response to a prompt against the worst"),
 }
-WEIGHTING = {"ppo": "tokens", "rloo": "sums", "grpo": "responses", "dr_grpo": "constant"}
+WEIGHTING = {
+    "ppo": "tokens",
+    "rloo": "sums",
+    "grpo": "responses",
+    "dr_grpo": "constant",
+    "online_dpo": "responses",
+}
 SCALINGS = {
     "reference": gettext_noop("mean 0, deviation 1 on the start's responses"),
     "batch": gettext_noop("divided by the deviation of each step's scores"),
@@ -351,9 +359,11 @@ def train(
         finished = [rollout.finished for rollout in rollouts]
         values = rollout_metrics(read.logp, read.reference_logp, read.mask, scores, finished)
         values["kl_coefficient"] = state.kl_coefficient
-        advantages, returns = told_advantages(
-            recipe, penalised(recipe, scores, finished), read, state.kl_coefficient
-        )
+        clock.n_tokens += int(read.mask.sum())
+        scores = penalised(recipe, scores, finished)
+        if recipe.algorithm == "online_dpo":
+            read = read.of(best_and_worst(scores, recipe.samples_per_prompt))
+        advantages, returns = told_advantages(recipe, scores, read, state.kl_coefficient)
         with clock("update"):
             values |= learner.update(
                 read,
@@ -371,7 +381,6 @@ def train(
                 horizon=recipe.kl_horizon,
                 n=len(rollouts),
             )
-        clock.n_tokens += int(read.mask.sum())
         state.step = step
         _refuse_nan(values, step)
         on_step(StepReport(step=step, n_steps=recipe.steps, values=values))
@@ -525,6 +534,16 @@ def penalised(recipe: PPORecipe, scores: Tensor, finished: Sequence[bool]) -> Te
     return scores - recipe.missing_end_penalty * missing
 
 
+def best_and_worst(scores: Tensor, k: int) -> list[int]:
+    """Rows of the best and the worst of every k responses; none of a prompt where all are alike."""
+    rows = []
+    for first in range(0, len(scores), k):
+        group = scores[first : first + k]
+        if group.max() > group.min():
+            rows += [first + int(group.argmax()), first + int(group.argmin())]
+    return rows
+
+
 # ---- What the roles say of the responses --------------------------------------------------------
 
 
@@ -538,6 +557,11 @@ class Read:
     reference_logp: Tensor
     entropy: Tensor
     values: Tensor
+
+    def of(self, rows: list[int]) -> "Read":
+        """Some of the responses."""
+        tensors = (self.mask, self.logp, self.reference_logp, self.entropy, self.values)
+        return Read([self.rollouts[row] for row in rows], *(tensor[rows] for tensor in tensors))
 
 
 def read_rollouts(
@@ -572,8 +596,11 @@ def told_advantages(
 ) -> tuple[Tensor, Tensor]:
     """(advantages, returns) of each token by the recipe's algorithm; without a critic, no returns.
 
-    PPO and RLOO pay for KL out of the reward; GRPO has it in the loss, see Learner.
+    PPO and RLOO pay for KL out of the reward; GRPO has it in the loss, and online DPO has a loss
+    without advantages: see Learner.
     """
+    if recipe.algorithm == "online_dpo":
+        return read.mask, read.mask
     scores = scores.to(read.mask.device)
     kl = kl_estimate(read.logp, read.reference_logp, recipe.kl) * read.mask
     if recipe.algorithm == "ppo":
@@ -641,9 +668,13 @@ class Learner:
 
         Returns: means over the last pass: loss, of a critic value_loss and explained_variance
             (before the update), update_metrics, grad_norm, epochs, learning_rate. While the critic
-            warms up alone, loss is 0.
+            warms up alone, or where no two responses differ in score, loss is 0.
         """
         recipe = self.recipe
+        if not read.rollouts:
+            return {"loss": 0.0, "grad_norm": 0.0, "epochs": 0.0}
+        together = 2 if recipe.algorithm == "online_dpo" else 1  # rows, side by side
+        size = max(together, recipe.batch_size - recipe.batch_size % together)
         learns = list(self.optimizers)
         if step <= recipe.critic_warmup and CRITIC in learns:
             learns = [CRITIC]
@@ -654,20 +685,23 @@ class Learner:
         told: dict[str, float] = {}
         for epoch in range(recipe.epochs):
             draw = torch.Generator().manual_seed(_seed_of(recipe.seed, step, 3 + epoch))
-            order = torch.randperm(len(read.rollouts), generator=draw)
+            order = torch.randperm(len(read.rollouts) // together, generator=draw) * together
             seen = torch.zeros_like(read.logp)
             losses, norms = {POLICY: 0.0, CRITIC: 0.0}, []
             for drawn in order.chunk(recipe.minibatches):
                 # Like lengths together: less padding, the same sum.
-                rows = sorted(drawn.tolist(), key=lambda r: read.rollouts[r].n_tokens, reverse=True)
+                firsts = sorted(
+                    drawn.tolist(), key=lambda row: read.rollouts[row].n_tokens, reverse=True
+                )
+                rows = [first + place for first in firsts for place in range(together)]
                 weights = loss_weights(
                     read.mask[rows], WEIGHTING[recipe.algorithm], recipe.max_new_tokens
                 )
                 for role in learns:
-                    for at in range(0, len(rows), recipe.batch_size):
-                        some = rows[at : at + recipe.batch_size]
+                    for at in range(0, len(rows), size):
+                        some = rows[at : at + size]
                         real = read.mask[some].bool()
-                        weight = weights[at : at + recipe.batch_size][real]
+                        weight = weights[at : at + size][real]
                         batch = as_batch(
                             [read.rollouts[r] for r in some], pad_id, self.roles.device
                         )
@@ -720,6 +754,14 @@ class Learner:
         """(loss, log-probabilities now) of some rows; all but those of the rows' real tokens."""
         recipe, real = self.recipe, read.mask[rows].bool()
         logp, _entropy = token_logps(self.roles, batch, recipe.temperature)
+        if recipe.algorithm == "online_dpo":
+            gained = (logp - read.reference_logp[rows][real]).split(batch.lengths)
+            up, down = torch.stack([row.sum() for row in gained]).view(-1, 2).unbind(dim=1)
+            share = torch.stack([row.sum() for row in weights.split(batch.lengths)])
+            delta = kl_coefficient * (up - down)  # (pairs,); the price of KL is DPO's β
+            return soft_pair_loss(
+                delta, torch.ones_like(delta), share.view(-1, 2).sum(dim=1)
+            ).sum(), logp
         loss = policy_loss(logp, read.logp[rows][real], advantages, weights, clip=recipe.clip)
         if recipe.algorithm in ("grpo", "dr_grpo"):
             # As a loss, k1 would have no gradient in the mean; k3 is what their paper takes.

@@ -192,7 +192,7 @@ def test_a_broken_run_resumes_to_the_same_weights_and_numbers(
     assert left == {"checkpoint-2", "checkpoint-4"}
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "online_dpo"])
 def test_a_reward_that_is_easy_to_raise_is_raised_within_the_kl_budget(
     tiny_model, tmp_path, algorithm
 ):
@@ -268,6 +268,11 @@ def test_several_scorers_are_each_brought_to_one_scale(tiny_model, reward_model)
     batch = PPORecipe(base_model=tiny_model, reward_scaling="batch")
     found = ppo.one_score(batch, raw[:1], ppo.reference_scale(batch, raw[:1]))
     assert found.tolist() == [1.0, 2.0, 3.0]  # deviation 1 already, and the mean stays
+
+
+def test_online_dpo_learns_from_the_best_and_the_worst_response_to_a_prompt():
+    scores = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.3, 0.3, -2.0, -1.0, -1.5])
+    assert ppo.best_and_worst(scores, 3) == [1, 0, 7, 6]
 
 
 def test_every_pass_over_the_prompts_has_each_of_them_once():

@@ -311,7 +311,7 @@ def train(
     if point is not None:
         state = load_checkpoint(Path(point), learner)
     clock = _Clock()
-    common = {
+    common: dict[str, Any] = {
         "max_new_tokens": recipe.max_new_tokens,
         "temperature": recipe.temperature,
         "ends": end_ids(roles.model.get_base_model(), tokenizer),

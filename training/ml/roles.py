@@ -124,17 +124,20 @@ class Roles:
     def acting(self, role: str, *, learning: bool = False) -> Iterator[None]:
         """The model speaks as this role meanwhile. While learning, gradients reach its adapter:
         the way back must then be gone within."""
-        off = role == REFERENCE and not self.reference_copy
         with (
-            self.model.disable_adapter() if off else contextlib.nullcontext(),
             torch.set_grad_enabled(learning),
             torch.autocast(
                 self.device.type, dtype=torch.bfloat16, enabled=self.numbers == torch.bfloat16
             ),
         ):
-            if not off:
+            if role == REFERENCE and not self.reference_copy:
+                # What PEFT's disable_adapter does, without its look at every layer before.
+                self.model.base_model.disable_adapter_layers()
+                yield
+                self.model.base_model.enable_adapter_layers()
+            else:
                 self.model.set_adapter(role, inference_mode=not learning)
-            yield
+                yield
 
     @property
     def device(self) -> torch.device:

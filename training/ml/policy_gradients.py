@@ -95,18 +95,13 @@ def gae(
     return advantages, (advantages + values) * mask
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    return (values * mask).sum() / mask.sum()
-
-
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """Mean 0 and variance 1 over the tokens there are, 0 elsewhere.
 
     Source: Huang et al. 2024, arXiv:2403.17031, details 16 and 17.
     """
-    mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean).square(), mask)
-    return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
+    real = values[mask.bool()]
+    return (values - real.mean()) * torch.rsqrt(real.var(correction=0) + 1e-8) * mask
 
 
 def rloo_advantages(scores: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ SMALL = {
     "prompts_per_step": 6,
     "max_new_tokens": 8,
     "minibatches": 2,
+    "epochs": 1,
     "batch_size": 4,
     "learning_rate": 1e-3,
     "eval_every": 2,
@@ -30,8 +31,8 @@ SMALL = {
 }
 
 
-def share_of_e(_prompts, texts) -> list[float]:
-    return [text.count("e") / max(1, len(text)) for text in texts]
+def share_of_letters(_prompts, texts) -> list[float]:
+    return [sum(c.isascii() and c.isalpha() for c in text) / max(1, len(text)) for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +212,7 @@ def test_a_reward_that_is_easy_to_raise_is_raised_within_the_kl_budget(
     recipe = PPORecipe(base_model=tiny_model, algorithm=algorithm, **settings)
     reports = []
 
-    metrics = ppo.train(recipe, PROMPTS, PROMPTS, tmp_path, reports.append, reward=share_of_e)
+    metrics = ppo.train(recipe, PROMPTS, PROMPTS, tmp_path, reports.append, reward=share_of_letters)
 
     assert metrics["gain"]["low"] > 0.5  # in deviations of the start's scores
     assert 0 < metrics["kl"] < 12
@@ -230,7 +231,7 @@ def test_algorithms_without_a_critic_train_the_adapter_alone(
     recipe = PPORecipe(
         base_model=tiny_model, algorithm=algorithm, **SMALL | {"samples_per_prompt": 3, "steps": 1}
     )
-    metrics = ppo.train(recipe, PROMPTS, [], tmp_path, lambda report: None, reward=share_of_e)
+    metrics = ppo.train(recipe, PROMPTS, [], tmp_path, lambda report: None, reward=share_of_letters)
 
     found = weights(tmp_path)
     assert all(found[name].abs().max() > 0 for name in found if "lora_B" in name)
@@ -294,7 +295,7 @@ def test_step_sizes_rise_and_fall_and_are_never_zero():
 
 
 @pytest.mark.parametrize(
-    ("settings", "why"),
+    ("chosen", "why"),
     [
         ({"algorithm": "reinforce"}, "algorithm is 'reinforce'"),
         ({"algorithm": "rloo"}, "samples_per_prompt must be at least 2"),
@@ -304,9 +305,9 @@ def test_step_sizes_rise_and_fall_and_are_never_zero():
         ({"prompts_per_step": 2}, "2 responses a step cannot be 4 minibatches"),
     ],
 )
-def test_a_recipe_that_makes_no_sense_is_refused(settings, why):
+def test_a_recipe_that_makes_no_sense_is_refused(chosen, why):
     with pytest.raises(ValueError, match=why):
-        PPORecipe(base_model="", **settings)
+        PPORecipe(base_model="", **chosen)
 
 
 def test_without_anything_that_scores_a_run_does_not_start(tiny_model, tmp_path):

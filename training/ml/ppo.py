@@ -72,7 +72,7 @@ from training.ml.roles import (
     token_values,
 )
 from training.ml.rollouts import Rollout, end_ids, roll_out
-from training.ml.steps import OnStep, StepReport, every, resume_point, seal
+from training.ml.steps import OnStep, StepReport, every, quiet_trainer, resume_point, seal
 
 RewardFunction = Callable[[Sequence[Messages], Sequence[str]], Sequence[float]]
 """Prompts and responses to numbers, higher being better; it may not depend on chance."""
@@ -270,6 +270,7 @@ class PPORecipe:
         return [name.strip() for name in self.reward_models.split(",") if name.strip()]
 
 
+@quiet_trainer()
 def train(
     recipe: PPORecipe,
     prompts: Sequence[Messages],

@@ -213,7 +213,7 @@ def test_a_reward_that_is_easy_to_raise_is_raised_within_the_kl_budget(
         "prompts_per_step": 32 if algorithm == "ppo" else 8,
         "samples_per_prompt": 1 if algorithm == "ppo" else 4,
         "batch_size": 32,
-        "learning_rate": 2e-2,
+        "learning_rate": 3e-2 if algorithm == "ppo" else 1e-2,
         "critic_learning_rate": 1e-2,
         "eval_every": 16,
         "checkpoint_every": 16,

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from training.ml.config import Recipe
 from training.ml.loading import (
     HEADS,
     ModelMissing,
@@ -65,11 +64,11 @@ def can_share(reward_model: str, base: str, method: str) -> bool:
 class Roles:
     """A base with an adapter for each role."""
 
-    def __init__(self, recipe: Recipe, reward_models: Sequence[str], *, critic: bool) -> None:
+    def __init__(self, recipe: Any, reward_models: Sequence[str], *, critic: bool) -> None:
         """Seed before: new adapters start at random.
 
         Args:
-            recipe: base_model is the policy's start: a base, or the folder of an adapter, which
+            recipe: a PPORecipe; its base_model is the policy's start: a base, or the folder of an adapter, which
                 then is trained further, and whose frozen copy is the reference.
             reward_models: folders of reward models that can share the base; see can_share.
             critic: whether one is wanted. It begins as the first reward model; without one, as a

@@ -68,8 +68,8 @@ class Roles:
         """Seed before: new adapters start at random.
 
         Args:
-            recipe: a PPORecipe; its base_model is the policy's start: a base, or the folder of an adapter, which
-                then is trained further, and whose frozen copy is the reference.
+            recipe: a PPORecipe. Its base_model is the policy's start: a base, or the folder of an
+                adapter, which then is trained further, and whose frozen copy is the reference.
             reward_models: folders of reward models that can share the base; see can_share.
             critic: whether one is wanted. It begins as the first reward model; without one, as a
                 new adapter whose head says 0.

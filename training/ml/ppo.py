@@ -239,8 +239,8 @@ class PPORecipe:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}"
                 )
-        counted = ("lora_rank", "lora_alpha", "steps", "prompts_per_step", "samples_per_prompt")
-        counted += ("max_new_tokens", "max_length", "epochs", "minibatches", "batch_size")
+        counted = ["lora_rank", "lora_alpha", "steps", "prompts_per_step", "samples_per_prompt"]
+        counted += ["max_new_tokens", "max_length", "epochs", "minibatches", "batch_size"]
         for name in (*counted, "rollout_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
@@ -248,8 +248,8 @@ class PPORecipe:
         for name in (*rates, "kl_horizon", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0")
-        amounts = ("kl_coefficient", "kl_target", "value_clip", "stop_kl", "reward_clip")
-        amounts += ("missing_end_penalty", "uncertainty_weight", "weight_decay", "critic_warmup")
+        amounts = ["kl_coefficient", "kl_target", "value_clip", "stop_kl", "reward_clip"]
+        amounts += ["missing_end_penalty", "uncertainty_weight", "weight_decay", "critic_warmup"]
         for name in (*amounts, "eval_every", "checkpoint_every", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative")
@@ -499,11 +499,11 @@ class Scorer:
             from training.ml.reward_model import score  # brings TRL, which PPO does without
 
             size = recipe.rollout_batch_size
-            told = [
+            alone = [
                 score(model, theirs, talks, batch_size=size, dtype=recipe.dtype)
                 for model, theirs in self.others
             ]
-            found.append(torch.tensor(told))
+            found.append(torch.tensor(alone))
         if self.reward is not None:
             numbers = [float(number) for number in self.reward(prompts, texts)]
             if len(numbers) != len(texts) or not all(map(math.isfinite, numbers)):
@@ -583,7 +583,7 @@ def read_rollouts(
             with roles.acting(CRITIC):
                 values = token_values(roles, batch)
         flat = torch.stack([logp, reference_logp, entropy, values], dim=1)
-        for place, row in zip(places, flat.split(batch.lengths), strict=True):
+        for place, row in zip(places, torch.split(flat, batch.lengths), strict=True):
             rows[place] = row
     told = pad_sequence([rows[place] for place in range(len(rows))], batch_first=True)
     lengths = [len(rollout.response_ids) for rollout in rollouts]
@@ -756,9 +756,9 @@ class Learner:
         recipe, real = self.recipe, read.mask[rows].bool()
         logp, _entropy = token_logps(self.roles, batch, recipe.temperature)
         if recipe.algorithm == "online_dpo":
-            gained = (logp - read.reference_logp[rows][real]).split(batch.lengths)
+            gained = torch.split(logp - read.reference_logp[rows][real], batch.lengths)
             up, down = torch.stack([row.sum() for row in gained]).view(-1, 2).unbind(dim=1)
-            share = torch.stack([row.sum() for row in weights.split(batch.lengths)])
+            share = torch.stack([row.sum() for row in torch.split(weights, batch.lengths)])
             delta = kl_coefficient * (up - down)  # (pairs,); the price of KL is DPO's β
             return soft_pair_loss(
                 delta, torch.ones_like(delta), share.view(-1, 2).sum(dim=1)

@@ -164,6 +164,8 @@ class _Room(DynamicLayer):  # type: ignore[misc]
     The library's own copies all of them for every new token.
     """
 
+    keys: Tensor
+    values: Tensor
     room: tuple[Tensor, Tensor] | None = None
 
     def update(

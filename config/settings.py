@@ -187,6 +187,11 @@ CELERY_TASK_ROUTES = {
     "judges.tasks.check_drift": {"queue": "gpu"},
     "judges.tasks.try_server": {"queue": "gpu"},  # the workers that will ask it hold its key
     "training.tasks.train": {"queue": "gpu"},
+    "training.tasks.merge_models": {"queue": "gpu"},
+    "training.tasks.answer_side_by_side": {"queue": "gpu"},
+    "training.tasks.export_model": {"queue": "gpu"},
+    "training.tasks.report_on_model": {"queue": "gpu"},
+    "training.tasks.carry_out_study": {"queue": "gpu"},
     # A queue of its own: behind two long imports, a killed worker would not be noticed.
     "labeling.tasks.sweep_jobs": {"queue": "sweep"},
 }
@@ -209,6 +214,9 @@ PREFLOOP_HEARTBEAT_SECONDS = env.int("PREFLOOP_HEARTBEAT_SECONDS", default=10)
 PREFLOOP_MAX_UPLOAD_BYTES = env.int("PREFLOOP_MAX_UPLOAD_BYTES", default=512 * 1024 * 1024)
 # Memory of the worker's GPU, such as 24GiB, where the web process cannot see it.
 PREFLOOP_GPU_MEMORY = env.str("PREFLOOP_GPU_MEMORY", default="")
+# Whether Weights & Biases and Trackio may send a run's numbers over the network, to wherever their
+# own settings say. Else they write files, which a person can send later.
+PREFLOOP_TRACKERS_ONLINE = env.bool("PREFLOOP_TRACKERS_ONLINE", default=False)
 PREFLOOP_LEASE_MINUTES = env.int("PREFLOOP_LEASE_MINUTES", default=15)
 
 # Counts of requests. Each process has its own unless this is `redis://host`.

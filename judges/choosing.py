@@ -6,10 +6,10 @@ from django.db import transaction
 from django.utils import timezone
 
 from judges.drift import keep_probe
-from judges.ml.correction import corrected
 from judges.models import Calibration, ChosenJudge, Experiment, JudgeVersion, Verdict
 from judges.runs import hand_over
 from labeling.changes import note_change
+from labeling.correction import corrected
 from labeling.models import Preference, Rater
 
 AT_ONCE = 500

@@ -399,7 +399,7 @@ class Calibration(models.Model):
     version = models.ForeignKey(JudgeVersion, models.CASCADE, related_name="calibrations")
     number = models.PositiveIntegerField()
     method = models.CharField(max_length=20, choices=Method)
-    parameters = models.JSONField()  # see judges.ml.calibration
+    parameters = models.JSONField()  # see labeling.calibration
     n = models.PositiveIntegerField()  # comparisons it was fitted on
     experiment = models.ForeignKey(
         "Experiment", models.SET_NULL, null=True, blank=True, related_name="calibrations"

@@ -25,7 +25,6 @@ import numpy as np
 from django.utils.translation import gettext_noop
 from scipy.stats import false_discovery_control, ttest_1samp, wilcoxon
 
-from judges.ml import calibration
 from labeling.agreement import (
     LENGTHS_DIFFER,
     SEED,
@@ -35,21 +34,23 @@ from labeling.agreement import (
     B,
     Figure,
     Votes,
-    bootstrap,
-    divide,
     one_against_the_others,
     position_consistency,
     position_preference,
     refused,
-    resampled_sums,
-    share_of,
     sums_by_prompt,
 )
-from labeling.shares import CONFIDENCE, clopper_pearson
+from labeling.calibration import (
+    MIN_ISOTONIC,
+    RESAMPLES,
+    cross_fitted,
+    fit_isotonic,
+    fit_temperature,
+    mean_of,
+    probability_figures,
+    ratio,
+)
 
-RESAMPLES = 5_000
-"""Of whole prompts behind every interval: more than the agreement page's, since few judges are
-measured here, and with 1,000 the ends of an interval are themselves uncertain by some per cent."""
 FLIPS = 9_999
 """Random exchanges of two judges' results behind one p-value; its least value is 1 / 10,000."""
 ALT_TEST_RATE = 0.05
@@ -170,27 +171,6 @@ def rightness(labeled: Labeled, answers: Answers) -> np.ndarray:
     return np.where(reference <= B, right, np.nan)
 
 
-def mean_of(prompt: np.ndarray, values: np.ndarray) -> Figure:
-    """The mean of values, with its interval by prompt; NaN values are left out.
-
-    Shares (0, 1, and a half for a tie) with one comparison a prompt get the exact interval, the
-    sum rounded outwards at both ends: halves vary less than ones and zeros with the same mean.
-    """
-    kept = ~np.isnan(values)
-    prompt, values = prompt[kept], values[kept]
-    if not len(values):
-        return refused(gettext_noop("There is nothing to take a mean of."), n=0)
-    if np.isin(values, (0, 1)).all():
-        return share_of(prompt, values, resamples=RESAMPLES)
-    n, total = len(values), float(values.sum())
-    if np.isin(values, (0, 0.5, 1)).all() and len(np.unique(prompt)) == n:
-        low, high = (clopper_pearson(int(f(total)), n) for f in (np.floor, np.ceil))
-        return {"value": total / n, "low": low[0], "high": high[1], "n": n}
-    parts = np.column_stack([values, np.ones(n)])
-    interval = _ratio(parts, prompt)
-    return {"value": total / n, **interval, "n": n}
-
-
 def win_rate(prompt: np.ndarray, wins: np.ndarray) -> Figure:
     """The mean of wins (1, 0, a half for a draw, or a soft preference), with "standard_error".
 
@@ -305,7 +285,7 @@ def family_of(model: str) -> str:
 def _difference(prompt: np.ndarray, of_judge: np.ndarray, of_people: np.ndarray) -> Figure:
     """The judge's mean minus people's on the same rows, paired; with both means by themselves."""
     parts = np.column_stack([of_judge - of_people, np.ones(len(prompt))])
-    interval = _ratio(parts, prompt)
+    interval = ratio(parts, prompt)
     return {
         "value": float((of_judge - of_people).mean()),
         **interval,
@@ -333,93 +313,19 @@ def calibration_figures(labeled: Labeled, answers: Answers) -> dict[str, Any]:
     found: dict[str, Any] = {"n": len(said)}
     found["before"] = probability_figures(prompt, prob_a, said)
     for name, fit in (
-        ("temperature", calibration.fit_temperature),
-        ("isotonic", calibration.fit_isotonic),
+        ("temperature", fit_temperature),
+        ("isotonic", fit_isotonic),
     ):
-        if name == "isotonic" and len(said) < calibration.MIN_ISOTONIC:
+        if name == "isotonic" and len(said) < MIN_ISOTONIC:
             found[name] = {"why": gettext_noop("Too few comparisons: it would follow the noise.")}
             continue
         try:
-            after = calibration.cross_fitted(fit, prob_a, said, prompt)
+            after = cross_fitted(fit, prob_a, said, prompt)
         except ValueError:  # fewer prompts than folds, or all but a few in one
             found[name] = {"why": gettext_noop("Too few prompts to correct and check it.")}
             continue
         found[name] = probability_figures(prompt, after, said) | {"parameters": fit(prob_a, said)}
     return found
-
-
-def probability_figures(
-    prompt: np.ndarray, prob_a: np.ndarray, a_is_better: np.ndarray
-) -> dict[str, Any]:
-    """{"ece", "brier", "log_loss", "bins"} of probabilities where the answer is known.
-
-    "bins" are those of the reliability diagram, by confidence in the response that is named: each
-    {"n", "confidence", "right", "low", "high"}, with the exact interval.
-    """
-    if not len(prob_a):
-        nothing = refused(gettext_noop("No readable verdict where people chose a side."), n=0)
-        return {"ece": nothing, "brier": nothing, "log_loss": nothing, "bins": []}
-    return {
-        "ece": calibration_error(prompt, prob_a, a_is_better),
-        "brier": mean_of(prompt, calibration.brier_scores(prob_a, a_is_better)),
-        "log_loss": mean_of(prompt, calibration.log_losses(prob_a, a_is_better)),
-        "bins": reliability(prob_a, a_is_better),
-    }
-
-
-def reliability(prob_a: np.ndarray, a_is_better: np.ndarray) -> list[dict[str, Any]]:
-    sure = calibration.confidence(prob_a)
-    right = calibration.named_right(prob_a, a_is_better)
-    bins = calibration.equal_mass_bins(sure)
-    rows = []
-    for code in range(int(bins.max(initial=-1)) + 1):
-        own = bins == code
-        exact = mean_of(np.arange(own.sum()), right[own])
-        rows.append(
-            {
-                "n": int(own.sum()),
-                "confidence": float(sure[own].mean()),
-                "right": exact["value"],
-                "low": exact["low"],
-                "high": exact["high"],
-            }
-        )
-    return rows
-
-
-def calibration_error(prompt: np.ndarray, prob_a: np.ndarray, a_is_better: np.ndarray) -> Figure:
-    """ECE over bins of equal mass by confidence, with an interval that knows the figure's own bias.
-
-    An absolute value never falls below 0, so noise alone makes an ECE: even a perfectly calibrated
-    judge shows about "by_luck" (Σ_b w_b √(2/π) s_b, with s_b the standard error of bin b's gap,
-    by the bootstrap over prompts). By the triangle inequality the figure lies, on average, between
-    the truth and the truth + by_luck. So the interval goes from the figure − by_luck − spread to
-    the figure + spread, where spread is how far bootstrap values lie from their mean, and holds at
-    least 95 %.
-    """
-    sure = calibration.confidence(prob_a)
-    right = calibration.named_right(prob_a, a_is_better)
-    bins = calibration.equal_mass_bins(sure)
-    parts = calibration.bin_sums(bins, right, sure)
-    whole = parts.sum(axis=0)
-    value = float(calibration.expected_calibration_error(whole))
-    figure: Figure = {"value": value, "n": len(prob_a), "bins": int(bins.max()) + 1}
-    per_prompt = sums_by_prompt(parts, prompt)
-    checked = bootstrap(per_prompt, None, calibration.expected_calibration_error, RESAMPLES)
-    if checked["low"] is None:  # too few prompts, or nothing varies
-        return figure | checked | {"by_luck": None}
-    sums = resampled_sums(per_prompt, RESAMPLES)
-    weight, _gap = calibration.gaps(whole)
-    errors = calibration.gaps(sums)[1].std(axis=0)
-    by_luck = float((weight * np.sqrt(2 / np.pi) * errors).sum())
-    resampled = calibration.expected_calibration_error(sums)
-    tail = (1 - CONFIDENCE) / 2
-    below, above = np.quantile(resampled, [tail, 1 - tail]) - resampled.mean()
-    return figure | {
-        "low": max(0.0, value - by_luck - float(above)),
-        "high": min(1.0, value - float(below)),
-        "by_luck": by_luck,
-    }
 
 
 # Cost ---------------------------------------------------------------------------------------------
@@ -434,7 +340,7 @@ def per_correct(labeled: Labeled, answers: Answers, spent: np.ndarray) -> Figure
         why = "Nothing is known of what it took, or no label was right."
         return refused(gettext_noop(why), n=len(right))
     parts = np.column_stack([spent, right])
-    interval = _ratio(parts, prompt)
+    interval = ratio(parts, prompt)
     return {"value": float(spent.sum() / right.sum()), **interval, "n": len(right)}
 
 
@@ -466,7 +372,7 @@ def differences(labeled: Labeled, cells: Sequence[Answers]) -> list[dict[str, An
         parts = np.column_stack([gain, np.ones(len(gain))])
         row |= {"value": float(gain.mean()), "n": len(gain), "p_value": exchange_p(prompt, gain)}
         if np.any(gain):
-            row |= _ratio(parts, prompt)
+            row |= ratio(parts, prompt)
         else:
             why = "Both were right on the same comparisons."
             row |= {"low": None, "high": None, "why_no_interval": gettext_noop(why)}
@@ -615,11 +521,6 @@ def as_votes(labeled: Labeled, answers: Answers) -> Votes:
         length_a=labeled.length_a[answers.place],
         length_b=labeled.length_b[answers.place],
     )
-
-
-def _ratio(parts: np.ndarray, prompt: np.ndarray) -> Figure:
-    """The interval of Σ parts[:, 0] / Σ parts[:, 1], by prompt."""
-    return bootstrap(parts, prompt, lambda sums: divide(sums[:, 0], sums[:, 1]), RESAMPLES)
 
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:

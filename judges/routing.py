@@ -6,10 +6,11 @@ say. See docs/routing.md for what that means for estimates.
 """
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 
-from django.db import transaction
-from django.db.models import Avg, Count, F
+from django.db import connection, transaction
+from django.db.models import Avg, Count, F, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
@@ -31,6 +32,10 @@ from labeling.places import count_places
 
 Kind, Purpose = RoutingRun.Kind, RoutingPolicy.Purpose
 CHUNK = 500  # keys in one statement
+STEP = 2_000  # rows taken back before others get their turn
+TURN_SECONDS = 0.12
+"""SQLite has one writer at a time, and who waits asks again every tenth of a second at the most: so
+long a run leaves the database alone between two chunks, lest raters wait until it has ended."""
 PRIORITIES = range(100)
 """The router's own; other priorities are a lead's, and stay."""
 
@@ -121,6 +126,7 @@ def _route(run: RoutingRun, certificate: Certificate) -> bool:
                 pks, {pk: stages[k][0].rater_id for pk, k in decided.items()}
             )
             order.apply([pk for pk in pks if pk not in out])
+        let_others_write()
         n_done += len(chunk)
         run.report(n_done=n_done, routed_to=last, result=run.result | {"moved": moved})
     with transaction.atomic():
@@ -153,27 +159,32 @@ def _move(certificate: Certificate, pks: Sequence[int], out: set[int]) -> tuple[
     n_left = 0
     for part in _parts(sorted(out - known)):
         rows = Comparison.objects.filter(pk__in=part, open_places__gt=0)
-        open_now = list(
-            rows.select_for_update(no_key=True)
-            .order_by("pk")
-            .values_list("pk", "labels_wanted", "open_places")
-        )
-        RoutedComparison.objects.bulk_create(
-            RoutedComparison(
-                comparison_id=pk,
-                certificate=certificate,
-                wanted_before=wanted,
-                wanted_now=wanted - n_open,
-            )
-            for pk, wanted, n_open in open_now
-        )
-        Comparison.objects.filter(pk__in=[row[0] for row in open_now]).update(
+        locked = rows.select_for_update(no_key=True).order_by("pk")
+        open_now = list(locked.values_list("pk", flat=True))
+        _remember(certificate, open_now)
+        Comparison.objects.filter(pk__in=open_now).update(
             labels_wanted=F("labels_wanted") - F("open_places"), open_places=0
         )
         n_left += len(open_now)
     for part in _parts(sorted(out & known)):
         RoutedComparison.objects.filter(comparison__in=part).update(certificate=certificate)
     return n_left, put_back(sorted(known - out))
+
+
+def _remember(certificate: Certificate, pks: Sequence[int]) -> None:
+    """Write down what these comparisons want and will want. In SQL, because the ORM takes longer to
+    make the rows than the database to keep them."""
+    if not pks:
+        return
+    routed, compared = RoutedComparison._meta.db_table, Comparison._meta.db_table
+    marks = ", ".join(["%s"] * len(pks))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {routed} (certificate_id, comparison_id, wanted_before, wanted_now) "  # noqa: S608
+            f"SELECT %s, id, labels_wanted, labels_wanted - open_places FROM {compared} "
+            f"WHERE id IN ({marks})",
+            [certificate.pk, *pks],
+        )
 
 
 def put_back(pks: Sequence[int]) -> int:
@@ -236,14 +247,16 @@ def withdraw(run: RoutingRun) -> None:
     taken = {"put_back": 0, "no_longer_certified": 0}
     # The answers first: what people have not decided yet is then nobody's, instead of a judge's.
     for answers in marked:
-        while pks := list(answers.values_list("pk", flat=True)[:CHUNK]):
+        for pks in _in_steps(answers, "pk"):
             taken["no_longer_certified"] += Preference.objects.filter(pk__in=pks).update(
                 certified=False
             )
+            let_others_write()
             run.report(n_done=sum(taken.values()))
     for comparisons in routed:
-        while pks := list(comparisons.values_list("comparison", flat=True)[:CHUNK]):
+        for pks in _in_steps(comparisons, "comparison"):
             taken["put_back"] += put_back(pks)
+            let_others_write()
             run.report(n_done=sum(taken.values()))
     with transaction.atomic():
         project.certificates.filter(status=Status.REVOKED, withdrawn_at=None).update(
@@ -255,6 +268,12 @@ def withdraw(run: RoutingRun) -> None:
     if taken["put_back"]:
         notice_more_work(project.pk)
     run.report(result=run.result | {"withdrawn": taken})
+
+
+def let_others_write() -> None:
+    """After a chunk, where the database has one writer at a time."""
+    if connection.vendor == "sqlite":
+        time.sleep(TURN_SECONDS)
 
 
 # The order of what is left ------------------------------------------------------------------------
@@ -273,38 +292,43 @@ class Order:
         """Give the open ones of these their place; those with a lead's own priority keep it."""
         if not self.purpose:
             return
+        # By what they become: a statement for each priority, where one that names each row's own
+        # takes the ORM longer to write than the database to carry out.
+        moved: dict[int, list[int]] = {}
         for part in _parts(pks):
             rows = Comparison.objects.filter(
                 pk__in=part,
                 open_places__gt=0,
                 priority__range=(PRIORITIES[0], PRIORITIES[-1]),
             )
-            locked = {
-                row.pk: row
-                for row in rows.select_for_update(no_key=True, of=("self",))
-                .select_related("response_a", "response_b")
-                .only("priority", "response_a__source", "response_b__source")
-                .order_by("pk")
-            }
-            changed = []
+            locked = rows.select_for_update(no_key=True).order_by("pk")
+            present = dict(locked.values_list("pk", "priority"))
+            sources = self._sources(present)
             for verdict in Verdict.objects.filter(
-                version=self.version, comparison__in=list(locked), parsed=True
+                version=self.version, comparison__in=list(present), parsed=True
             ).only("comparison", "prob_a", "standard_error", *LOGPS):
-                row = locked[verdict.comparison_id]
-                priority = round(PRIORITIES[-1] * self.urgency(verdict, row))
-                if row.priority != priority:
-                    row.priority = priority
-                    changed.append(row)
-            Comparison.objects.bulk_update(changed, ["priority"])
+                pk = verdict.comparison_id
+                priority = round(PRIORITIES[-1] * self.urgency(verdict, sources.get(pk)))
+                if present[pk] != priority:
+                    moved.setdefault(priority, []).append(pk)
+        for priority, some in moved.items():
+            Comparison.objects.filter(pk__in=some).update(priority=priority)
 
-    def urgency(self, verdict: Verdict, comparison: Comparison) -> float:
+    def _sources(self, pks: Iterable[int]) -> dict[int, frozenset[str]]:
+        """The two models of each comparison, where the purpose asks for them."""
+        if self.purpose != Purpose.EVALUATION:
+            return {}
+        rows = Comparison.objects.filter(pk__in=list(pks))
+        found = rows.values_list("pk", "response_a__source", "response_b__source")
+        return {pk: frozenset(pair) for pk, *pair in found}
+
+    def urgency(self, verdict: Verdict, sources: frozenset[str] | None) -> float:
         """How much a person's answer would be worth, from 0 to 1: see docs/routing.md."""
         if self.purpose == Purpose.REWARD_MODEL:
             return near_tie(verdict.prob_a)
         if self.purpose == Purpose.DPO:
             return uncertain_gap(verdict)
-        pair = frozenset((comparison.response_a.source, comparison.response_b.source))
-        return 2 * spread(verdict.prob_a) * self.open_questions.get(pair, 1.0)
+        return 2 * spread(verdict.prob_a) * self.open_questions.get(sources, 1.0)
 
 
 LOGPS = ("logp_ab_first", "logp_ab_second", "logp_ba_first", "logp_ba_second")
@@ -361,6 +385,15 @@ def undecided_pairs(project: Project, version: JudgeVersion) -> dict[frozenset[s
         pair: math.erfc(abs(total) / math.sqrt(max(n, 1) / 4) / math.sqrt(2))
         for pair, (n, total) in sums.items()
     }
+
+
+def _in_steps(rows: QuerySet, key: str) -> Iterator[list[int]]:
+    """The keys of rows that lose their place here as they are dealt with, a chunk at a time. After
+    the last one: from the beginning, PostgreSQL would walk over all that were there before."""
+    last = 0
+    while pks := list(rows.filter(**{f"{key}__gt": last}).values_list(key, flat=True)[:STEP]):
+        yield pks
+        last = pks[-1]
 
 
 def _parts(keys: Sequence[int]) -> list[Sequence[int]]:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from judges.ml.correction import corrected
 from judges.ml.modes import Outcome, Question
 from judges.ml.verdict import Logps, mean_and_error, read_both_orders, says_tie
 from judges.models import ChosenJudge, JudgeRun, JudgeVersion, Verdict
+from labeling.correction import corrected
 from labeling.judgements import choice_of, record_judgement
 from labeling.models import Choice, Comparison
 

@@ -37,6 +37,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
 
+from labeling.rater_models import distinct, pairs_within
 from labeling.shares import CONFIDENCE, clopper_pearson
 
 CHOICES = ("a", "b", "tie", "both_bad", "unparsed")
@@ -48,7 +49,9 @@ LENGTHS_DIFFER = 30  # characters; AlpacaEval's definition of "longer"
 MIN_PROMPTS = 10  # prompts below which nothing is resampled
 FEW = 64  # prompts up to which the resamples are kept, for the thousands of pairs of raters
 AT_ONCE = 100_000  # draws
-MANY_PAIRS = 2_000  # pairs of raters whose kappa gets an interval, those that share most
+PAIR_RESAMPLES = 400  # for one of the thousands of pairs, and for one of hundreds of people
+MANY_PROMPTS, FEW_RESAMPLES = 20_000, 400  # of more prompts, so many: intervals are narrow there
+MANY_PAIRS = 1_000  # pairs of raters whose kappa gets an interval, those that share most
 
 Figure = dict[str, Any]
 
@@ -122,14 +125,17 @@ def agreement_report(
     by_judge = votes.is_judge[votes.rater]
     people = votes.where(~by_judge)
     counts, prompt = vote_counts(people), prompt_of_counts(people)
-    n_left_out, paired = 0, votes
     sizes = _votes_of_raters(people)
+    kept, paired = np.ones(len(votes.raters), dtype=bool), votes
     if most_raters is not None and most_raters < np.count_nonzero(sizes):
-        busy = np.argsort(-sizes, kind="stable")[:most_raters]
-        paired = votes.where(by_judge | np.isin(votes.rater, busy))
-        n_left_out = _n_pairs(people) - _n_pairs(people.where(np.isin(people.rater, busy)))
-    n_judges, n_people = len(np.unique(votes.rater[by_judge])), int(np.count_nonzero(sizes))
-    n_rows, n_done = _n_pairs(paired) + n_judges + n_people, 0
+        kept = votes.is_judge.copy()
+        kept[np.argsort(-sizes, kind="stable")[:most_raters]] = True
+        paired = votes.where(kept[votes.rater])
+    n_judges, n_people = len(distinct(votes.rater[by_judge])), int(np.count_nonzero(sizes))
+    one, other = _sharing_raters(votes)
+    is_kept = kept[one] & kept[other]
+    n_left_out = int((~is_kept & ~votes.is_judge[one] & ~votes.is_judge[other]).sum())
+    n_rows, n_done = int(is_kept.sum()) + n_judges + n_people, 0
 
     def on_row() -> None:
         nonlocal n_done
@@ -158,7 +164,7 @@ def agreement_report(
         "raters": people_in_figures(people, on_row),
         "interval": {
             "confidence": CONFIDENCE,
-            "resamples": RESAMPLES,
+            "resamples": resamples_of(len(distinct(votes.prompt)), RESAMPLES),
             "method": "percentile",
             "unit": _resampled_unit(votes),
         },
@@ -183,7 +189,7 @@ def prompt_of_counts(votes: Votes) -> np.ndarray:
 
 def _n_paired_raters(votes: Votes) -> int:
     """Raters with a vote on a comparison that has two votes or more."""
-    return len(np.unique(votes.rater[np.bincount(votes.item)[votes.item] >= 2]))
+    return len(distinct(votes.rater[np.bincount(votes.item)[votes.item] >= 2]))
 
 
 def krippendorff_alpha(
@@ -388,13 +394,15 @@ def _kappa_interval(choice_1: np.ndarray, choice_2: np.ndarray, prompt: np.ndarr
     k = len(CHOICES)
     cells = np.zeros((len(prompt), k * k))
     cells[np.arange(len(prompt)), choice_1 * k + choice_2] = 1
-    return bootstrap(cells, prompt, lambda sums: cohen_kappas(sums.reshape(-1, k, k)))
+    return bootstrap(
+        cells, prompt, lambda sums: cohen_kappas(sums.reshape(-1, k, k)), PAIR_RESAMPLES
+    )
 
 
-def _n_pairs(votes: Votes) -> int:
-    """How many pairs of raters share a comparison."""
+def _sharing_raters(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
+    """(pairs,) each: the places of every two raters that share a comparison."""
     first, second, *_columns = _pairs_of_votes(votes)
-    return len(np.unique(first * len(votes.raters) + second))
+    return np.divmod(distinct(first * len(votes.raters) + second), max(1, len(votes.raters)))
 
 
 def cohen_kappas(tables: np.ndarray) -> np.ndarray:
@@ -420,16 +428,7 @@ def _pairs_of_votes(votes: Votes) -> tuple[np.ndarray, ...]:
     """Every two votes on one comparison: raters (lower code first), their choices, the prompt."""
     order = np.lexsort((votes.rater, votes.item))
     item, rater, choice = votes.item[order], votes.rater[order], votes.choice[order]
-    _, start, size = np.unique(item, return_index=True, return_counts=True)
-    left, right = [], []
-    for m in np.unique(size[size >= 2]).tolist():
-        rows = start[size == m][:, None] + np.arange(m)  # (comparisons with m votes, m)
-        i, j = np.triu_indices(m, k=1)
-        left.append(rows[:, i].ravel())
-        right.append(rows[:, j].ravel())
-    empty = np.empty(0, dtype=np.int64)
-    one = np.concatenate(left) if left else empty
-    two = np.concatenate(right) if right else empty
+    one, two = pairs_within(item)
     return rater[one], rater[two], choice[one], choice[two], votes.prompt[order][one]
 
 
@@ -461,7 +460,7 @@ def judges_against_people(
     n_items = int(votes.item.max()) + 1 if len(votes) else 0
     of_people = majority(votes.where(~by_judge), n_items)
     rows = []
-    for code in np.unique(votes.rater[by_judge]).tolist():
+    for code in distinct(votes.rater[by_judge]).tolist():
         judge = votes.where(votes.rater == code)
         reference, verdict = of_people[judge.item], judge.choice
         held = reference >= 0
@@ -617,7 +616,7 @@ def position_preference(votes: Votes, resamples: int = RESAMPLES) -> Figure:
     }
 
 
-def length_preference(votes: Votes) -> Figure:
+def length_preference(votes: Votes, resamples: int = RESAMPLES) -> Figure:
     """Share of decided votes that went to the longer response, where lengths differ enough.
 
     Returns: "n" decided votes with more than `LENGTHS_DIFFER` characters between the responses;
@@ -633,7 +632,7 @@ def length_preference(votes: Votes) -> Figure:
             n=0,
         )
     longer = np.where(gap[counted] > 0, A, B) == votes.choice[counted]
-    figure = share_of(votes.prompt[counted], longer)
+    figure = share_of(votes.prompt[counted], longer, resamples=resamples)
     return _tested(figure, int(longer.sum()), figure["n"])
 
 
@@ -649,7 +648,8 @@ def people_in_figures(
         if not sizes[code]:
             break
         own = votes.where(by_rater[ends[code] - sizes[code] : ends[code]])
-        position, length = position_preference(own), length_preference(own)
+        position = position_preference(own, PAIR_RESAMPLES)
+        length = length_preference(own, PAIR_RESAMPLES)
         rows.append(
             {
                 "rater": votes.raters[code],
@@ -718,7 +718,7 @@ def bootstrap(
     per_prompt = parts if prompt is None else sums_by_prompt(parts, prompt)
     if len(per_prompt) < MIN_PROMPTS:
         return no_interval(f"Fewer than {MIN_PROMPTS} prompts: too few to resample.")
-    values = statistic(resampled_sums(per_prompt, resamples))
+    values = statistic(resampled_sums(per_prompt, resamples_of(len(per_prompt), resamples)))
     values = values[~np.isnan(values)]
     if not len(values) or np.ptp(values) < 1e-12:
         return no_interval(
@@ -727,6 +727,11 @@ def bootstrap(
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return {"low": float(low), "high": float(high)}
+
+
+def resamples_of(n_prompts: int, asked: int) -> int:
+    """How many resamples are drawn of so many prompts."""
+    return min(asked, FEW_RESAMPLES) if n_prompts > MANY_PROMPTS else asked
 
 
 def no_interval(why: str) -> Figure:
@@ -751,9 +756,14 @@ def resampled_sums(per_prompt: np.ndarray, resamples: int = RESAMPLES) -> np.nda
     if n <= FEW:
         return _draws(n, resamples) @ per_prompt
     rng = np.random.default_rng(SEED)
-    rows, size = np.unique(per_prompt, axis=0, return_counts=True)
-    if 10 * len(rows) < n:
-        return rng.multinomial(n, size / n, size=resamples) @ rows
+    # Rows by one number each, which sorts in a tenth of the time: equal rows have equal ones, and
+    # others collide by no chance.
+    mark = (per_prompt * np.random.default_rng(SEED + 1).normal(size=per_prompt.shape[1])).sum(
+        axis=1
+    )
+    _marks, where, size = np.unique(mark, return_index=True, return_counts=True)
+    if 10 * len(where) < n:
+        return rng.multinomial(n, size / n, size=resamples) @ per_prompt[where]
     # Mostly distinct: counting draws is faster than the multinomial; so many resamples at once that
     # the draws stay in the processor's reach.
     at_once = max(1, AT_ONCE // n)
@@ -775,8 +785,8 @@ def _draws(n: int, resamples: int) -> np.ndarray:
 
 def _resampled_unit(votes: Votes) -> str:
     """What a resample draws: "prompts", or "comparisons" where each prompt has one."""
-    n_items = len(np.unique(votes.item))
-    return "comparisons" if len(np.unique(votes.prompt)) == n_items else "prompts"
+    n_items = len(distinct(votes.item))
+    return "comparisons" if len(distinct(votes.prompt)) == n_items else "prompts"
 
 
 def divide(a: Any, b: Any) -> np.ndarray:

@@ -31,7 +31,8 @@ Z = float(norm.ppf((1 + CONFIDENCE) / 2))
 
 TOO_FEW = gettext_noop(
     "Fewer than 30 prompts, or hardly any of the rarer answer, were labelled by people here: what "
-    "the judge adds cannot be judged by so few. The interval of people alone stands."
+    "the judge adds cannot be judged by so few. The interval of people alone stands. Let the "
+    "random audit stream run on, with a larger share if need be, until 30 prompts have a label."
 )
 
 

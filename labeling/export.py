@@ -456,20 +456,26 @@ def _chunks(
 
 
 def labeled_by_content(
-    project: Project, current: QuerySet, *, with_texts: bool, with_tags: bool
+    project: Project,
+    current: QuerySet,
+    *,
+    with_texts: bool,
+    with_tags: bool,
+    with_aspects: bool = False,
 ) -> Iterator[list[Labeled]]:
     """Every comparison of a project, a chunk at a time, in the order of its content's hash: the
     same in every database.
 
     Args: current: the answers that count at all. with_texts: otherwise prompt and responses are
-        None. with_tags: otherwise the tags of answers are empty; what a pair for training is made
-        without is never read.
+        None. with_tags, with_aspects: otherwise those of answers are empty; what a pair for
+        training is made without is never read.
     """
     texts = ("prompt__messages", "response_a__messages", "response_b__messages")
     of_comparison = tuple(
         Value(None, JSONField()) if name in texts and not with_texts else name for name in _COLUMNS
     )
-    of_answer = _ANSWER_COLUMNS[: _N_WITH_TAGS if with_tags else _N_OF_PAIRS]
+    n_columns = _N_WITH_TAGS if with_tags else _N_OF_PAIRS
+    of_answer = _ANSWER_COLUMNS[: _N_WITH_TAGS + 1 if with_aspects else n_columns]
     report, last = ExportReport(), ""
     while True:
         some = project.comparisons.filter(content_hash__gt=last).order_by("content_hash")[:CHUNK]

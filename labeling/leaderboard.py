@@ -14,13 +14,16 @@ Decisions, all of them visible in the figures:
 
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from django.db.models import Exists, OuterRef
 from django.utils.translation import gettext_noop
 
-from labeling.agreement import Figure, refused
+from labeling.agreement import RESAMPLES, Figure, refused
+from labeling.columns import code_of, places_of, read_columns
 from labeling.estimation import (
     FEW_PROMPTS,
     TOO_FEW,
@@ -32,13 +35,21 @@ from labeling.estimation import (
     win_rate,
 )
 from labeling.models import Comparison, Preference, Project, Rater, Response, message_text
-from labeling.ratings import Games, length_feature, rating_table, style_features, win_table
+from labeling.ratings import (
+    FEW_RESAMPLES,
+    MANY_ROWS,
+    Games,
+    length_feature,
+    rating_table,
+    style_features,
+    win_table,
+)
 from labeling.shares import CONFIDENCE
 from labeling.stopping import sequential_win_rate
 
 MOST_JUDGES = 3  # boards of judges: the first of `Answers.judges`
 MOST_PAIRS = 1_000  # pairs of sources whose win rate is kept, those with the most answers
-MOST_STYLED = 50_000  # comparisons whose texts are read for their style, a random sample
+MOST_STYLED = 25_000  # comparisons whose texts are read for their style, a random sample
 MOST_UNJUDGED = 0.1  # of random labels, unreadable verdicts among them
 MARKS = (
     re.compile(r"^\s*(?:[-*+]|\d+[.)])\s", re.MULTILINE),  # list items
@@ -104,9 +115,9 @@ def answers_of(project: Project) -> Answers:
         .distinct()
     )
     code = {name: place for place, name in enumerate(names)} | {"": -1}
+    answered = Exists(Preference.objects.current().filter(comparison=OuterRef("pk")))
     rows = (
-        work.filter(preferences__superseded_at=None, preferences__isnull=False)
-        .distinct()
+        work.filter(answered)
         .order_by("pk")
         .values_list(
             "pk",
@@ -131,9 +142,7 @@ def answers_of(project: Project) -> Answers:
     table = table[~unnamed & ~same]
     n = len(table)
     votes, raters = _votes(project)
-    place = np.searchsorted(table["pk"], votes["comparison"])
-    known = place < n
-    known[known] = table["pk"][place[known]] == votes["comparison"][known]
+    place, known = places_of(table["pk"], votes["comparison"])
     votes, place = votes[known], place[known]
     readable = votes["choice"] >= 0
     n_unparsed = int((~readable).sum())
@@ -214,30 +223,33 @@ def _votes(project: Project) -> tuple[np.ndarray, list[tuple[int, str, str, bool
         .order_by("pk")
         .values_list("pk", "name", "kind", "imported")
     )
-    rater_code = {row[0]: code for code, row in enumerate(raters)}
-    choice_code = {"a": 0, "tie": 1, "both_bad": 1, "b": 2, "unparsed": -1}
     rows = (
         Preference.objects.current()
         .filter(comparison__project=project, comparison__purpose=Comparison.Purpose.WORK)
-        .order_by("pk")
         .values_list(
-            "comparison_id", "rater_id", "choice", "audit", "prob_a", "inclusion_probability"
+            "pk",
+            "comparison_id",
+            "rater_id",
+            code_of("choice", {"a": 0, "tie": 1, "both_bad": 1, "b": 2}),
+            "audit",
+            "prob_a",
+            "inclusion_probability",
         )
     )
-    votes = np.fromiter(
-        (
-            (comparison, rater_code[rater], choice_code[choice], *rest)
-            for comparison, rater, choice, *rest in rows.iterator(chunk_size=5_000)
-        ),
-        dtype=[
-            ("comparison", "i8"),
-            ("rater", "i8"),
-            ("choice", "i8"),
-            ("audit", "?"),
-            ("prob_a", "f8"),  # None becomes NaN
-            ("probability", "f8"),
-        ],
-    )
+    kinds = {
+        "pk": "i8",
+        "comparison": "i8",
+        "rater": "i8",
+        "choice": "i2",
+        "audit": "?",
+        "prob_a": "f8",
+        "probability": "f8",
+    }
+    votes = read_columns(rows, kinds)
+    keys = np.array([pk for pk, *_rest in raters], dtype=np.int64)
+    votes["rater"], known = places_of(keys, votes["rater"])
+    votes = votes[known]
+    votes = votes[np.argsort(votes["pk"])]
     return votes, raters
 
 
@@ -299,50 +311,69 @@ def _boards(
     kinds: list[tuple[str, str]] = [("people", "")]
     kinds += [("judge", name) for name in list(answers.judges)[:MOST_JUDGES]]
     kinds += [("combined", judge)] if judge else []
+    here = [kind for kind in kinds if kind[0] != "judge"]
+    # The judges' boards at the same time: numpy lets go of the interpreter while it works. How far
+    # the work is goes to the database, which stays with this thread.
+    with ThreadPoolExecutor(max_workers=1) as second:
+        found: dict[tuple[str, str], Any] = {
+            kind: second.submit(_board, answers, *kind) for kind in kinds if kind not in here
+        }
+        for number, kind in enumerate(here):
+
+            def on_board(n: int, total: int, number: int = number) -> None:
+                on_progress(int(1000 * (number + n / total)), 1000 * len(here))
+
+            found[kind] = _board(answers, *kind, on_board)
+        return [found[kind] if kind in here else found[kind].result() for kind in kinds]
+
+
+def _board(
+    answers: Answers,
+    kind: str,
+    name: str,
+    on_board: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """One of `_boards`; name: of the judge."""
+    board: dict[str, Any] = {"kind": kind, "name": name, "parts": [], "why": ""}
     length = length_feature(answers.length_first, answers.length_second)[:, None]
-    boards = []
-    for number, (kind, name) in enumerate(kinds):
-
-        def on_board(n: int, total: int, number: int = number) -> None:
-            on_progress(int(1000 * (number + n / total)), 1000 * len(kinds))
-
-        board: dict[str, Any] = {"kind": kind, "name": name, "parts": [], "why": ""}
-        features: dict[str, np.ndarray] = {"length": length}
-        if kind == "people":
-            games = _games(answers, answers.people)
-            read = ~np.isnan(answers.style[:, 0, 0])
-            if read.any():
-                style = np.full((len(answers), 1 + len(MARKS)), np.nan)
-                style[read, 0] = length[read, 0]
-                style[read, 1:] = style_features(answers.style[read, 0], answers.style[read, 1])
-                features["style"] = style
-        elif kind == "judge":
-            games = _games(answers, _verdict_counts(answers.judges[name]))
-        else:
-            found = _joined(answers, answers.judges[name])
-            if isinstance(found, str):
-                boards.append(board | {"why": found})
-                continue
-            games, features = found, {}
-            board["n_labels"] = int(answers.random.sum())
-        played = (games.wins != 0) | (games.ties != 0) | (games.losses != 0)
-        games = games.where(played)
-        features = {key: columns[played] for key, columns in features.items()}
-        if len(games):
-            board["parts"] = rating_table(
-                games, features=features, prior=kind == "combined", on_progress=on_board
-            )
-        else:
-            board["why"] = gettext_noop("Nobody has compared two named sources yet.")
-        if kind == "people" and len(games):
-            wins, ties = win_table(games)
-            first, second = np.nonzero(np.triu(wins + wins.T + ties))
-            board["wins"] = [
-                [int(i), int(j), float(wins[i, j]), float(ties[i, j]), float(wins[j, i])]
-                for i, j in zip(first, second, strict=True)
-            ]
-        boards.append(board)
-    return boards
+    features: dict[str, np.ndarray] = {"length": length}
+    if kind == "people":
+        games = _games(answers, answers.people)
+        read = ~np.isnan(answers.style[:, 0, 0])
+        if read.any():
+            style = np.full((len(answers), 1 + len(MARKS)), np.nan)
+            style[read, 0] = length[read, 0]
+            style[read, 1:] = style_features(answers.style[read, 0], answers.style[read, 1])
+            features["style"] = style
+    elif kind == "judge":
+        games = _games(answers, _verdict_counts(answers.judges[name]))
+    else:
+        found = _joined(answers, answers.judges[name])
+        if isinstance(found, str):
+            return board | {"why": found}
+        games, features = found, {}
+        board["n_labels"] = int(answers.random.sum())
+    played = (games.wins != 0) | (games.ties != 0) | (games.losses != 0)
+    games = games.where(played)
+    if not len(games):
+        return board | {"why": gettext_noop("Nobody has compared two named sources yet.")}
+    # A judge's own board comes beside the people's: of very many verdicts, fewer resamples.
+    many = kind == "judge" and len(games) > MANY_ROWS
+    board["parts"] = rating_table(
+        games,
+        features={key: columns[played] for key, columns in features.items()},
+        prior=kind == "combined",
+        most_resamples=FEW_RESAMPLES if many else RESAMPLES,
+        on_progress=on_board,
+    )
+    if kind == "people":
+        wins, ties = win_table(games)
+        first, second = np.nonzero(np.triu(wins + wins.T + ties))
+        board["wins"] = [
+            [int(i), int(j), float(wins[i, j]), float(ties[i, j]), float(wins[j, i])]
+            for i, j in zip(first, second, strict=True)
+        ]
+    return board
 
 
 def _games(answers: Answers, counts: np.ndarray) -> Games:

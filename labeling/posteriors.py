@@ -12,6 +12,7 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_noop
 
 from labeling.aggregation import CLASSES
+from labeling.columns import code_of, read_columns
 from labeling.models import Choice, Comparison, Preference, Project, Rater
 from labeling.reports import StatisticsMissing
 
@@ -76,34 +77,33 @@ def posteriors(
         raise NumpyMissing
     import numpy as np
 
-    from labeling.rater_models import Answers, dawid_skene
+    from labeling.rater_models import Answers, weighed
 
-    codes = {choice: code for code, choice in enumerate(CLASSES)}
-    answers = (
+    counted = (
         (Preference.objects.current() if current is None else current)
         .filter(comparison__project=project, comparison__purpose=Comparison.Purpose.WORK)
         .exclude(choice=Choice.UNPARSED)
-        .order_by("comparison_id", "rater_id")
     )
     if labels in ("human", "ai"):
         kind = Rater.Kind.PERSON if labels == "human" else Rater.Kind.JUDGE
-        answers = answers.filter(rater__kind=kind)
-    rows = answers.values_list("comparison_id", "rater_id", "choice", "shown_first", "rater__kind")
-    first = {"a": 0, "b": 1, "": -1}
-    # Python tuples of a million votes take ten times the room of the array: never all at once.
-    votes = np.fromiter(
-        (
-            (comparison, rater, codes[choice], first[shown], kind == Rater.Kind.PERSON)
-            for comparison, rater, choice, shown, kind in rows.iterator(chunk_size=5_000)
-        ),
-        dtype=[("item", "i8"), ("rater", "i8"), ("label", "i1"), ("first", "i1"), ("human", "?")],
+        counted = counted.filter(rater__kind=kind)
+    rows = counted.values_list(
+        "comparison_id",
+        "rater_id",
+        code_of("choice", {choice: code for code, choice in enumerate(CLASSES)}),
+        code_of("shown_first", {"a": 0, "b": 1}),
+        code_of("rater__kind", {Rater.Kind.PERSON: 1}),
     )
+    votes = read_columns(
+        rows, {"item": "i8", "rater": "i8", "label": "i2", "first": "i2", "human": "i2"}
+    )
+    votes = votes[np.lexsort((votes["rater"], votes["item"]))]
     if labels == "mixed":
-        by_people = np.unique(votes["item"][votes["human"]])
-        votes = votes[votes["human"] | ~np.isin(votes["item"], by_people)]
+        by_people = np.unique(votes["item"][votes["human"] == 1])
+        votes = votes[(votes["human"] == 1) | ~np.isin(votes["item"], by_people)]
     comparisons, item = np.unique(votes["item"], return_inverse=True)
     rater = np.unique(votes["rater"], return_inverse=True)[1]
-    weighed = Answers.of(
+    answers = Answers.of(
         item,
         rater,
         votes["label"],
@@ -111,4 +111,4 @@ def posteriors(
         n_items=len(comparisons),
         n_classes=len(CLASSES),
     )
-    return Posteriors(comparisons, dawid_skene(weighed))
+    return Posteriors(comparisons, weighed(answers)[0])

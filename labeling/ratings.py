@@ -367,7 +367,8 @@ def _resampled(by_prompt: sparse.csr_matrix, resamples: int) -> Iterator[np.ndar
     alike = 10 * len(where) < n
     rows = by_prompt[where] if alike else by_prompt
     transposed = sparse.csr_matrix(rows.T)
-    at_once = max(1, min(resamples, int(2e7 / max(rows.shape))))
+    # Few at a time: draws that leave the processor's reach take five times as long.
+    at_once = max(1, min(resamples, int(2e6 / max(rows.shape))))
     for begin in range(0, resamples, at_once):
         some = min(at_once, resamples - begin)
         if alike:
@@ -600,6 +601,7 @@ def rating_table(
     ties: Ties = "davidson",
     features: dict[str, np.ndarray] | None = None,
     prior: bool = False,
+    most_resamples: int = RESAMPLES,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """The ratings of each connected part, largest part first, ready for JSON.
@@ -609,6 +611,7 @@ def rating_table(
             row with NaN is left out of that model.
         prior: have the weak prior in any case, because counts below 0 are among them (answers with
             a judge's mistakes taken out).
+        most_resamples: fewer are drawn of many sources, and of a model with context of many rows.
     Returns: for each part "sources" (best first; figures "rating" and "controlled" by name, and
         "rank", "rank_low", "rank_high", "wins", "ties", "losses", "n"), "n" answers, "n_prompts",
         "tie" (ν, or None), "has_prior", "above", "below" (see `unbounded`), "resamples",
@@ -623,7 +626,7 @@ def rating_table(
         def on_part(share: float, done: int = done) -> None:
             on_progress(int(1000 * (done + share) / len(parts)), 1000)
 
-        found.append(_rated_part(games, part, ties, features or {}, prior, on_part))
+        found.append(_rated_part(games, part, ties, features or {}, prior, most_resamples, on_part))
         on_part(1.0)
     return found
 
@@ -634,6 +637,7 @@ def _rated_part(
     ties: Ties,
     features: dict[str, np.ndarray],
     prior: bool,
+    most_resamples: int,
     on_part: Callable[[float], None],
 ) -> dict[str, Any]:
     inside = np.isin(games.first, part)
@@ -650,7 +654,7 @@ def _rated_part(
     rated = strengths(pairs, ties, PRIOR_SD if has_prior else None)
     n_prompts = pairs.by_prompt.shape[0]
     n_models = 1 + len(features)
-    resamples = RESAMPLES if len(part) <= MANY_SOURCES else FEW_RESAMPLES
+    resamples = most_resamples if len(part) <= MANY_SOURCES else FEW_RESAMPLES
     few = n_prompts < MIN_PROMPTS
     low, high = sandwich_interval(rated)
     chances: dict[str, list[list[float]]] = {}
@@ -702,7 +706,7 @@ def _rated_part(
         held = controlled(
             some,
             columns[inside][known],
-            resamples if len(some) <= MANY_ROWS else FEW_RESAMPLES,
+            resamples if len(some) <= MANY_ROWS else min(resamples, FEW_RESAMPLES),
             lambda n, total, number=number: on_part((number + n / total) / n_models),
         )
         held_low, held_high = percentile_interval(held.drawn)

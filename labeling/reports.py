@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 OWN_MODELS = ("dawid-skene", "one-coin", "majority")
 ALL_MODELS = (*OWN_MODELS, "MACE", "GLAD")
 """Ways to make one label of the votes; the last two by crowd-kit, which takes seconds."""
-VERSION = "2"
+VERSION = "3"
 """Of the figures: a stored report of another version is computed anew."""
 
 LIBRARIES = ("numpy", "scipy", "pandas", "sklearn", "statsmodels", "evalica")
@@ -92,17 +93,27 @@ def report_of(
         from labeling.truth import truth_figures
     votes = votes_of(project)
     people = votes.where(~votes.is_judge[votes.rater])
-    report = agreement_report(votes, most_raters, on_progress)
-    report |= scale_figures(votes, rankings_of(project))
-    known = known_answers_of(project, votes.comparisons)
-    truth, fit = truth_figures(votes, known, _start(votes, parameters), models)
+    rankings, known = rankings_of(project), known_answers_of(project, votes.comparisons)
     by, topics = topics_of(project)
-    report |= {
-        "version": VERSION,
-        "truth": truth,
-        "over_time": agreement_over_time(people),
-        "topics": disputed_topics(people, topics, by),
-    }
+
+    def beside() -> tuple[dict[str, Any], "Fit | None"]:
+        truth, fit = truth_figures(votes, known, _start(votes, parameters), models)
+        figures = {
+            **scale_figures(votes, rankings),
+            "version": VERSION,
+            "truth": truth,
+            "over_time": agreement_over_time(people),
+            "topics": disputed_topics(people, topics, by),
+        }
+        return figures, fit
+
+    # At the same time: numpy lets go of the interpreter while it works. The database stays with
+    # this thread, which reports how far it is.
+    with ThreadPoolExecutor(max_workers=1) as second:
+        others = second.submit(beside)
+        report = agreement_report(votes, most_raters, on_progress)
+        figures, fit = others.result()
+    report |= figures
     return report, _parameters(votes, fit)
 
 
@@ -143,6 +154,8 @@ def _start(votes: "Votes", parameters: dict[str, Any] | None) -> "Parameters | N
     if not parameters or 2 * parameters["n_votes"] < len(votes):
         return None
     prior = np.array(parameters["prior"])
+    if not prior.all():  # a class that could not be true then would never be again
+        return None
     confusion = np.full((len(votes.raters), len(prior), len(prior)), np.nan)
     for place, key in enumerate(votes.rater_keys.tolist()):
         if str(key) in parameters["raters"]:

@@ -114,8 +114,8 @@ def run_agreement(report_id: int) -> None:
     from labeling.reports import ALL_MODELS, VERSION, report_of
     from labeling.votes import fingerprint_of
 
-    def figures(project: Any, on_progress: Any) -> dict[str, Any]:
-        fingerprint = fingerprint_of(project, VERSION)
+    def figures(project: Any, on_progress: Any, state: Any) -> dict[str, Any]:
+        fingerprint = fingerprint_of(project, VERSION, state)
         last = project.agreement_reports.filter(status=Job.Status.SUCCEEDED).order_by("-pk").first()
         if last is not None and last.fingerprint == fingerprint:
             result, parameters = last.result, last.parameters  # nothing has changed
@@ -138,14 +138,14 @@ def run_leaderboard(leaderboard_id: int) -> None:
     from labeling.models import Leaderboard
     from labeling.reports import leaderboard_of
 
-    def figures(project: Any, on_progress: Any) -> dict[str, Any]:
+    def figures(project: Any, on_progress: Any, _state: Any) -> dict[str, Any]:
         return {"result": leaderboard_of(project, on_progress)}
 
     _run_report(Leaderboard, leaderboard_id, figures)
 
 
 def _run_report(model: Any, pk: int, figures: Callable[..., dict[str, Any]]) -> None:
-    """Carry a kept report to its end; figures: (project, on_progress) -> its columns."""
+    """Carry a kept report to its end; figures: (project, on_progress, state_of) -> its columns."""
     from labeling.reports import StatisticsMissing
     from labeling.votes import state_of
 
@@ -163,8 +163,8 @@ def _run_report(model: Any, pk: int, figures: Callable[..., dict[str, Any]]) -> 
     try:
         with heartbeat(report):
             # Before the votes are read: an answer that arrives in between is shown as new.
-            n_preferences, last_preference = state_of(report.project)
-            columns = figures(report.project, on_progress)
+            n_preferences, last_preference = state = state_of(report.project)
+            columns = figures(report.project, on_progress, state)
         report.finish(
             Job.Status.SUCCEEDED,
             n_preferences=n_preferences,

@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 from django.utils.translation import gettext_noop
 
-from labeling.agreement import BOTH_BAD, CHOICES, Figure, Votes, share_of
+from labeling.agreement import BOTH_BAD, CHOICES, Figure, Votes, refused, share_of
 from labeling.rater_models import (
+    ENOUGH,
     Answers,
     Fit,
     Parameters,
     by_crowd_kit,
-    dawid_skene,
+    distinct,
     entropies,
     majority,
+    misfit,
     one_coin,
     reliabilities,
+    too_alike,
+    weighed,
 )
 from labeling.shares import wilson
 
@@ -64,14 +68,15 @@ def truth_figures(
     )
     prompt = np.zeros(n_items, dtype=np.int64)
     prompt[votes.item] = votes.prompt
-    fit = dawid_skene(answers, start=start)
+    fit, possible = weighed(answers, start)
+    checked, alike = misfit(answers, fit), too_alike(answers, fit)
     n_votes = np.bincount(answers.item, minlength=n_items)
     voted = n_votes > 0
     q, most = fit.posteriors, majority(answers)
     label, sureness = q.argmax(axis=1), q.max(axis=1)
     untied = most >= 0
-    n_raters = len(np.unique(answers.rater))
-    n_pairs = len(np.unique(answers.item * len(votes.raters) + answers.rater))
+    n_raters = len(distinct(answers.rater))
+    n_pairs = len(distinct(answers.item * len(votes.raters) + answers.rater))
     figures = {
         "n_comparisons": int(voted.sum()),
         "n_votes": len(answers),
@@ -83,6 +88,12 @@ def truth_figures(
         "steps": fit.n_steps,
         "converged": fit.converged,
         "warm": start is not None,
+        "impossible": [c for c, may_be in zip(CLASSES, possible, strict=True) if not may_be],
+        "misfit": checked,
+        "too_alike": [
+            pair | {key: votes.raters[pair[key]] for key in ("rater_1", "rater_2")}
+            for pair in alike
+        ],
         "prior": dict(zip(CLASSES, map(float, fit.parameters.prior), strict=True)),
         "labels": {c: int((label[voted] == code).sum()) for code, c in enumerate(CLASSES)},
         "sure": share_of(prompt[voted], (sureness >= SURE)[voted], resamples=200),
@@ -93,7 +104,7 @@ def truth_figures(
         "n_settled": int((voted & ~untied & (sureness >= UNSURE)).sum()),
         "n_tied": int((voted & ~untied).sum()),
         "models": _models(models, answers, fit, known, prompt, voted),
-        "raters": _raters(read, answers, fit, prompt)[:MOST_RATERS],
+        "raters": _raters(read, answers, fit, prompt, known, checked, bool(alike))[:MOST_RATERS],
     }
     return figures, fit
 
@@ -150,7 +161,15 @@ def _accuracy(
     return share_of(prompt[held], (labels == known)[held])
 
 
-def _raters(votes: Votes, answers: Answers, fit: Fit, prompt: np.ndarray) -> list[dict[str, Any]]:
+def _raters(
+    votes: Votes,
+    answers: Answers,
+    fit: Fit,
+    prompt: np.ndarray,
+    known: np.ndarray | None,
+    checked: Figure,
+    alike: bool,
+) -> list[dict[str, Any]]:
     """A row for each rater with a vote, those with the most first."""
     n = np.bincount(votes.rater, minlength=len(votes.raters))
     lowest, highest = np.full(answers.n_items, 99), np.full(answers.n_items, -1)
@@ -160,8 +179,11 @@ def _raters(votes: Votes, answers: Answers, fit: Fit, prompt: np.ndarray) -> lis
     met, disputed = several[votes.item], (lowest < highest)[votes.item]
     n_met = np.bincount(votes.rater, met, minlength=len(n))
     n_disputed = np.bincount(votes.rater, met & disputed, minlength=len(n))
-    rows = reliabilities(answers, fit, prompt)
+    rows = reliabilities(answers, fit, prompt, checked, alike)
     medians = _median_seconds(votes)
+    truth = np.full(len(votes), -1) if known is None else known[votes.item]
+    n_known = np.bincount(votes.rater, truth >= 0, minlength=len(n))
+    n_right = np.bincount(votes.rater, truth == votes.choice, minlength=len(n))
     found = []
     for i in np.argsort(-n, kind="stable").tolist():
         if not n[i]:
@@ -175,12 +197,21 @@ def _raters(votes: Votes, answers: Answers, fit: Fit, prompt: np.ndarray) -> lis
                 "rater": votes.raters[i],
                 "is_judge": bool(votes.is_judge[i]),
                 **rows[i],
+                "known": _share_of_known(n_right[i], n_known[i]) if n_known[i] else None,
                 "disputed": share,
                 "seconds": medians[i][0],
                 "n_timed": medians[i][1],
             }
         )
     return found
+
+
+def _share_of_known(n_right: float, n: float) -> Figure:
+    """How often a rater gave the known answer: no model stands in between."""
+    if n < ENOUGH:
+        return refused(gettext_noop("Fewer than 10 votes on known answers."), n=int(n))
+    low, high = wilson(n_right, n)
+    return {"value": float(n_right / n), "low": low, "high": high, "n": int(n)}
 
 
 def _median_seconds(votes: Votes) -> list[tuple[float | None, int]]:

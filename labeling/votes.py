@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from django.db.models import Count, Max, QuerySet
+from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet
 from django.db.models.fields.json import KT
 from django.db.models.functions import Coalesce
 
+from labeling.columns import Seconds, code_of, places_of, read_columns
 from labeling.models import (
     Comparison,
     Preference,
@@ -32,56 +33,61 @@ def votes_of(project: Project) -> "Votes":
     raters = list(
         Rater.objects.filter(project=project).order_by("pk").values_list("pk", "name", "kind")
     )
-    rater_code = {pk: code for code, (pk, _name, _kind) in enumerate(raters)}
-    choice_code = {choice: code for code, choice in enumerate(CHOICES)}
-    first_code = {"a": 0, "b": 1, "": -1}
     rows = _current(project).values_list(
         "comparison_id",
-        "comparison__prompt_id",
         "rater_id",
-        "choice",
-        "shown_first",
+        code_of("choice", {choice: code for code, choice in enumerate(CHOICES)}),
+        code_of("shown_first", {"a": 0, "b": 1}),
         "prob_a_ab",
         "prob_a_ba",
-        "comparison__response_a__n_chars",
-        "comparison__response_b__n_chars",
         Coalesce("strength", 0),
         "seconds",
-        "created_at",
+        Seconds("created_at"),
     )
-    # Python tuples of a million votes take ten times the room of the array: never all at once.
-    votes = np.fromiter(
-        (
-            (
-                *(item, prompt, rater_code[rater], choice_code[choice], first_code[first]),
-                *(*numbers, at.timestamp()),
-            )
-            for item, prompt, rater, choice, first, *numbers, at in rows.iterator(chunk_size=5_000)
-        ),
-        dtype=[
-            ("comparison", "i8"),
-            ("prompt", "i8"),
-            ("rater", "i8"),
-            ("choice", "i8"),
-            ("shown_first", "i8"),
-            ("prob_a_ab", "f8"),  # None becomes NaN
-            ("prob_a_ba", "f8"),
-            ("length_a", "i8"),
-            ("length_b", "i8"),
-            ("strength", "i8"),
-            ("seconds", "f8"),
-            ("at", "f8"),
-        ],
+    kinds = {
+        "comparison": "i8",
+        "rater": "i8",
+        "choice": "i2",
+        "shown_first": "i2",
+        "prob_a_ab": "f8",
+        "prob_a_ba": "f8",
+        "strength": "i2",
+        "seconds": "f8",
+        "at": "f8",
+    }
+    votes = read_columns(rows, kinds)
+    # Read on its own: a comparison's prompt and lengths once, not once for every vote.
+    answered = project.comparisons.work().filter(
+        Exists(Preference.objects.current().filter(comparison=OuterRef("pk")))
     )
-    comparisons, item = np.unique(votes["comparison"], return_inverse=True)
+    compared = read_columns(
+        answered.values_list("pk", "prompt_id", "response_a__n_chars", "response_b__n_chars"),
+        {"pk": "i8", "prompt": "i8", "length_a": "i4", "length_b": "i4"},
+    )
+    compared = compared[np.argsort(compared["pk"])]
+    place, known = places_of(compared["pk"], votes["comparison"])
+    keys = np.array([pk for pk, _name, _kind in raters], dtype=np.int64)
+    rater, is_here = places_of(keys, votes["rater"])
+    # What was deleted, or came, while we read: as if we had read a moment later, or earlier.
+    kept = known & is_here
+    order = np.flatnonzero(kept)[np.lexsort((rater[kept], place[kept]))]
+    votes, place, rater = votes[order], place[order], rater[order]
+    codes, item = np.unique(place, return_inverse=True)
+    whole = {name: votes[name].astype(np.int64) for name in ("choice", "shown_first", "strength")}
+    real = {name: votes[name].copy() for name in ("prob_a_ab", "prob_a_ba", "seconds", "at")}
     return Votes(
         raters=[name for _pk, name, _kind in raters],
         is_judge=np.array([kind == Rater.Kind.JUDGE for _pk, _name, kind in raters], dtype=bool),
         n_comparisons=project.comparisons.work().count(),
         item=item,
-        comparisons=comparisons,
-        rater_keys=np.array([pk for pk, _name, _kind in raters], dtype=np.int64),
-        **{name: votes[name].copy() for name in votes.dtype.names[1:]},
+        comparisons=compared["pk"][codes],
+        rater_keys=keys,
+        rater=rater,
+        prompt=compared["prompt"][place],
+        length_a=compared["length_a"][place].astype(np.int64),
+        length_b=compared["length_b"][place].astype(np.int64),
+        **whole,
+        **real,
     )
 
 
@@ -137,14 +143,15 @@ def known_answers_of(project: Project, comparisons: "np.ndarray") -> "np.ndarray
     return known if (known >= 0).any() else None
 
 
-def fingerprint_of(project: Project, version: str) -> str:
-    """Changes with everything that a report rests on: the votes, the orders, who the raters are,
-    known answers and topics as far as their number goes, and the version of the figures."""
+def fingerprint_of(project: Project, version: str, state: tuple[int, int]) -> str:
+    """Changes with everything that a report rests on: the votes (by `state_of`), the orders, who
+    the raters are, known answers and topics as far as their number goes, and the version of the
+    figures."""
     work = project.comparisons.work()
     rankings = _rankings(project).aggregate(n=Count("pk"), last=Max("pk"))
     return content_hash(
         version,
-        state_of(project),
+        state,
         [work.count(), work.exclude(gold="").count(), work.exclude(metadata={}).count()],
         [rankings["n"], rankings["last"]],
         list(project.raters.order_by("pk").values_list("pk", "name", "kind")),
@@ -162,9 +169,9 @@ def changed_since(project: Project, n_preferences: int, last_preference: int) ->
 
     Keys tell, not times: an imported answer bears the time at which it was given.
     """
-    current = _current(project)
-    n_new = current.filter(pk__gt=last_preference).count()
-    return n_new, n_preferences - (current.count() - n_new)
+    newer = Count("pk", filter=Q(pk__gt=last_preference))
+    state = _current(project).aggregate(n=Count("pk"), n_new=newer)
+    return state["n_new"], n_preferences - (state["n"] - state["n_new"])
 
 
 def _rankings(project: Project) -> QuerySet:

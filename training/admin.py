@@ -2,7 +2,16 @@
 
 from django.contrib import admin
 
-from training.models import Checkpoint, Dataset, DatasetDraft, ModelVersion, Run
+from training.models import (
+    Checkpoint,
+    Dataset,
+    DatasetDraft,
+    ModelReport,
+    ModelVersion,
+    Run,
+    Study,
+    Sweep,
+)
 
 
 @admin.register(Dataset)
@@ -14,7 +23,13 @@ class DatasetAdmin(admin.ModelAdmin):
 class RunAdmin(admin.ModelAdmin):
     list_display = ["__str__", "project", "status", "base_model", "created_at"]
     list_filter = ["status", "kind"]
-    raw_id_fields = ["project", "dataset", "created_by"]
+    raw_id_fields = ["project", "dataset", "sweep", "created_by"]
+
+
+@admin.register(Sweep)
+class SweepAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "project", "kind", "created_at"]
+    raw_id_fields = ["project", "created_by"]
 
 
 @admin.register(Checkpoint)
@@ -34,3 +49,17 @@ class DatasetDraftAdmin(admin.ModelAdmin):
     list_display = ["__str__", "project", "status", "freezing", "created_at"]
     list_filter = ["status"]
     raw_id_fields = ["project", "dataset", "created_by"]
+
+
+@admin.register(ModelReport)
+class ModelReportAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "project", "status", "created_at"]
+    list_filter = ["status"]
+    raw_id_fields = ["project", "model"]
+
+
+@admin.register(Study)
+class StudyAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "kind", "project", "status", "created_at"]
+    list_filter = ["status", "kind"]
+    raw_id_fields = ["project", "run", "created_by"]

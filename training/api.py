@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.core.exceptions import ValidationError as Refused
+from django.db.models import Prefetch
 from django.shortcuts import get_object_or_404
 from django.urls import path
 from drf_spectacular.utils import extend_schema
@@ -14,20 +15,38 @@ from rest_framework.response import Response
 from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
+from labeling.reports import compute_anew
 from labeling.storage import check_model_name
+from training.cards import card_of
 from training.dataset_settings import DatasetSettings
 from training.datasets import dataset_named
-from training.models import DatasetDraft
+from training.merges import start_merge
+from training.models import DatasetDraft, ModelVersion, Run, Study
+from training.registry import StillInUse, delete_model, describe
+from training.reports import can_report
 from training.runs import cancel_run, resume_run, start_run
 from training.serializers import (
     BuildSerializer,
+    CardSerializer,
     DatasetSerializer,
+    DeleteSerializer,
+    DescribeSerializer,
     DraftSerializer,
+    MergeSerializer,
+    ModelReportSerializer,
     ModelSerializer,
     OneDatasetSerializer,
+    OneSweepSerializer,
     RunSerializer,
+    StartMergeSerializer,
     StartSerializer,
+    StartStudySerializer,
+    StartSweepSerializer,
+    StudySerializer,
+    SweepSerializer,
 )
+from training.studies import start_study
+from training.sweeps import cancel_sweep, start_sweep
 
 
 @extend_schema(tags=["Training"])
@@ -47,27 +66,34 @@ class Runs(ListAPIView):
     @extend_schema(request=StartSerializer, responses={202: RunSerializer})
     @idempotent
     def post(self, request: Request, slug: str) -> Response:
-        """Have a worker train on a frozen dataset, or on the project's labels of now."""
+        """Have a worker train on a frozen dataset, or on the project's labels of now, which it then
+        freezes: labels that do not suffice fail the run, and not this request."""
         given = StartSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        asked = given.validated_data
-        try:
-            check_model_name(asked["base_model"], request.user)
-            run = start_run(
-                request.project,
-                kind=asked["kind"],
-                base_model=asked["base_model"],
-                recipe_settings=asked["settings"],
-                dataset=dataset_named(request.project, asked["dataset"]),
-                labels=asked["labels"],
-                test_share=asked["test_share"],
-                created_by=request.user,
-            )
-        except Refused as problem:
-            raise exceptions.ValidationError({"base_model": problem.messages}) from None
-        except (ValueError, OSError) as problem:  # OSError: no folder could bear that name
-            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        run = _started(request, given.validated_data, start_run)
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+def _started(request: Request, asked: dict[str, Any], start: Any, **more: Any) -> Any:
+    """What `start_run` or `start_sweep` makes of a request, or its refusal as an answer."""
+    try:
+        check_model_name(asked["base_model"], request.user)
+        return start(
+            request.project,
+            kind=asked["kind"],
+            base_model=asked["base_model"],
+            recipe_settings=asked["settings"],
+            dataset=dataset_named(request.project, asked["dataset"]),
+            labels=asked["labels"],
+            test_share=asked["test_share"],
+            report_to=asked["report_to"],
+            created_by=request.user,
+            **more,
+        )
+    except Refused as problem:
+        raise exceptions.ValidationError({"base_model": problem.messages}) from None
+    except (ValueError, OSError) as problem:  # OSError: no folder could bear that name
+        raise exceptions.ValidationError({"detail": str(problem)}) from None
 
 
 @extend_schema(tags=["Training"])
@@ -88,9 +114,9 @@ class CancelRun(GenericAPIView):
     @extend_schema(request=None, responses={200: RunSerializer})
     @idempotent
     def post(self, request: Request, slug: str, pk: int) -> Response:
-        """Stop a run; a running one stops at its next report."""
+        """Stop a run; a running one stops within seconds."""
         run = get_object_or_404(_runs(request), pk=pk)
-        cancel_run(run, by=request.user.get_username())
+        cancel_run(run, by=request.user)
         return Response(RunSerializer(run).data)
 
 
@@ -104,9 +130,60 @@ class ResumeRun(GenericAPIView):
     def post(self, request: Request, slug: str, pk: int) -> Response:
         """Queue a stopped run again, from its last checkpoint on."""
         run = get_object_or_404(_runs(request), pk=pk)
-        if not resume_run(run, by=request.user.get_username()):
+        if not resume_run(run, by=request.user):
             raise Conflict(f"This run is {run.status}: there is nothing to resume.")
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class Sweeps(ListAPIView):
+    """Sweeps over a grid of settings, newest first."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = SweepSerializer
+
+    def get_queryset(self) -> Any:
+        return _sweeps(self.request)
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=StartSweepSerializer, responses={202: OneSweepSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Queue a run for every combination of the grid's values, all on one dataset; a worker
+        carries them out one after another."""
+        given = StartSweepSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        asked = given.validated_data
+        sweep = _started(request, asked, start_sweep, grid=asked["grid"])
+        made = _sweeps(request).get(pk=sweep.pk)
+        return Response(OneSweepSerializer(made).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class OneSweep(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = OneSweepSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """A sweep, how far its runs are, and the best of them by what was held out."""
+        return Response(OneSweepSerializer(get_object_or_404(_sweeps(request), pk=pk)).data)
+
+
+@extend_schema(tags=["Training"])
+class CancelSweep(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = OneSweepSerializer
+
+    @extend_schema(request=None, responses={200: OneSweepSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop every run of a sweep that waits or runs."""
+        sweep = get_object_or_404(_sweeps(request), pk=pk)
+        cancel_sweep(sweep, by=request.user)
+        return Response(OneSweepSerializer(get_object_or_404(_sweeps(request), pk=pk)).data)
 
 
 @extend_schema(tags=["Training"])
@@ -118,6 +195,112 @@ class Models(ListAPIView):
 
     def get_queryset(self) -> Any:
         return self.request.project.models.select_related("base")
+
+
+@extend_schema(tags=["Training"])
+class OneModel(GenericAPIView):
+    allowed = {"GET": "view", "PATCH": "lead"}
+    serializer_class = ModelSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """A model: what made it, its tags and notes."""
+        return Response(ModelSerializer(_model(request, pk)).data)
+
+    @extend_schema(request=DescribeSerializer, responses={200: ModelSerializer})
+    def patch(self, request: Request, slug: str, pk: int) -> Response:
+        """Give a model other tags or notes."""
+        model = _model(request, pk)
+        given = DescribeSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        asked = {"tags": model.tags, "notes": model.notes} | given.validated_data
+        describe(model, asked["tags"], asked["notes"], request.user)
+        return Response(ModelSerializer(model).data)
+
+
+@extend_schema(tags=["Training"])
+class DeleteModel(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = DeleteSerializer
+
+    @extend_schema(request=DeleteSerializer, responses={200: DeleteSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Delete a model with all that was made from it; the call names each of them."""
+        model = _model(request, pk)
+        given = DeleteSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        named = request.project.models.filter(name__in=given.validated_data["models"])
+        try:
+            gone = delete_model(model, request.user, agreed=set(named.values_list("pk", flat=True)))
+        except StillInUse as problem:
+            raise Conflict(str(problem)) from None
+        return Response({"models": [version.name for version in gone.models]})
+
+
+@extend_schema(tags=["Training"])
+class Merges(ListAPIView):
+    """Merges of models, newest first."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = MergeSerializer
+
+    def get_queryset(self) -> Any:
+        return _merges(self.request)
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=StartMergeSerializer, responses={202: MergeSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Have a worker merge models; what does not fit is refused at once."""
+        given = StartMergeSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        try:
+            merge = start_merge(request.project, created_by=request.user, **given.validated_data)
+        except (ValueError, OSError) as problem:
+            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        return Response(MergeSerializer(merge).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class OneMerge(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = MergeSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """How far a merge is, and what its check found."""
+        return Response(MergeSerializer(get_object_or_404(_merges(request), pk=pk)).data)
+
+
+@extend_schema(tags=["Training"])
+class CancelMerge(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = MergeSerializer
+
+    @extend_schema(request=None, responses={200: MergeSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop a merge; nothing is kept of it."""
+        merge = get_object_or_404(_merges(request), pk=pk)
+        merge.request_cancel()
+        return Response(MergeSerializer(merge).data)
+
+
+@extend_schema(tags=["Training"])
+class ResumeMerge(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = MergeSerializer
+
+    @extend_schema(request=None, responses={202: MergeSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Queue a stopped merge again; it begins anew."""
+        merge = get_object_or_404(_merges(request), pk=pk)
+        if not merge.resume():
+            raise Conflict(f"This merge is {merge.status}: there is nothing to do again.")
+        return Response(MergeSerializer(merge).data, status=status.HTTP_202_ACCEPTED)
 
 
 @extend_schema(tags=["Training"])
@@ -186,11 +369,141 @@ class CancelDraft(GenericAPIView):
         return Response(DraftSerializer(draft).data)
 
 
+@extend_schema(tags=["Training"])
+class ModelReports(GenericAPIView):
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = ModelReportSerializer
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """The newest report on a model, or how far it is on its way."""
+        reports = _model(request, pk).reports.select_related("model")
+        newest = reports.order_by("-pk").first()
+        if newest is None:
+            raise exceptions.NotFound("There is no report on this model yet.")
+        return Response(ModelReportSerializer(newest).data)
+
+    @extend_schema(request=None, responses={202: ModelReportSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Have a worker measure a model anew on what its dataset holds out."""
+        model = _model(request, pk)
+        if not can_report(model):
+            raise Conflict("This model learned no pairs: none is held out to measure it on.")
+        report = compute_anew(request.project, model.reports)
+        return Response(ModelReportSerializer(report).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class Card(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = CardSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """A model's card, written from its lineage; it names no person."""
+        return Response({"card": card_of(_model(request, pk))})
+
+
+@extend_schema(tags=["Training"])
+class Studies(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = StudySerializer
+
+    def get_throttles(self) -> list[Any]:
+        return [PerMinute(), JobsPerMinute()]
+
+    @extend_schema(request=StartStudySerializer, responses={202: StudySerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Have a worker train a study's reward models with the settings of a finished run."""
+        given = StartStudySerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        run = get_object_or_404(_runs(request), pk=pk)
+        try:
+            study = start_study(run, user=request.user, **given.validated_data)
+        except ValueError as problem:
+            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        return Response(StudySerializer(study).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class OneStudy(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = StudySerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """How far a study is, and what it found."""
+        return Response(StudySerializer(_study(request, pk)).data)
+
+
+@extend_schema(tags=["Training"])
+class CancelStudy(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = StudySerializer
+
+    @extend_schema(request=None, responses={200: StudySerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop a study; the trainings that have ended are kept."""
+        study = _study(request, pk)
+        study.request_cancel()
+        return Response(StudySerializer(study).data)
+
+
+@extend_schema(tags=["Training"])
+class ResumeStudy(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = StudySerializer
+
+    @extend_schema(request=None, responses={202: StudySerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Queue a stopped study again; the trainings that have ended are kept."""
+        study = _study(request, pk)
+        if not study.resume():
+            raise Conflict(f"This study is {study.status}: there is nothing to resume.")
+        return Response(StudySerializer(study).data, status=status.HTTP_202_ACCEPTED)
+
+
+def _model(request: Request, pk: int) -> ModelVersion:
+    found: ModelVersion = get_object_or_404(
+        request.project.models.select_related("base", "run__dataset", "project"), pk=pk
+    )
+    return found
+
+
+def _study(request: Request, pk: int) -> Study:
+    found: Study = get_object_or_404(request.project.studies.all(), pk=pk)
+    return found
+
+
 def _draft(request: Request, pk: int) -> DatasetDraft:
     found: DatasetDraft = get_object_or_404(
         request.project.dataset_drafts.select_related("dataset"), pk=pk
     )
     return found
+
+
+def _model(request: Request, pk: int) -> ModelVersion:
+    found: ModelVersion = get_object_or_404(
+        request.project.models.select_related("base", "project"), pk=pk
+    )
+    return found
+
+
+def _merges(request: Request) -> Any:
+    return request.project.merges.select_related("base", "model_version").prefetch_related(
+        "parts__model"
+    )
+
+
+def _sweeps(request: Request) -> Any:
+    """Sweeps with their runs in the order in which they are carried out."""
+    runs = Run.objects.order_by("pk").select_related("dataset", "model_version")
+    return request.project.sweeps.prefetch_related(Prefetch("runs", queryset=runs))
 
 
 def _runs(request: Request) -> Any:
@@ -204,7 +517,22 @@ urlpatterns = [
     path(f"{PROJECT}runs/<int:pk>/", OneRun.as_view(), name="run"),
     path(f"{PROJECT}runs/<int:pk>/cancel/", CancelRun.as_view(), name="cancel"),
     path(f"{PROJECT}runs/<int:pk>/resume/", ResumeRun.as_view(), name="resume"),
+    path(f"{PROJECT}runs/<int:pk>/studies/", Studies.as_view(), name="studies"),
+    path(f"{PROJECT}studies/<int:pk>/", OneStudy.as_view(), name="study"),
+    path(f"{PROJECT}studies/<int:pk>/cancel/", CancelStudy.as_view(), name="cancel_study"),
+    path(f"{PROJECT}studies/<int:pk>/resume/", ResumeStudy.as_view(), name="resume_study"),
+    path(f"{PROJECT}sweeps/", Sweeps.as_view(), name="sweeps"),
+    path(f"{PROJECT}sweeps/<int:pk>/", OneSweep.as_view(), name="sweep"),
+    path(f"{PROJECT}sweeps/<int:pk>/cancel/", CancelSweep.as_view(), name="cancel_sweep"),
     path(f"{PROJECT}models/", Models.as_view(), name="models"),
+    path(f"{PROJECT}models/<int:pk>/", OneModel.as_view(), name="model"),
+    path(f"{PROJECT}models/<int:pk>/delete/", DeleteModel.as_view(), name="delete_model"),
+    path(f"{PROJECT}merges/", Merges.as_view(), name="merges"),
+    path(f"{PROJECT}merges/<int:pk>/", OneMerge.as_view(), name="merge"),
+    path(f"{PROJECT}merges/<int:pk>/cancel/", CancelMerge.as_view(), name="cancel_merge"),
+    path(f"{PROJECT}merges/<int:pk>/resume/", ResumeMerge.as_view(), name="resume_merge"),
+    path(f"{PROJECT}models/<int:pk>/report/", ModelReports.as_view(), name="report"),
+    path(f"{PROJECT}models/<int:pk>/card/", Card.as_view(), name="card"),
     path(f"{PROJECT}datasets/", Datasets.as_view(), name="datasets"),
     path(f"{PROJECT}datasets/<int:pk>/", OneDataset.as_view(), name="dataset"),
     path(f"{PROJECT}dataset-drafts/<int:pk>/", OneDraft.as_view(), name="draft"),

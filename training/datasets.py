@@ -29,6 +29,7 @@ from labeling.models import Choice, Comparison, Flag, Preference, Project, Rater
 from labeling.storage import storage_path
 from training.dataset_settings import DatasetSettings
 from training.ml.data import Pair
+from training.ml.objectives import aspect_count
 from training.models import Dataset
 
 MIN_TRAIN_PAIRS = 8
@@ -39,6 +40,8 @@ COUNTED = {
     "demonstrations": _lazy("pairs whose better response a rater wrote"),
     "decided": _lazy("pairs decided by a lead, whatever the votes say"),
     "ties_half": _lazy("ties that train as one half"),
+    "graded": _lazy("pairs with a strength"),
+    "soft": _lazy("pairs whose label is not certain"),
     "train": _lazy("training pairs"),
     "test": _lazy("test pairs"),
     "test_ties": _lazy("ties on the test side: they measure nothing"),
@@ -134,6 +137,10 @@ class Decided:
     """All that count on the comparison: the same, except where each vote is a row."""
     decided: bool
     """Whether a lead's decision stands in place of the answers."""
+    strength: float | None = None
+    """Mean strength of the answers for the chosen side, 0 to 3; None if nobody said one."""
+    aspects: dict[str, float] | None = None
+    """Of each aspect that was answered, how far it speaks for the chosen side, from −1 to 1."""
 
     @property
     def votes(self) -> dict[str, int]:
@@ -246,11 +253,14 @@ def _decided(
             return "few_votes"
         if max(votes.values()) < settings.least_agreement * len(counted):
             return "low_agreement"
-    if settings.least_strength and choice != Choice.TIE:
+    strength = None
+    if choice != Choice.TIE:
         said = row.decision or {}
         strengths = [(a.choice, a.strength) for a in own]
         strengths = [(choice, said.get("strength"))] if is_decision else strengths
-        if 3 * margin(choice, strengths) < settings.least_strength - 1e-9:
+        if any(said for _choice, said in strengths):
+            strength = round(3 * margin(choice, strengths), 6)
+        if settings.least_strength and (strength or 0.0) < settings.least_strength - 1e-6:
             return "weak"
     of_chosen = label.prob_a if choice != Choice.B else 1 - label.prob_a
     is_hard = label.rule in ("decision", "majority") or (label.rule == "votes" and not is_soft)
@@ -270,7 +280,22 @@ def _decided(
         own=own,
         counted=counted,
         decided=is_decision,
+        strength=strength,
+        aspects=_aspects(choice, own),
     )
+
+
+def _aspects(choice: str, answers: list[Answer]) -> dict[str, float]:
+    """For each aspect the mean over who answered it: 1 for the chosen side (of a tie, for A), −1
+    for the other, 0 for a tie."""
+    chosen, other = (Choice.B, Choice.A) if choice == Choice.B else (Choice.A, Choice.B)
+    value = {chosen: 1.0, other: -1.0, Choice.TIE: 0.0}
+    said: dict[str, list[float]] = {}
+    for answer in answers:
+        for name, side in (answer.aspects or {}).items():
+            if side in value:
+                said.setdefault(name, []).append(value[side])
+    return {name: round(sum(values) / len(values), 6) for name, values in sorted(said.items())}
 
 
 # A dataset before it is written -------------------------------------------------------------------
@@ -317,7 +342,11 @@ def plan(
     n_for_training: Counter[str] = Counter()  # by prompt: fixed there by metadata
     votes: Counter[tuple[str, str]] = Counter()
     for chunk in labeled_by_content(
-        project, answers, with_texts=with_texts, with_tags=bool(settings.tags_excluded)
+        project,
+        answers,
+        with_texts=with_texts,
+        with_tags=bool(settings.tags_excluded),
+        with_aspects=bool(project.aspects),
     ):
         for row in chunk:
             counts["comparisons"] += 1
@@ -336,6 +365,10 @@ def plan(
                     counts["decided"] += found.decided
                     counts["demonstrations"] += found.is_demonstration
                     counts["ties_half"] += found.choice == Choice.TIE
+                    counts["graded"] += found.strength is not None
+                    for name in found.aspects or ():
+                        counts[aspect_count(name)] += 1
+                    counts["soft"] += 0 < found.prob < 1
                     n_pairs[row.prompt_hash] += 1
                     if found.choice == Choice.TIE:
                         n_half[row.prompt_hash] += 1
@@ -426,6 +459,10 @@ def write_row(file: IO[bytes], row: Decided) -> None:
         "chosen": b if is_b else a,
         "rejected": a if is_b else b,
     }
+    if row.strength is not None:
+        record["strength"] = row.strength
+    if row.aspects:
+        record["aspects"] = row.aspects
     text = json.dumps(record, ensure_ascii=False, sort_keys=True)
     file.write(f"{comparison.prompt_hash}\t{text}\n".encode())
 
@@ -480,6 +517,33 @@ def _lines(head: dict[str, Any], rows: IO[bytes], sides: Mapping[str, str]) -> I
 def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
     """(train, test) pairs of a frozen dataset.
 
+    Raises: as `pair_rows`.
+    """
+    sides: dict[str, list[Pair]] = {"train": [], "test": []}
+    for row in pair_rows(dataset):
+        sides[row["split"]].append(pair_of(row))
+    return sides["train"], sides["test"]
+
+
+def pair_of(row: Mapping[str, Any]) -> Pair:
+    """A row of a dataset's file as what recipes learn from."""
+    return Pair(
+        prompt=row["prompt"],
+        chosen=row["chosen"],
+        rejected=row["rejected"],
+        prompt_id=row["prompt_id"],
+        comparison=row["comparison"],
+        prob=row.get("prob", 1.0),
+        weight=row.get("weight", 1.0),
+        demonstration=row.get("demonstration", False),
+        strength=row.get("strength"),
+        aspects=row.get("aspects"),
+    )
+
+
+def pair_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The rows of a frozen dataset's file that are pairs, as `write_row` wrote them.
+
     Ties that are kept in the file are no pairs, and ties that train as one half measure nothing:
     they are not on the test side.
 
@@ -493,24 +557,11 @@ def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
             raise ValueError(f"the dataset's file {dataset.path} was changed after it was frozen")
         file.seek(0)
         ties_are_kept = json.loads(next(file))["filters"].get("ties") == "kept"
-        sides: dict[str, list[Pair]] = {"train": [], "test": []}
         for line in file:
             row = json.loads(line)
             is_tie = row.get("outcome") == Choice.TIE
-            if is_tie and (ties_are_kept or row["split"] == "test"):
-                continue
-            pair = Pair(
-                prompt=row["prompt"],
-                chosen=row["chosen"],
-                rejected=row["rejected"],
-                prompt_id=row["prompt_id"],
-                comparison=row["comparison"],
-                prob=row.get("prob", 1.0),
-                weight=row.get("weight", 1.0),
-                demonstration=row.get("demonstration", False),
-            )
-            sides[row["split"]].append(pair)
-    return sides["train"], sides["test"]
+            if not (is_tie and (ties_are_kept or row["split"] == "test")):
+                yield row
 
 
 def dataset_named(project: Project, sha256: str) -> Dataset | None:

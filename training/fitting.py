@@ -10,13 +10,15 @@ from typing import Any
 from django.conf import settings
 from django.core.cache import cache
 
+from training.ml.architecture import Architecture, read_architecture
 from training.ml.config import Recipe
 from training.ml.memory import (
-    Architecture,
     Estimate,
     Suggestion,
+    Work,
+    inference,
+    lighter_work,
     predict,
-    read_architecture,
     read_bytes,
     suggestions,
 )
@@ -47,8 +49,14 @@ class Fit:
     estimate: Estimate
     machine: Machine
     suggestions: list[Suggestion]
-    band: dict[str, Any]
-    """Bytes, from earlier runs: "low", "high", "n"; or None and "why"."""
+    band: dict[str, Any] | None
+    """Bytes, from earlier runs: "low", "high", "n"; or a value of None and "why". A model at work
+    has none: nobody keeps its peaks."""
+
+    @property
+    def trained_percent(self) -> float:
+        """Trained numbers as a share of the base's."""
+        return 100 * self.estimate.trained / self.estimate.parameters
 
     @property
     def fits(self) -> bool | None:
@@ -90,7 +98,7 @@ def _look() -> tuple[str, int | None, str]:
 def fit(kind: str, recipe: Recipe, where: Machine) -> Fit:
     """Whether a run fits, what it takes, and what would fit.
 
-    Raises: ValueError in plain words where it cannot be told: no config, an uncounted method.
+    Raises: ValueError in plain words where it cannot be told: no config, an uncounted model.
     """
     arch: Architecture = read_architecture(recipe.base_model)
     found = predict(kind, recipe, arch, device=where.device)
@@ -98,6 +106,19 @@ def fit(kind: str, recipe: Recipe, where: Machine) -> Fit:
     if where.available is not None and found.peak > where.available:
         others = suggestions(kind, recipe, arch, where.available, device=where.device)
     return Fit(found, where, others, error_band(found.peak, where.device, recipe.method))
+
+
+def fit_work(use: str, work: Work, folder: str, where: Machine) -> Fit:
+    """Whether a model at work fits.
+
+    Raises: ValueError in plain words where it cannot be told.
+    """
+    arch = read_architecture(folder)
+    found = inference(use, work, arch, device=where.device)
+    others: list[Suggestion] = []
+    if where.available is not None and found.peak > where.available:
+        others = lighter_work(use, work, arch, where.available, device=where.device)
+    return Fit(found, where, others, None)
 
 
 def error_band(peak: int, device: str, method: str) -> dict[str, Any]:
@@ -128,11 +149,11 @@ def error_band(peak: int, device: str, method: str) -> dict[str, Any]:
 def keep_peaks(
     run: Run, recipe: Recipe, metrics: dict[str, Any], device: str, measured: int | None
 ) -> None:
-    """Write beside the run what was foretold for its longest pair, and what was measured."""
+    """Write beside the run what was foretold for its longest row, and what was measured."""
     try:
         arch = read_architecture(recipe.base_model)
         found = predict(run.kind, recipe, arch, device=device, tokens=metrics.get("longest"))
-    except ValueError:  # a method that is not counted; the measurement stands alone
+    except ValueError:  # a model that is not counted; the measurement stands alone
         predicted = None
     else:
         # CUDA's context is not in what torch reports.

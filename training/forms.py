@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from importlib.util import find_spec
 from typing import Any
 
 from django import forms
@@ -21,13 +22,35 @@ from training.dataset_settings import (
     settings_of_now,
 )
 from training.datasets import plan, refuse_too_few
-from training.ml.config import DTYPES, IMITATE, METHODS, RECIPES, SCHEDULERS, make_recipe
+from training.ml.config import (
+    DTYPES,
+    IMITATE,
+    METHODS,
+    RECIPES,
+    SCHEDULERS,
+    TRACKERS,
+    make_recipe,
+)
+from training.ml.memory import USES, make_work
 from training.ml.methods import SETTINGS, other_settings, why_not
-from training.models import Dataset, Run
+from training.ml.objectives import why_not_labels
+from training.models import Dataset, Run, Study
 from training.runs import check_base, known_models, named_model
+from training.studies import MOST_SEEDS, REFERENCES
+from training.sweeps import can_be_swept, combinations, read_grid
 from training.texts import known_texts, text_path
 
-MAIN = ("imitate", "method", "beta", "learning_rate", "epochs", "batch_size", "max_length", "seed")
+MAIN = (
+    "imitate",
+    "loss",
+    "method",
+    "beta",
+    "learning_rate",
+    "epochs",
+    "batch_size",
+    "max_length",
+    "seed",
+)
 """Settings that stand in the open; the others are folded away."""
 CHOICES = {"method": METHODS, "dtype": DTYPES, "scheduler": SCHEDULERS, "imitate": IMITATE}
 LARGEST = 2**31 - 1
@@ -63,12 +86,33 @@ NAMES = {
     "prompt_loss_weight": _lazy("Prompt loss weight"),
     "packing": _lazy("Packing"),
     "neftune_alpha": _lazy("NEFTune alpha"),
+    "loss": _lazy("Loss"),
+    "margin_size": _lazy("Margin"),
+    "rating_of": _lazy("Ratings of"),
+    "soft_labels": _lazy("Soft labels"),
+    "label_smoothing": _lazy("Label smoothing"),
+    "length_debias": _lazy("Length explained first"),
+    "members": _lazy("Members of an ensemble"),
+    "simpo_gamma": _lazy("SimPO gamma"),
+    "orpo_weight": _lazy("ORPO weight"),
+    "length_charge": _lazy("Charge for length"),
+    "kto_desirable": _lazy("KTO weight of good responses"),
+    "kto_undesirable": _lazy("KTO weight of bad responses"),
+    "precompute_reference": _lazy("Reference computed once"),
+    "batch_tokens": _lazy("Tokens at once"),
+    "group_by_length": _lazy("Group by length"),
+    "rope_scaling": _lazy("RoPE scaling"),
+    "rope_factor": _lazy("RoPE factor"),
+    "validation_share": _lazy("Validation share"),
+    "early_stopping": _lazy("Early stopping"),
 }
 
 
 DATASETS_OFFERED = 50
-FROZEN_AT_ONCE = 50_000
-"""Comparisons of a project whose labels of now a page counts and freezes: about five seconds."""
+COUNTED_AT_ONCE = 50_000
+"""Comparisons of a project whose labels of now a page counts: about five seconds."""
+SWEPT_AT_ONCE = 3
+"""Settings that the grid of the form has room for."""
 
 
 class DatasetForm(forms.Form):
@@ -263,9 +307,24 @@ class LaunchForm(forms.Form):
         widget=forms.TextInput(attrs={"list": "known-models", "autocomplete": "off"}),
         help_text=_lazy("A model of this project, a folder on the worker, or a hub id."),
     )
+    report_to = forms.ChoiceField(required=False, label=_lazy("Numbers go to"))
 
     def __init__(self, *args: Any, project: Project, kind: str, user: Any, **kwargs: Any) -> None:
         super().__init__(*args, label_suffix="", **kwargs)
+        there = {name: words for name, words in TRACKERS.items() if find_spec(name)}
+        self.fields["report_to"].choices = [("", _("this page alone")), *there.items()]
+        if missing := [name for name in TRACKERS if name not in there]:
+            self.fields["report_to"].help_text = _(
+                "Others can be chosen once they are installed: pip install %(packages)s"
+            ) % {"packages": " ".join(missing)}
+        swept = [("", "–"), *((name, NAMES.get(name, name)) for name in can_be_swept(kind))]
+        for row in range(1, SWEPT_AT_ONCE + 1):
+            self.fields[f"sweep_setting_{row}"] = forms.ChoiceField(
+                required=False, choices=swept, label=_("Setting")
+            )
+            self.fields[f"sweep_values_{row}"] = forms.CharField(
+                required=False, max_length=200, label=_("Values, with commas between")
+            )
         self.project, self.kind, self.user = project, kind, user
         newest = project.datasets.order_by("-pk").values_list("pk", flat=True)[:DATASETS_OFFERED]
         offered = project.datasets.filter(pk__in=list(newest)).order_by("-pk")
@@ -319,7 +378,20 @@ class LaunchForm(forms.Form):
     def more_fields(self) -> list[forms.BoundField]:
         others = {*MAIN, *SETTINGS[self.chosen_method], *other_settings(self.chosen_method)}
         others |= {field.name for field in self.data_fields()}
+        others |= {field.name for row in self.sweep_rows() for field in row}
         return [field for field in self if field.name not in others]
+
+    def sweep_rows(self) -> list[tuple[forms.BoundField, forms.BoundField]]:
+        """(setting, values) of the grid."""
+        return [
+            (self[f"sweep_setting_{row}"], self[f"sweep_values_{row}"])
+            for row in range(1, SWEPT_AT_ONCE + 1)
+        ]
+
+    @property
+    def sweep_is_open(self) -> bool:
+        """Whether the grid is filled in, or in error: then it is not folded away."""
+        return any(field.errors or field.value() for row in self.sweep_rows() for field in row)
 
     @property
     def chosen_method(self) -> str:
@@ -346,6 +418,7 @@ class LaunchForm(forms.Form):
             f.name: cleaned[f.name] for f in fields(RECIPES[self.kind]) if f.name in cleaned
         }
         folder = named_model(self.project, cleaned["base_model"])
+        recipe = None
         try:
             recipe = make_recipe(self.kind, settings | {"base_model": folder})
             check_base(folder, recipe)
@@ -354,16 +427,42 @@ class LaunchForm(forms.Form):
         cleaned["recipe_settings"] = {
             name: value for name, value in settings.items() if name != "base_model"
         }
+        if "sweep" in self.data:
+            self._clean_sweep(cleaned, settings | {"base_model": folder})
         if self.kind == Run.Kind.PRETRAIN:
             return cleaned
         found = self.preview()
         if cleaned["dataset"] is None and found["problem"]:
             self.add_error("labels", found["problem"])
-        elif settings.get("imitate") == "demonstrations" and not found["counts"].get(
-            "demonstrations"
+        elif (
+            settings.get("imitate") == "demonstrations"
+            and not found["counts"].get("demonstrations")
+            and not found.get("uncounted")
         ):
             self.add_error("imitate", _("No rater’s better answer is among these pairs."))
+        elif recipe and (reason := why_not_labels(recipe, found["counts"])):
+            refuse(self, reason)
         return cleaned
+
+    def _clean_sweep(self, cleaned: dict[str, Any], settings: dict[str, Any]) -> None:
+        """The grid, every combination of it possible; what is wrong stands beside its values."""
+        filled = {
+            cleaned[setting.name]: (values.name, cleaned[values.name])
+            for setting, values in self.sweep_rows()
+            if cleaned[setting.name]
+        }
+        try:
+            grid = read_grid({name: text for name, (_field, text) in filled.items()})
+            for chosen in combinations(self.kind, grid):
+                recipe = make_recipe(self.kind, settings | chosen)
+                check_base(recipe.base_model, recipe)
+        except ValueError as error:
+            text = str(error)
+            about = filled.get(text.replace(":", " ").split(" ", 1)[0])
+            place = about[0] if about else "sweep_values_1"
+            self.add_error(place, text[:1].upper() + text[1:] + ".")
+        else:
+            cleaned["grid"] = grid
 
     def preview(self) -> dict[str, Any]:
         """Counts of the dataset that these settings would give, and what is wrong with it.
@@ -379,12 +478,8 @@ class LaunchForm(forms.Form):
         if frozen is not None:
             return {"counts": frozen.counts, "raters": frozen.raters, "problem": ""}
         n = self.project.comparisons.count()
-        if n > FROZEN_AT_ONCE:
-            problem = _(
-                "%(n)s comparisons are too many to be frozen while you wait. Build a dataset "
-                "first; a worker does it. Then choose it here."
-            )
-            return {"counts": {}, "raters": [], "problem": problem % {"n": f"{n:,}"}}
+        if n > COUNTED_AT_ONCE:
+            return {"counts": {}, "raters": [], "problem": "", "uncounted": n}
         labels = self["labels"].value() if self["labels"].value() in LABELS else "mixed"
         share = _number(self["test_share"].value(), 0.1)
         seed = int(_number(self["seed"].value(), 0))
@@ -406,6 +501,59 @@ class LaunchForm(forms.Form):
         asked = self["text"].value()
         chosen = asked if asked in names else names[0]
         return found | {"text": chosen, "n_bytes": text_path(chosen).stat().st_size}
+
+
+class WorkForm(forms.Form):
+    """A model at work: what it does, with how much at once."""
+
+    use = forms.ChoiceField(label=_lazy("What"), choices=[])
+    model = forms.CharField(
+        label=_lazy("Model"),
+        max_length=500,
+        widget=forms.TextInput(attrs={"list": "known-models", "autocomplete": "off"}),
+        help_text=_lazy("A model of this project, a folder on the worker, or a hub id."),
+    )
+    rows = forms.IntegerField(
+        label=_lazy("Texts at once"), min_value=1, max_value=LARGEST, initial=16
+    )
+    tokens = forms.IntegerField(
+        label=_lazy("Tokens of each"),
+        min_value=1,
+        max_value=LARGEST,
+        initial=1024,
+        help_text=_lazy("The longest, with what is written."),
+    )
+    new_tokens = forms.IntegerField(
+        label=_lazy("Of them written"), min_value=0, max_value=LARGEST, initial=256
+    )
+    dtype = forms.ChoiceField(label=_lazy("Number format"), choices=[])
+    in_4_bits = forms.BooleanField(
+        label=_lazy("In 4 bits"),
+        required=False,
+        help_text=_lazy("The linear layers alone; tables of words and heads stay as they are."),
+    )
+
+    def __init__(self, *args: Any, project: Project, user: Any, **kwargs: Any) -> None:
+        super().__init__(*args, label_suffix="", **kwargs)
+        self.user = user
+        uses = {use: _(words) for use, words in USES.items()}
+        self.fields["use"].choices = [(u, text[:1].upper() + text[1:]) for u, text in uses.items()]
+        self.fields["dtype"].choices = [(dtype, _(words)) for dtype, words in DTYPES.items()]
+        self.known_models = known_models(project, Run.Kind.DPO)
+
+    def clean_model(self) -> str:
+        check_model_name(self.cleaned_data["model"], self.user)
+        return str(self.cleaned_data["model"])
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if not self.errors:
+            names = ("rows", "tokens", "new_tokens", "dtype", "in_4_bits")
+            try:
+                cleaned["work"] = make_work({name: cleaned[name] for name in names})
+            except ValueError as error:
+                refuse(self, str(error))
+        return cleaned
 
 
 def refuse(form: forms.Form, text: str) -> None:
@@ -435,9 +583,9 @@ def _field(setting: Any) -> forms.Field:
         "help_text": _(setting.metadata["help"]),
         "label": NAMES[setting.name],
     }
-    if setting.name in CHOICES:
+    if choices := setting.metadata["choices"] or CHOICES.get(setting.name):
         return forms.ChoiceField(
-            choices=[(value, _(words)) for value, words in CHOICES[setting.name].items()], **common
+            choices=[(value, _(words)) for value, words in choices.items()], **common
         )
     if setting.type is bool:
         return forms.BooleanField(required=False, **common)
@@ -456,3 +604,31 @@ def _number(value: Any, otherwise: float) -> float:
     except (TypeError, ValueError):
         return otherwise
     return number if math.isfinite(number) else otherwise
+
+
+class StudyForm(forms.Form):
+    """A study of the labels behind a run."""
+
+    kind = forms.ChoiceField(
+        label=_lazy("Question"),
+        choices=[
+            (Study.Kind.CURVE, _lazy("Would more labels help? Trains on parts of them")),
+            (Study.Kind.LABELS, _lazy("Which labels teach best? Makes them in four ways")),
+        ],
+    )
+    reference = forms.ChoiceField(
+        label=_lazy("Ways are held against"), choices=REFERENCES.items(), required=False
+    )
+    n_seeds = forms.IntegerField(
+        label=_lazy("Seeds"),
+        min_value=1,
+        max_value=MOST_SEEDS,
+        initial=3,
+        help_text=_lazy("Each part or way is trained so many times."),
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if cleaned.get("kind") == Study.Kind.LABELS and not cleaned.get("reference"):
+            self.add_error("reference", _("Choose what the ways are held against."))
+        return cleaned

@@ -1,4 +1,5 @@
-"""Preferences become models: frozen datasets, runs, their steps and log, checkpoints, models."""
+"""Preferences become models: frozen datasets, runs, their steps and log, checkpoints, models; and
+what is done with these: merges, answers side by side, exports."""
 
 from django.conf import settings
 from django.db import models
@@ -6,7 +7,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.jobs import Job
-from labeling.models import Project
+from labeling.models import Comparison, Project
 
 
 class Dataset(models.Model):
@@ -60,6 +61,24 @@ class DatasetDraft(Job):
         build_dataset.delay_on_commit(self.pk)
 
 
+class Sweep(models.Model):
+    """Runs that differ in a few settings alone, carried out one after another."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="sweeps")
+    kind = models.CharField(max_length=20)  # of its runs
+    grid = models.JSONField(default=dict)  # {setting: [values]}; a run for every combination
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return _("sweep %(pk)s") % {"pk": self.pk}
+
+
 class Run(Job):
     """One execution of a recipe on a frozen dataset, or on a file of raw text: enough is stored to
     run it again."""
@@ -76,10 +95,12 @@ class Run(Job):
     base_revision = models.CharField(max_length=64, blank=True)  # hash of the base's weights
     recipe = models.JSONField(default=dict)  # the recipe's dataclass, whole
     seed = models.PositiveIntegerField(default=0)
-    # None for a run on raw text: the recipe names its file.
+    # None for a run on raw text, whose recipe names its file, and until a worker froze `labels`.
     dataset = models.ForeignKey(
         Dataset, models.RESTRICT, null=True, blank=True, related_name="runs"
     )
+    # DatasetSettings by which the worker freezes the labels of now; empty if the dataset was named.
+    labels = models.JSONField(default=dict, blank=True)
     text_sha256 = models.CharField(max_length=64, blank=True)  # of that file
     code_version = models.CharField(max_length=100)
     metrics = models.JSONField(default=dict)
@@ -89,6 +110,9 @@ class Run(Job):
     measured_peak = models.BigIntegerField(null=True, blank=True)
     device = models.CharField(max_length=10, blank=True)  # cuda | cpu
     folder = models.CharField(max_length=500, blank=True)  # under PREFLOOP_STORAGE
+    cause = models.CharField(max_length=20, blank=True)  # of a failure: see training/causes.py
+    report_to = models.CharField(max_length=20, blank=True)  # see training/ml/trackers.py
+    sweep = models.ForeignKey(Sweep, models.SET_NULL, null=True, blank=True, related_name="runs")
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -112,6 +136,9 @@ class RunStep(models.Model):
     step = models.PositiveIntegerField()
     split = models.CharField(max_length=10, default="train")  # train | test
     values = models.JSONField(default=dict)  # {"loss": …, "accuracy": …, "margin": …}
+    # {"tokens", "seconds", "memory"} of a training step: apart, since `values` come out the same
+    # for the same seed and these never do.
+    cost = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -156,8 +183,55 @@ class Checkpoint(models.Model):
         return f"{self.run} at step {self.step}"
 
 
+class Merge(Job):
+    """Several models, or an adapter and its base, on their way to become one."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="merges")
+    name = models.SlugField(max_length=100)  # that the model is to bear
+    method = models.CharField(max_length=20)  # see training/ml/merge_recipe.py
+    # What changes are counted from, where the method wants it said.
+    base = models.ForeignKey(
+        "ModelVersion", models.RESTRICT, null=True, blank=True, related_name="merges_from"
+    )
+    recipe = models.JSONField(default=dict)  # the MergeRecipe, without its folders
+    result = models.JSONField(default=dict)  # the check, bytes, seconds
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return _("merge %(pk)s") % {"pk": self.pk}
+
+    def enqueue(self) -> None:
+        from training.tasks import merge_models
+
+        merge_models.delay_on_commit(self.pk)
+
+
+class MergePart(models.Model):
+    """One of the models that a merge is made from."""
+
+    merge = models.ForeignKey(Merge, models.CASCADE, related_name="parts")
+    model = models.ForeignKey("ModelVersion", models.RESTRICT, related_name="merge_parts")
+    place = models.PositiveSmallIntegerField()  # from 1
+    weight = models.FloatField(default=1.0)
+
+    class Meta:
+        ordering = ["place"]
+        constraints = [
+            models.UniqueConstraint(fields=["merge", "place"], name="one_part_per_place"),
+            models.UniqueConstraint(fields=["merge", "model"], name="model_once_per_merge"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} in {self.merge}"
+
+
 class ModelVersion(models.Model):
-    """A model that can be named: a base that was brought in, or what a run made."""
+    """A model that can be named: a base that was brought in, or what a run or a merge made."""
 
     class Kind(models.TextChoices):
         BASE = "base", _lazy("Base model")
@@ -174,6 +248,11 @@ class ModelVersion(models.Model):
     run = models.OneToOneField(
         Run, models.RESTRICT, null=True, blank=True, related_name="model_version"
     )
+    merge = models.OneToOneField(
+        Merge, models.RESTRICT, null=True, blank=True, related_name="model_version"
+    )
+    tags = models.JSONField(default=list)  # words, sorted
+    notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -184,3 +263,111 @@ class ModelVersion(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class SideBySide(Job):
+    """A prompt to which two models answer, for a person to look at."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="sides_by_side")
+    prompt = models.JSONField()  # messages
+    # By name, so that the row outlives the models.
+    model_a = models.CharField(max_length=200)
+    model_b = models.CharField(max_length=200)
+    sampling = models.JSONField(default=dict)  # temperature, seed, max_new_tokens
+    text_a = models.TextField(blank=True)
+    text_b = models.TextField(blank=True)
+    result = models.JSONField(default=dict)  # of each side: tokens, seconds, why it ended
+    # What people were given of it.
+    comparison = models.ForeignKey(
+        Comparison, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-pk"]
+        verbose_name_plural = "sides by side"
+
+    def __str__(self) -> str:
+        return f"{self.model_a} beside {self.model_b}"
+
+    def enqueue(self) -> None:
+        from training.tasks import answer_side_by_side
+
+        answer_side_by_side.delay_on_commit(self.pk)
+
+
+class ModelExport(Job):
+    """A model on its way to a GGUF file."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="model_exports")
+    model = models.ForeignKey(ModelVersion, models.CASCADE, related_name="exports")
+    numbers = models.CharField(max_length=10)  # see training/ml/exporting.py
+    path = models.CharField(max_length=500, blank=True)  # under PREFLOOP_STORAGE
+    result = models.JSONField(default=dict)  # bytes, tensors, seconds
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.model} as GGUF"
+
+    def enqueue(self) -> None:
+        from training.tasks import export_model
+
+        export_model.delay_on_commit(self.pk)
+
+
+class ModelReport(Job):
+    """What a trained model is worth at one moment, measured by a worker and kept."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="model_reports")
+    model = models.ForeignKey(ModelVersion, models.CASCADE, related_name="reports")
+    result = models.JSONField(default=dict)  # see training/reports.py
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"report on {self.model}"
+
+    def enqueue(self) -> None:
+        from training.tasks import report_on_model
+
+        report_on_model.delay_on_commit(self.pk)
+
+
+class Study(Job):
+    """Several reward models trained alike but for one thing, and held against the same pairs."""
+
+    class Kind(models.TextChoices):
+        CURVE = "curve", _lazy("How many labels")
+        LABELS = "labels", _lazy("Which labels")
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="studies")
+    kind = models.CharField(max_length=10, choices=Kind)
+    # The run whose base, settings and labels the study takes over.
+    run = models.ForeignKey(Run, models.CASCADE, related_name="studies")
+    options = models.JSONField(default=dict)  # see training/studies.py
+    # What each training came to, so that a study that was stopped goes on with the next one.
+    cells = models.JSONField(default=dict)
+    result = models.JSONField(default=dict)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-pk"]
+        verbose_name_plural = "studies"
+
+    def __str__(self) -> str:
+        return _("study %(pk)s") % {"pk": self.pk}
+
+    def enqueue(self) -> None:
+        from training.tasks import carry_out_study
+
+        carry_out_study.delay_on_commit(self.pk)

@@ -15,17 +15,31 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 from django.utils.text import slugify
+from django.utils.translation import gettext_noop
 
+from labeling.changes import note_change
 from labeling.models import Project
 from labeling.storage import model_folder, storage_path
 from training.dataset_settings import settings_of_now
 from training.datasets import freeze
-from training.ml.config import RECIPES, PretrainRecipe, Recipe, make_recipe, targets
+from training.ml.architecture import model_folder as cached_folder
+from training.ml.config import (
+    METHODS,
+    RECIPES,
+    TRACKERS,
+    PretrainRecipe,
+    Recipe,
+    is_target,
+    make_recipe,
+    targets,
+)
 from training.ml.methods import IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
-from training.ml.weights import linear_layers, narrowest_layer
-from training.models import Dataset, ModelVersion, Run
+from training.ml.objectives import why_not_base, why_not_labels
+from training.ml.weights import linear_layers
+from training.models import Dataset, ModelVersion, Run, Sweep
 from training.texts import text_path
 
+STEPS_OF_PACE = 20
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
@@ -81,7 +95,7 @@ def version_folder(version: ModelVersion) -> str:
 
 
 class Impossible(ValueError):
-    """This recipe cannot train this base by this method."""
+    """This recipe cannot train this base by this method, or from these labels."""
 
 
 def check_base(folder: str, recipe: Recipe) -> None:
@@ -90,20 +104,24 @@ def check_base(folder: str, recipe: Recipe) -> None:
     Raises: ValueError that begins with the name of the setting to change; Impossible, one of them.
     """
     kind = next(name for name, known in RECIPES.items() if type(recipe) is known)
+    path = Path(folder)
+    if not path.is_dir():
+        path = _cached(folder) or path
     reason = why_not(
         kind,
         recipe.method,
-        _config_of(Path(folder)),
+        _config_of(path),
         gradient_checkpointing=recipe.gradient_checkpointing,
         packing=getattr(recipe, "packing", False),
     )
     if reason:
         raise Impossible(f"method: {reason}")
-    path = Path(folder)
+    if reason := why_not_base(recipe, _config_of(path)):
+        raise Impossible(reason)
     if not path.is_dir():
         if not HUB_ID.match(folder):
             raise ValueError(f"base_model: there is no model folder {folder}")
-        if os.environ.get("HF_HUB_OFFLINE") == "1" and not _in_hub_cache(folder):
+        if os.environ.get("HF_HUB_OFFLINE") == "1":
             raise ValueError(
                 f"base_model: {folder} is neither a folder here nor in the hub's cache, and "
                 "HF_HUB_OFFLINE=1 forbids fetching it"
@@ -131,21 +149,36 @@ def check_base(folder: str, recipe: Recipe) -> None:
             )
         if settings.get("task_type") == "SEQ_CLS":
             raise ValueError("base_model: this is a reward model's adapter, which writes no text")
+        made = path / "made_by.json"
+        if (
+            recipe.rope_scaling != "none"
+            and made.exists()
+            and "rope" in _config_of(path, made.name)
+        ):
+            raise Impossible("rope_scaling: the positions of this policy are scaled already")
         return
+    if "target_modules" in SETTINGS[recipe.method]:
+        _check_targets(recipe, linear_layers(path))
+
+
+def _check_targets(recipe: Recipe, layers: Mapping[str, list[int]]) -> None:
+    """Raises: ValueError if a target is no layer of the base, or too narrow for the rank."""
     wanted = targets(recipe)
-    if recipe.method == "pissa" and recipe.lora_rank > (room := narrowest_layer(path, wanted)):
+    if isinstance(wanted, list):
+        missing = [end for end in wanted if not any(is_target(path, [end]) for path in layers)]
+        if missing:
+            names = sorted({path.rpartition(".")[2] for path in layers})
+            raise ValueError(
+                f"target_modules: the model has no layer {', '.join(missing)}; it has "
+                f"{', '.join(names)}"
+            )
+    room = min((min(s) for path, s in layers.items() if is_target(path, wanted)), default=0)
+    if recipe.method in ("pissa", "loftq") and recipe.lora_rank > room:
+        name = METHODS[recipe.method].split(":")[0]
         raise ValueError(
-            f"lora_rank: PiSSA starts at the main directions of each layer, and the narrowest has "
+            f"lora_rank: {name} starts at the main directions of each layer, and the narrowest has "
             f"{room}"
         )
-    if isinstance(wanted, list) and "target_modules" in SETTINGS[recipe.method]:
-        known = linear_layers(path)
-        unknown = [name for name in wanted if name not in known]
-        if unknown:
-            raise ValueError(
-                f"target_modules: the model has no layer {', '.join(unknown)}; it has "
-                f"{', '.join(known)}"
-            )
 
 
 def _config_of(folder: Path, file: str = "config.json") -> dict[str, Any]:
@@ -161,29 +194,28 @@ def _config_of(folder: Path, file: str = "config.json") -> dict[str, Any]:
     return found
 
 
-def _in_hub_cache(name: str) -> bool:
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    return (cache / f"models--{name.replace('/', '--')}").is_dir()
+def _cached(name: str) -> Path | None:
+    """Where a hub id's config and weights lie in the hub's cache, if they do."""
+    try:
+        found = cached_folder(name) if HUB_ID.match(name) else None
+    except ValueError:
+        return None
+    return found if found and any(found.glob("*.safetensors")) else None
 
 
-def create_run(
+def checked_recipe(
     project: Project,
     *,
     kind: str,
     base_model: str,
-    recipe_settings: Mapping[str, Any] | None = None,
-    dataset: Dataset | None = None,
-    labels: str = "mixed",
-    test_share: float = 0.1,
-    created_by: Any = None,
-) -> Run:
-    """Write the run's row, queued but not yet sent to a worker.
+    recipe_settings: Mapping[str, Any] | None,
+    dataset: Dataset | None,
+    test_share: float,
+) -> Recipe:
+    """The recipe of a run that could be carried out, as far as can be told without loading it.
 
-    Args: dataset: a frozen one; None freezes the labels of now, by majority, split with the
-        recipe's seed. A run on raw text has none: its recipe's `text` names a file, of which
-        `test_share` is held out.
-    Raises: ValueError in plain words: unknown setting, missing model or file, too few pairs.
+    Raises: ValueError in plain words: unknown setting, missing model or file; Impossible, one of
+        them.
     """
     folder = named_model(project, base_model)
     chosen = {**(recipe_settings or {}), "base_model": folder}
@@ -195,8 +227,121 @@ def create_run(
         if dataset is not None:
             raise ValueError("dataset: continued pre-training reads a file of text, no dataset")
         text_path(recipe.text)
-    elif dataset is None:
+    return recipe
+
+
+def create_run(
+    project: Project,
+    *,
+    kind: str,
+    base_model: str,
+    recipe_settings: Mapping[str, Any] | None = None,
+    dataset: Dataset | None = None,
+    labels: str = "mixed",
+    test_share: float = 0.1,
+    report_to: str = "",
+    created_by: Any = None,
+) -> Run:
+    """Write the run's row, queued but not yet sent to a worker.
+
+    Args:
+        dataset: a frozen one; None freezes the labels of now, by majority, split with the
+            recipe's seed. A run on raw text has none: its recipe's `text` names a file, of which
+            `test_share` is held out.
+        report_to: a tracker of TRACKERS, or none.
+    Raises: ValueError in plain words: unknown setting, missing model or file, too few pairs.
+    """
+    recipe = checked_recipe(
+        project,
+        kind=kind,
+        base_model=base_model,
+        recipe_settings=recipe_settings,
+        dataset=dataset,
+        test_share=test_share,
+    )
+    if dataset is None and not isinstance(recipe, PretrainRecipe):
         dataset = freeze(project, settings_of_now(labels, test_share, recipe.seed))
+    return write_run(
+        project, kind, base_model, recipe, dataset, report_to=report_to, created_by=created_by
+    )
+
+
+def start_run(
+    project: Project,
+    *,
+    kind: str,
+    base_model: str,
+    recipe_settings: Mapping[str, Any] | None = None,
+    dataset: Dataset | None = None,
+    labels: str = "mixed",
+    test_share: float = 0.1,
+    report_to: str = "",
+    created_by: Any = None,
+) -> Run:
+    """As create_run, and wake a worker once it is committed. Without a dataset it is the worker
+    that freezes the labels: of many that takes seconds, for which no request should wait.
+
+    Raises: ValueError in plain words: unknown setting, missing model or file.
+    """
+    recipe = checked_recipe(
+        project,
+        kind=kind,
+        base_model=base_model,
+        recipe_settings=recipe_settings,
+        dataset=dataset,
+        test_share=test_share,
+    )
+    with transaction.atomic():
+        run = write_run(
+            project,
+            kind,
+            base_model,
+            recipe,
+            dataset,
+            labels=labels_of_now(recipe, dataset, labels, test_share),
+            report_to=report_to,
+            created_by=created_by,
+        )
+        note_change(
+            project,
+            created_by,
+            gettext_noop("start run"),
+            run,
+            after={"base_model": base_model, "dataset": _named(dataset), **unusual(recipe)},
+        )
+        run.enqueue()  # sends on commit; were the message lost, the sweep would send it again
+    return run
+
+
+def labels_of_now(
+    recipe: Recipe, dataset: Dataset | None, labels: str, test_share: float
+) -> dict[str, Any]:
+    """The settings by which a worker will freeze a dataset; empty if there is nothing to freeze."""
+    if dataset is not None or isinstance(recipe, PretrainRecipe):
+        return {}
+    return settings_of_now(labels, test_share, recipe.seed).as_json()
+
+
+def write_run(
+    project: Project,
+    kind: str,
+    base_model: str,
+    recipe: Recipe,
+    dataset: Dataset | None,
+    *,
+    labels: dict[str, Any] | None = None,
+    report_to: str = "",
+    sweep: Sweep | None = None,
+    created_by: Any = None,
+) -> Run:
+    """The row of a run whose recipe has been checked, with its first line of log.
+
+    Raises: ValueError for an unknown tracker; Impossible for labels that do not suit the recipe.
+    """
+    if report_to and report_to not in TRACKERS:
+        raise ValueError(f"report_to is {report_to!r}; it must be one of {', '.join(TRACKERS)}")
+    if dataset is not None and (reason := why_not_labels(recipe, dataset.counts)):
+        raise Impossible(reason)
     with transaction.atomic():
         run = Run.objects.create(
             project=project,
@@ -205,13 +350,18 @@ def create_run(
             recipe=asdict(recipe),
             seed=recipe.seed,
             dataset=dataset,
+            labels=labels or {},
             code_version=code_version(),
+            report_to=report_to,
+            sweep=sweep,
             created_by=created_by,
         )
         run.folder = f"runs/{run.pk}"
         run.save(update_fields=["folder"])
         if isinstance(recipe, PretrainRecipe):
             text = f"Queued on the texts of {recipe.text}."
+        elif dataset is None:
+            text = "Queued on the labels of now; the worker freezes them."
         else:
             text = f"Queued on {dataset}: {dataset.counts['train']} training pairs."
             if n_ties := dataset.counts.get("ties_kept"):
@@ -220,14 +370,17 @@ def create_run(
     return run
 
 
-def start_run(project: Project, **settings: Any) -> Run:
-    """create_run, and wake a worker once it is committed.
+def _named(dataset: Dataset | None) -> str:
+    return dataset.sha256[:12] if dataset else ""
 
-    No transaction around it: freezing many labels takes seconds, and SQLite has one writer.
-    """
-    run = create_run(project, **settings)
-    run.enqueue()  # sends on commit; were the message lost, the sweep would send it again
-    return run
+
+def unusual(recipe: Recipe) -> dict[str, Any]:
+    """The settings of a recipe that are not the defaults."""
+    return {
+        field.name: getattr(recipe, field.name)
+        for field in fields(recipe)
+        if field.name != "base_model" and getattr(recipe, field.name) != field.default
+    }
 
 
 def recipe_of(run: Run) -> Recipe:
@@ -237,18 +390,36 @@ def recipe_of(run: Run) -> Recipe:
     return replace(recipe, base_model=named_model(run.project, run.base_model))
 
 
-def cancel_run(run: Run, by: str) -> None:
-    """Stop a queued run now and a running one at its next report."""
-    run.request_cancel()
-    run.events.create(text=f"{by} asked to cancel.")
+def cancel_run(run: Run, by: Any) -> None:
+    """Stop a queued run now, and a running one within seconds.
+
+    Args: by: the user.
+    """
+    with transaction.atomic():
+        before = run.status
+        run.request_cancel()
+        run.events.create(text=f"{by.get_username()} asked to cancel.")
+        note_change(run.project, by, gettext_noop("cancel run"), run, before={"status": before})
 
 
-def resume_run(run: Run, by: str) -> bool:
+def resume_run(run: Run, by: Any) -> bool:
     """Queue a stopped run again, from its last checkpoint on. False if it is not stopped."""
     with transaction.atomic():
+        before = run.status
         resumed = run.resume()
         if resumed:
-            run.events.create(text=f"{by} resumed the run.")
+            Run.objects.filter(pk=run.pk).update(cause="")
+            run.cause = ""
+            run.events.create(text=f"{by.get_username()} resumed the run.")
+            after = {"status": run.status, "from_step": run.n_done}
+            note_change(
+                run.project,
+                by,
+                gettext_noop("resume run"),
+                run,
+                before={"status": before},
+                after=after,
+            )
     return resumed
 
 
@@ -265,7 +436,7 @@ def keep_model(run: Run) -> ModelVersion:
         run=run,
         defaults={
             "project": run.project,
-            "name": _free_name(run.project, f"{run.kind}-{run.pk}"),
+            "name": free_name(run.project, f"{run.kind}-{run.pk}"),
             "kind": kind,
             "path": f"{run.folder}/model",
             "base": base,
@@ -285,17 +456,39 @@ def base_version(project: Project, name: str) -> ModelVersion:
         return same
     short = slugify(name if HUB_ID.match(name) else Path(name).name)[:80] or "base"
     return project.models.create(
-        name=_free_name(project, short), kind=ModelVersion.Kind.BASE, path=folder
+        name=free_name(project, short), kind=ModelVersion.Kind.BASE, path=folder
     )
 
 
-def _free_name(project: Project, wanted: str) -> str:
+def free_name(project: Project, wanted: str) -> str:
     """`wanted`, with a number behind it if a model of the project has that name already."""
     name, number = wanted, 1
     while project.models.filter(name=name).exists():
         number += 1
         name = f"{wanted}-{number}"
     return name
+
+
+def pace(run: Run) -> dict[str, Any]:
+    """How fast the run goes and what it holds, by its newest steps: tokens a second (padding not
+    counted), seconds a step without measurements, bytes of memory now. Empty before there are any.
+    """
+    costs = [
+        cost
+        for cost in run.steps.filter(split="train")
+        .order_by("-step")
+        .values_list("cost", flat=True)[:STEPS_OF_PACE]
+        if cost.get("seconds")
+    ]
+    if not costs:
+        return {}
+    seconds = sum(cost["seconds"] for cost in costs)
+    return {
+        "tokens_per_second": sum(cost["tokens"] for cost in costs) / seconds,
+        "seconds_per_step": seconds / len(costs),
+        "memory": costs[0].get("memory"),
+        "n": len(costs),
+    }
 
 
 def seconds_left(run: Run) -> float | None:

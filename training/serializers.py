@@ -3,11 +3,27 @@
 import math
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from labeling.serializers import JOB_FIELDS, ObjectField
+from training.comparing import best_of
 from training.dataset_settings import LABELS, make_settings
-from training.models import Dataset, DatasetDraft, ModelVersion, Run
+from training.ml.config import TRACKERS
+from training.ml.merge_recipe import MERGES, MOST_MODELS
+from training.models import (
+    Dataset,
+    DatasetDraft,
+    Merge,
+    ModelReport,
+    ModelVersion,
+    Run,
+    Study,
+    Sweep,
+)
+from training.registry import clean_tags
+from training.studies import MOST_SEEDS, REFERENCES
+from training.sweeps import MOST_RUNS
 
 LARGEST_SETTING = 2**31 - 1
 
@@ -65,7 +81,7 @@ class RunSerializer(serializers.ModelSerializer):
         allow_null=True,
         default=None,
         read_only=True,
-        help_text="Its SHA-256; null for a run on raw text.",
+        help_text="Its SHA-256; null for a run on raw text, and until the labels are frozen.",
     )
     model = serializers.SerializerMethodField(help_text="The model it left, by name.")
     recipe = ObjectField(read_only=True)
@@ -84,6 +100,9 @@ class RunSerializer(serializers.ModelSerializer):
             "code_version",
             "metrics",
             "model",
+            "cause",
+            "sweep",
+            "report_to",
         ]
         read_only_fields = fields
 
@@ -95,11 +114,83 @@ class RunSerializer(serializers.ModelSerializer):
 class ModelSerializer(serializers.ModelSerializer):
     base = serializers.CharField(source="base.name", allow_null=True, read_only=True)
     run = serializers.IntegerField(source="run_id", allow_null=True, read_only=True)
+    merge = serializers.IntegerField(source="merge_id", allow_null=True, read_only=True)
+    tags = serializers.ListField(child=serializers.CharField(), read_only=True)
 
     class Meta:
         model = ModelVersion
-        fields = ["id", "name", "kind", "base", "run", "created_at"]
+        fields = ["id", "name", "kind", "base", "run", "merge", "tags", "notes", "created_at"]
         read_only_fields = fields
+
+
+class DescribeSerializer(serializers.Serializer):
+    tags = serializers.ListField(
+        child=serializers.CharField(max_length=40), max_length=20, required=False
+    )
+    notes = serializers.CharField(max_length=10_000, allow_blank=True, required=False)
+
+    def validate_tags(self, tags: list[str]) -> list[str]:
+        if any("," in tag for tag in tags):
+            raise serializers.ValidationError("A tag has no comma.")
+        return clean_tags(",".join(tags))
+
+
+class DeleteSerializer(serializers.Serializer):
+    models = serializers.ListField(
+        child=serializers.CharField(max_length=100),
+        max_length=1_000,
+        help_text="Names of all models that go: the model, and each that was made from it.",
+    )
+
+
+class MergePartSerializer(serializers.Serializer):
+    model = serializers.CharField(source="model.name", read_only=True)
+    weight = serializers.FloatField(read_only=True)
+
+
+class MergeSerializer(serializers.ModelSerializer):
+    parts = MergePartSerializer(many=True, read_only=True)
+    base = serializers.CharField(source="base.name", allow_null=True, default=None, read_only=True)
+    settings = ObjectField(source="recipe", read_only=True)
+    result = ObjectField(read_only=True)
+    model = serializers.SerializerMethodField(help_text="The model it left, by name.")
+
+    class Meta:
+        model = Merge
+        fields = [*JOB_FIELDS, "name", "method", "parts", "base", "settings", "result", "model"]
+        read_only_fields = fields
+
+    def get_model(self, merge: Merge) -> str | None:
+        version = getattr(merge, "model_version", None)
+        return version.name if version else None
+
+
+class StartMergeSerializer(serializers.Serializer):
+    name = serializers.SlugField(max_length=100, help_text="Of the new model.")
+    method = serializers.ChoiceField(choices=list(MERGES.items()))
+    models = serializers.ListField(
+        child=serializers.CharField(max_length=200),
+        min_length=1,
+        max_length=MOST_MODELS,
+        help_text="Models of the project, or folders under models/.",
+    )
+    base = serializers.CharField(max_length=200, default="", allow_blank=True)
+    weights = serializers.ListField(
+        child=serializers.FloatField(min_value=-1e6, max_value=1e6),
+        max_length=MOST_MODELS,
+        required=False,
+        default=list,
+        help_text="One for each model; none: all 1.",
+    )
+    settings = ObjectField(
+        required=False, default=dict, help_text="See docs/models.md for their names."
+    )
+
+    def validate_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        for name, value in settings.items():
+            if not isinstance(value, (str, int, float)) or len(str(value)) > 500:
+                raise serializers.ValidationError(f"{name[:50]}: a text or a number.")
+        return settings
 
 
 class StartSerializer(serializers.Serializer):
@@ -111,10 +202,16 @@ class StartSerializer(serializers.Serializer):
         max_length=64,
         default="",
         allow_blank=True,
-        help_text="SHA-256 of a frozen dataset; empty: the labels of now are frozen.",
+        help_text="SHA-256 of a frozen dataset; empty: the worker freezes the labels of now.",
     )
     labels = serializers.ChoiceField(choices=list(LABELS.items()), default="mixed")
     test_share = serializers.FloatField(min_value=0.01, max_value=0.9, default=0.1)
+    report_to = serializers.ChoiceField(
+        choices=list(TRACKERS.items()),
+        default="",
+        allow_blank=True,
+        help_text="Where its numbers go besides its page; the worker needs that package.",
+    )
     settings = ObjectField(
         required=False,
         default=dict,
@@ -137,3 +234,90 @@ class StartSerializer(serializers.Serializer):
         if "base_model" in settings:
             raise serializers.ValidationError("base_model stands beside the settings.")
         return settings
+
+
+class ModelReportSerializer(serializers.ModelSerializer):
+    model = serializers.CharField(source="model.name", read_only=True)
+    result = ObjectField(read_only=True, help_text="The figures; empty until the job has ended.")
+
+    class Meta:
+        model = ModelReport
+        fields = [*JOB_FIELDS, "model", "result"]
+        read_only_fields = fields
+
+
+class CardSerializer(serializers.Serializer):
+    card = serializers.CharField(help_text="Markdown.")
+
+
+class StudySerializer(serializers.ModelSerializer):
+    run = serializers.IntegerField(source="run_id", read_only=True)
+    options = ObjectField(read_only=True)
+    result = ObjectField(read_only=True, help_text="The figures; empty until the job has ended.")
+
+    class Meta:
+        model = Study
+        fields = [*JOB_FIELDS, "kind", "run", "options", "result"]
+        read_only_fields = fields
+
+
+class StartStudySerializer(serializers.Serializer):
+    kind = serializers.ChoiceField(choices=Study.Kind.choices)
+    reference = serializers.ChoiceField(
+        choices=list(REFERENCES.items()),
+        default="",
+        allow_blank=True,
+        help_text="What the ways of making labels are held against.",
+    )
+    n_seeds = serializers.IntegerField(min_value=1, max_value=MOST_SEEDS, default=1)
+
+
+class SweepSerializer(serializers.ModelSerializer):
+    grid = ObjectField(read_only=True)
+    runs = serializers.PrimaryKeyRelatedField(many=True, read_only=True)
+
+    class Meta:
+        model = Sweep
+        fields = ["id", "kind", "grid", "runs", "created_at"]
+        read_only_fields = fields
+
+
+class OneSweepSerializer(SweepSerializer):
+    runs = RunSerializer(many=True, read_only=True)
+    best = serializers.SerializerMethodField(
+        help_text="Of the runs that have ended, the best by what was held out; null before two."
+    )
+
+    class Meta(SweepSerializer.Meta):
+        fields = [*SweepSerializer.Meta.fields, "best"]
+        read_only_fields = fields
+
+    @extend_schema_field(ObjectField(allow_null=True))
+    def get_best(self, sweep: Sweep) -> dict[str, Any] | None:
+        best = best_of(list(sweep.runs.all()))
+        if best is None:
+            return None
+        return {
+            "run": best.run.pk,
+            "measure": best.measure,
+            "figure": best.figure,
+            "n_compared": best.n_compared,
+            "n_overlapping": best.n_overlapping,
+        }
+
+
+class StartSweepSerializer(StartSerializer):
+    grid = ObjectField(
+        help_text="Settings of the recipe with some values each, such as "
+        '{"learning_rate": [0.0001, 0.0002]}; at most 12 combinations.'
+    )
+
+    def validate_grid(self, grid: dict[str, Any]) -> dict[str, Any]:
+        for name, values in grid.items():
+            if not isinstance(values, list) or not 1 <= len(values) <= MOST_RUNS:
+                raise serializers.ValidationError(
+                    f"{name[:50]}: a list of 1 to {MOST_RUNS} values."
+                )
+            for value in values:
+                self.validate_settings({name: value})
+        return grid

@@ -1,12 +1,11 @@
 """Celery: fetch a run, call its recipe, record what it reports."""
 
-import errno
 import logging
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 from django.conf import settings
@@ -17,16 +16,39 @@ from labeling.changes import note_change
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
 from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
+from training.cards import write_card
+from training.causes import of_error
 from training.dataset_settings import stored_settings
-from training.datasets import load_pairs
+from training.datasets import freeze, load_pairs
 from training.fitting import keep_peaks
-from training.models import Checkpoint, DatasetDraft, ModelVersion, Run, RunStep
+from training.merges import carry_out_merge
+from training.ml.config import TRACKERS
+from training.ml.objectives import why_not_labels
+from training.model_files import carry_out_export
+from training.models import (
+    Checkpoint,
+    DatasetDraft,
+    Merge,
+    ModelExport,
+    ModelReport,
+    ModelVersion,
+    Run,
+    RunStep,
+    SideBySide,
+    Study,
+)
+from training.playground import carry_out_pair, forget_served_models
 from training.previews import build
-from training.runs import keep_model, recipe_of
+from training.reports import can_report, figures_of, report_on
+from training.runs import Impossible, keep_model, recipe_of
+from training.studies import result_of
+from training.sweeps import may_start, wake_next
 from training.texts import load_texts, text_sha256
+from training.watching import carry_out_in_child
 
 if TYPE_CHECKING:
     from training.ml.steps import StepReport
+    from training.ml.trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +74,10 @@ def build_dataset(draft_id: int) -> None:
             reported_at = time.monotonic()
 
     try:
-        settings = stored_settings(draft.filters)
+        chosen = stored_settings(draft.filters)
         with heartbeat(draft):
             preview, dataset = build(
-                draft.project, settings, freezing=draft.freezing, on_progress=on_progress
+                draft.project, chosen, freezing=draft.freezing, on_progress=on_progress
             )
         with transaction.atomic():
             ended = draft.finish(Job.Status.SUCCEEDED, result=preview, dataset=dataset)
@@ -70,33 +92,85 @@ def build_dataset(draft_id: int) -> None:
     except (JobCancelled, JobTaken):
         return
     except (ValueError, OSError, StatisticsMissing) as error:
-        draft.finish(Job.Status.FAILED, error=plain_words(error))
+        draft.finish(Job.Status.FAILED, error=of_error(error)[1])
     except Exception as error:
         draft.finish(Job.Status.FAILED, error=repr(error))
         raise
 
 
 @shared_task
+def merge_models(merge_id: int) -> None:
+    """Carry one Merge from queued to its end: a model that passed its check, or the reason."""
+    merge = Merge.objects.claim(merge_id)
+    if merge is None:  # cancelled while queued, or another worker has it
+        return
+    forget_served_models()
+    _end_of(merge, carry_out_merge)
+
+
+@shared_task
+def answer_side_by_side(pair_id: int) -> None:
+    """Let two models answer a prompt; the page polls the row for what they have said so far."""
+    pair = SideBySide.objects.claim(pair_id)
+    if pair is None:
+        return
+    _end_of(pair, carry_out_pair)
+
+
+@shared_task
+def export_model(export_id: int) -> None:
+    """Carry one ModelExport from queued to its file."""
+    export = ModelExport.objects.claim(export_id)
+    if export is None:
+        return
+    _end_of(export, carry_out_export)
+
+
+def _end_of(job: Job, carry: Callable[[Any], Any]) -> None:
+    """Do a job whose function ends its own row; note in plain words what went wrong."""
+    try:
+        with heartbeat(job):
+            carry(job)
+    except (JobCancelled, JobTaken):
+        return
+    except Exception as error:
+        logger.exception("%s failed", job)
+        job.finish(Job.Status.FAILED, error=of_error(error)[1])
+
+
+@shared_task
 def train(run_id: int) -> None:
-    """Carry one run from queued to its end."""
-    carry_out(run_id)
+    """Carry one run from queued to its end, in a process of its own."""
+    if not may_start(run_id):  # the run of its sweep that is before it wakes it
+        return
+    run = Run.objects.claim(run_id)
+    if run is not None:  # else cancelled while queued, or another worker has it
+        forget_served_models()
+        with heartbeat(run):
+            carry_out_in_child(run)
+    wake_next(run_id)
 
 
 def carry_out(run_id: int, show: Callable[["StepReport"], None] | None = None) -> None:
-    """Carry one run from queued to its end. The run's row holds all state.
+    """Carry one run from queued to its end in this very process, as a command line does.
 
     Args: show: is told every report as well, for a progress line.
     """
     run = Run.objects.claim(run_id)
     if run is None:  # cancelled while queued, or another worker has it
         return
+    with heartbeat(run):
+        go_on(run, show)
+
+
+def go_on(run: Run, show: Callable[["StepReport"], None] | None = None) -> None:
+    """Carry a run that this worker has claimed to its end. The run's row holds all state."""
     record = Recorder(run, show)
     try:
-        with heartbeat(run):
-            record.say(f"Worker {run.worker.rsplit(':', 1)[0]} took the run.")
-            metrics = _call_recipe(run, record)
-            record.flush()
-            model = _end(run, metrics)
+        record.say(f"Worker {run.worker.rsplit(':', 1)[0]} took the run.")
+        metrics = _call_recipe(run, record)
+        record.flush()
+        model = _end(run, metrics)
         record.say(f"Finished: model {model.name}.")
     except JobCancelled:
         record.say("Cancelled. Resume goes on from the last checkpoint.")
@@ -107,10 +181,12 @@ def carry_out(run_id: int, show: Callable[["StepReport"], None] | None = None) -
         record.say("Interrupted. Resume goes on from the last checkpoint.")
         raise
     except Exception as error:
-        cause = plain_words(error)
+        cause, words = of_error(error)
         logger.exception("run %s failed", run.pk)
-        if run.finish(Run.Status.FAILED, error=cause):
-            record.say(f"Failed: {cause}\n{''.join(traceback.format_exception(error)[-4:])}")
+        if run.finish(Run.Status.FAILED, error=words, cause=cause):
+            record.say(f"Failed: {words}\n{''.join(traceback.format_exception(error)[-4:])}")
+    finally:
+        record.close()
 
 
 def _end(run: Run, metrics: dict) -> ModelVersion:
@@ -119,7 +195,10 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
         # First, as the proof that the run is still this worker's; it locks the row until commit.
         if not run.finish(Run.Status.SUCCEEDED, metrics=metrics):
             raise JobTaken(f"run {run.pk} went to another worker")
-        return keep_model(run)
+        model = keep_model(run)
+        if can_report(model):
+            report_on(model)
+        return model
 
 
 def _call_recipe(run: Run, record: "Recorder") -> dict:
@@ -149,10 +228,26 @@ def _call_recipe(run: Run, record: "Recorder") -> dict:
         Run.Kind.SFT: sft.train,
         Run.Kind.PRETRAIN: sft.pretrain,
     }[Run.Kind(run.kind)]
+    if run.report_to:
+        record.tracker = _tracker(run)
+        record.say(f"Its numbers go to {TRACKERS[run.report_to]} as well.")
     peak = Peak()
     metrics = train(recipe, train_rows, test_rows, folder, record)
     keep_peaks(run, recipe, metrics, peak.device, peak.bytes())
     return metrics
+
+
+def _tracker(run: Run) -> "Tracker":
+    from training.ml.trackers import open_tracker
+
+    return open_tracker(
+        run.report_to,
+        folder=storage_path("trackers") / run.report_to,
+        project=f"prefloop-{run.project.slug}",
+        name=f"{run.kind}-{run.pk}",
+        settings=run.recipe,
+        online=settings.PREFLOOP_TRACKERS_ONLINE,
+    )
 
 
 def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
@@ -161,6 +256,8 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
     Raises: ValueError if they are gone, or no longer what the run began with.
     """
     if run.kind != Run.Kind.PRETRAIN:
+        if run.dataset is None:
+            _freeze_labels(run, record)
         return load_pairs(run.dataset)
     recipe = recipe_of(run)
     sha256 = text_sha256(recipe.text)
@@ -178,11 +275,74 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
     return train, test
 
 
+@shared_task
+def report_on_model(report_id: int) -> None:
+    """Carry one ModelReport from queued to its end."""
+    if report := _compute(ModelReport, report_id, lambda made, tell: figures_of(made.model, tell)):
+        write_card(report.model)
+
+
+@shared_task
+def carry_out_study(study_id: int) -> None:
+    """Carry one Study from queued to its end, or on from the training that it was stopped in."""
+    _compute(Study, study_id, result_of)
+
+
+def _compute(
+    kind: type[Job],
+    pk: int,
+    work: Callable[[Any, Callable[[int, int], None]], dict[str, Any]],
+) -> Any:
+    """Claim a job whose `result` is what `work` returns, given the job and a teller of progress.
+
+    Returns: the job if it succeeded, else None.
+    """
+    job = kind.objects.claim(pk)
+    if job is None:  # cancelled while queued, or another worker has it
+        return None
+    reported_at = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= SECONDS_BETWEEN_REPORTS:
+            job.report(n_done=done, n_total=total)
+            reported_at = time.monotonic()
+
+    try:
+        with heartbeat(job):
+            result = work(job, tell)
+        return job if job.finish(Job.Status.SUCCEEDED, result=result) else None
+    except (JobCancelled, JobTaken):
+        return None
+    except Exception as error:
+        logger.exception("%s %s failed", job._meta.verbose_name, job.pk)
+        job.finish(Job.Status.FAILED, error=of_error(error)[1])
+        return None
+
+
+def _freeze_labels(run: Run, record: "Recorder") -> None:
+    """The labels of now as the run's dataset, and that of the runs of its sweep.
+
+    Raises: ValueError if there are too few pairs.
+    """
+    dataset = freeze(run.project, stored_settings(run.labels))
+    if reason := why_not_labels(recipe_of(run), dataset.counts):
+        raise Impossible(reason)
+    run.report(dataset=dataset)
+    if run.sweep_id:
+        run.sweep.runs.filter(dataset=None).update(dataset=dataset)
+    text = f"Froze the labels of now: {dataset}, {dataset.counts['train']} training pairs."
+    if n_ties := dataset.counts.get("ties_kept"):
+        text += f" {n_ties} ties stand in its file and train nothing."
+    record.say(text)
+
+
 class Recorder:
     """Writes a run's reports into its rows, about once a second."""
 
     def __init__(self, run: Run, show: Callable[["StepReport"], None] | None) -> None:
         self.run, self.show = run, show
+        self.tracker: Tracker | None = None
         self.waiting: dict[tuple[int, str], RunStep] = {}
         self.lines: list[str] = []
         self.checkpoints: dict[int, Path] = {}
@@ -194,8 +354,14 @@ class Recorder:
         self.total = report.n_steps
         if report.values:
             self.waiting[report.step, report.split] = RunStep(
-                run=self.run, step=report.step, split=report.split, values=report.values
+                run=self.run,
+                step=report.step,
+                split=report.split,
+                values=report.values,
+                cost=report.cost,
             )
+            if self.tracker:
+                self._track(lambda tracker: tracker.log(report))
         if report.split == "test" and report.values:
             found = f"loss {report.values['loss']:.4f}"
             if "accuracy" in report.values:
@@ -222,7 +388,7 @@ class Recorder:
                 self.waiting.values(),
                 update_conflicts=True,
                 unique_fields=["run", "step", "split"],
-                update_fields=["values"],
+                update_fields=["values", "cost"],
             )
             for step, path in self.checkpoints.items():
                 self._keep_checkpoint(step, path)
@@ -248,26 +414,17 @@ class Recorder:
         """One line in the run's log."""
         self.run.events.create(text=text)
 
+    def close(self) -> None:
+        """Have the tracker write its last lines."""
+        if self.tracker:
+            self._track(lambda tracker: tracker.close())
 
-def plain_words(error: Exception) -> str:
-    """The cause of a failure and what to change, for people who do not read tracebacks."""
-    text = str(error).strip() or type(error).__name__
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return (
-            "The model and its batch did not fit into memory. Lower batch_size (and raise "
-            "gradient_accumulation), lower max_length, turn on gradient_checkpointing, or use "
-            f"QLoRA. ({text.splitlines()[0][:200]})"
-        )
-    if isinstance(error, ModuleNotFoundError):
-        return (
-            f"This worker cannot train: the package {error.name} is not installed. "
-            "Install the extra [train] on the machine of the worker."
-        )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"The disk of {settings.PREFLOOP_STORAGE} is full."
-    if isinstance(error, StatisticsMissing):
-        return text
-    if isinstance(error, ValueError | FloatingPointError):
-        first = text.split(" ", 1)[0]  # the name of a model or a setting stays as it is written
-        return text if "/" in first or "_" in first else text[:1].upper() + text[1:]
-    return f"{type(error).__name__}: {text}"
+    def _track(self, act: Callable[["Tracker"], None]) -> None:
+        """A tracker that fails, hours into a run perhaps, is left behind, and the log says so."""
+        try:
+            act(self.tracker)
+        except Exception as error:
+            logger.exception("run %s lost its tracker", self.run.pk)
+            name = TRACKERS[self.run.report_to]
+            self.say(f"{name} takes no more numbers: {error!r}. The run goes on without it.")
+            self.tracker = None

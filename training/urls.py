@@ -2,16 +2,34 @@
 
 from django.urls import path
 
-from training.views import datasets, fits, runs
+from training.views import (
+    compare,
+    datasets,
+    fits,
+    merges,
+    models,
+    playground,
+    reports,
+    runs,
+    sweeps,
+)
 
 app_name = "training"
 urlpatterns = [
     path("projects/<slug:slug>/training/", runs.overview, name="list"),
     path("projects/<slug:slug>/training/new/<slug:kind>/", runs.launch, name="launch"),
     path("projects/<slug:slug>/training/new/<slug:kind>/fits/", fits.fits, name="fits"),
+    path("projects/<slug:slug>/training/fits/", fits.working, name="working"),
     path("projects/<slug:slug>/training/runs/<int:pk>/", runs.run, name="run"),
     path("projects/<slug:slug>/training/runs/<int:pk>/cancel/", runs.cancel, name="cancel"),
     path("projects/<slug:slug>/training/runs/<int:pk>/resume/", runs.resume, name="resume"),
+    path("projects/<slug:slug>/training/compare/", compare.compare, name="compare"),
+    path("projects/<slug:slug>/training/sweeps/<int:pk>/", sweeps.sweep, name="sweep"),
+    path(
+        "projects/<slug:slug>/training/sweeps/<int:pk>/cancel/",
+        sweeps.cancel,
+        name="cancel_sweep",
+    ),
     path("projects/<slug:slug>/training/datasets/", datasets.overview, name="datasets"),
     path("projects/<slug:slug>/training/datasets/new/", datasets.builder, name="new_dataset"),
     path("projects/<slug:slug>/training/drafts/<int:pk>/", datasets.draft, name="draft"),
@@ -31,5 +49,77 @@ urlpatterns = [
         datasets.download,
         name="dataset_file",
     ),
-    path("projects/<slug:slug>/training/models/<slug:name>/", runs.model, name="model"),
+    path("projects/<slug:slug>/training/models/", models.overview, name="models"),
+    path("projects/<slug:slug>/training/models/<slug:name>/", models.model, name="model"),
+    path(
+        "projects/<slug:slug>/training/models/<slug:name>/describe/",
+        models.change,
+        name="describe_model",
+    ),
+    path(
+        "projects/<slug:slug>/training/models/<slug:name>/delete/",
+        models.delete,
+        name="delete_model",
+    ),
+    path(
+        "projects/<slug:slug>/training/models/<slug:name>/download/",
+        models.download,
+        name="download_model",
+    ),
+    path(
+        "projects/<slug:slug>/training/models/<slug:name>/gguf/",
+        models.export,
+        name="export_model",
+    ),
+    path("projects/<slug:slug>/training/exports/<int:pk>/", models.exported, name="exported"),
+    path(
+        "projects/<slug:slug>/training/exports/<int:pk>/cancel/",
+        models.cancel_export,
+        name="cancel_export",
+    ),
+    path("projects/<slug:slug>/training/merges/new/", merges.new, name="new_merge"),
+    path("projects/<slug:slug>/training/merges/<int:pk>/", merges.merge, name="merge"),
+    path(
+        "projects/<slug:slug>/training/merges/<int:pk>/cancel/", merges.cancel, name="cancel_merge"
+    ),
+    path(
+        "projects/<slug:slug>/training/merges/<int:pk>/resume/", merges.resume, name="resume_merge"
+    ),
+    path("projects/<slug:slug>/training/playground/", playground.overview, name="playground"),
+    path(
+        "projects/<slug:slug>/training/playground/<int:pk>/",
+        playground.side_by_side,
+        name="side_by_side",
+    ),
+    path(
+        "projects/<slug:slug>/training/playground/<int:pk>/cancel/",
+        playground.cancel,
+        name="cancel_side_by_side",
+    ),
+    path(
+        "projects/<slug:slug>/training/playground/<int:pk>/send/",
+        playground.send,
+        name="send_to_people",
+    ),
+    path("projects/<slug:slug>/training/models/<slug:name>/report/", reports.report, name="report"),
+    path("projects/<slug:slug>/training/models/<slug:name>/card/", reports.card, name="card"),
+    path(
+        "projects/<slug:slug>/training/models/<slug:name>/card/file/",
+        reports.card_file,
+        name="card_file",
+    ),
+    path(
+        "projects/<slug:slug>/training/runs/<int:pk>/studies/", reports.new_study, name="new_study"
+    ),
+    path("projects/<slug:slug>/training/studies/<int:pk>/", reports.study, name="study"),
+    path(
+        "projects/<slug:slug>/training/studies/<int:pk>/cancel/",
+        reports.cancel_study,
+        name="cancel_study",
+    ),
+    path(
+        "projects/<slug:slug>/training/studies/<int:pk>/resume/",
+        reports.resume_study,
+        name="resume_study",
+    ),
 ]

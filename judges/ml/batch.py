@@ -83,7 +83,7 @@ def _open(rows: Rows, texts: Sequence[Text], read_tokens: int) -> torch.Tensor:
         if len(members) > 1 and n - rows.n_shared >= MIN_COMMON:
             common[members[0]] = (n, members)
             begun |= dict.fromkeys(members, n)
-    _read(
+    _keep(
         rows,
         dict.fromkeys(common, 0),
         {place: texts[place].asked.ids[rows.n_shared : n] for place, (n, _) in common.items()},
@@ -92,17 +92,19 @@ def _open(rows: Rows, texts: Sequence[Text], read_tokens: int) -> torch.Tensor:
     for first, (n, members) in common.items():
         for place in members[1:]:
             rows.copy(first, place, n - rows.n_shared)
-    read = _read(
+    _keep(
         rows,
         {place: n - rows.n_shared for place, n in begun.items()},
-        {place: texts[place].asked.ids[n:] for place, n in begun.items()},
+        {place: texts[place].asked.ids[n:-1] for place, n in begun.items()},
         read_tokens,
     )
+    lengths = [len(text.asked.ids) - rows.n_shared for text in texts]
     for first, *others in copies.values():
         for place in others:
-            rows.copy(first, place, len(texts[first].asked.ids) - rows.n_shared)
-            read[place] = read[first]
-    return torch.stack([read[place] for place in range(len(texts))])
+            rows.copy(first, place, lengths[first] - 1)
+    # Only the last tokens' logits are wanted, and all texts read them side by side.
+    last = torch.tensor([text.asked.ids[-1] for text in texts], device=rows.device)
+    return rows.step(last, torch.tensor(lengths, device=rows.device) - 1, lengths)
 
 
 def families(texts: Sequence[list[int]], n_shared: int) -> list[list[int]]:
@@ -122,18 +124,23 @@ def families(texts: Sequence[list[int]], n_shared: int) -> list[list[int]]:
     return found
 
 
-def _read(
+def _keep(
     rows: Rows, starts: Mapping[int, int], tokens: Mapping[int, Sequence[int]], read_tokens: int
-) -> dict[int, torch.Tensor]:
-    """Logits after each place's tokens, in pieces of texts of like length."""
-    logits: dict[int, torch.Tensor] = {}
-    waiting = sorted(tokens, key=lambda place: (-len(tokens[place]), place))
-    while waiting:
-        size = max(1, read_tokens // len(tokens[waiting[0]]))
-        piece, waiting = sorted(waiting[:size]), waiting[size:]
-        read = rows.read(piece, [starts[p] for p in piece], [tokens[p] for p in piece])
-        logits |= dict(zip(piece, read, strict=True))
-    return logits
+) -> None:
+    """Read each place's tokens, so many at once, whosever they are."""
+    piece: list[tuple[int, int, Sequence[int]]] = []  # places, starts, tokens
+    n_free = read_tokens
+    for place, rest in tokens.items():
+        start = starts[place]
+        while rest:
+            part, rest = rest[:n_free], rest[n_free:]
+            piece.append((place, start, part))
+            start, n_free = start + len(part), n_free - len(part)
+            if not n_free:
+                rows.keep(*zip(*piece, strict=True))
+                piece, n_free = [], read_tokens
+    if piece:
+        rows.keep(*zip(*piece, strict=True))
 
 
 def _write(rows: Rows, wording: Wording, writing: list[Text], logits: torch.Tensor) -> None:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MOST_BYTES = 2 * 2**30  # of keys and values of a batch on a CPU: memory that it shares with others
 
+FREED_BYTES = 31 * 2**20  # below the 32 MB from which on glibc never keeps what is freed
+
 
 class LocalEngine:
     """A judge's model in memory. Implements `judges.ml.asking.Engine`."""
@@ -56,6 +58,10 @@ class LocalEngine:
         """Whether texts are read on from where they stopped; else each is read as a whole."""
         self.counts: dict[str, int] = {} if counts is None else counts
         self._shared: tuple[list[int], Rows] | None = None
+        if on_cpu:
+            # glibc hands the memory of every large product back to the system, and takes it again
+            # page by page for the next layer, until it has once seen a block as large freed.
+            torch.empty(FREED_BYTES, dtype=torch.uint8)
 
     @property
     def tokenizer(self) -> Any:
@@ -174,7 +180,7 @@ class LocalEngine:
         if not prefix:
             return None
         rows = Rows(self.model, 1, len(prefix))
-        rows.read([0], [0], [prefix])
+        rows.keep([0], [0], [prefix])
         self._shared = (prefix, rows)
         return rows
 

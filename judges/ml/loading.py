@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from judges.ml.config import JudgeRecipe, ModelUnusable
 
@@ -38,7 +38,8 @@ def load_model(model: str, recipe: JudgeRecipe, device: torch.device) -> tuple[A
             raise OSError("the adapter has no file adapter_model.safetensors")
         from peft import PeftModel  # a second's import that most judges do without
 
-        adapted = PeftModel.from_pretrained(_weights(base, recipe, device), name)
+        config = stretched_config(base, name)
+        adapted = PeftModel.from_pretrained(_weights(base, recipe, device, config), name)
         if recipe.load_in_4bit:
             return _ready(adapted.get_base_model()), tokenizer  # its layers carry the adapter
         return _ready(adapted.merge_and_unload()), tokenizer
@@ -85,11 +86,38 @@ def _place(model: str) -> str:
     return str(Path(model).expanduser()) if is_path else model
 
 
-def _weights(name: str, recipe: JudgeRecipe, device: torch.device) -> Any:
+def left_beside(folder: str) -> dict[str, Any]:
+    """What the run that trained an adapter has left beside it: its method, the members of an
+    ensemble, and how positions were scaled; see training.ml.loading."""
+    path = Path(folder) / "made_by.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def stretched_config(base: str, folder: str, **settings: Any) -> Any:
+    """The base's config with the longer context that the adapter in the folder was trained with;
+    None if it was trained as the base is."""
+    rope = left_beside(folder).get("rope")
+    if rope is None:
+        return None
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False, **settings)
+    text = config.get_text_config()
+    text.rope_parameters = (text.rope_parameters or {}) | {
+        "rope_type": rope[0],
+        "factor": rope[1],
+        "original_max_position_embeddings": text.max_position_embeddings,
+    }
+    text.max_position_embeddings = int(text.max_position_embeddings * rope[1])
+    return config
+
+
+def _weights(name: str, recipe: JudgeRecipe, device: torch.device, config: Any = None) -> Any:
     dtype: Any = torch.float32 if device.type == "cpu" else "auto"
     if recipe.dtype != "auto":
         dtype = getattr(torch, recipe.dtype)
     options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "dtype": dtype}
+    if config is not None:
+        options["config"] = config
     if recipe.load_in_4bit:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

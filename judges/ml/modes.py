@@ -188,9 +188,18 @@ def requests_for(
 
 
 def reward_outcome(
-    reward_a: float, reward_b: float, *, n_tokens: int, n_tokens_cut: int = 0, seconds: float = 0.0
+    reward_a: float,
+    reward_b: float,
+    *,
+    n_tokens: int,
+    n_tokens_cut: int = 0,
+    seconds: float = 0.0,
+    spread: float | None = None,
 ) -> Outcome:
-    """What two rewards say. A reward model has no answer tokens: all its mass is on its number."""
+    """What two rewards say. A reward model has no answer tokens: all its mass is on its number.
+
+    Args: spread: of an ensemble, the standard deviation of its members' differences.
+    """
     readable = math.isfinite(reward_a) and math.isfinite(reward_b)
     prob_a = prob_from_rewards(reward_a, reward_b) if readable else 0.5
     return Outcome(
@@ -201,6 +210,7 @@ def reward_outcome(
         answer_mass_ba=float(readable),
         score_a=reward_a if readable else None,
         score_b=reward_b if readable else None,
+        raw={} if spread is None else {"spread": spread},
         n_tokens=n_tokens,
         n_tokens_cut=n_tokens_cut,
         seconds=seconds,

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bits
 
 from judges.ml.asking import count
 from judges.ml.config import JudgeRecipe, Messages, ModelUnusable
-from judges.ml.loading import is_out_of_memory
+from judges.ml.loading import is_out_of_memory, left_beside, stretched_config
 from judges.ml.modes import Outcome, reward_outcome
 from judges.ml.questions import Sample, neutral
 from judges.ml.spelling import control_marks
@@ -44,6 +44,8 @@ class RewardModel:
     max_context: int
     batch_tokens: int
     control: tuple[str, ...]
+    members: tuple[str, ...] = ()
+    """Adapters of an ensemble, whose mean is the reward; empty where there is one model."""
     counts: dict[str, int] = field(default_factory=dict)
     """See `judges.ml.asking.Engine`."""
 
@@ -70,16 +72,19 @@ class RewardModel:
             size = max(1, budget // (2 * rows[0].longest))
             batch = rows[:size]
             began = time.perf_counter()
-            rewards = self._rewards_or_none([ids for row in batch for ids in (row.a, row.b)])
-            if rewards is None and len(batch) > 1:
+            each = self._each_or_none([ids for row in batch for ids in (row.a, row.b)])
+            if each is None and len(batch) > 1:
                 budget = len(batch) * rows[0].longest  # half of what both responses took
                 continue
             rows = rows[size:]
-            if rewards is None:
+            if each is None:
                 problem = f"One comparison alone needs more memory than {self.device} has."
                 yield [(batch[0].index, Outcome(problem=problem))]
                 continue
             seconds = (time.perf_counter() - began) / len(batch)
+            rewards: list[float] = each.mean(dim=0).tolist()
+            gaps = each[:, 0::2] - each[:, 1::2]  # (members, comparisons)
+            spreads = gaps.std(dim=0).tolist() if len(gaps) > 1 else [None] * len(batch)
             yield [
                 (
                     row.index,
@@ -89,6 +94,7 @@ class RewardModel:
                         n_tokens=len(row.a) + len(row.b),
                         n_tokens_cut=row.n_tokens_cut,
                         seconds=seconds,
+                        spread=spreads[place],
                     ),
                 )
                 for place, row in enumerate(batch)
@@ -124,10 +130,10 @@ class RewardModel:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def _rewards_or_none(self, rows: list[list[int]]) -> list[float] | None:
-        """None where memory ran out."""
+    def _each_or_none(self, rows: list[list[int]]) -> torch.Tensor | None:
+        """As _each; None where memory ran out."""
         try:
-            return self._rewards(rows)
+            return self._each(rows)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -137,19 +143,28 @@ class RewardModel:
             torch.cuda.empty_cache()
         return None
 
-    @torch.inference_mode()
     def _rewards(self, rows: list[list[int]]) -> list[float]:
+        """Of an ensemble the mean of its members."""
+        found: list[float] = self._each(rows).mean(dim=0).tolist()
+        return found
+
+    @torch.inference_mode()
+    def _each(self, rows: list[list[int]]) -> torch.Tensor:
+        """Rewards by every member, (members, rows)."""
         width = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
         # Padding behind: an encoder reads its answer off the first token.
         tokens = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        logits = self.model(
-            input_ids=tokens.to(self.device), attention_mask=mask.to(self.device)
-        ).logits.float()  # (rows, 1 or 2)
-        rewards = logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
-        found: list[float] = rewards.tolist()
-        return found
+        each = []
+        for member in self.members or (None,):
+            if member is not None:
+                self.model.set_adapter(member)
+            logits = self.model(
+                input_ids=tokens.to(self.device), attention_mask=mask.to(self.device)
+            ).logits.float()  # (rows, 1 or 2)
+            each.append(logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0])
+        return torch.stack(each)
 
 
 @dataclass(frozen=True)
@@ -193,6 +208,7 @@ def load_reward_model(
     if n_labels not in (1, 2):
         raise ModelUnusable(f"{model} gives {n_labels} numbers; a reward model gives one")
     loaded.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    adapters = tuple(getattr(loaded, "peft_config", ()))
     limits = [
         getattr(loaded.config.get_text_config(), "max_position_embeddings", None),
         tokenizer.model_max_length,
@@ -206,6 +222,7 @@ def load_reward_model(
         max_context=min((int(n) for n in limits if n and n < 1e9), default=10**9),
         batch_tokens=batch_tokens or (8192 if where.type == "cpu" else 65536),
         control=control_marks(tokenizer),
+        members=adapters if len(adapters) > 1 else (),
         counts={} if counts is None else counts,
     )
 
@@ -239,7 +256,10 @@ def _loaded(name: str, dtype: Any, where: torch.device) -> tuple[Any, Any]:
     base = settings["base_model_name_or_path"]
     if not settings.get("modules_to_save"):
         raise ValueError("the adapter brings no head, so it is no reward model's")
-    in_4_bits = _made_by(name) == "qlora"
+    made = left_beside(name)
+    in_4_bits = made.get("method") in ("qlora", "loftq")
+    config = stretched_config(base, name, num_labels=1)
+    options |= {"num_labels": 1} if config is None else {"config": config}
     if in_4_bits:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -249,23 +269,24 @@ def _loaded(name: str, dtype: Any, where: torch.device) -> tuple[Any, Any]:
             llm_int8_skip_modules=["score", "classifier", "lm_head"],
         )
         options["device_map"] = {"": where}
-    scorer = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **options)
+    scorer = AutoModelForSequenceClassification.from_pretrained(base, **options)
     for module in scorer.modules():
         # See training.ml.loading: repacked for such a processor, the weights would be others.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     scorer.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     adapted = PeftModel.from_pretrained(scorer, name)
-    # Merged into four bits an adapter would be rounded away; a learned prompt has no weights.
-    if in_4_bits or settings.get("num_virtual_tokens"):
+    members = int(made.get("members", 1))
+    for member in range(1, members):
+        folder = Path(name) / f"member-{member}"
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise ValueError(f"the ensemble has no file {folder.name}/adapter_model.safetensors")
+        adapted.load_adapter(str(folder), adapter_name=folder.name)
+    # Merged into four bits an adapter would be rounded away; a learned prompt has no weights; and
+    # members of an ensemble take turns on one base.
+    if members > 1 or in_4_bits or settings.get("num_virtual_tokens"):
         return adapted, tokenizer
     return adapted.merge_and_unload(), tokenizer
-
-
-def _made_by(folder: str) -> str:
-    """The method that trained the adapter, where the run has left its name beside it."""
-    path = Path(folder) / "made_by.json"
-    return str(json.loads(path.read_text())["method"]) if path.is_file() else ""
 
 
 def _dtype(recipe: JudgeRecipe, device: torch.device) -> Any:

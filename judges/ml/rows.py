@@ -7,6 +7,8 @@ anywhere, copied to another, or read on from, without touching its neighbours.
 
 import inspect
 import logging
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,11 +24,12 @@ logger = logging.getLogger(__name__)
 ATTENTION = "prefloop_rows"
 """Under this name transformers finds the attention below."""
 
-FEW_QUERIES = 16
-"""Up to so many tokens to read in a row, attention multiplies matrices itself: it then reads the
-shared keys once for all rows. Above, the fused kernel wins."""
-
 Places = slice | list[int]
+
+
+class _Kept(Exception):
+    """The last layer has kept its keys and values: what a model does after that is not wanted."""
+
 
 APART = {"cpu": 16, "cuda": 256}
 """So many neighbouring rows look at as many slots as the longest of them. Fewer look at fewer empty
@@ -48,9 +51,14 @@ class Rows:
         self.rows = torch.arange(n_rows, device=self.device)
         last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.options = {"logits_to_keep": 1} if last_only else {}
+        self.last_layer = model.config.get_text_config().num_hidden_layers - 1
         self.at: tuple[Any, ...] = ()
         self.seen: tuple[Any, ...] = ()
-        self.apart: list[tuple[slice, int]] = []
+        self.apart: list[tuple[slice, int, int]] = []
+        """Neighbouring rows, how many slots the longest looks at, and how many every one does."""
+        self.pieces: list[tuple[int, slice, int, torch.Tensor]] = []
+        """While texts are kept in one long row: of each its place, its part of that row, how many
+        slots it looks at, and its mask, (tokens, shared and own slots)."""
 
     def read(
         self, places: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]
@@ -62,24 +70,62 @@ class Rows:
             starts: the slot of each row's first new token; what stood there and after is forgotten.
         Returns: logits after the last token of each, (places, vocabulary).
         """
-        width = max(map(len, tokens))
-        ids, slots = [], []
-        for start, row in zip(starts, tokens, strict=True):
-            padding = width - len(row)
-            ids.append([row[0]] * padding + list(row))
-            # Padding is written to the slot after the last, which no token sees.
-            slots.append([self.n_slots] * padding + list(range(start, start + len(row))))
-        n_seen = max(row[-1] for row in slots) + 1
+        begun = [one for one in zip(places, starts, tokens, strict=True) if len(one[2]) > 1]
+        if begun:
+            self.keep(
+                [place for place, _start, _row in begun],
+                [start for _place, start, _row in begun],
+                [row[:-1] for _place, _start, row in begun],
+            )
         first, last = min(places), max(places) + 1
         rows: Places = list(places)
         if rows == list(range(first, last)):
             rows = slice(first, last)  # a view, where a list of rows is a copy
-        return self._forward(
+        n_seen = [start + len(row) for start, row in zip(starts, tokens, strict=True)]
+        return self._read_last(
             rows,
-            torch.tensor(ids, device=self.device),
-            torch.tensor(slots, device=self.device),
-            [(slice(0, len(places)), n_seen)],
+            torch.tensor([row[-1] for row in tokens], device=self.device),
+            torch.tensor(n_seen, device=self.device) - 1,
+            n_seen,
         )
+
+    def keep(
+        self, places: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]
+    ) -> None:
+        """Read tokens as `read` does, where no logits are wanted, and nothing but these tokens.
+
+        All stand in one long row, so that none is padding; only attention takes them apart. The
+        model is stopped as soon as its last layer has keys and values: that layer's attention, its
+        large products and the head would tell of the next token alone.
+        """
+        ids: list[int] = []
+        slots: list[int] = []
+        rows: list[int] = []
+        for place, start, row in zip(places, starts, tokens, strict=True):
+            end = len(ids) + len(row)
+            first, n = self.n_shared + start, len(row)
+            mask = torch.full((n, first + n), -torch.inf, dtype=self.model.dtype)
+            mask = mask.triu(first + 1).to(self.device)  # what stands before is seen
+            self.pieces.append((place, slice(len(ids), end), start + n, mask))
+            ids += row
+            slots += range(start, start + n)
+            rows += [place] * n
+        at = torch.tensor([slots], device=self.device)
+        self.at = (torch.tensor([rows], device=self.device), slice(None), at)
+        try:
+            self.model(
+                input_ids=torch.tensor([ids], device=self.device),
+                # Of four dimensions, so that it is left to us.
+                attention_mask=torch.zeros((1, 1, 1, 1), device=self.device),
+                position_ids=at + self.n_shared,
+                past_key_values=self,
+                use_cache=True,
+                **self.options,
+            )
+        except _Kept:
+            pass
+        finally:
+            self.pieces = []
 
     def step(
         self, tokens: torch.Tensor, slots: torch.Tensor, n_seen: Sequence[int]
@@ -92,12 +138,7 @@ class Rows:
             n_seen: of each row, how many slots it looks at; its new one is among them.
         Returns: logits, (rows, vocabulary).
         """
-        n = APART.get(self.device.type, len(tokens))
-        apart = [
-            (slice(first, first + n), max(n_seen[first : first + n]))
-            for first in range(0, len(n_seen), n)
-        ]
-        return self._forward(slice(0, len(tokens)), tokens[:, None], slots[:, None], apart)
+        return self._read_last(slice(0, len(tokens)), tokens, slots, n_seen)
 
     def copy(self, source: int, place: int, n_slots: int) -> None:
         """Give another row the first slots of one."""
@@ -118,25 +159,30 @@ class Rows:
             self.copy(now_at[gap], gap, self.n_slots)
         return now_at
 
-    def _forward(
-        self,
-        rows: Places,
-        ids: torch.Tensor,
-        slots: torch.Tensor,
-        apart: list[tuple[slice, int]],  # neighbouring rows, and how many slots they look at
+    def _read_last(
+        self, rows: Places, tokens: torch.Tensor, slots: torch.Tensor, n_seen: Sequence[int]
     ) -> torch.Tensor:
-        self.apart = apart
-        n_seen = max(n for _rows, n in apart)
-        self.at = (self.rows[rows][:, None], slice(None), slots)
-        self.seen = (rows, slice(None), slice(n_seen))
-        visible = self.steps[:n_seen] <= slots[:, :, None]  # (rows, tokens, slots)
+        """`step` for any rows."""
+        n = APART.get(self.device.type, len(n_seen))
+        self.apart = [
+            (
+                slice(first, first + n),
+                max(n_seen[first : first + n]),
+                min(n_seen[first : first + n]),
+            )
+            for first in range(0, len(n_seen), n)
+        ]
+        n_most = max(n_seen)
+        self.at = (self.rows[rows][:, None], slice(None), slots[:, None])
+        self.seen = (rows, slice(None), slice(n_most))
+        visible = self.steps[:n_most] <= slots[:, None]  # (rows, slots)
         mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device)
         mask.masked_fill_(~visible, -torch.inf)  # every token sees slot 0
         positions = (slots + self.n_shared) * (slots < self.n_slots)
         output = self.model(
-            input_ids=ids,
-            attention_mask=mask[:, None],
-            position_ids=positions,
+            input_ids=tokens[:, None],
+            attention_mask=mask[:, None, None],
+            position_ids=positions[:, None],
             past_key_values=self,
             use_cache=True,
             **self.options,
@@ -153,22 +199,44 @@ class Rows:
         if layer not in self.keys:
             # Zeros, because what is masked is still multiplied by 0.
             shape = (self.n_rows, key.shape[1], self.n_slots + 1)
-            self.keys[layer] = key.new_zeros((*shape, key.shape[3]))
-            self.values[layer] = value.new_zeros((*shape, value.shape[3]))
+            self.keys[layer] = _zeros(key, (*shape, key.shape[3]))
+            self.values[layer] = _zeros(value, (*shape, value.shape[3]))
         self.keys[layer][self.at] = key.transpose(1, 2)
         self.values[layer][self.at] = value.transpose(1, 2)
-        own = self.keys[layer][self.seen]
+        if self.pieces and layer == self.last_layer:
+            raise _Kept
+        own = key if self.pieces else self.keys[layer][self.seen]
         # Models hand keys on untouched, so the attention finds here what all rows share.
         own.apart = self.apart  # type: ignore[attr-defined]
+        own.pieces = [  # type: ignore[attr-defined]
+            (part, self.keys[layer][place, :, :n], self.values[layer][place, :, :n], mask)
+            for place, part, n, mask in self.pieces
+        ]
         own.shared = (  # type: ignore[attr-defined]
             (self.shared.keys[layer][:, :, :-1], self.shared.values[layer][:, :, :-1])
             if self.shared
             else None
         )
-        return own, self.values[layer][self.seen]
+        return own, value if self.pieces else self.values[layer][self.seen]
 
     def get_seq_length(self, layer: int = 0) -> int:
         return self.n_shared + self.n_slots
+
+
+def _zeros(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Zeros of the same kind. On a CPU a page of memory is taken when it is first written to: most
+    rows are far shorter than the longest, and taking memory costs more time than reading it.
+
+    Raises: torch.OutOfMemoryError
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        memory = mmap.mmap(-1, math.prod(shape) * like.itemsize, flags=kind)
+    except OSError as error:
+        raise torch.OutOfMemoryError(str(error)) from error
+    return torch.frombuffer(memory, dtype=like.dtype).view(shape)
 
 
 def attend(
@@ -193,31 +261,49 @@ def attend(
     changes = ("softcap", "s_aux", "position_bias", "sliding_window")
     if attention_mask is None or any(options.get(name) is not None for name in changes):
         raise NotImplementedError("this model's attention is not the plain one")
-    n_rows, n_heads, n_tokens, dim = query.shape
+    n_rows, n_heads, _n_tokens, dim = query.shape
     n_key_heads = key.shape[1]
     scale = dim**-0.5 if scaling is None else scaling
-    # Heads with the same keys stand side by side: (rows, key heads, heads each · tokens, dim)
-    query = query.reshape(n_rows, n_key_heads, -1, dim)
-    mask = attention_mask.expand(-1, n_heads // n_key_heads, -1, -1)
-    mask = mask.reshape(n_rows, 1, query.shape[2], -1).to(query.dtype)
-    if n_tokens > FEW_QUERIES:
-        if key.shared is not None:  # type: ignore[attr-defined]
-            old_keys, old_values = key.shared  # type: ignore[attr-defined]
-            key = torch.cat([old_keys.expand(n_rows, -1, -1, -1), key], dim=2)
-            value = torch.cat([old_values.expand(n_rows, -1, -1, -1), value], dim=2)
-            mask = functional.pad(mask, (old_keys.shape[2], 0))
+    if key.pieces:  # type: ignore[attr-defined]
+        return _attend_in_pieces(query, key, scale).transpose(1, 2), None
+    # Heads with the same keys stand side by side: (rows, key heads, heads each, dim)
+    query = query.reshape(n_rows, n_key_heads, -1, dim) * scale
+    result = _attend_side_by_side(query, key, value, attention_mask.to(query.dtype))
+    return result.reshape(n_rows, 1, n_heads, -1), None
+
+
+def _attend_in_pieces(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
+    """Attention of texts that stand in one long row, each to what is its own.
+
+    Args:
+        query: (1, heads, tokens, dim)
+    Returns: the same shape.
+    """
+    n_heads, n_key_heads, dim = query.shape[1], key.shape[1], query.shape[3]
+    shared = key.shared  # type: ignore[attr-defined]
+    found = []
+    for part, keys, values, mask in key.pieces:  # type: ignore[attr-defined]
+        if shared is not None:
+            keys = torch.cat([shared[0][0], keys], dim=1)
+            values = torch.cat([shared[1][0], values], dim=1)
+        # Heads with the same keys stand side by side: (key heads, heads each · tokens, dim)
         result = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scale
+            query[0, :, part].reshape(1, n_key_heads, -1, dim),
+            keys[None],
+            values[None],
+            attn_mask=mask.repeat(n_heads // n_key_heads, 1),
+            scale=scale,
         )
-    else:
-        result = _attend_by_hand(query * scale, key, value, mask)
-    return result.reshape(n_rows, n_heads, n_tokens, -1).transpose(1, 2), None
+        found.append(result.reshape(1, n_heads, -1, values.shape[-1]))
+    return torch.cat(found, dim=2)
 
 
-def _attend_by_hand(
+def _attend_side_by_side(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """The same in plain matrix products, rows of unlike length apart.
+    """Attention of one token in each row, rows of unlike length apart.
+
+    In plain matrix products, which read what all rows share once for all of them.
 
     Returns: (rows, key heads, queries, dim)
     """
@@ -231,13 +317,18 @@ def _attend_by_hand(
         n_old = old_scores.shape[-1]
         old_scores = old_scores.view(n_key_heads, n_rows, n_queries, n_old).transpose(0, 1)
     found, old_weights = [], []
-    for rows, n in key.apart:  # type: ignore[attr-defined]
-        scores = query[rows] @ key[rows, :, :n].transpose(-1, -2) + mask[rows, :, :, :n]
+    for rows, n, n_all in key.apart:  # type: ignore[attr-defined]
+        mine = query[rows].flatten(0, 1)  # (rows · key heads, queries, dim)
+        scores = mine.new_empty((*mine.shape[:2], n_old + n))
         if shared is not None:
-            scores = torch.cat([old_scores[rows], scores], dim=-1)
+            scores[..., :n_old] = old_scores[rows].flatten(0, 1)
+        keys, values = key[rows, :, :n].flatten(0, 1), value[rows, :, :n].flatten(0, 1)
+        torch.bmm(mine, keys.transpose(1, 2), out=scores[..., n_old:])
+        by_row = scores.view(-1, n_key_heads, n_queries, n_old + n)
+        by_row[..., n_old + n_all :] += mask[rows, :, :, n_all:n]
         weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-        found.append(weights[..., n_old:] @ value[rows, :, :n])
-        old_weights.append(weights[..., :n_old])
+        found.append((weights[..., n_old:] @ values).view(-1, *query.shape[1:3], value.shape[-1]))
+        old_weights.append(weights.view_as(by_row)[..., :n_old])
     own = torch.cat(found)
     if shared is None:
         return own
@@ -294,9 +385,9 @@ def _probe(model: Any) -> bool:
     if model.config._attn_implementation != ATTENTION:
         return False
     shared = Rows(model, 1, 20)
-    shared.read([0], [0], [ids[:20]])
+    shared.keep([0], [0], [ids[:20]])
     rows = Rows(model, 2, 50, shared)
-    rows.read([0, 1], [0, 0], [ids[20:24], ids[20:57]])
+    rows.keep([0, 1], [0, 0], [ids[20:24], ids[20:57]])
     rows.read([0], [4], [ids[24:57]])
     found = rows.read([0, 1], [37, 37], [ids[57:]] * 2).float()
     exact = model.dtype == torch.float32 and not getattr(model, "is_loaded_in_4bit", False)

@@ -9,53 +9,6 @@ from labeling.templatetags.figures import decimals, percent
 
 register = template.Library()
 
-SIZE, ROOM = 180, 26
-"""The square of a reliability diagram, and the room for what stands beside it."""
-LOWEST = 0.5
-"""A judge's confidence in the response it names is never below one half."""
-
-
-@register.inclusion_tag("judges/reliability.html")
-def reliability(figures: dict[str, Any], title: str) -> dict[str, Any]:
-    """Share right against confidence, a point and an exact bar for each bin; on the diagonal a
-    judge is right as often as it says."""
-    rows = []
-    for row in figures.get("bins", []):
-        rows.append(
-            {
-                "x": ROOM + _along(row["confidence"]),
-                "y": SIZE - SIZE * row["right"] + 8,
-                "top": SIZE - SIZE * row["high"] + 8,
-                "bottom": SIZE - SIZE * row["low"] + 8,
-                "words": _("said %(said)s, right %(right)s [%(low)s, %(high)s], n = %(n)s")
-                % {
-                    "said": percent(row["confidence"]),
-                    "right": percent(row["right"]),
-                    "low": percent(row["low"]),
-                    "high": percent(row["high"]),
-                    "n": row["n"],
-                },
-            }
-        )
-    return {
-        "title": title,
-        "rows": rows,
-        "left": ROOM,
-        "right": ROOM + SIZE,
-        "top": 8,
-        "bottom": SIZE + 8,
-        "middle": SIZE / 2 + 8,
-        "centre": ROOM + SIZE / 2,
-        "width": SIZE + ROOM + 8,
-        "height": SIZE + 36,
-        "size": SIZE,
-    }
-
-
-def _along(confidence: float) -> float:
-    return SIZE * (confidence - LOWEST) / (1 - LOWEST)
-
-
 BIAS_WIDTH, BIAS_HEIGHT = 240, 90
 
 

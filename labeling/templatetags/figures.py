@@ -89,7 +89,7 @@ def span(
     }
 
 
-PLOT_WIDTH, PLOT_HEIGHT, PLOT_LEFT, PLOT_TOP, PLOT_FOOT = 420, 210, 36, 8, 20
+PLOT_WIDTH, PLOT_HEIGHT, PLOT_LEFT, PLOT_TOP, PLOT_FOOT = 420, 210, 44, 8, 20
 
 
 @register.inclusion_tag("labeling/scatter.html")
@@ -228,3 +228,50 @@ def rating_span(figure: dict[str, Any], lowest: float, highest: float) -> dict[s
         drawn |= {"x": place(figure["low"])}
         drawn["span"] = max(1, place(figure["high"]) - drawn["x"])
     return drawn
+
+
+SIZE, ROOM = 180, 26
+"""The square of a reliability diagram, and the room for what stands beside it."""
+LOWEST = 0.5
+"""The confidence in the response that is named is never below one half."""
+
+
+@register.inclusion_tag("labeling/reliability.html")
+def reliability(figures: dict[str, Any], title: str) -> dict[str, Any]:
+    """Share right against confidence, a point and an exact bar for each bin; on the diagonal
+    it is right as often as it says."""
+    rows = []
+    for row in figures.get("bins", []):
+        rows.append(
+            {
+                "x": ROOM + _along(row["confidence"]),
+                "y": SIZE - SIZE * row["right"] + 8,
+                "top": SIZE - SIZE * row["high"] + 8,
+                "bottom": SIZE - SIZE * row["low"] + 8,
+                "words": _("said %(said)s, right %(right)s [%(low)s, %(high)s], n = %(n)s")
+                % {
+                    "said": percent(row["confidence"]),
+                    "right": percent(row["right"]),
+                    "low": percent(row["low"]),
+                    "high": percent(row["high"]),
+                    "n": row["n"],
+                },
+            }
+        )
+    return {
+        "title": title,
+        "rows": rows,
+        "left": ROOM,
+        "right": ROOM + SIZE,
+        "top": 8,
+        "bottom": SIZE + 8,
+        "middle": SIZE / 2 + 8,
+        "centre": ROOM + SIZE / 2,
+        "width": SIZE + ROOM + 8,
+        "height": SIZE + 36,
+        "size": SIZE,
+    }
+
+
+def _along(confidence: float) -> float:
+    return SIZE * (confidence - LOWEST) / (1 - LOWEST)

@@ -43,16 +43,12 @@ def agreement(request: HttpRequest, slug: str) -> HttpResponse:
         if job is None or not job.is_active:
             response.headers["HX-Refresh"] = "true"
         return response
-    n_preferences, _last = state_of(project)
-    context = {
-        "project": project,
-        "active": "agreement",
-        "n_preferences": n_preferences,
-        "job": job,
-    }
+    context = {"project": project, "active": "agreement", "job": job}
     stored = project.agreement_reports.filter(status=AgreementReport.Status.SUCCEEDED)
     stored = stored.order_by("-pk").first()
-    if stored is not None:
+    if stored is None:
+        context["n_preferences"] = state_of(project)[0]
+    else:
         n_new, n_gone = changed_since(project, stored.n_preferences, stored.last_preference)
         context |= {"stored": stored, "n_new": n_new, "n_gone": n_gone}
         context |= _figures(request, stored.result)
@@ -97,19 +93,20 @@ def _truth(request: HttpRequest, report: dict[str, Any]) -> dict[str, Any]:
             side["value"] - wider * (side["value"] - side["low"]) > 0
             or side["value"] + wider * (side["high"] - side["value"]) < 0
         )
-    drawn = [row for row in raters if row["seconds"] and row["reliability"]["value"] is not None]
+    drawn = [row for row in raters if row["seconds"] and row["reliability"]["low"] is not None]
     shown = raters if "all" in request.GET else raters[:N_SHOWN]
     return {
         "believed": shown,
         "n_believed_hidden": len(raters) - len(shown),
         "timed": drawn if len(drawn) >= 2 else [],
+        "held_against_known": any(row.get("known") for row in raters),
         "weakest": _weakest(raters),
     }
 
 
 def _weakest(raters: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The rater that is least to be believed, if surely less than the middle one."""
-    known = [row for row in raters if row["reliability"]["value"] is not None]
+    known = [row for row in raters if row["reliability"]["low"] is not None]
     if len(known) < 3:
         return None
     known.sort(key=lambda row: row["reliability"]["value"])

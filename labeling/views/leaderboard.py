@@ -43,16 +43,12 @@ def leaderboard(request: HttpRequest, slug: str) -> HttpResponse:
         if job is None or not job.is_active:
             response.headers["HX-Refresh"] = "true"
         return response
-    n_preferences, _last = state_of(project)
-    context = {
-        "project": project,
-        "active": "leaderboard",
-        "n_preferences": n_preferences,
-        "job": job,
-    }
+    context = {"project": project, "active": "leaderboard", "job": job}
     stored = project.leaderboards.filter(status=Leaderboard.Status.SUCCEEDED)
     stored = stored.order_by("-pk").first()
-    if stored is not None:
+    if stored is None:
+        context["n_preferences"] = state_of(project)[0]
+    else:
         n_new, n_gone = changed_since(project, stored.n_preferences, stored.last_preference)
         context |= {"stored": stored, "n_new": n_new, "n_gone": n_gone}
         context |= _figures(stored.result, request.GET)
@@ -137,13 +133,15 @@ def next_steps(report: dict[str, Any]) -> list[str]:
             )
             steps.append(few % {"one": one, "other": other, "n": n})
         elif pair["more"]["value"]:
-            steps.append(
-                _(
-                    "If their win rate is what it looks like now, about %(n)s more labels decide "
-                    "whether “%(one)s” is better than “%(other)s”."
-                )
-                % {"n": intcomma(pair["more"]["value"]), "one": one, "other": other}
+            n = pair["more"]["value"]
+            more = ngettext(
+                "If their win rate is what it looks like now, about %(n)s more label decides "
+                "whether “%(one)s” is better than “%(other)s”.",
+                "If their win rate is what it looks like now, about %(n)s more labels decide "
+                "whether “%(one)s” is better than “%(other)s”.",
+                n,
             )
+            steps.append(more % {"n": intcomma(n), "one": one, "other": other})
         if len(steps) == 3:
             break
     return steps

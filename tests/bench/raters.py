@@ -160,9 +160,23 @@ def recovered(rows: list[dict[str, Any]], key: str, known: np.ndarray) -> str:
     )
 
 
+def in_words(checked: dict[str, Any]) -> str:
+    """What `misfit` found."""
+    if checked["value"] is None:
+        return "misfit not to be seen"
+    return f"misfit {checked['value']:.3f}, p = {checked['p_value']:.3f}"
+
+
 def crowd_of_known_raters(per_item: int, seed: int) -> None:
     """Made-up votes whose every rater follows a table of errors."""
-    from labeling.rater_models import Answers, dawid_skene, majority, reliabilities
+    from labeling.rater_models import (
+        Answers,
+        majority,
+        misfit,
+        reliabilities,
+        too_alike,
+        weighed,
+    )
 
     rng = np.random.default_rng(seed)
     n_items, n_raters, prior = 40_000, 200, np.array([0.42, 0.42, 0.16])
@@ -175,16 +189,70 @@ def crowd_of_known_raters(per_item: int, seed: int) -> None:
     label = np.where(rng.random(len(item)) < accuracy[rater], truth[item], wrong)
     label = np.where(rng.random(len(item)) < leaning[rater], first, label)
     answers = Answers.of(item, rater, label, first)
-    fit = dawid_skene(answers)
-    rows = reliabilities(answers, fit)
+    fit, _possible = weighed(answers)
+    checked = misfit(answers, fit)
+    rows = reliabilities(answers, fit, None, checked)
     right = (1 - leaning) * accuracy + leaning * prior[0]
     print(
         f"{per_item} votes an item, {n_raters} raters, seed {seed}: "
         f"{(fit.posteriors.argmax(axis=1) == truth).mean():.4f} right, "
-        f"majority {(majority(answers) == truth).mean():.4f}, {fit.n_steps} steps"
+        f"majority {(majority(answers) == truth).mean():.4f}, {fit.n_steps} steps; "
+        f"{in_words(checked)}; pairs too alike {len(too_alike(answers, fit))}"
     )
     print("   ", recovered(rows, "reliability", right))
     print("   ", recovered(rows, "side", leaning))  # wrong answers lean to neither place
+
+
+def raters_who_err_together(kind: str, strength: float, n_items: int, seed: int) -> None:
+    """Made-up votes for sides whose errors have a common cause, five raters an item.
+
+    Args: kind: "hard": on a share `strength` of the items everybody's accuracy falls to near one
+        half; "copies": three of five raters say, with the probability `strength`, what one of them
+        said of the item, and not what they would say themselves.
+    """
+    from labeling.rater_models import Answers, misfit, reliabilities, too_alike, weighed
+
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, n_items)
+    if kind == "hard":
+        accuracy = rng.uniform(0.75, 0.95, 20)
+        rater = rng.permuted(np.tile(np.arange(20), (n_items, 1)), axis=1)[:, :5]
+        is_hard = (rng.random(n_items) < strength)[:, None]
+        chance = np.where(is_hard, 0.5 + 0.3 * (accuracy[rater] - 0.5), accuracy[rater])
+        known = strength * (0.5 + 0.3 * (accuracy - 0.5)) + (1 - strength) * accuracy
+        label = np.where(rng.random((n_items, 5)) < chance, truth[:, None], 1 - truth[:, None])
+    else:
+        known = np.array([0.75, 0.75, 0.75, 0.85, 0.9])
+        rater = np.tile(np.arange(5), (n_items, 1))
+        right = rng.random((n_items, 5)) < known
+        copied = rng.random((n_items, 5)) < np.array([strength] * 3 + [0, 0])
+        right = np.where(copied, (rng.random(n_items) < 0.75)[:, None], right)
+        label = np.where(right, truth[:, None], 1 - truth[:, None])
+    n = rater.size
+    item = np.repeat(np.arange(n_items), 5)
+    answers = Answers.of(item, rater.ravel(), label.ravel(), rng.integers(0, 2, n))
+    fit, _possible = weighed(answers)
+    checked = misfit(answers, fit)
+    plain = reliabilities(answers, fit)
+    alike = too_alike(answers, fit)
+    widened = reliabilities(answers, fit, None, checked, bool(alike))
+    off = np.array([row["reliability"]["value"] for row in plain]) - known
+    print(
+        f"{kind:<7} {strength:.1f} {n_items:>6} items, seed {seed}: {in_words(checked)}; pairs too "
+        f"alike {len(alike)}; off by "
+        f"{off.mean():+.3f}, at most {np.abs(off).max():.3f}; interval holds: plain "
+        f"{holds(plain, known)}, as printed {holds(widened, known)}"
+    )
+
+
+def holds(rows: list[dict[str, Any]], known: np.ndarray) -> str:
+    """How many of the reliabilities' intervals that are printed hold what is known."""
+    told = [
+        figure["low"] <= right <= figure["high"]
+        for figure, right in zip((row["reliability"] for row in rows), known, strict=True)
+        if figure["low"] is not None
+    ]
+    return f"{sum(told)} of {len(told)}" if told else "none printed"
 
 
 def micro_world(n_items: int, seeds: range, labels: tuple[str, ...]) -> None:
@@ -195,13 +263,13 @@ def micro_world(n_items: int, seeds: range, labels: tuple[str, ...]) -> None:
     import random
 
     from labeling import microworld
-    from labeling.rater_models import Answers, dawid_skene, reliabilities
+    from labeling.rater_models import Answers, misfit, reliabilities, too_alike, weighed
 
     people = microworld.RATERS
     names = [rater.name for rater in people]
     figures = np.zeros((len(people), 2, 2))  # known and found: reliability, side
-    inside = np.zeros((len(people), 2))
-    right = 0.0
+    inside, plain = np.zeros((len(people), 2)), np.zeros(len(people))
+    right, n_seen, n_alike, misfits = 0.0, 0, 0, []
     for seed in seeds:
         rng = random.Random(seed)
         gaps: list[float] = []
@@ -217,9 +285,14 @@ def micro_world(n_items: int, seeds: range, labels: tuple[str, ...]) -> None:
             if vote.choice in labels
         ]
         answers = Answers.of(*zip(*rows, strict=True), n_items=n_items)
-        fit = dawid_skene(answers)
+        fit, _possible = weighed(answers)
+        checked = misfit(answers, fit)
+        misfits.append(checked["value"])
+        n_seen += checked["p_value"] < 0.01
         right += float((fit.posteriors.argmax(axis=1) == (np.array(gaps) < 0)).mean())
-        for i, (person, row) in enumerate(zip(people, reliabilities(answers, fit), strict=True)):
+        n_alike += bool(too_alike(answers, fit))
+        found, before = reliabilities(answers, fit, None, checked), reliabilities(answers, fit)
+        for i, (person, row) in enumerate(zip(people, found, strict=True)):
             ahead, behind = (
                 np.array([person.probabilities(sign * abs(gap)) for gap in gaps])[:, : len(labels)]
                 for sign in (1, -1)
@@ -230,17 +303,21 @@ def micro_world(n_items: int, seeds: range, labels: tuple[str, ...]) -> None:
             for k, key in enumerate(("reliability", "side")):
                 figures[i, k] += (known[k], row[key]["value"])
                 inside[i, k] += row[key]["low"] <= known[k] <= row[key]["high"]
-    figures, inside = figures / len(seeds), inside / len(seeds)
+            figure = before[i]["reliability"]
+            plain[i] += figure["low"] <= known[0] <= figure["high"]
+    figures, inside, plain = figures / len(seeds), inside / len(seeds), plain / len(seeds)
     print(
         f"Micro-world, {n_items} comparisons of 4 votes, labels {', '.join(labels)}, seeds "
-        f"{seeds.start} to {seeds.stop - 1}: {right / len(seeds):.4f} right"
+        f"{seeds.start} to {seeds.stop - 1}: {right / len(seeds):.4f} right; misfit "
+        f"{min(misfits):.3f} to {max(misfits):.3f}, seen in {n_seen} of {len(seeds)}; "
+        f"pairs too alike in {n_alike}"
     )
     for i, name in enumerate(names):
         (right_known, right_found), (side_known, side_found) = figures[i]
         print(
             f"    {name:<8} right: known {right_known:.3f}, found {right_found:.3f}, in the "
-            f"interval {inside[i, 0]:.0%};   leaning: known {side_known:+.3f}, found "
-            f"{side_found:+.3f}, in the interval {inside[i, 1]:.0%}"
+            f"interval {inside[i, 0]:.0%} (not widened: {plain[i]:.0%});   leaning: known "
+            f"{side_known:+.3f}, found {side_found:+.3f}, in the interval {inside[i, 1]:.0%}"
         )
 
 
@@ -250,6 +327,13 @@ def recovery() -> None:
             crowd_of_known_raters(per_item, seed)
     for labels in (("a", "b", "tie"), ("a", "b")):
         micro_world(1_000, range(1, 21), labels)
+        micro_world(8_000, range(1, 6), labels)
+    for n_items in (1_000, 10_000):
+        for seed in (1, 2):
+            for strength in (0.1, 0.2, 0.4):
+                raters_who_err_together("hard", strength, n_items, seed)
+            for strength in (0.3, 0.6, 0.9):
+                raters_who_err_together("copies", strength, n_items, seed)
 
 
 def main() -> None:

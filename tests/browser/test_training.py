@@ -1,22 +1,38 @@
 """A lead launches a run in a real browser and watches it end, without loading the page again."""
 
+import json
+
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.factories import MembershipFactory, UserFactory
 from tests.training.projects import labeled_project
 from training.models import Run
-from training.tasks import build_dataset, carry_out
+from training.tasks import build_dataset, carry_out, report_on_model
 
+LARGE = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
 def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
-    page: Page, live_server, storage, monkeypatch
+    page: Page, live_server, storage, monkeypatch, settings, axe_findings
 ):
     from tests.training.tiny import save_tiny_model
 
+    settings.PREFLOOP_GPU_MEMORY = "24GiB"
     save_tiny_model(storage / "models" / "tiny")
+    (storage / "models" / "large").mkdir()
+    (storage / "models" / "large" / "config.json").write_text(json.dumps(LARGE))
     woken = []
     monkeypatch.setattr("training.tasks.train.delay_on_commit", woken.append)
     project = labeled_project()
@@ -34,6 +50,16 @@ def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
     expect(page.locator("#preview")).to_contain_text("No pair to train on")
     page.get_by_label("Labels", exact=True).select_option("human")
     expect(page.locator("#preview")).not_to_contain_text("No pair to train on")
+    page.get_by_label("Base model").fill("large")
+    page.get_by_label("Batch size").fill("64")
+    page.get_by_label("Max length").fill("4096")
+    page.keyboard.press("Tab")
+    expect(page.locator("#fits-card")).to_contain_text("Does not fit")
+    assert axe_findings(page) == []
+    page.locator("#fits-card button[name=fit]").first.click()
+    expect(page.locator("#fits-card")).to_contain_text("Fits:")
+    assert Run.objects.count() == 0
+
     page.get_by_label("Base model").fill("tiny")
     page.get_by_label("Batch size").fill("4")
     page.get_by_role("button", name="Freeze the labels and train").click()
@@ -47,12 +73,12 @@ def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
     expect(page.locator("#live")).to_contain_text("Results on test pairs")
     run.refresh_from_db()
     expect(page.locator("#live")).to_contain_text(f"n {run.metrics['n']}")
-    assert page.locator(".chart canvas").count() == 3
+    assert page.locator(".chart canvas").count() == 6
     n_points = page.evaluate(
         """() => {
           const [r, g, b] = getComputedStyle(document.documentElement)
             .getPropertyValue("--chart-2").match(/[0-9a-f]{2}/gi).map((x) => parseInt(x, 16));
-          return [...document.querySelectorAll(".chart canvas")].map((canvas) => {
+          return [...document.querySelectorAll(".chart[data-test] canvas")].map((canvas) => {
             const { data } = canvas.getContext("2d")
               .getImageData(0, 0, canvas.width, canvas.height);
             let n = 0;
@@ -62,7 +88,19 @@ def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
           });
         }"""
     )
+    assert len(n_points) == 3
     assert all(n > 50 for n in n_points)  # dots and line of the test pairs, in their colour
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        assert axe_findings(page) == []
+    page.get_by_role("link", name=f"Model reward-{run.pk}").click()
+    expect(page.locator("h1")).to_contain_text(f"reward-{run.pk}")
+    assert axe_findings(page) == []
+
+    report_on_model(run.model_version.reports.get().pk)
+    page.get_by_role("link", name="Report", exact=True).click()
+    expect(page.get_by_role("heading", name="What it gets most wrong")).to_be_visible()
+    assert axe_findings(page) == []
 
 
 def test_a_dataset_is_previewed_beside_its_form_and_frozen(

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.judges.conftest import save_tiny_llama
-from tests.judges.gguf import save_gguf
+from training.ml.exporting import save_gguf
 
 ENDINGS = ("Preferred Response=", "Score=")
 

@@ -26,13 +26,13 @@ from judges.laboratory import (
     new_experiment,
     references,
 )
-from judges.ml.calibration import log_losses
 from judges.ml.config import JudgeRecipe
-from judges.ml.correction import corrected
 from judges.models import ChosenJudge, DriftCheck, Experiment, JudgeRun, Probe, Verdict
 from judges.quality import alignment
 from judges.runs import carry_out, new_run
 from judges.tasks import check_drift, run_experiment, run_judge, settle_judge
+from labeling.calibration import log_losses
+from labeling.correction import corrected
 from labeling.jobs import JobCancelled
 from labeling.models import Change, Preference, Rater
 from tests.factories import (

@@ -11,7 +11,6 @@ from judges.quality import (
     Labeled,
     alignment,
     alt_test,
-    calibration_error,
     calibration_figures,
     ceiling,
     differences,
@@ -20,13 +19,13 @@ from judges.quality import (
     holm,
     judge_figures,
     length_bias,
-    mean_of,
     per_correct,
     position_bias,
     self_preference,
     win_rate,
 )
 from labeling.agreement import BOTH_BAD, TIE, UNPARSED, A, B, Votes
+from labeling.calibration import calibration_error, mean_of
 from labeling.shares import clopper_pearson
 from tests.bench.laboratory import coverage, too_few, too_many
 

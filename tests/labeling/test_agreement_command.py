@@ -114,7 +114,7 @@ def test_votes_are_current_and_of_this_project_alone(django_assert_num_queries):
     )
     PreferenceFactory()
 
-    with django_assert_num_queries(3):  # raters, votes, number of comparisons
+    with django_assert_num_queries(4):  # raters, votes, comparisons, their number
         votes = votes_of(project)
 
     assert len(votes) == 9

@@ -99,7 +99,7 @@ def test_number_of_queries_does_not_grow_with_the_raters(client, lead, django_as
     label(lead.project, "aa")
     computed(lead.project)
     client.get(URL)
-    with django_assert_num_queries(9) as few:
+    with django_assert_num_queries(7) as few:
         client.get(URL)
     label(lead.project, "aaa", "bbb", raters=("cy", "di", "ed"))
     computed(lead.project)
@@ -428,6 +428,52 @@ def test_raters_that_were_timed_are_drawn_by_speed_and_reliability(client, lead)
     assert text.count('class="plot-point"') == 3
     assert "cy: 5" in text or "cy: 6" in text
     assert "3 seconds" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "said", "interval"),
+    [
+        (0.0, "split as they would if each rater erred alone", True),
+        (0.04, "Some comparisons are hard for everybody. On 4.0 % of 900", True),
+        (0.2, "Raters err together. On 20 % of 900", False),
+    ],
+)
+def test_the_page_says_how_far_the_model_of_raters_may_be_believed(
+    client, lead, value, said, interval
+):
+    label(lead.project, *["aaa", "bbb", "aab", "bba"] * 5, raters=("ann", "bob", "cy"))
+    report = computed(lead.project)
+    assert "four votes or more" in words_of(client.get(URL))
+    truth = report.result["truth"]
+    truth["misfit"] = {"value": value, "p_value": 0.5 if value == 0 else 0.001, "n": 900}
+    if not interval:
+        for row in truth["raters"]:
+            row["reliability"] |= {"low": None, "high": None, "why_no_interval": "They err so."}
+    truth["impossible"] = ["tie"]
+    pair = {"rater_1": "ann", "rater_2": "bob", "n": 60, "same": 0.93, "expected": 0.7}
+    truth["too_alike"] = [] if interval else [pair]
+    report.save()
+
+    text = words_of(client.get(URL))
+
+    assert said in text
+    assert (
+        "ann and bob give the same answer on 93 % of 60 comparisons; 70 % is" in text
+    ) != interval
+    assert ("wider by that much" in text) == (value == 0.04)
+    assert "No label is “equally good”" in text
+
+
+def test_a_rater_is_held_against_known_answers_where_there_are_enough(client, lead):
+    label(lead.project, *["aa", "ba"] * 8, raters=("ann", "bob"))
+    lead.project.comparisons.update(gold="a")
+    computed(lead.project)
+
+    text = words_of(client.get(URL))
+
+    assert "Known answers" in text
+    assert re.search(r"ann 16 .* 50 % \[28 %, 72 %\] n = 16", text)
+    assert re.search(r"bob 16 .* 100 % \[81 %, 100 %\] n = 16", text)
 
 
 def test_a_report_from_before_the_rater_models_is_still_shown(client, lead):

@@ -9,13 +9,17 @@ import pytest
 
 from labeling.rater_models import (
     Answers,
+    Fit,
     Parameters,
     by_crowd_kit,
     dawid_skene,
     entropies,
     majority,
+    misfit,
     one_coin,
     reliabilities,
+    too_alike,
+    weighed,
 )
 
 
@@ -194,6 +198,134 @@ def test_votes_that_nobody_else_has_judged_say_nothing_about_their_rater():
     assert rows[2]["reliability"]["value"] is None
     assert "others judged" in rows[2]["reliability"]["why"]
     assert rows[0]["side"]["value"] is None  # no order of showing is known
+
+
+# Where the model is wrong -------------------------------------------------------------------------
+
+
+def hard_for_all(seed: int, hard: float, n_items: int = 1_500) -> tuple[np.ndarray, Answers]:
+    """How often each of six raters is right, and five votes an item, some of them on items on which
+    everybody guesses and a tenth says that both are equal. No item is a tie in truth."""
+    rng = np.random.default_rng(seed)
+    truth, is_hard = rng.integers(0, 2, n_items), rng.random(n_items) < hard
+    accuracy = np.linspace(0.8, 0.95, 6)
+    rater = rng.permuted(np.tile(np.arange(6), (n_items, 1)), axis=1)[:, :5].ravel()
+    item = np.repeat(np.arange(n_items), 5)
+    right = rng.random(len(item)) < np.where(is_hard[item], 0.5, accuracy[rater])
+    label = np.where(right, truth[item], 1 - truth[item])
+    tied = is_hard[item] & (rng.random(len(item)) < 0.1)
+    label = np.where(tied, 2, label)
+    return (1 - hard) * accuracy + hard * 0.45, Answers.of(item, rater, label, n_classes=3)
+
+
+def test_a_class_that_nobody_calls_by_its_name_is_not_let_be_true():
+    known, answers = hard_for_all(1, hard=0.2)
+    alone = dawid_skene(answers)
+    assert alone.parameters.prior[2] > 0.1  # hard ones end as "ties", which a tenth calls them
+
+    fit, possible = weighed(answers)
+
+    assert possible.tolist() == [True, True, False]
+    assert (fit.posteriors[:, 2] == 0).all()
+    assert fit.posteriors.sum(axis=1) == pytest.approx(1)
+    found = [row["reliability"]["value"] for row in reliabilities(answers, fit)]
+    before = [row["reliability"]["value"] for row in reliabilities(answers, alone)]
+    assert np.abs(found - known).mean() < 0.04 < 0.06 < np.abs(before - known).mean()
+
+
+def test_true_ties_stay_ties():
+    rng = np.random.default_rng(2)
+    truth = rng.integers(0, 3, 300)
+    item, rater = np.divmod(np.arange(1_200), 4)
+    label = np.where(rng.random(1_200) < 0.7, truth[item], rng.integers(0, 3, 1_200))
+    answers = Answers.of(item, rater, label, n_classes=4)  # nobody ever says "both are bad"
+
+    fit, possible = weighed(answers)
+
+    assert possible.all()
+    assert (fit.posteriors == dawid_skene(answers).posteriors).all()
+    assert accuracy_of(truth, fit.posteriors) > 0.85
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_raters_who_err_alone_show_no_misfit_and_those_who_err_together_do(seed):
+    _truth, alone = crowd(seed, n_items=1_500)
+    _known, together = hard_for_all(seed, hard=0.3)
+
+    fine, off = misfit(alone, dawid_skene(alone)), misfit(together, weighed(together)[0])
+
+    assert fine["value"] < 0.02
+    assert fine["p_value"] > 0.01
+    assert 0.02 < off["value"] < 0.3  # no more items than are hard
+    assert off["p_value"] < 0.01
+
+
+def test_intervals_grow_by_the_misfit_and_beyond_a_tenth_there_are_none():
+    known, answers = hard_for_all(3, hard=0.1)
+    fit, _possible = weighed(answers)
+    checked = misfit(answers, fit)
+
+    plain, wider = reliabilities(answers, fit), reliabilities(answers, fit, None, checked)
+    none = reliabilities(answers, fit, None, checked | {"value": 0.11})
+
+    for before, after, refused, right in zip(plain, wider, none, known, strict=True):
+        before, after = before["reliability"], after["reliability"]
+        assert before["low"] - after["low"] == pytest.approx(checked["value"])
+        assert after["high"] == pytest.approx(min(1, before["high"] + checked["value"]))
+        assert after["low"] <= right <= after["high"]
+        assert refused["reliability"]["value"] == before["value"]
+        assert refused["reliability"]["low"] is None
+        assert "err together" in refused["reliability"]["why_no_interval"]
+
+
+@pytest.mark.parametrize(("copied", "named"), [(0.5, [(0, 1)]), (0.8, [(3, 4), (2, 4), (2, 3)])])
+def test_a_rater_who_copies_is_seen_but_not_always_as_the_one_who_does(copied, named):
+    """Who copies most of the time is taken for right, and the others then agree too often."""
+    _truth, answers = crowd(5, n_items=800, accuracy=(0.75, 0.75, 0.75, 0.85, 0.9))
+    votes = answers.label.reshape(800, 5)
+    copies = np.random.default_rng(5).random(800) < copied
+    votes[:, 1] = np.where(copies, votes[:, 0], votes[:, 1])
+    answers = Answers.of(answers.item, answers.rater, votes.ravel(), answers.shown_first)
+    fit, _possible = weighed(answers)
+
+    pairs = too_alike(answers, fit)
+    rows = reliabilities(answers, fit, None, misfit(answers, fit), alike=True)
+
+    assert [(pair["rater_1"], pair["rater_2"]) for pair in pairs] == named
+    one, other = named[0]
+    assert pairs[0]["same"] == pytest.approx((votes[:, one] == votes[:, other]).mean())
+    assert pairs[0]["same"] > pairs[0]["expected"] + 0.08
+    assert pairs[0]["n"] == 800
+    assert all(row["reliability"]["low"] is None for row in rows)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_raters_who_are_good_agree_and_are_not_too_alike(seed):
+    _truth, answers = crowd(seed, n_items=1_000, accuracy=(0.95, 0.95, 0.9, 0.6, 0.9))
+
+    assert too_alike(answers, dawid_skene(answers)) == []
+
+
+def test_three_votes_an_item_cannot_show_a_misfit():
+    _truth, answers = crowd(4, accuracy=(0.8, 0.8, 0.8), leaning=(0, 0, 0))
+
+    figure = misfit(answers, dawid_skene(answers))
+
+    assert figure["value"] is None
+    assert "four votes" in figure["why"]
+
+
+def test_a_pattern_is_expected_as_often_as_a_pencil_says():
+    # Four raters who are right with 0.8, two classes: 4-0 in 0.8^4 + 0.2^4 = 0.4112 of items,
+    # 3-1 in 4 (0.8^3 0.2 + 0.2^3 0.8) = 0.4352, 2-2 in 0.1536. All items are in full agreement.
+    table = np.tile(np.array([[0.8, 0.2], [0.2, 0.8]]), (4, 1, 1))
+    answers = answers_of([[(rater, i % 2) for rater in range(4)] for i in range(1_000)])
+    fit = dawid_skene(answers)
+    fit = Fit(fit.posteriors, Parameters(np.array([0.5, 0.5]), table), 1, True, 0.0)
+
+    figure = misfit(answers, fit)
+
+    assert figure["value"] == pytest.approx(1 - 0.4112, abs=0.03)  # less what chance makes of it
 
 
 # Against crowd-kit --------------------------------------------------------------------------------

@@ -207,13 +207,14 @@ def test_the_launch_form_takes_a_frozen_dataset(browser, project, monkeypatch):
     assert Dataset.objects.count() == 1
 
 
-def test_a_project_too_large_to_freeze_in_a_page_is_told_to_build_a_dataset(
+def test_a_project_too_large_to_count_in_a_page_leaves_the_labels_to_the_worker(
     browser, project, monkeypatch
 ):
-    monkeypatch.setattr("training.forms.FROZEN_AT_ONCE", 17)
+    monkeypatch.setattr("training.forms.COUNTED_AT_ONCE", 17)
     made = frozen(project)
     url = page("launch", "reward")
 
-    assert "18 comparisons are too many to be frozen while you wait." in text_of(browser.get(url))
+    whole = text_of(browser.get(url))
+    assert "18 comparisons are too many to be counted while you wait" in whole
     chosen = text_of(browser.get(url, {"dataset": made.sha256}))
     assert ("too many" in chosen, "Pairs 17" in chosen) == (False, True)

@@ -141,7 +141,8 @@ def test_the_form_as_it_stands_launches_a_run_with_the_recipes_defaults(as_role,
         "queued", "dpo", 0.1, True,
     )  # fmt: skip
     assert run.created_by.memberships.get().role == "lead"
-    assert run.dataset.counts["pairs"] == 16
+    assert (run.dataset, run.labels["labels"]) == (None, "mixed")
+    assert "those of now, not frozen yet" in text_of(lead.get(response.url))
 
 
 @pytest.mark.parametrize(
@@ -357,11 +358,11 @@ def test_the_list_takes_as_many_queries_for_three_runs_as_for_one(
         )
 
     add_run("one")
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         viewer.get(page("list"))
     add_run("two")
     add_run("three")
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         viewer.get(page("list"))
 
 

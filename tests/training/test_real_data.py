@@ -54,3 +54,29 @@ def test_longer_wins_in_44_percent_of_the_harmless_pairs(shared_data, capsys):
     assert longer["n"] == 1722
     assert longer["value"] == pytest.approx(0.44, abs=0.01)
     assert {p.prompt_id for p in train}.isdisjoint({p.prompt_id for p in test})
+
+
+def test_real_pairs_are_read_whole_with_the_baselines_of_the_reference_figures(shared_data):
+    from tests.real_pairs import hh_rlhf, ukp_strict
+    from training.ml.data import n_chars
+    from training.ml.evaluation import share_right
+
+    figures = json.loads((shared_data / "reference_figures.json").read_text())["datasets"]
+
+    for half in ("harmless", "helpful"):
+        sides = {split: hh_rlhf(shared_data, half, split) for split in ("train", "test")}
+        for split, pairs in sides.items():
+            known = figures["hh-rlhf"]["splits"][f"{half} {split}"]
+            assert len(pairs) == known["pairs"]
+            longer = [n_chars(p.chosen) - n_chars(p.rejected) for p in pairs]
+            # The files' last turn is a whole shared prompt's answer in most records, not in all.
+            assert share_right(longer)["value"] == pytest.approx(
+                known["longer_response_preferred"], abs=0.01
+            )
+        prompts = [{p.prompt_id for p in pairs} for pairs in sides.values()]
+        assert prompts[0].isdisjoint(prompts[1])
+    debates = [debate for debate, _pair in ukp_strict(shared_data)]
+    known = figures["ukpconvarg1"]["strict_pairs"]["linear_bt_leave_one_debate_out"]
+    assert {name: debates.count(name) for name in known} == {
+        n: f["pairs"] for n, f in known.items()
+    }

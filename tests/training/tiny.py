@@ -15,7 +15,7 @@ SENTENCES = [
 ]
 
 
-def save_tiny_model(folder: Path, *, hidden_size: int = 32) -> Path:
+def save_tiny_model(folder: Path, *, hidden_size: int = 32, layers: int = 2) -> Path:
     """Write model and tokenizer to the folder; the weights are random but always the same."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -38,7 +38,7 @@ def save_tiny_model(folder: Path, *, hidden_size: int = 32) -> Path:
         vocab_size=len(wrapped),
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=256,
         pad_token_id=wrapped.pad_token_id,

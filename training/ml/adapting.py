@@ -1,6 +1,7 @@
 """A base model made trainable by a recipe's method, its optimizer, and its weights on the disk."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,18 @@ import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from training.ml.config import Recipe, targets
+from training.ml.config import Recipe, is_target, targets
 from training.ml.galore import GaLoreAdamW
-from training.ml.loading import HEADS, MADE_BY, adapter_config, device
+from training.ml.loading import (
+    HEADS,
+    LANGUAGE_HEADS,
+    MADE_BY,
+    UNSCALED,
+    adapter_config,
+    device,
+    load_causal,
+    load_scorer,
+)
 from training.ml.methods import IN_4_BITS, WHOLE
 
 NETWORK = "network.safetensors"
@@ -48,7 +58,8 @@ def optimizer_of(model: Any, recipe: Recipe) -> GaLoreAdamW | None:
         module.weight
         for name, module in model.named_modules()
         if type(module).__name__ in ("Linear", "Conv1D")
-        and (name.rsplit(".", 1)[-1] in wanted if isinstance(wanted, list) else not _is_head(name))
+        and not _is_head(name)
+        and is_target(name, wanted)
     ]
     known = {id(weight) for weight in projected}
     others = [p for p in model.parameters() if id(p) not in known]
@@ -63,12 +74,44 @@ def optimizer_of(model: Any, recipe: Recipe) -> GaLoreAdamW | None:
 
 
 def save_start(model: Any, recipe: Recipe, folder: Path) -> None:
-    """Keep what PiSSA's matrices were before the first step; the other methods need nothing.
+    """Bring LoftQ's matrices to their start, and keep PiSSA's, which its end needs; the other
+    methods need neither.
 
     Every start of a run finds the same matrices anew, so a resumed run may write them again.
     """
+    if recipe.method == "loftq":
+        base = model.get_base_model()
+        load = load_scorer if any(hasattr(base, head) for head in HEADS) else load_causal
+        with torch.random.fork_rng():  # a new head is drawn and thrown away
+            start_loftq(model, load(recipe.base_model, dtype=recipe.dtype))
     if recipe.method == "pissa":
         model.save_pretrained(folder / "start", save_embedding_layers=False)
+
+
+@torch.no_grad()
+def start_loftq(model: Any, whole: Any) -> None:
+    """Matrices that give a base in 4 bits back what it lost: of W − Q the main directions.
+
+    With them the layer says Q + s·BA, s = alpha / rank, the nearest of that rank to W. (PEFT has
+    this too, but for a GPU alone, and for s = 1.)
+
+    Args: whole: the same base with its weights as they are.
+    Source: Li et al. 2023, "LoftQ", arXiv:2310.08659, eq. 6 and 7, one round of its algorithm 1.
+    """
+    from bitsandbytes.functional import dequantize_4bit  # for methods in 4 bits alone
+
+    originals = dict(whole.named_modules())
+    for name, layer in model.get_base_model().named_modules():
+        if "default" not in getattr(layer, "lora_A", ()):
+            continue
+        original = originals[name].weight
+        if type(originals[name]).__name__ == "Conv1D":  # it keeps its weight lying down
+            original = original.T
+        rounded = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        left, sizes, right = torch.linalg.svd((original - rounded).float(), full_matrices=False)
+        rank, root = layer.r["default"], sizes[: layer.r["default"]].sqrt()
+        layer.lora_A["default"].weight.copy_(root[:, None] * right[:rank])
+        layer.lora_B["default"].weight.copy_(left[:, :rank] * root / layer.scaling["default"])
 
 
 def save_network(model: Any, recipe: Recipe, checkpoint: Path) -> None:
@@ -102,7 +145,26 @@ def save_model(model: Any, recipe: Recipe, folder: Path) -> None:
         model.save_pretrained(place)
     if recipe.method == "pissa":
         _as_lora(place, folder / "start")
-    (place / MADE_BY).write_text(json.dumps({"method": recipe.method}))
+    made: dict[str, Any] = {"method": recipe.method}
+    if recipe.rope_scaling != UNSCALED[0]:
+        made["rope"] = (recipe.rope_scaling, recipe.rope_factor)
+    (place / MADE_BY).write_text(json.dumps(made))
+
+
+def save_members(folder: Path, n: int) -> None:
+    """One model in `folder`/model of the members that were trained under `folder`/members: the
+    first one's files, the others in folders of their own beside them."""
+    place = folder / "model"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(folder / "members" / "0" / "model", place)
+    for member in range(1, n):
+        source = folder / "members" / str(member) / "model"
+        own = place / f"member-{member}"
+        own.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copy(source / name, own / name)
+    made = json.loads((place / MADE_BY).read_text())
+    (place / MADE_BY).write_text(json.dumps(made | {"members": n}))
 
 
 def _as_lora(place: Path, start: Path) -> None:
@@ -126,4 +188,4 @@ def _as_lora(place: Path, start: Path) -> None:
 
 
 def _is_head(name: str) -> bool:
-    return name.rsplit(".", 1)[-1] in (*HEADS, "lm_head")
+    return name.rpartition(".")[2] in (*HEADS, *LANGUAGE_HEADS)

@@ -6,7 +6,10 @@ The texts beside the fields are the help that the launch form and the `train` co
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import Any
+
+MOST_MEMBERS = 16
 
 
 def gettext_noop(text: str) -> str:
@@ -21,6 +24,7 @@ METHODS = {
     "dora": gettext_noop("DoRA: length and direction apart"),
     "rslora": gettext_noop("rsLoRA: scale for high ranks"),
     "pissa": gettext_noop("PiSSA: starts at the main directions"),
+    "loftq": gettext_noop("LoftQ: base in 4 bits, starts at what they lose"),
     "ia3": gettext_noop("(IA)³: one factor for each output"),
     "prompt": gettext_noop("Prompt tuning: learned words in front"),
     "prefix": gettext_noop("Prefix tuning: learned keys and values"),
@@ -40,6 +44,8 @@ SCHEDULERS = {
     "cosine": gettext_noop("cosine to zero"),
     "constant_with_warmup": gettext_noop("constant"),
 }
+TRACKERS = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "trackio": "Trackio"}
+"""Where a run's numbers may go besides its page, by the name of the package: `ml/trackers.py`."""
 IMITATE = {
     "chosen": gettext_noop("Every chosen response"),
     "unbeaten": gettext_noop("Chosen responses that no other one was preferred to"),
@@ -47,8 +53,37 @@ IMITATE = {
 }
 
 
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+REWARD_LOSSES = {
+    "pairs": gettext_noop("Pairs: soft or hard labels"),
+    "margin": gettext_noop("Pairs kept apart by their strength"),
+    "scaled": gettext_noop("Pairs that weigh as much as their strength"),
+    "ratings": gettext_noop("Ratings of single responses, from strengths or an aspect"),
+}
+POLICY_LOSSES = {
+    "sigmoid": gettext_noop("DPO: soft or hard labels"),
+    "robust": gettext_noop("Robust DPO: a known share of labels is wrong"),
+    "ipo": gettext_noop("IPO: a fixed distance, means over tokens"),
+    "hinge": gettext_noop("Hinge: pairs apart enough teach no more"),
+    "length": gettext_noop("R-DPO: responses charged for their length"),
+    "simpo": gettext_noop("SimPO: no reference, with a margin"),
+    "orpo": gettext_noop("ORPO: imitation and odds, no reference"),
+    "kto": gettext_noop("KTO: single responses, good or bad"),
+}
+NO_REFERENCE = ("simpo", "orpo")
+"""Losses that look at the policy alone."""
+SOFT_LABELS = {
+    "kept": gettext_noop("Kept: ties are pulled together"),
+    "certainty": gettext_noop("As hard labels that weigh |2q − 1|: ties drop out"),
+}
+ROPE_SCALINGS = {
+    "none": gettext_noop("as the model is"),
+    "linear": gettext_noop("linear: positions closer together"),
+    "yarn": gettext_noop("YaRN: fine differences kept"),
+}
+
+
+def _setting(default: Any, text: str, choices: Mapping[str, str] | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +92,45 @@ class RewardRecipe:
 
     base_model: str
     """Hub id or local folder of a causal language model; its head is replaced by a score."""
+    loss: str = _setting(
+        "pairs",
+        gettext_noop(
+            "What is learned from the labels. Margins and strengths want hard labels, and answers "
+            "with a strength."
+        ),
+        REWARD_LOSSES,
+    )
+    margin_size: float = _setting(
+        1.0,
+        gettext_noop(
+            "Distance in reward that the strongest preference is to keep, weaker ones a part of it "
+            "(Llama 2: 1 or 3)."
+        ),
+    )
+    rating_of: str = _setting(
+        "strength",
+        gettext_noop("Ratings: from the strength of preferences, or the name of an aspect."),
+    )
+    soft_labels: str = _setting(
+        "kept", gettext_noop("What becomes of a label that is not certain."), SOFT_LABELS
+    )
+    label_smoothing: float = _setting(
+        0.0, gettext_noop("Share of the labels taken to be wrong, below 0.5; 0 trusts them all.")
+    )
+    length_debias: bool = _setting(
+        False,
+        gettext_noop(
+            "A logistic regression on length explains what it can of the labels first; the rewards "
+            "learn the rest."
+        ),
+    )
+    members: int = _setting(
+        1,
+        gettext_noop(
+            "Reward models beside one base, each with its own seed: the mean is the reward, the "
+            "spread its doubt."
+        ),
+    )
     method: str = _setting(
         "lora",
         gettext_noop(
@@ -69,14 +143,24 @@ class RewardRecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -123,6 +207,36 @@ class RewardRecipe:
     gradient_checkpointing: bool = _setting(
         False, gettext_noop("Less memory, about a quarter slower.")
     )
+    batch_tokens: int = _setting(
+        0,
+        gettext_noop(
+            "Tokens held in memory at once, padding included, however many pairs that are; 0: "
+            "batch_size pairs. A step learns the same pairs either way."
+        ),
+    )
+    group_by_length: bool = _setting(
+        True, gettext_noop("Pairs of like length share a step, so that less padding is computed.")
+    )
+    rope_scaling: str = _setting(
+        "none",
+        gettext_noop("A longer context than the base was made for, by scaling its positions."),
+        ROPE_SCALINGS,
+    )
+    rope_factor: float = _setting(2.0, gettext_noop("How many times the context is stretched."))
+    validation_share: float = _setting(
+        0.0,
+        gettext_noop(
+            "Share of the training prompts kept apart to choose the best weights by; the test "
+            "pairs choose nothing."
+        ),
+    )
+    early_stopping: int = _setting(
+        0,
+        gettext_noop(
+            "Measurements without a lower loss on the validation pairs after which the run ends; "
+            "0: never. The best weights are kept."
+        ),
+    )
     center_rewards: float = _setting(
         0.0,
         gettext_noop("Weight of (r1 + r2)², which centres the rewards; 0.01 is usual, 0 is off."),
@@ -135,6 +249,22 @@ class RewardRecipe:
 
     def __post_init__(self) -> None:
         check(self)
+        check_pairs(self)
+        if self.margin_size < 0 or self.center_rewards < 0:
+            raise ValueError("margin_size and center_rewards must not be negative")
+        if not self.rating_of:
+            raise ValueError("rating_of must be strength, or the name of an aspect")
+        if not 1 <= self.members <= MOST_MEMBERS:
+            raise ValueError(f"members must lie between 1 and {MOST_MEMBERS}")
+        if self.loss == "ratings":
+            for name, unused in (("label_smoothing", 0.0), ("length_debias", False)):
+                if getattr(self, name) != unused:
+                    raise ValueError(f"{name} changes labels of pairs; ratings have none")
+        if self.label_smoothing and self.loss == "margin":
+            raise ValueError(
+                "label_smoothing makes labels soft, which a margin does not go with: the best "
+                "distance of a soft label is its log-odds already"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +273,34 @@ class DPORecipe:
 
     base_model: str
     """Where the policy starts and, with the adapter off, the reference model."""
+    loss: str = _setting("sigmoid", gettext_noop("What is learned from the labels."), POLICY_LOSSES)
     beta: float = _setting(
         0.1,
         gettext_noop(
             "Pull towards the reference model; larger stays closer (Rafailov et al. 2023, eq. 7)."
+        ),
+    )
+    label_smoothing: float = _setting(
+        0.0,
+        gettext_noop(
+            "Share of the labels taken to be wrong, below 0.5: conservative DPO; with the robust "
+            "loss its ε."
+        ),
+    )
+    simpo_gamma: float = _setting(
+        1.0, gettext_noop("SimPO: distance that β · mean log-probability is to keep.")
+    )
+    orpo_weight: float = _setting(0.1, gettext_noop("ORPO: weight of the odds beside imitation."))
+    length_charge: float = _setting(
+        0.01, gettext_noop("R-DPO: what a token more costs, in units of β · log-ratio.")
+    )
+    kto_desirable: float = _setting(1.0, gettext_noop("KTO: weight of good responses."))
+    kto_undesirable: float = _setting(1.0, gettext_noop("KTO: weight of bad responses."))
+    precompute_reference: bool = _setting(
+        True,
+        gettext_noop(
+            "Ask the reference model once, before the first step, and keep its numbers with the "
+            "run: less memory, and one forward pass less in each step."
         ),
     )
     method: str = _setting(
@@ -161,14 +315,24 @@ class DPORecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -211,6 +375,36 @@ class DPORecipe:
     gradient_checkpointing: bool = _setting(
         False, gettext_noop("Less memory, about a quarter slower.")
     )
+    batch_tokens: int = _setting(
+        0,
+        gettext_noop(
+            "Tokens held in memory at once, padding included, however many pairs that are; 0: "
+            "batch_size pairs. A step learns the same pairs either way."
+        ),
+    )
+    group_by_length: bool = _setting(
+        True, gettext_noop("Pairs of like length share a step, so that less padding is computed.")
+    )
+    rope_scaling: str = _setting(
+        "none",
+        gettext_noop("A longer context than the base was made for, by scaling its positions."),
+        ROPE_SCALINGS,
+    )
+    rope_factor: float = _setting(2.0, gettext_noop("How many times the context is stretched."))
+    validation_share: float = _setting(
+        0.0,
+        gettext_noop(
+            "Share of the training prompts kept apart to choose the best weights by; the test "
+            "pairs choose nothing."
+        ),
+    )
+    early_stopping: int = _setting(
+        0,
+        gettext_noop(
+            "Measurements without a lower loss on the validation pairs after which the run ends; "
+            "0: never. The best weights are kept."
+        ),
+    )
     eval_every: int = _setting(
         0, gettext_noop("Steps between measurements on test pairs; 0: ten in a run.")
     )
@@ -219,8 +413,22 @@ class DPORecipe:
 
     def __post_init__(self) -> None:
         check(self)
+        check_pairs(self)
         if self.beta <= 0:
             raise ValueError("beta must be above 0")
+        for name in ("simpo_gamma", "orpo_weight", "length_charge"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")
+        for name in ("kto_desirable", "kto_undesirable"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")
+        if self.label_smoothing and self.loss == "kto":
+            raise ValueError("label_smoothing changes labels of pairs; KTO learns single responses")
+        if self.label_smoothing and self.loss == "simpo" and self.simpo_gamma:
+            raise ValueError(
+                "label_smoothing makes labels soft, which SimPO's margin does not go with; set "
+                "simpo_gamma to 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,14 +475,24 @@ class SFTRecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -320,6 +538,12 @@ class SFTRecipe:
     gradient_checkpointing: bool = _setting(
         False, gettext_noop("Less memory, about a quarter slower.")
     )
+    rope_scaling: str = _setting(
+        "none",
+        gettext_noop("A longer context than the base was made for, by scaling its positions."),
+        ROPE_SCALINGS,
+    )
+    rope_factor: float = _setting(2.0, gettext_noop("How many times the context is stretched."))
     eval_every: int = _setting(
         0, gettext_noop("Steps between measurements on test responses; 0: ten in a run.")
     )
@@ -366,14 +590,24 @@ class PretrainRecipe:
         16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
     )
     lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+        32,
+        gettext_noop(
+            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
+            "alpha / √rank."
+        ),
     )
     lora_dropout: float = _setting(
-        0.0, gettext_noop("Share of adapter inputs dropped while training.")
+        0.0,
+        gettext_noop(
+            "Share of the adapters' inputs that is hidden while training, against over-fitting."
+        ),
     )
     target_modules: str = _setting(
         "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+        gettext_noop(
+            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
+            "layers.1?.*.q_proj or mlp.*"
+        ),
     )
     virtual_tokens: int = _setting(
         20,
@@ -419,6 +653,12 @@ class PretrainRecipe:
     gradient_checkpointing: bool = _setting(
         False, gettext_noop("Less memory, about a quarter slower.")
     )
+    rope_scaling: str = _setting(
+        "none",
+        gettext_noop("A longer context than the base was made for, by scaling its positions."),
+        ROPE_SCALINGS,
+    )
+    rope_factor: float = _setting(2.0, gettext_noop("How many times the context is stretched."))
     eval_every: int = _setting(
         0, gettext_noop("Steps between measurements on test texts; 0: ten in a run.")
     )
@@ -449,6 +689,12 @@ def check(recipe: Recipe) -> None:
             raise ValueError(
                 f"{name} is {getattr(recipe, name)!r}; it must be one of {', '.join(choices)}"
             )
+    for setting in fields(recipe):
+        allowed, value = setting.metadata.get("choices"), getattr(recipe, setting.name)
+        if allowed and value not in allowed:
+            raise ValueError(f"{setting.name} is {value!r}; it must be one of {', '.join(allowed)}")
+    if not 1 < recipe.rope_factor <= 64:
+        raise ValueError("rope_factor must lie above 1, up to 64")
     at_least_one = ("lora_rank", "lora_alpha", "virtual_tokens", "galore_rank", "galore_gap")
     for name in (*at_least_one, "batch_size", "gradient_accumulation", "max_length"):
         if getattr(recipe, name) < 1:
@@ -473,10 +719,41 @@ def check(recipe: Recipe) -> None:
         raise ValueError("target_modules names no layer; write all-linear or names of layers")
 
 
+def check_pairs(recipe: RewardRecipe | DPORecipe) -> None:
+    """Raises: ValueError naming the first setting of a recipe on pairs that makes no sense."""
+    for setting in fields(recipe):
+        choices = setting.metadata.get("choices")
+        value = getattr(recipe, setting.name)
+        if choices and value not in choices:
+            raise ValueError(f"{setting.name} is {value!r}; it must be one of {', '.join(choices)}")
+    if not 0 <= recipe.label_smoothing < 0.5:
+        raise ValueError("label_smoothing must lie in [0, 0.5)")
+    if not 0 <= recipe.validation_share < 1:
+        raise ValueError("validation_share must lie in [0, 1)")
+    for name in ("batch_tokens", "early_stopping"):
+        if not 0 <= getattr(recipe, name) < 2**31:
+            raise ValueError(f"{name} must lie between 0 and {2**31 - 1}")
+    if recipe.early_stopping and not recipe.validation_share:
+        raise ValueError(
+            "early_stopping chooses by validation pairs: set validation_share too, such as 0.1"
+        )
+
+
 def targets(recipe: Recipe) -> str | list[str]:
-    """The layers that get adapters, as PEFT wants them: "all-linear" or a list of names."""
+    """The layers that are adapted: "all-linear" or a list of names and patterns, see is_target."""
     names = [name.strip() for name in recipe.target_modules.split(",") if name.strip()]
     return "all-linear" if names == ["all-linear"] else names
+
+
+def is_target(layer: str, wanted: str | list[str]) -> bool:
+    """Whether a layer, by its path such as layers.3.self_attn.q_proj, is among the targets.
+
+    A name or a pattern (* for anything, ? for a character, [ab] for one of some) stands for every
+    layer whose path ends like it: "q_proj", "mlp.*", "layers.[0-3].*".
+    """
+    if isinstance(wanted, str):
+        return True
+    return any(fnmatchcase(f".{layer}", f"*.{end}") for end in wanted)
 
 
 def make_recipe(kind: str, settings: Mapping[str, Any]) -> Recipe:
@@ -491,14 +768,15 @@ def make_recipe(kind: str, settings: Mapping[str, Any]) -> Recipe:
     for name, value in settings.items():
         if name not in known:
             raise ValueError(f"{kind} has no setting {name!r}; it has {', '.join(known)}")
-        values[name] = _typed(name, value, known[name].type)
+        values[name] = typed(name, value, known[name].type)
     for name, setting in known.items():
         if setting.default is MISSING and not values.get(name):
             raise ValueError(f"{kind} wants {name}")
     return RECIPES[kind](**values)
 
 
-def _typed(name: str, value: Any, kind: Any) -> Any:
+def typed(name: str, value: Any, kind: Any) -> Any:
+    """The value of a setting as its kind. Raises: ValueError that names the setting."""
     if kind is bool:
         text = str(value).lower()
         if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):

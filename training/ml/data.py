@@ -1,10 +1,11 @@
 """Conversations and texts to tokens: through the tokenizer's chat template, never truncated."""
 
+import hashlib
 import json
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
@@ -46,6 +47,12 @@ class Pair:
     """How much it counts in the loss."""
     demonstration: bool = False
     """Whether a rater wrote the chosen response, as a better answer."""
+    strength: float | None = None
+    """How much better, from 0 to 3 (1 slightly, 2 clearly, 3 much); None if nobody said."""
+    aspects: dict[str, float] | None = None
+    """By aspect, how far it speaks for the chosen response, from −1 to 1."""
+    ratings: tuple[float, float] | None = None
+    """Of the chosen and of the rejected response, where single responses are learned."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,16 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Single:
+    """A response that is good or bad by itself, without another beside it."""
+
+    prompt: Messages
+    response: Messages
+    desirable: bool
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class TokenPair:
     """A pair as token ids. The prompt's are followed by either response's."""
 
@@ -71,6 +88,8 @@ class TokenPair:
     comparison: str
     prob: float = 1.0
     weight: float = 1.0
+    strength: float | None = None
+    ratings: tuple[float, float] | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -173,6 +192,8 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenPair:
         comparison=pair.comparison,
         prob=pair.prob,
         weight=pair.weight,
+        strength=pair.strength,
+        ratings=pair.ratings,
     )
 
 
@@ -197,6 +218,76 @@ def tokenize_pairs(
         else:
             too_long += 1
     return fitting, LeftOut(too_long=too_long, empty=empty)
+
+
+def kept_apart(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """(train, validation): a share of the prompts, drawn by their hash, goes to validation whole.
+
+    Raises: ValueError if a share above 0 leaves one of them without a pair.
+    """
+    if not share:
+        return list(pairs), []
+    sides: tuple[list[Pair], list[Pair]] = ([], [])
+    for pair in pairs:
+        prompt = pair.prompt_id or json.dumps(pair.prompt, sort_keys=True)
+        digest = hashlib.sha256(f"validation:{seed}:{prompt}".encode()).digest()
+        sides[int.from_bytes(digest[:8]) / 2**64 < share].append(pair)
+    for side, what in zip(sides, ("for training", "for validation"), strict=True):
+        if not side:
+            raise ValueError(f"validation_share of {share} leaves no pair {what}")
+    return sides
+
+
+def rated(pairs: Sequence[Pair], rating_of: str = "strength") -> list[Pair]:
+    """The pairs with a rating in [−1, 1] of both responses: the mean, over the pairs in which a
+    response stands, of how far they speak for it. That is the strength over 3, negative where it
+    was rejected; or the answers to the aspect that `rating_of` names. A pair without either says
+    nothing, and is left out if nothing is said of one of its responses.
+    """
+    said: dict[str, list[float]] = {}
+    keys = [(_key(p.prompt, p.chosen), _key(p.prompt, p.rejected)) for p in pairs]
+    for pair, sides in zip(pairs, keys, strict=True):
+        lead = None if pair.strength is None else pair.strength / 3
+        if rating_of != "strength":
+            lead = (pair.aspects or {}).get(rating_of)
+        for key, sign in zip(sides, (1, -1), strict=True):
+            if lead is not None:
+                said.setdefault(key, []).append(sign * lead)
+    mean = {key: sum(values) / len(values) for key, values in said.items()}
+    return [
+        replace(pair, ratings=(mean[chosen], mean[rejected]))
+        for pair, (chosen, rejected) in zip(pairs, keys, strict=True)
+        if chosen in mean and rejected in mean
+    ]
+
+
+def to_singles(pairs: Sequence[Pair]) -> list[Single]:
+    """Single responses, each once: good where it is the better one more often than not, by the
+    labels and weights of its pairs, else bad. Its weight is the mean of theirs; one that is as
+    often better as worse is left out.
+    """
+    found: dict[str, tuple[Messages, Messages, list[tuple[float, float]]]] = {}
+    for pair in pairs:
+        for response, prob in ((pair.chosen, pair.prob), (pair.rejected, 1 - pair.prob)):
+            key = _key(pair.prompt, response)
+            found.setdefault(key, (pair.prompt, response, []))[2].append((prob, pair.weight))
+    singles = []
+    for prompt, response, said in found.values():
+        weight = sum(w for _prob, w in said)
+        lead = sum(w * (2 * prob - 1) for prob, w in said)
+        if abs(lead) > 1e-9 * max(1.0, weight):
+            singles.append(Single(prompt, response, lead > 0, weight / len(said)))
+    return singles
+
+
+def tokenize_singles(
+    singles: Sequence[Single], tokenizer: Any, max_length: int
+) -> tuple[list[tuple[TokenExample, bool]], LeftOut]:
+    """Token ids of the responses that can be trained on, and whether each is good; and how many
+    were left out, and why."""
+    examples = [Example(s.prompt, s.response, str(n), s.weight) for n, s in enumerate(singles)]
+    tokens, left_out = tokenize_examples(examples, tokenizer, max_length)
+    return [(token, singles[int(token.unit)].desirable) for token in tokens], left_out
 
 
 def to_imitate(pairs: Sequence[Pair], imitate: str) -> tuple[list[Example], dict[str, int]]:

@@ -1,46 +1,86 @@
-"""DPO: a policy learned from pairs without a reward model (TRL's DPOTrainer).
+"""DPO and its kin: a policy learned from pairs, or from single good and bad responses, without a
+reward model.
 
-The reference model is the policy with its adapter off, so the base is in memory once; a second copy
-is held for the methods that have nothing to turn off.
+The reference model is the one that a run starts from. It is asked once, before there is an
+adapter, and its numbers are kept with the run; asked live, it is the policy with its adapter off,
+or a second copy for the methods that have nothing to turn off.
 """
 
 import contextlib
+import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import PrinterCallback, set_seed
-from trl import DPOConfig, DPOTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
-from trl.trainer.utils import disable_dropout_in_model
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import set_seed
 
-from training.ml.adapting import optimizer_of, optimizer_words, save_model, save_start
-from training.ml.config import DPORecipe
-from training.ml.data import Pair, TokenPair, tokenize_pairs
+from training.ml.adapting import (
+    adapted,
+    optimizer_of,
+    optimizer_words,
+    save_model,
+    save_start,
+)
+from training.ml.batches import parts_of, steps_of, useful_share
+from training.ml.config import NO_REFERENCE, DPORecipe
+from training.ml.data import (
+    LeftOut,
+    Pair,
+    TokenExample,
+    TokenPair,
+    kept_apart,
+    longest_first,
+    to_singles,
+    tokenize_pairs,
+    tokenize_singles,
+)
 from training.ml.evaluation import pair_metrics
 from training.ml.loading import (
-    adapter_config,
     load_causal,
     load_tokenizer,
     longest_allowed,
     n_parameters,
     number_format,
     train_in_float32,
+    without_dropout,
 )
-from training.ml.logprobs import response_logps
-from training.ml.losses import LABEL_COLUMNS, add_labels, label_columns, soft_pair_loss
-from training.ml.methods import WHOLE, needs_reference_copy, virtual_tokens
+from training.ml.logprobs import batch_logps, response_batch
+from training.ml.loop import Batch, LossOf, StepTrainer
+from training.ml.losses import (
+    expected,
+    hinge_loss,
+    ipo_loss,
+    kto_baseline,
+    kto_loss,
+    label_columns,
+    length_regularised_loss,
+    log_odds,
+    odds_ratio_loss,
+    robust_loss,
+    sigmoid_loss,
+    simpo_loss,
+    smoothed,
+)
+from training.ml.methods import needs_reference_copy, virtual_tokens
+from training.ml.objectives import suiting
 from training.ml.steps import (
     OnStep,
     ReportSteps,
     n_steps,
+    pair_summary,
     quiet_trainer,
     resume_point,
     trainer_settings,
 )
+
+Rows = list[tuple[list[int], list[int]]]
+"""Token ids of prompts and of the responses to them."""
 
 
 @quiet_trainer()
@@ -56,113 +96,409 @@ def train(
     Called again on the same folder, it goes on from the last checkpoint and ends with the same
     weights as an unbroken run.
 
-    Returns: pair_metrics of the implicit reward β·(log π/π_ref) on the test pairs;
+    Returns: pair_metrics of the implicit rewards (see `implicit_rewards`) on the test pairs;
         chosen_logp_change and rejected_logp_change, mean nats per response against the reference
-        (a falling chosen one is likelihood displacement); and n_train, n_steps,
-        max_length (the model's context, where that is less than asked), too_long_train,
-        too_long_test, empty, trained_parameters, parameters, optimizer, seconds.
-    Raises: ModelMissing; ValueError if no training pair fits `max_length`; whatever on_step raises.
+        (a falling chosen one is likelihood displacement); and n_train, n_validation, n_steps,
+        best_step, max_length (the model's context, where that is less than asked), too_long_train,
+        too_long_test, empty, useful_tokens (share of what was computed that is no padding),
+        trained_parameters, parameters, optimizer, seconds.
+    Raises: ModelMissing; ValueError if no training pair fits `max_length`, or the labels do not
+        suit the loss; whatever on_step raises.
     """
     began = time.monotonic()
     tokenizer = load_tokenizer(recipe.base_model)
+    rope = (recipe.rope_scaling, recipe.rope_factor)
     limit = longest_allowed(
-        recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe)
+        recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe), rope=rope
     )
-    train_tokens, left_out_train = tokenize_pairs(train, tokenizer, limit)
+    suiting(recipe, train)
+    own, validation = kept_apart(train, recipe.validation_share, recipe.seed)
+    # A tie says nothing about which response the policy should put ahead.
+    clear = [pair for pair in validation if pair.prob > 0.5]
+    valid_tokens, left_out_valid = tokenize_pairs(clear, tokenizer, limit)
+    if validation and not valid_tokens:
+        raise ValueError(f"validation_share leaves no pair that fits max_length={limit}")
     test_tokens, left_out_test = tokenize_pairs(test, tokenizer, limit)
-    if not train_tokens:
-        raise ValueError(f"no training pair of {len(train)} fits max_length={limit}")
+    rows: _Pairs | _Singles
+    left_out_train: LeftOut
+    if recipe.loss == "kto":
+        singles, left_out_train = tokenize_singles(to_singles(own), tokenizer, limit)
+        rows = _Singles(recipe, singles, mismatched(singles, limit), tokenizer.pad_token_id)
+    else:
+        pairs, left_out_train = tokenize_pairs(own, tokenizer, limit)
+        rows = _Pairs(recipe, pairs, tokenizer.pad_token_id)
+    lengths, sizes = rows.lengths, rows.sizes
+    if not lengths:
+        raise ValueError(f"no training pair of {len(own)} fits max_length={limit}")
 
     set_seed(recipe.seed)  # the adapters start at random
-    base = load_causal(recipe.base_model, method=recipe.method, dtype=recipe.dtype)
-    disable_dropout_in_model(base)
+    base = load_causal(recipe.base_model, method=recipe.method, dtype=recipe.dtype, rope=rope)
+    without_dropout(base)
+    # The base as it is now is the reference, whatever the method makes of it.
+    held_out: dict[int, tuple[float, float]] = {}
+    for side in (valid_tokens, test_tokens):
+        ordered = longest_first(side)
+        for start in range(0, len(ordered), recipe.batch_size):  # the batches of ReportSteps
+            part = ordered[start : start + recipe.batch_size]
+            held_out |= zip(
+                map(id, part),
+                pair_logps(base.eval(), tokenizer, part, recipe.dtype),
+                strict=True,
+            )
     copy = None
-    if needs_reference_copy(recipe.method):
-        copy = load_causal(recipe.base_model, dtype=recipe.dtype).eval().requires_grad_(False)
-    total = n_steps(recipe, len(train_tokens))
-    reference: dict[int, tuple[float, float]] = {}
+    if recipe.loss not in NO_REFERENCE and recipe.precompute_reference:
+        rows.reference = reference_logps(
+            base, rows.asked, tokenizer.pad_token_id, recipe, folder / "reference.safetensors"
+        )
+    elif recipe.loss not in NO_REFERENCE and needs_reference_copy(recipe.method):
+        copy = load_causal(recipe.base_model, dtype=recipe.dtype, rope=rope)
+        copy = copy.eval().requires_grad_(False)
+    model = adapted(base, recipe, task="CAUSAL_LM")
+    total = n_steps(recipe, len(lengths))
     log_ratios: dict[int, tuple[float, float]] = {}
+    rewards: dict[int, tuple[float, float]] = {}
 
     def margins(pairs: Sequence[TokenPair]) -> list[float]:
-        """Implicit rewards, chosen minus rejected. The reference never changes: asked once."""
-        now = _logps(trainer.model, tokenizer, pairs, recipe.dtype)
-        if any(id(pair) not in reference for pair in pairs):
-            with reference_model(trainer.model, copy) as frozen:
-                then = _logps(frozen, tokenizer, pairs, recipe.dtype)
-            reference.update(zip(map(id, pairs), then, strict=True))
-        found = []
-        for pair, (chosen, rejected) in zip(pairs, now, strict=True):
-            up, down = chosen - reference[id(pair)][0], rejected - reference[id(pair)][1]
-            log_ratios[id(pair)] = (up, down)
-            found.append(recipe.beta * (up - down))
-        return found
+        now = pair_logps(model, tokenizer, pairs, recipe.dtype)
+        logps, before = torch.tensor(now), torch.tensor([held_out[id(pair)] for pair in pairs])
+        n_tokens = torch.tensor([(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs])
+        implied = implicit_rewards(recipe, logps, before, n_tokens)  # (pairs, 2)
+        for pair, ratio, reward in zip(
+            pairs, (logps - before).tolist(), implied.tolist(), strict=True
+        ):
+            log_ratios[id(pair)], rewards[id(pair)] = tuple(ratio), tuple(reward)
+        return (implied[:, 0] - implied[:, 1]).tolist()
 
-    report = ReportSteps(
+    steps = steps_of(
+        lengths,
+        recipe.batch_size * recipe.gradient_accumulation,
+        total,
+        recipe.seed,
+        by_length=recipe.group_by_length,
+    )
+
+    def places(step: Sequence[int]) -> list[list[int]]:
+        found = parts_of(
+            [lengths[at] for at in step],
+            most_rows=recipe.batch_size,
+            most_tokens=recipe.batch_tokens,
+            each=rows.sequences,
+        )
+        return [[step[at] for at in part] for part in found]
+
+    report: ReportSteps[TokenPair] = ReportSteps(
         recipe,
         total,
         test_tokens,
         margins,
         on_step,
-        logged={"accuracy": "rewards/accuracies", "margin": "rewards/margins"},
+        summary=lambda found: (
+            pair_summary(found) | _mean_changes([log_ratios[id(p)] for p in report.rows])
+        ),
+        validation=valid_tokens,
+        folder=folder,
     )
-    trainer = _Trainer(
-        model=base,
-        ref_model=copy,
-        # Wrapped by the trainer: without a copy it takes the policy with its adapter off.
-        peft_config=(
-            None if recipe.method in WHOLE else adapter_config(base, recipe, task="CAUSAL_LM")
-        ),
-        args=DPOConfig(
-            beta=recipe.beta,
-            # Dropout of the base is off already; theirs would turn off the adapters' as well.
-            disable_dropout=False,
-            **trainer_settings(recipe, folder, len(train_tokens)),
-        ),
-        processing_class=tokenizer,
-        data_collator=_Collator(pad_token_id=tokenizer.pad_token_id),
-        train_dataset=Dataset.from_list(
-            [
-                {
-                    "prompt_ids": pair.prompt_ids,
-                    "chosen_ids": pair.chosen_ids,
-                    "rejected_ids": pair.rejected_ids,
-                }
-                | label_columns(pair)
-                for pair in train_tokens
-            ]
-        ),
+    trainer = StepTrainer(
+        model,
+        trainer_settings(recipe, folder, len(lengths)),
+        steps=steps,
+        parts=lambda step: [rows.batch_of(part) for part in places(step)],
+        loss=rows.loss(lambda policy: reference_model(policy, copy)),
+        prepare=rows.prepare(lambda policy: reference_model(policy, copy)),
         callbacks=[report],
-        optimizers=(optimizer_of(base, recipe), None),
+        optimizer=optimizer_of(model, recipe),
     )
-    trainer.remove_callback(PrinterCallback)  # standard output belongs to the caller
-    train_in_float32(trainer.model)
-    save_start(trainer.model, recipe, folder)
+    train_in_float32(model)
+    save_start(model, recipe, folder)
     trainer.train(resume_from_checkpoint=resume_point(folder))
 
-    save_model(trainer.model, recipe, folder)
+    report.choose_best(model)
+    save_model(model, recipe, folder)
     tokenizer.save_pretrained(folder / "model")
-    found = report.measured_at(total, trainer.model)
-    trained, parameters = n_parameters(trainer.model)
-    n = max(1, len(log_ratios))
+    found = report.measured_at_end(model)
+    trained, parameters = n_parameters(model)
+    changes = _mean_changes([log_ratios[id(pair)] for pair in report.test])
     return pair_metrics(
         found,
         [p.chosen_chars - p.rejected_chars for p in report.test],
         n_left_out=left_out_test.too_long + left_out_test.empty,
+        rewards=[rewards[id(pair)] for pair in report.test],
+        lengths=[(p.chosen_chars, p.rejected_chars) for p in report.test],
     ) | {
-        "chosen_logp_change": sum(up for up, _down in log_ratios.values()) / n,
-        "rejected_logp_change": sum(down for _up, down in log_ratios.values()) / n,
-        "n_train": len(train_tokens),
-        "n_steps": total,
+        "chosen_logp_change": changes["chosen_logp"],
+        "rejected_logp_change": changes["rejected_logp"],
+        "n_train": len(lengths),
+        "n_validation": len(valid_tokens),
+        "n_steps": report.reached,
+        "best_step": report.best_step,
         "max_length": limit,
-        "longest": max(pair.n_tokens for pair in train_tokens),
-        "too_long_train": left_out_train.too_long,
+        "longest": max(lengths),
+        "too_long_train": left_out_train.too_long + left_out_valid.too_long,
         "too_long_test": left_out_test.too_long,
-        "empty": left_out_train.empty + left_out_test.empty,
+        "empty": left_out_train.empty + left_out_valid.empty + left_out_test.empty,
+        "useful_tokens": useful_share(sizes, [part for step in steps for part in places(step)]),
         "trained_parameters": trained,
         "parameters": parameters,
         "optimizer": optimizer_words(recipe),
         "seconds": time.monotonic() - began,
     }
+
+
+def _mean_changes(log_ratios: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Mean change of log-probability (nats) of the chosen and the rejected responses against the
+    reference; a falling chosen one is likelihood displacement."""
+    n = max(1, len(log_ratios))
+    return {
+        "chosen_logp": sum(up for up, _down in log_ratios) / n,
+        "rejected_logp": sum(down for _up, down in log_ratios) / n,
+    }
+
+
+# Losses of a part ---------------------------------------------------------------------------------
+
+
+def implicit_rewards(
+    recipe: DPORecipe, logps: Tensor, reference: Tensor, n_tokens: Tensor
+) -> Tensor:
+    """What a policy's own log-probabilities say a response is worth, by the recipe's loss.
+
+    β·log(π/π_ref); for R-DPO with the charge for length added, which the policy has paid; for SimPO
+    β times the mean log-probability; for ORPO the log-odds.
+
+    Args (one shape): logps, reference: of whole responses, nats; n_tokens: their lengths.
+    """
+    if recipe.loss == "simpo":
+        return recipe.beta * logps / n_tokens
+    if recipe.loss == "orpo":
+        return log_odds(logps / n_tokens)
+    implied = recipe.beta * (logps - reference)
+    if recipe.loss == "length":
+        implied = implied + recipe.length_charge * n_tokens
+    return implied
+
+
+def pair_losses(
+    recipe: DPORecipe, logps: Tensor, reference: Tensor, n_tokens: Tensor, prob: Tensor
+) -> Tensor:
+    """The recipe's loss of each pair, (pairs,), its mean under soft labels.
+
+    Args: logps, reference: of the chosen and the rejected response, nats, (pairs, 2); n_tokens:
+        their lengths, (pairs, 2); prob: that the chosen one is the better one, (pairs,).
+    """
+    if recipe.loss != "robust":
+        prob = smoothed(prob, recipe.label_smoothing)
+    ratio, mean = logps - reference, logps / n_tokens
+
+    def loss(better: Tensor, worse: Tensor) -> Tensor:
+        """Of pairs whose better response stands in this column, (pairs,) of 0 and 1, the worse in
+        that."""
+        d = _picked(ratio, better) - _picked(ratio, worse)
+        if recipe.loss == "robust":
+            return robust_loss(d, recipe.beta, recipe.label_smoothing)
+        if recipe.loss == "hinge":
+            return hinge_loss(d, recipe.beta)
+        if recipe.loss == "ipo":
+            each = ratio / n_tokens
+            return ipo_loss(_picked(each, better) - _picked(each, worse), recipe.beta)
+        if recipe.loss == "length":
+            longer = _picked(n_tokens, better) - _picked(n_tokens, worse)
+            return length_regularised_loss(d, recipe.beta, recipe.length_charge, longer)
+        if recipe.loss == "simpo":
+            gap = _picked(mean, better) - _picked(mean, worse)
+            return simpo_loss(gap, recipe.beta, recipe.simpo_gamma)
+        if recipe.loss == "orpo":
+            odds = odds_ratio_loss(_picked(mean, better), _picked(mean, worse))
+            return -_picked(mean, better) + recipe.orpo_weight * odds
+        return sigmoid_loss(d, recipe.beta)
+
+    first = torch.zeros(len(prob), dtype=torch.long, device=prob.device)
+    return expected(loss, first, 1 - first, prob)
+
+
+def _picked(columns: Tensor, which: Tensor) -> Tensor:
+    return columns.gather(1, which[:, None]).squeeze(1)
+
+
+Frozen = Callable[[Any], contextlib.AbstractContextManager[Any]]
+"""A policy to the model it is compared with."""
+
+
+@dataclass
+class _Pairs:
+    """Training rows of the losses on pairs."""
+
+    recipe: DPORecipe
+    pairs: list[TokenPair]
+    pad_id: int
+    reference: Tensor | None = None
+    """(pairs, 2) log-probabilities of the reference, where they were asked before."""
+    sequences = 2
+
+    @property
+    def lengths(self) -> list[int]:
+        return [pair.n_tokens for pair in self.pairs]
+
+    @property
+    def sizes(self) -> list[list[int]]:
+        return [
+            [len(p.prompt_ids) + len(ids) for ids in (p.chosen_ids, p.rejected_ids)]
+            for p in self.pairs
+        ]
+
+    @property
+    def asked(self) -> list[Rows]:
+        """What the reference is asked about: by column, then by pair."""
+        return [
+            [(p.prompt_ids, p.chosen_ids) for p in self.pairs],
+            [(p.prompt_ids, p.rejected_ids) for p in self.pairs],
+        ]
+
+    def batch_of(self, places: Sequence[int]) -> Batch:
+        pairs = [self.pairs[at] for at in places]
+        batch = _pair_batch(pairs, self.pad_id) | label_columns(pairs)
+        if self.reference is not None:
+            batch["reference"] = self.reference[list(places)]
+        return batch
+
+    def prepare(self, frozen: Frozen) -> Callable[[Any, list[Batch]], None]:
+        return lambda model, parts: None
+
+    def loss(self, frozen: Frozen) -> LossOf:
+        recipe = self.recipe
+
+        def loss(model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            sums, outputs = _logps(model, batch, recipe.dtype)
+            logps = torch.stack(sums.chunk(2), dim=1)  # (pairs, 2)
+            n_tokens = torch.stack(batch["n_tokens"].chunk(2), dim=1)
+            if recipe.loss in NO_REFERENCE:
+                reference = torch.zeros_like(logps)
+            elif "reference" in batch:
+                reference = batch["reference"]
+            else:
+                with torch.no_grad(), frozen(model) as other:
+                    reference = torch.stack(_logps(other, batch, recipe.dtype)[0].chunk(2), dim=1)
+            losses = pair_losses(recipe, logps, reference, n_tokens, batch["prob"])
+            implied = implicit_rewards(recipe, logps.detach(), reference, n_tokens)
+            gap = implied[:, 0] - implied[:, 1]
+            shown = {"accuracy": (gap > 0).float().sum(), "margin": gap.sum()}
+            whole = (batch["weight"] * losses).sum()
+            return whole + _balance(model, outputs) * len(losses), shown
+
+        return loss
+
+
+@dataclass
+class _Singles:
+    """Training rows of KTO: a response, whether it is good, and a response to another prompt."""
+
+    recipe: DPORecipe
+    singles: list[tuple[TokenExample, bool]]
+    others: list[list[int]]
+    pad_id: int
+    reference: Tensor | None = None
+    """(rows, 2): of each response, and of the one to another prompt."""
+    sequences = 2
+
+    @property
+    def lengths(self) -> list[int]:
+        return [
+            len(own.prompt_ids) + max(len(own.response_ids), len(other))
+            for (own, _good), other in zip(self.singles, self.others, strict=True)
+        ]
+
+    @property
+    def sizes(self) -> list[list[int]]:
+        return [
+            [len(own.prompt_ids) + len(ids) for ids in (own.response_ids, other)]
+            for (own, _good), other in zip(self.singles, self.others, strict=True)
+        ]
+
+    @property
+    def asked(self) -> list[Rows]:
+        own = [single for single, _good in self.singles]
+        return [
+            [(single.prompt_ids, single.response_ids) for single in own],
+            [(s.prompt_ids, other) for s, other in zip(own, self.others, strict=True)],
+        ]
+
+    def batch_of(self, places: Sequence[int]) -> Batch:
+        prompts = [self.singles[at][0].prompt_ids for at in places]
+        responses = [self.singles[at][0].response_ids for at in places]
+        others = [self.others[at] for at in places]
+        batch = response_batch(prompts, responses, self.pad_id)
+        for name, tensor in response_batch(prompts, others, self.pad_id).items():
+            batch[f"other_{name}"] = tensor
+        batch["desirable"] = torch.tensor([float(self.singles[at][1]) for at in places])
+        batch["weight"] = torch.tensor([self.singles[at][0].weight for at in places])
+        if self.reference is not None:
+            batch["reference"] = self.reference[list(places)]
+        return batch
+
+    def prepare(self, frozen: Frozen) -> Callable[[Any, list[Batch]], None]:
+        """The step's baseline, from all its parts."""
+        recipe = self.recipe
+
+        def prepare(model: Any, parts: list[Batch]) -> None:
+            found = []
+            for part in parts:
+                other = {name: part[f"other_{name}"] for name in ("ids", "mask", "starts")}
+                with torch.no_grad():
+                    now, _outputs = _logps(model, other, recipe.dtype)
+                    if "reference" in part:
+                        then = part["reference"][:, 1]
+                    else:
+                        with frozen(model) as before:
+                            then, _outputs = _logps(before, other, recipe.dtype)
+                found.append(now - then)
+            baseline = kto_baseline(torch.cat(found), recipe.beta)
+            for part in parts:
+                part["baseline"] = baseline
+
+        return prepare
+
+    def loss(self, frozen: Frozen) -> LossOf:
+        recipe = self.recipe
+
+        def loss(model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            logps, outputs = _logps(model, batch, recipe.dtype)
+            if "reference" in batch:
+                reference = batch["reference"][:, 0]
+            else:
+                with torch.no_grad(), frozen(model) as other:
+                    reference, _outputs = _logps(other, batch, recipe.dtype)
+            good = batch["desirable"]
+            share = recipe.kto_desirable * good + recipe.kto_undesirable * (1 - good)
+            losses = kto_loss(logps - reference, batch["baseline"], recipe.beta, good)
+            implied = recipe.beta * (logps.detach() - reference)
+            ahead = (2 * good - 1) * (implied - batch["baseline"])
+            shown = {"accuracy": (ahead > 0).float().sum(), "margin": ahead.sum()}
+            whole = (batch["weight"] * share * losses).sum()
+            return whole + _balance(model, outputs) * len(losses), shown
+
+        return loss
+
+
+def mismatched(singles: Sequence[tuple[TokenExample, bool]], limit: int) -> list[list[int]]:
+    """For each row the response of the next one that answers another prompt, cut where both would
+    be longer than `limit` tokens: what KTO's baseline is estimated from."""
+    found = []
+    for at, (own, _good) in enumerate(singles):
+        others = (singles[(at + step) % len(singles)][0] for step in range(1, len(singles)))
+        other = next((one for one in others if one.prompt_ids != own.prompt_ids), own)
+        found.append(other.response_ids[: max(1, limit - len(own.prompt_ids))])
+    return found
+
+
+def _balance(model: Any, outputs: Any) -> Tensor | float:
+    """What a model with experts adds to a row's loss so that all of them are used; else 0."""
+    config = getattr(model, "module", model).config
+    if not getattr(config, "output_router_logits", False):
+        return 0.0
+    found: Tensor = config.router_aux_loss_coef * outputs.aux_loss
+    return found
+
+
+# The reference ------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -171,70 +507,67 @@ def reference_model(policy: Any, copy: Any | None) -> Iterator[Any]:
     if copy is not None:
         yield copy
     else:
-        with policy.disable_adapter():
+        with getattr(policy, "module", policy).disable_adapter():
             yield policy
 
 
-def _logps(
+def reference_logps(
+    base: Any, asked: list[Rows], pad_id: int, recipe: DPORecipe, path: Path
+) -> Tensor:
+    """Log-probabilities (nats) of these responses under the reference, (rows, columns).
+
+    Kept in the file under a hash of the tokens, so that a run that goes on finds them again.
+    """
+    digest = hashlib.sha256(repr((asked, recipe.dtype)).encode()).hexdigest()
+    if path.exists():
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("tokens") == digest:
+                kept: Tensor = file.get_tensor("logps")
+                return kept
+    where = next(base.parameters()).device
+    base.eval()
+    columns = []
+    for rows in asked:
+        found = torch.zeros(len(rows))
+        parts = parts_of(
+            [len(prompt) + len(response) for prompt, response in rows],
+            most_rows=2 * recipe.batch_size,
+            most_tokens=recipe.batch_tokens,
+        )
+        for part in parts:
+            batch = response_batch(
+                [rows[at][0] for at in part], [rows[at][1] for at in part], pad_id
+            )
+            batch = {name: tensor.to(where) for name, tensor in batch.items()}
+            with torch.no_grad():
+                found[part] = _logps(base, batch, recipe.dtype)[0].cpu()
+        columns.append(found)
+    logps = torch.stack(columns, dim=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"logps": logps}, path, metadata={"tokens": digest})
+    return logps
+
+
+def _pair_batch(pairs: Sequence[TokenPair], pad_id: int) -> Batch:
+    """The chosen responses, then the rejected ones: (2 × pairs, tokens)."""
+    responses = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
+    batch = response_batch([pair.prompt_ids for pair in pairs] * 2, responses, pad_id)
+    return batch | {"n_tokens": torch.tensor([len(response) for response in responses])}
+
+
+def pair_logps(
     model: Any, tokenizer: Any, pairs: Sequence[TokenPair], dtype: str
 ) -> list[tuple[float, float]]:
     """Log-probabilities (nats) of the chosen and of the rejected response, per pair."""
-    prompts = [pair.prompt_ids for pair in pairs]
-    responses = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
-    numbers = number_format(dtype)
-    where = next(model.parameters()).device.type
-    with torch.autocast(where, dtype=torch.bfloat16, enabled=numbers == torch.bfloat16):
-        logps = response_logps(model, prompts * 2, responses, tokenizer.pad_token_id).tolist()
-    return list(zip(logps[: len(pairs)], logps[len(pairs) :], strict=True))
+    where = next(model.parameters()).device
+    batch = _pair_batch(pairs, tokenizer.pad_token_id)
+    with torch.no_grad():
+        sums, _outputs = _logps(model, {name: t.to(where) for name, t in batch.items()}, dtype)
+    chosen, rejected = sums.cpu().chunk(2)
+    return list(zip(chosen.tolist(), rejected.tolist(), strict=True))
 
 
-class _Collator(DataCollatorForPreference):  # type: ignore[misc]
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        return add_labels(super().torch_call(examples), examples)
-
-
-class _Trainer(DPOTrainer):  # type: ignore[misc]
-    """TRL's trainer with soft labels and weights, on pairs that are tokens already, without
-    messages to the outside."""
-
-    _signature_columns: list[str] | None
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        self._signature_columns = sorted({*(self._signature_columns or ()), *LABEL_COLUMNS})
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
-    ) -> Any:
-        """soft_pair_loss of the implicit rewards. TRL's sigmoid loss has no place for a label of
-        each pair, so its two forward passes stand here; the reference is the adapter off."""
-        prob, weight = (inputs.pop(name) for name in LABEL_COLUMNS)
-        completion = inputs.pop("completion_mask")
-        labels = inputs["input_ids"].masked_fill(completion == 0, -100)
-        asked = {**inputs, "labels": labels, "use_cache": False, "fused_lm_head": True}
-        extra = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        outputs = model(**asked, **extra)
-        policy = self.accelerator.unwrap_model(self.model)
-        with torch.no_grad(), reference_model(policy, self.ref_model) as frozen:
-            reference = frozen(**asked).log_probs.sum(dim=1)
-        # (2 × pairs,): the chosen responses, then the rejected ones
-        up, down = (outputs.log_probs.sum(dim=1) - reference).chunk(2)
-        delta = self.beta * (up - down)
-        loss = soft_pair_loss(delta, prob, weight).mean()
-        if self.aux_loss_enabled:
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        right, margin = (delta > 0).float().mean(), delta.detach().mean()
-        for name, value in (("accuracies", right), ("margins", margin)):
-            mean = self.accelerator.gather_for_metrics(value).mean()
-            metrics[f"rewards/{name}"].append(mean.item())
-        return (loss, outputs) if return_outputs else loss
-
-    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
-        return dataset
-
-    def _send_telemetry(self) -> None:
-        return
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        return
+def _logps(model: Any, batch: Batch, dtype: str) -> tuple[Tensor, Any]:
+    is_bf16 = number_format(dtype) == torch.bfloat16
+    with torch.autocast(batch["ids"].device.type, dtype=torch.bfloat16, enabled=is_bf16):
+        return batch_logps(model, batch)

@@ -57,8 +57,35 @@ def length_correlation(margins: Sequence[float] | Floats, lengths: Sequence[floa
     return float(np.corrcoef(m, d)[0, 1])
 
 
+def length_correlations(
+    rewards: Sequence[Sequence[float]], lengths: Sequence[Sequence[float]]
+) -> dict[str, float | None]:
+    """How rewards of single responses go with their length: Pearson's r, and the partial r given
+    the label, which is left when "people preferred the longer one" is taken out.
+
+    Args: rewards, lengths: (pairs, 2), of the chosen and of the rejected response.
+    Returns: reward_length_correlation and reward_length_partial; None where one never varies.
+    Source: partial r = (r_xy − r_xz·r_yz) / √((1 − r_xz²)(1 − r_yz²)), Yule 1907, z the label.
+    """
+    r, n = np.asarray(rewards, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
+    label = np.tile([1.0, 0.0], (len(r), 1))
+    whole = length_correlation(r.ravel(), n.ravel().tolist())
+    with_label = [length_correlation(x.ravel(), label.ravel().tolist()) for x in (r, n)]
+    partial = None
+    if whole is not None and None not in with_label:
+        rz, nz = (float(value) for value in with_label if value is not None)
+        rest = (1 - rz**2) * (1 - nz**2)
+        partial = (whole - rz * nz) / math.sqrt(rest) if rest > 1e-12 else None
+    return {"reward_length_correlation": whole, "reward_length_partial": partial}
+
+
 def pair_metrics(
-    margins: Sequence[float] | Floats, length_differences: Sequence[int], *, n_left_out: int = 0
+    margins: Sequence[float] | Floats,
+    length_differences: Sequence[int],
+    *,
+    n_left_out: int = 0,
+    rewards: Sequence[Sequence[float]] = (),
+    lengths: Sequence[Sequence[float]] = (),
 ) -> dict[str, Any]:
     """What a reward model, or a policy's implicit reward, is worth on held-out pairs.
 
@@ -66,8 +93,10 @@ def pair_metrics(
         margins: reward of the chosen response minus that of the rejected one.
         length_differences: characters of the chosen response minus those of the rejected one.
         n_left_out: pairs that were too long or empty, for the reason where none is left.
+        rewards, lengths: as in length_correlations, where rewards of single responses exist.
     Returns: accuracy and the baseline "longer wins", each {"value", "low", "high", "n"}; log_loss;
-        margin (mean) and margin_sd; length_correlation of the margins. Without any pair: n and why.
+        margin (mean) and margin_sd; length_correlation of the margins; length_correlations.
+        Without any pair: n and why.
     """
     if len(margins) == 0 and n_left_out:
         which = f"all {n_left_out} test pairs were" if n_left_out > 1 else "the one test pair was"
@@ -83,6 +112,7 @@ def pair_metrics(
         "margin": float(values.mean()),
         "margin_sd": float(values.std(ddof=1)) if len(values) > 1 else None,
         "length_correlation": length_correlation(values, length_differences),
+        **(length_correlations(rewards, lengths) if len(rewards) else {}),
     }
 
 

@@ -30,14 +30,19 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from training.ml.config import Recipe, targets
+from training.ml.config import Recipe, is_target, targets
 from training.ml.methods import IN_4_BITS, PROMPTS
 
 HEADS = ("score", "classifier")
 """What transformers calls the head of a sequence classifier."""
+LANGUAGE_HEADS = ("lm_head", "embed_out")
+"""And the one that tells words."""
 MADE_BY = "made_by.json"
-"""Beside saved weights: the method that trained them. An adapter's own file does not say whether
-its base was held in 4 bits, and on another base its numbers are others."""
+"""Beside saved weights: the method that trained them, the members of an ensemble, and the scaling
+of positions. An adapter's own file does not say whether its base was held in 4 bits, and on another
+base its numbers are others."""
+UNSCALED = ("none", 1.0)
+"""Positions as the base has them."""
 
 
 class ModelMissing(ValueError):
@@ -73,54 +78,74 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def longest_allowed(name: str, max_length: int, *, virtual_tokens: int = 0) -> int:
+def longest_allowed(
+    name: str, max_length: int, *, virtual_tokens: int = 0, rope: tuple[str, float] = UNSCALED
+) -> int:
     """`max_length`, or the model's context where that is shorter.
 
     Args: virtual_tokens: length of the prompt that is going to be learned; one that the model has
-        already takes its place by itself.
+        already takes its place by itself; rope: kind and factor of a longer context.
     Raises: ModelMissing.
     """
-    with _one_line_errors(name):
-        config = AutoConfig.from_pretrained(adapter_base(name) or name, trust_remote_code=False)
+    bottom = name
+    while base := adapter_base(bottom):  # a policy may be an adapter on an adapter
+        rope = rope_of(bottom) if rope[0] == UNSCALED[0] else rope
+        bottom = base
+    with _one_line_errors(bottom):
+        config = scaled_config(bottom, rope)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     taken = virtual_tokens or int(_adapter_settings(name).get("num_virtual_tokens") or 0)
     return min(max_length, context - taken) if context else max_length
 
 
-def load_causal(name: str, *, method: str = "lora", dtype: str = "auto") -> Any:
+def load_causal(
+    name: str, *, method: str = "lora", dtype: str = "auto", rope: tuple[str, float] = UNSCALED
+) -> Any:
     """A causal language model on this machine's device.
 
     If `name` is a folder with an adapter, its base is loaded and the adapter merged into it, so
     that a trained policy can be a base again.
 
-    Args: method: "qlora" holds the linear layers in 4 bits: NF4, double quantisation.
-    Raises: ModelMissing; ValueError for an adapter under "qlora", which cannot be merged in 4 bits,
+    Args: method: "qlora" and "loftq" hold linear layers in 4 bits: NF4, double quantisation; rope:
+        kind and factor of a longer context, see `scaled_config`.
+    Raises: ModelMissing; ValueError for an adapter under these, which cannot be merged in 4 bits,
         and for a learned prompt, which is no change of weights.
     """
     adapter = adapter_base(name)
     if adapter is None:
-        return _load(AutoModelForCausalLM, name, method=method, dtype=dtype)
+        return _load(AutoModelForCausalLM, name, method=method, dtype=dtype, rope=rope)
     _refuse_pickles(name)
     if method in IN_4_BITS:
         raise ValueError(f"{name} is an adapter: merge it into its base before using QLoRA on it")
     if is_learned_prompt(name):
         raise ValueError(f"{name} is a learned prompt, which cannot be merged into its base")
-    model = load_causal(adapter, method=made_by(name), dtype=dtype)
+    scaled = rope_of(name)
+    if scaled[0] != UNSCALED[0] and rope[0] != UNSCALED[0]:
+        raise ValueError(f"rope_scaling: the positions of {name} are scaled already")
+    rope = scaled if rope[0] == UNSCALED[0] else rope
+    model = load_causal(adapter, method=made_by(name), dtype=dtype, rope=rope)
     if made_by(name) in IN_4_BITS:
         # The adapter was learned beside these rounded weights: it is merged into what they stand
         # for, and the sum says what the run measured.
         model = model.dequantize(dtype=number_format(dtype))
-    return PeftModel.from_pretrained(model, name).merge_and_unload()
+    merged = PeftModel.from_pretrained(model, name).merge_and_unload()
+    # What PEFT will write as the base of an adapter on this model: not the base of the first one.
+    merged.name_or_path = merged.config._name_or_path = name
+    return merged
 
 
-def load_scorer(name: str, *, method: str = "lora", dtype: str = "auto") -> Any:
+def load_scorer(
+    name: str, *, method: str = "lora", dtype: str = "auto", rope: tuple[str, float] = UNSCALED
+) -> Any:
     """The base of a reward model: `name` with a new head that gives one number. Seed it first.
 
+    Args: rope: kind and factor of a longer context, see `scaled_config`.
     Raises: as load_causal.
     """
     if adapter_base(name) is not None:
         raise ValueError(f"{name} is an adapter: name the base model it was trained on instead")
-    return _load(AutoModelForSequenceClassification, name, method=method, dtype=dtype, num_labels=1)
+    kind = AutoModelForSequenceClassification
+    return _load(kind, name, method=method, dtype=dtype, rope=rope, num_labels=1)
 
 
 def load_policy(name: str, *, dtype: str = "auto") -> tuple[Any, Any]:
@@ -128,7 +153,8 @@ def load_policy(name: str, *, dtype: str = "auto") -> tuple[Any, Any]:
     base = adapter_base(name)
     if base is not None and is_learned_prompt(name):
         _refuse_pickles(name)
-        model = PeftModel.from_pretrained(load_causal(base, dtype=dtype), name).eval()
+        model = load_causal(base, dtype=dtype, rope=rope_of(name))
+        model = PeftModel.from_pretrained(model, name).eval()
     else:
         model = load_causal(name, dtype=dtype).eval()
     return model, load_tokenizer(name)
@@ -145,11 +171,41 @@ def load_reward_model(folder: str | Path, *, dtype: str = "auto") -> tuple[Any, 
     if base is not None:
         _refuse_pickles(str(folder))
     tokenizer = load_tokenizer(str(folder))
-    model = load_scorer(base or str(folder), method=made_by(str(folder)), dtype=dtype)
+    rope = rope_of(str(folder)) if base else UNSCALED  # a whole model's config says it itself
+    model = load_scorer(base or str(folder), method=made_by(str(folder)), dtype=dtype, rope=rope)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if base is not None:
         model = PeftModel.from_pretrained(model, str(folder))
+        for member in member_folders(folder):
+            _refuse_pickles(str(member))
+            model.load_adapter(str(member), adapter_name=member.name)
     return model.eval(), tokenizer
+
+
+def member_folders(folder: str | Path) -> list[Path]:
+    """Where the further members of an ensemble lie, beside the first; none where there is one."""
+    n = int(_made(str(folder)).get("members", 1))
+    return [Path(folder) / f"member-{member}" for member in range(1, n)]
+
+
+def members_of(model: Any) -> list[str | None]:
+    """Names of the adapters that a loaded reward model consists of; None stands for the one that is
+    on, where there is no more than one."""
+    adapters = list(getattr(model, "peft_config", {}))
+    return list(adapters) if len(adapters) > 1 else [None]
+
+
+def rope_of(name: str) -> tuple[str, float]:
+    """Kind and factor of the longer context that an adapter was trained with."""
+    kind, factor = _made(name).get("rope", UNSCALED)
+    return str(kind), float(factor)
+
+
+def without_dropout(model: Any) -> None:
+    """Turn the dropout of a base off, before it gets an adapter whose dropout stays on."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
 
 
 def holds_scorer(folder: str | Path) -> bool:
@@ -172,8 +228,13 @@ def is_learned_prompt(name: str) -> bool:
 
 def made_by(name: str) -> str:
     """The method that trained what the folder holds; "lora" if the folder does not say."""
+    return str(_made(name).get("method", "lora"))
+
+
+def _made(name: str) -> dict[str, Any]:
     path = Path(name) / MADE_BY
-    return str(json.loads(path.read_text())["method"]) if path.exists() else "lora"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def _adapter_settings(name: str) -> dict[str, Any]:
@@ -198,13 +259,7 @@ def adapter_config(model: Any, recipe: Recipe, *, task: str) -> PeftConfig:
     names = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
     wanted = targets(recipe)
     if isinstance(wanted, list):
-        unknown = [name for name in wanted if name not in names]
-        if unknown:
-            linear = sorted(n for n, m in names.items() if "Linear" in type(m).__name__)
-            raise ValueError(
-                f"the model has no layer {', '.join(unknown)}; its linear layers are "
-                f"{', '.join(n for n in linear if n not in (*HEADS, 'lm_head'))}"
-            )
+        wanted = _matching_layers(model, wanted)
     whole = [name for name in HEADS if name in names] if task == "SEQ_CLS" else []
     if recipe.train_norms:
         whole += sorted(n for n, m in names.items() if type(m).__name__.endswith("Norm"))
@@ -226,6 +281,25 @@ def adapter_config(model: Any, recipe: Recipe, *, task: str) -> PeftConfig:
         use_rslora=recipe.method == "rslora",
         init_lora_weights="pissa" if recipe.method == "pissa" else True,
     )
+
+
+def _matching_layers(model: Any, wanted: list[str]) -> list[str]:
+    """Names stay names; where a pattern is among them, the path of each layer that is meant."""
+    layers = [
+        path
+        for path, module in model.named_modules()
+        if ("Linear" in type(module).__name__ or type(module).__name__ == "Conv1D")
+        and path.rpartition(".")[2] not in (*HEADS, *LANGUAGE_HEADS)
+    ]
+    missing = [end for end in wanted if not any(is_target(path, [end]) for path in layers)]
+    if missing:
+        names = sorted({path.rpartition(".")[2] for path in layers})
+        raise ValueError(
+            f"the model has no layer {', '.join(missing)}; its linear layers are {', '.join(names)}"
+        )
+    if not any(sign in end for end in wanted for sign in "*?["):
+        return wanted
+    return [path for path in layers if is_target(path, wanted)]
 
 
 def _learned_prompt(recipe: Recipe, task: str) -> PeftConfig:
@@ -294,7 +368,43 @@ def _refuse_pickles(folder: str) -> None:
         raise ModelMissing(f"{folder} has no adapter_model.safetensors")
 
 
-def _load(kind: Any, name: str, *, method: str, dtype: str, **settings: Any) -> Any:
+def scaled_config(name: str, rope: tuple[str, float], **settings: Any) -> Any:
+    """The base's config with its rotary positions scaled, so that its context grows by a factor.
+
+    Kinds: "linear" (positions divided by the factor: Chen et al. 2023, arXiv:2306.15595), "yarn"
+    (slow angles divided, fast ones kept: Peng et al. 2023, arXiv:2309.00071). The "dynamic" kind
+    of transformers goes by the longest text of a batch, so what a text is worth would depend on
+    its neighbours.
+
+    Raises: ValueError if the model has no rotary positions, or scaled ones already.
+    """
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **settings)
+    kind, factor = rope
+    if kind == UNSCALED[0]:
+        return config
+    text = config.get_text_config()
+    known = getattr(text, "rope_parameters", None) or {}
+    if known.get("rope_type") != "default":
+        raise ValueError(f"rope_scaling: {name} has no rotary positions that could be scaled")
+    context = text.max_position_embeddings
+    text.rope_parameters = known | {
+        "rope_type": kind,
+        "factor": float(factor),
+        "original_max_position_embeddings": context,
+    }
+    text.max_position_embeddings = int(context * factor)
+    return config
+
+
+def _load(
+    kind: Any,
+    name: str,
+    *,
+    method: str,
+    dtype: str,
+    rope: tuple[str, float] = UNSCALED,
+    **settings: Any,
+) -> Any:
     numbers = number_format(dtype)
     quantised = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -307,12 +417,12 @@ def _load(kind: Any, name: str, *, method: str, dtype: str, **settings: Any) -> 
     with _one_line_errors(name), _quiet():
         model = kind.from_pretrained(
             name,
+            config=scaled_config(name, rope, **settings),
             dtype=numbers,
             quantization_config=quantised if method in IN_4_BITS else None,
             device_map={"": device()},
             use_safetensors=True,
             trust_remote_code=False,
-            **settings,
         )
     for module in model.modules():
         # On processors with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first forward in

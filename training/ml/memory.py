@@ -1,24 +1,42 @@
-"""Will it fit? The peak memory of a run, told from the model's config and the recipe alone.
+"""Will it fit? The peak memory of a run, told from the model's config and the recipe alone; and of
+a model at work.
 
     fits = predict("dpo", recipe, read_architecture(folder), device="cuda")
     fits.peak, fits.terms
+    inference("write", Work(rows=16, tokens=1024), read_architecture(folder), device="cuda")
 
 No torch in here: the launch form asks at every change of a setting. The terms are those of
 docs/memory.md. What a formula cannot know (libraries, the allocator's gaps) stands as a constant
 with the measurement that gave it. Bytes everywhere, unless a name says otherwise.
 """
 
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-from training.ml.config import Recipe, gettext_noop, targets
-from training.ml.weights import WORD_LAYERS, tensor_shapes
+from training.ml.architecture import Architecture
+from training.ml.config import (
+    DTYPES,
+    NO_REFERENCE,
+    DPORecipe,
+    Recipe,
+    RewardRecipe,
+    gettext_noop,
+    is_target,
+    targets,
+    typed,
+)
+from training.ml.methods import (
+    IN_4_BITS,
+    LORA,
+    PROMPTS,
+    SCORERS,
+    WHOLE,
+    needs_reference_copy,
+    virtual_tokens,
+)
 
 MIB, GIB = 2**20, 2**30
 
@@ -28,10 +46,17 @@ float32 for each 256 scales: 4 + 8/64 + 32/(64·256). Dettmers et al. 2023, arXi
 ADAM_STATES = 8
 """Bytes per trained number of Adam's two moments in float32. Kingma and Ba 2015, algorithm 1."""
 TILE_TOKENS, TILE_WORDS = 4096, 32768
-"""DPO's head works on tiles of so many positions and words: TRL 1.16, in
+"""TRL's head works on tiles of so many positions and words: TRL 1.16, in
 trl/kernels/chunked_logprob.py and _CHUNKED_LOGPROB_CHUNK_SIZE."""
+TILE_COPIES = 7
+"""Copies of a tile in float32 that its way back makes where there is no Triton: logits, scaled,
+log-probabilities, probabilities, gradient, and two of mask, difference and product. Counted in
+_backward_tile of the same file."""
 CHUNK = 512
-"""Positions whose logits exist at once where a policy is measured: training/ml/logprobs.py."""
+"""Positions whose logits exist at once under DPO and where a policy is measured:
+training/ml/logprobs.py."""
+FEATURES_AT_ONCE = 32
+"""Pairs whose features are computed together for a head alone: training/ml/reward_model.py."""
 CUDA_CONTEXT = 450 * MIB
 """What the driver, cuBLAS and the kernels of a process take beside torch's own memory. It is not in
 max_memory_reserved; it is in what nvidia-smi shows. Between 300 and 600 MiB by card and version."""
@@ -43,51 +68,52 @@ CPU_LIBRARIES = 25 * MIB
 """What a run's libraries load at the first use of each, their thread pools, the tokens of the
 pairs: found by tests/bench/memory.py as the rest that does not move with the model."""
 
-ADAPTERS = ("lora", "qlora", "rslora", "dora", "pissa", "loftq", "qdora")
-"""Methods with two small matrices beside each target."""
+READ_AT_ONCE = {"cpu": 1024, "cuda": 16384}
+"""Tokens that a judge's engine reads in one pass: judges/ml/engine.py."""
+USES = {
+    "write": gettext_noop("a policy that writes responses"),
+    "score": gettext_noop("a reward model that scores them"),
+    "ask": gettext_noop("a judge that is asked for its verdict"),
+}
+"""What a model at work does."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """What a config tells of a decoder or encoder: enough to count every number in it."""
+class Work:
+    """What a model at work is given."""
 
-    name: str
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    context: int
-    gated: bool
-    """The MLP has a gate beside its way up: Llama and most that came after it."""
-    activation: str
-    norms: int
-    """Numbers in the norm layers."""
-    linears: tuple[tuple[str, int, int], ...]
-    """(name, inputs, outputs) of one layer's linear layers: what adapters and four bits reach."""
-    embeddings: int
-    """Numbers in the tables of words and positions."""
-    tied: bool
-    """The head that tells words is the table of words."""
-    biases: int = 0
-    file_bytes: int = 0
-    """Of the weights on the disk, where they are there."""
+    rows: int = 16
+    """Texts at once."""
+    tokens: int = 1024
+    """Of each, with those that it writes."""
+    new_tokens: int = 256
+    """Of them written; a judge's verdict and a reward are read and need none."""
+    dtype: str = "auto"
+    in_4_bits: bool = False
 
-    @property
-    def linear_weights(self) -> int:
-        return self.layers * sum(d_in * d_out for _name, d_in, d_out in self.linears)
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.tokens < 1:
+            raise ValueError("rows and tokens must be at least 1")
+        if not 0 <= self.new_tokens < self.tokens:
+            raise ValueError("new_tokens must be fewer than tokens, which count them too")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}")
+        if max(self.rows, self.tokens) >= 2**31:
+            raise ValueError(f"rows and tokens must be below {2**31}")
 
-    @property
-    def language_head(self) -> int:
-        return 0 if self.tied else self.vocabulary * self.hidden
 
-    @property
-    def weights(self) -> int:
-        """All numbers, with the language head."""
-        others = self.embeddings + self.language_head + self.norms + self.biases
-        return self.linear_weights + others
+def make_work(settings: Mapping[str, Any]) -> Work:
+    """Settings that may be text, as a form or a command line gives them.
+
+    Raises: ValueError for an unknown setting or a value that makes no sense.
+    """
+    known = {setting.name: setting.type for setting in fields(Work)}
+    values = {}
+    for name, value in settings.items():
+        if name not in known:
+            raise ValueError(f"there is no setting {name!r}; there are {', '.join(known)}")
+        values[name] = typed(name, value, known[name])
+    return Work(**values)
 
 
 @dataclass(frozen=True)
@@ -106,9 +132,12 @@ class Estimate:
 
     terms: tuple[Term, ...]
     moment: str
-    """When it is reached: training, measuring or loading."""
+    """When it is reached: start, forward, backward, step or measuring; of a model at work, its
+    use."""
     trained: int
     """Numbers that are trained."""
+    parameters: int
+    """Numbers of the base."""
     tokens: int
     """Tokens a conversation, the longest."""
     device: str
@@ -126,184 +155,6 @@ class Suggestion:
     peak: int
     same_result: bool
     """Only the way to the numbers changes, not the numbers: the same pairs in each step."""
-
-
-# Reading a model
-
-
-def model_folder(name: str) -> Path:
-    """The folder of a local model or of a hub id in the hub's cache; of an adapter, its base's.
-
-    Raises: ValueError if there is none on this machine.
-    """
-    path = Path(name)
-    if not path.is_dir():
-        home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-        cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-        found = []
-        if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-            folder = cache / f"models--{name.replace('/', '--')}" / "snapshots"
-            found = sorted(folder.glob("*/config.json"), key=lambda file: file.stat().st_mtime)
-        if not found:
-            raise ValueError(f"the config of {name} is not on this machine")
-        return found[-1].parent
-    adapter = path / "adapter_config.json"
-    if adapter.is_file() and not (path / "config.json").is_file():
-        return model_folder(str(_json(adapter).get("base_model_name_or_path")))
-    if not (path / "config.json").is_file():
-        raise ValueError(f"{name} holds no model (no config.json)")
-    return path
-
-
-def read_architecture(name: str | Path) -> Architecture:
-    """The architecture of a folder or hub id, from its config.json and, where there are weights,
-    the headers of its safetensors files.
-
-    Raises: ValueError if there is no config, or it does not say how large the model is.
-    """
-    folder = model_folder(str(name))
-    config = _json(folder / "config.json")
-    found = architecture(config)
-    shapes = tensor_shapes(folder)
-    files = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    if not shapes:
-        return found
-    return replace(_counted(found, shapes), file_bytes=files)
-
-
-def architecture(config: Mapping[str, Any]) -> Architecture:
-    """The architecture that a config.json describes.
-
-    Raises: ValueError naming what the config does not say.
-    """
-    text = config.get("text_config") or config
-    kind = str(text.get("model_type", ""))
-    hidden = _whole(text, "hidden_size", "n_embd", "d_model")
-    layers = _whole(text, "num_hidden_layers", "n_layer", "num_layers")
-    heads = _whole(text, "num_attention_heads", "n_head", "num_heads")
-    vocabulary = _whole(text, "vocab_size")
-    kv_heads = int(text.get("num_key_value_heads") or heads)
-    head_dim = int(text.get("head_dim") or hidden // heads)
-    intermediate = int(
-        text.get("intermediate_size") or text.get("n_inner") or text.get("ffn_dim") or 4 * hidden
-    )
-    context = int(
-        text.get("max_position_embeddings") or text.get("n_positions") or text.get("n_ctx") or 0
-    )
-    activation = str(text.get("hidden_act") or text.get("activation_function") or "silu")
-    if text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts"):
-        raise ValueError("models with experts are not counted yet")
-    gated = kind not in ("gpt2", "gpt_neox", "gptj", "opt", "bert", "roberta", "phi", "falcon")
-    wide, narrow = heads * head_dim, kv_heads * head_dim
-    linears: tuple[tuple[str, int, int], ...]
-    if kind == "gpt2":
-        linears = (
-            ("c_attn", hidden, 3 * hidden),
-            ("c_proj", hidden, hidden),
-            ("c_fc", hidden, intermediate),
-            ("c_proj", intermediate, hidden),
-        )
-    elif kind == "gpt_neox":
-        linears = (
-            ("query_key_value", hidden, 3 * hidden),
-            ("dense", hidden, hidden),
-            ("dense_h_to_4h", hidden, intermediate),
-            ("dense_4h_to_h", intermediate, hidden),
-        )
-    else:
-        up = (("gate_proj", hidden, intermediate),) if gated else ()
-        linears = (
-            ("q_proj", hidden, wide),
-            ("k_proj", hidden, narrow),
-            ("v_proj", hidden, narrow),
-            ("o_proj", wide, hidden),
-            *up,
-            ("up_proj", hidden, intermediate),
-            ("down_proj", intermediate, hidden),
-        )
-    with_bias = kind in ("gpt2", "gpt_neox", "opt", "bert", "roberta", "phi")
-    biases = layers * sum(d_out for _name, _in, d_out in linears) if with_bias else 0
-    if kind == "qwen2":
-        biases = layers * (wide + 2 * narrow)
-    positions = context * hidden if kind in ("gpt2", "opt", "bert", "roberta") else 0
-    return Architecture(
-        name=kind,
-        layers=layers,
-        hidden=hidden,
-        intermediate=intermediate,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        vocabulary=vocabulary,
-        context=context,
-        gated=gated,
-        activation=activation,
-        norms=(2 * layers + 1) * hidden * (1 if gated else 2),
-        linears=linears,
-        embeddings=vocabulary * hidden + positions,
-        # transformers takes words tied unless the config says otherwise.
-        tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
-        biases=biases,
-    )
-
-
-def _counted(found: Architecture, shapes: Mapping[str, Sequence[int]]) -> Architecture:
-    """The architecture with the numbers of its tensors as the weights' headers have them."""
-    layers = {name for name in shapes if re.search(r"\.(?:layers|h|layer)\.0\.", name)}
-    linears = []
-    for name in sorted(layers):
-        part, shape = name.split(".")[-2], shapes[name]
-        if name.endswith(".weight") and len(shape) == 2:
-            d_out, d_in = shape if found.name != "gpt2" else (shape[1], shape[0])
-            linears.append((part, d_in, d_out))
-    if not linears:
-        return found
-    tables = {
-        name: shape
-        for name, shape in shapes.items()
-        if len(shape) == 2 and any(word in name for word in WORD_LAYERS)
-    }
-    heads = [name for name in tables if "lm_head" in name or "embed_out" in name]
-    embeddings = sum(_size(s) for name, s in tables.items() if name not in heads)
-    norms = sum(_size(s) for name, s in shapes.items() if len(s) == 1 and not _is_bias(name))
-    biases = sum(_size(s) for name, s in shapes.items() if len(s) == 1 and _is_bias(name))
-    return replace(
-        found,
-        linears=tuple(linears),
-        embeddings=embeddings,
-        tied=not heads,
-        norms=norms,
-        biases=biases,
-    )
-
-
-def _is_bias(name: str) -> bool:
-    return name.endswith("bias") and "norm" not in name and "ln_" not in name
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
-
-
-def _whole(config: Mapping[str, Any], *names: str) -> int:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, int) and value > 0:
-            return value
-    raise ValueError(f"the model's config does not say its {names[0]}")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no settings")
-    return found
 
 
 # The terms
@@ -328,8 +179,30 @@ def base_weights(arch: Architecture, *, method: str, number: int, head: bool = T
     """
     others = arch.embeddings + arch.norms + arch.biases + (arch.language_head if head else 0)
     linear = arch.linear_weights
-    quantised = method in ("qlora", "qdora", "loftq")
+    quantised = method in IN_4_BITS
     return (four_bits(linear) if quantised else linear * number) + others * number
+
+
+def mapped_file(arch: Architecture, *, method: str, number: int, device: str) -> int:
+    """Bytes of a file of weights that stay in sight beside what was made of them, on a CPU alone:
+    their 4-bit form, or what PiSSA leaves of them.
+
+    A safetensors file is mapped, not read. Tables and norms that need no conversion are views of
+    it, so the mapping lives as long as they do, with the pages of the linear layers in it. (The
+    system may take these pages back when it is short of memory.)
+    """
+    as_they_are = arch.file_bytes >= arch.weights * number
+    if method not in (*IN_4_BITS, "pissa") or device == "cuda" or not as_they_are:
+        return 0
+    return arch.linear_weights * number
+
+
+def adapted_layers(arch: Architecture, wanted: str | list[str]) -> list[list[tuple[str, int, int]]]:
+    """Of each layer, the linear layers that are targets."""
+    return [
+        [one for one in arch.linears if is_target(f"{arch.stack}.{layer}.{one[0]}", wanted)]
+        for layer in range(arch.layers)
+    ]
 
 
 def adapter_weights(arch: Architecture, rank: int, wanted: str | list[str]) -> int:
@@ -337,31 +210,85 @@ def adapter_weights(arch: Architecture, rank: int, wanted: str | list[str]) -> i
 
     Source: Hu et al. 2021, arXiv:2106.09685, §4.1: ΔW = BA, B of d_out × r, A of r × d_in.
     """
-    return arch.layers * sum(
-        rank * (d_in + d_out)
-        for name, d_in, d_out in arch.linears
-        if wanted == "all-linear" or name in wanted
+    return rank * sum(
+        d_in + d_out for layer in adapted_layers(arch, wanted) for _path, d_in, d_out in layer
     )
 
 
 def trained_weights(kind: str, recipe: Recipe, arch: Architecture) -> int:
-    """Numbers that are trained by the recipe's method: adapters, norms, the score head.
+    """Numbers that are trained by the recipe's method, the score head and trained norms with them.
 
-    Raises: ValueError for a method whose numbers are not known here.
+    Sources: the papers of docs/training.md; of P-tuning, PEFT's PromptEncoder: the vectors and
+    three square layers with their biases.
     """
-    score = arch.hidden if kind == "reward" else 0
+    method, virtual = recipe.method, virtual_tokens(recipe)
+    score = arch.hidden if kind in SCORERS else 0
+    if method in WHOLE:
+        return arch.weights - (arch.language_head if kind in SCORERS else 0) + score
+    if method == "head":
+        return score
+    if method == "prefix":
+        return virtual * 2 * arch.layers * arch.kv_heads * arch.head_dim + score
+    if method in PROMPTS:
+        network = 3 * (arch.hidden**2 + arch.hidden) if method == "ptuning" else 0
+        return virtual * arch.hidden + network + score
+    norms = arch.norms if recipe.train_norms else 0
+    outputs = sum(
+        d_out for layer in adapted_layers(arch, targets(recipe)) for _path, _in, d_out in layer
+    )
+    if method == "ia3":
+        return outputs + score + norms
+    n = adapter_weights(arch, recipe.lora_rank, targets(recipe))
+    return n + (outputs if method == "dora" else 0) + score + norms
+
+
+def optimizer_states(recipe: Recipe, arch: Architecture, trained: int) -> int:
+    """Bytes of what the optimizer keeps: Adam's two moments of every trained number; GaLore's of
+    rank × the longer side of each projected weight, and the directions, rank × the shorter.
+
+    Source: Zhao et al. 2024, arXiv:2403.03507, table 1.
+    """
+    if recipe.method != "galore":
+        return trained * ADAM_STATES
+    small, projected = 0, 0
+    for layer in adapted_layers(arch, targets(recipe)):
+        for _path, d_in, d_out in layer:
+            rank = min(recipe.galore_rank, d_in, d_out)
+            small += rank * (2 * max(d_in, d_out) + min(d_in, d_out))
+            projected += d_in * d_out
+    return small * 4 + (trained - projected) * ADAM_STATES
+
+
+def step_space(recipe: Recipe, arch: Architecture, trained: int, device: str) -> int:
+    """Bytes that exist only while the optimizer steps.
+
+    torch's AdamW takes the roots of all second moments at once on a GPU; on a CPU weight by weight,
+    in two copies. GaLore's decomposition copies the gradient, and gives both bases and a square
+    work space (LAPACK's gesdd); its step back is two matrices of the weight's size.
+    """
+    if recipe.method not in WHOLE:
+        return trained * 4
+    table = arch.vocabulary * arch.hidden * 4
+    largest = max(table, *(d_in * d_out * 4 for _path, d_in, d_out in arch.linears))
     if recipe.method == "full":
-        head = arch.language_head if kind != "reward" else 0
-        return arch.weights - arch.language_head + head + score
-    if recipe.method not in ADAPTERS:
-        raise ValueError(f"the memory of the method {recipe.method} is not counted yet")
-    wanted = targets(recipe)
-    n = adapter_weights(arch, recipe.lora_rank, wanted)
-    if "dora" in recipe.method:  # a length for each output
-        n += arch.layers * sum(
-            d_out for name, _in, d_out in arch.linears if wanted == "all-linear" or name in wanted
-        )
-    return n + score + (arch.norms if recipe.train_norms else 0)
+        return trained * 4 if device == "cuda" else 2 * largest
+    looks = [
+        4 * (max(d_in, d_out) * min(d_in, d_out) * 2 + 5 * min(d_in, d_out) ** 2)
+        for _path, d_in, d_out in arch.linears
+    ]
+    return max(3 * table, *looks)
+
+
+def _reads(path: str) -> str:
+    """What a linear layer is given: attention (a norm's output), heads, mlp (a norm's) or product
+    (of the MLP's inner width)."""
+    if re.search(r"down_proj|mlp\.c_proj|4h_to_h|fc2|mlp\.Wo|(?<!attention\.)output\.dense", path):
+        return "product"
+    if re.search(r"o_proj|out_proj|attn\.c_proj|attention\.dense|attn\.Wo|attention\.output", path):
+        return "heads"
+    if re.search(r"[qkv]_proj|query|key|value|c_attn|Wqkv", path):
+        return "attention"
+    return "mlp"
 
 
 def layer_activations(
@@ -370,42 +297,66 @@ def layer_activations(
     rows: int,
     tokens: int,
     number: int,
+    method: str = "lora",
+    adapted: Sequence[tuple[str, int, int]] | None = None,
     rank: int = 0,
     norms: bool = True,
     flash: bool = True,
+    before: int = 0,
 ) -> int:
     """Bytes that one layer keeps for its backward pass.
 
     Counted from what autograd saves in transformers' own layers under PEFT (a test holds it to
-    that). Per token, in numbers: two norms keep their input and, where they are trained, what goes
-    into the weight; linear layers their input, once where nothing is cast; attention q, k, v and
-    its output (keys and values repeated for all heads, since the mask of padded rows rules out
-    grouped kernels); a gated MLP four times its width, a plain one twice. With 2-byte numbers the
-    norms work in float32, and each adapter keeps a cast copy of its input.
+    that, for each method and shape of model). Per token, in numbers:
+    - norms keep their input, in float32 if they are RMS norms, and where these are trained what
+      goes into the weight; GPT-NeoX has one input for both.
+    - A linear layer keeps its input only if weights or an adapter's matrices on it are trained, and
+      layers with one input keep it once. Under autocast each adapter keeps a cast copy of its own,
+      and a weight that is trained a copy in two bytes.
+    - Attention keeps q, k, v and its output (keys and values repeated for all heads, since the mask
+      of padded rows rules out grouped kernels). GPT-NeoX turns q and k, and keeps all three again;
+      so does GPT-2 with a learned prefix before k and v.
+    - A gated MLP keeps three times its width, a plain one once, and gelu_new, which is put together
+      from five operations, four times.
+    - LoRA keeps rank numbers a target; DoRA its output and that of the weight; (IA)³ the output.
+
     Without flash attention the matrices of all heads come on top: 5·rows·heads·tokens² bytes at two
     bytes a number, Korthikanti et al. 2022, arXiv:2205.05198, eq. 2; with it the mask alone, cast
     to numbers by each layer.
+
+    Args: adapted: the layer's targets, None: all; before: places of a learned prefix.
     """
+    adapted = arch.linears if adapted is None else adapted
     hidden, wide = arch.hidden, arch.heads * arch.head_dim
-    if arch.gated:
-        mlp = 4 * arch.intermediate
-    else:
-        # gelu_new is put together from five operations that each keep something
-        mlp = (7 if arch.activation == "gelu_new" else 2) * arch.intermediate
-    linear_inputs = len(arch.linears) - 1 if number == 2 and rank else 2  # down's is in the MLP
-    if number == 2:
-        per_token = 2 * hidden * 4 + (2 * hidden * 2 if norms else 0)
-        if rank:
-            per_token += 2 * ((linear_inputs - 1) * hidden + wide)
-        else:
-            per_token += 2 * 2 * hidden
-    else:
-        per_token = 4 * (2 * hidden + (2 * hidden if norms and arch.gated else 0) + 2 * hidden)
-    per_token += number * (4 * wide + mlp + rank * len(arch.linears)) + 4 * arch.heads
-    matrices = rows * tokens**2 * number
+    whole, is_neox = method in WHOLE, arch.name == "gpt_neox"
+    if whole:
+        adapted = arch.linears
+    precise = 4 if arch.gated or whole else number  # of a norm's input
+    per_token = (1 if is_neox else 2) * hidden * precise
+    if norms and arch.gated and method not in PROMPTS:
+        per_token += 2 * hidden * (4 if whole else number)
+    if whole or method in LORA:
+        copied = number == 2
+        inputs = {path if copied else _reads(path): (path, d_in) for path, d_in, _out in adapted}
+        shared = not is_neox and (whole or not copied)  # the heads' output is kept by attention
+        per_token += number * sum(
+            d_in for path, d_in in inputs.values() if not (shared and _reads(path) == "heads")
+        )
+    # The one layer that gives all three keeps them together, beside those made of them.
+    again = 2 * wide if is_neox != (method == "prefix") and not arch.gated else 0
+    mlp = 3 if arch.gated else 4 if arch.activation == "gelu_new" else 1
+    per_token += number * (4 * wide + again + mlp * arch.intermediate) + 4 * arch.heads
+    outputs = sum(d_out for _path, _in, d_out in adapted)
+    if method in LORA:
+        per_token += number * (rank * len(adapted) + (2 * outputs if method == "dora" else 0))
+    if method == "ia3":
+        per_token += number * outputs
+    matrices = rows * tokens * (tokens + before) * number
     if not flash:
         matrices += rows * arch.heads * tokens**2 * (5 * number // 2)
-    return rows * tokens * per_token + matrices
+    longer = rows * before * 2 * wide * number
+    copies = 2 * sum(d_in * d_out for _path, d_in, d_out in arch.linears)
+    return rows * tokens * per_token + matrices + longer + (copies if whole and number == 2 else 0)
 
 
 def activations(
@@ -415,22 +366,45 @@ def activations(
     tokens: int,
     number: int,
     checkpointing: bool,
+    method: str = "lora",
+    wanted: str | list[str] = "all-linear",
     rank: int = 0,
     norms: bool = True,
     flash: bool = True,
+    before: int = 0,
 ) -> int:
     """Bytes kept for the backward pass of the whole model.
 
-    With checkpointing each layer keeps its input alone and is done again on the way back, so one
-    layer's are there at a time: Chen et al. 2016, arXiv:1604.06174, §3.
+    Layers below the first that anything is trained in keep nothing. With checkpointing each layer
+    keeps its input alone and is done again on the way back, so one layer's are there at a time, and
+    what the end of the model kept is gone by then: Chen et al. 2016, arXiv:1604.06174, §3.
     """
-    one = layer_activations(
-        arch, rows=rows, tokens=tokens, number=number, rank=rank, norms=norms, flash=flash
-    )
     ends = 3 * rows * tokens * arch.hidden * number  # the words' vectors and the last norm
+    if method == "head":
+        return rows * tokens * arch.hidden * number  # what the head is given
+    each = adapted_layers(arch, wanted)
+    lowest = 0
+    if (method in LORA or method == "ia3") and not norms:
+        lowest = next((n for n, found in enumerate(each) if found), arch.layers)
+    kept = [
+        layer_activations(
+            arch,
+            rows=rows,
+            tokens=tokens,
+            number=number,
+            method=method,
+            adapted=adapted,
+            rank=rank,
+            norms=norms,
+            flash=flash,
+            before=before,
+        )
+        for adapted in each[lowest:]
+    ]
     if checkpointing:
-        return checkpoints(arch, rows=rows, tokens=tokens, number=number) + one + ends
-    return arch.layers * one + ends
+        inputs = checkpoints(arch, rows=rows, tokens=tokens, number=number)
+        return inputs + max([*kept, ends])
+    return sum(kept) + ends
 
 
 def checkpoints(arch: Architecture, *, rows: int, tokens: int, number: int) -> int:
@@ -447,19 +421,18 @@ def full_logits(*, rows: int, tokens: int, vocabulary: int) -> int:
 
 
 def tile_logits(arch: Architecture, *, rows: int, tokens: int, number: int, device: str) -> int:
-    """Bytes of DPO's head at work: one tile of logits, the rest of it summed as it goes.
+    """Bytes of TRL's head at work: one tile of logits, the rest of it summed as it goes.
 
     On a GPU the tile is made at its full width and worked on in place. On a CPU only what is
-    written takes memory, and plain operations make float32 copies of it: at most seven at once, as
-    tests/bench/memory.py found. Beside it
-    the gradient of the hidden states, in float32. Source: at TILE_TOKENS.
+    written takes memory, and plain operations make TILE_COPIES of it. Beside it the gradient of the
+    hidden states, in float32. Source: at TILE_TOKENS.
     """
     positions = min(rows * tokens, TILE_TOKENS)
     hidden_gradient = rows * tokens * arch.hidden * 4
     if device == "cuda":
         return positions * TILE_WORDS * number + hidden_gradient
     width = min(arch.vocabulary, TILE_WORDS)
-    return positions * width * (number + 7 * 4) + hidden_gradient
+    return positions * width * (number + TILE_COPIES * 4) + hidden_gradient
 
 
 def chunk_logits(arch: Architecture, *, rows: int, tokens: int, number: int) -> int:
@@ -467,14 +440,29 @@ def chunk_logits(arch: Architecture, *, rows: int, tokens: int, number: int) -> 
     return min(rows * tokens, CHUNK) * arch.vocabulary * (number + 4 + 4)
 
 
-def work_space(arch: Architecture, *, rows: int, tokens: int, number: int, quantised: bool) -> int:
+def chunk_gradients(arch: Architecture, *, rows: int, tokens: int, number: int) -> int:
+    """Bytes of DPO's head on the way back: a chunk is computed again, of which its softmax stays,
+    the gradient of what was told, and that of the logits, in float32; beside it the gradient of the
+    hidden states."""
+    logits = min(rows * tokens, CHUNK) * arch.vocabulary * (3 * 4 + (2 if number == 2 else 0))
+    return logits + rows * tokens * arch.hidden * number
+
+
+def work_space(
+    arch: Architecture, *, rows: int, tokens: int, number: int, method: str = "lora"
+) -> int:
     """Bytes of what exists only within one operation: the widest layer's in- and outputs and, on
-    the way back, their gradients; under QLoRA the one weight turned back into numbers."""
-    widest = max(arch.intermediate, arch.hidden)
-    passing = rows * tokens * (3 * widest + 2 * arch.hidden) * number
-    largest = max(d_in * d_out for _name, d_in, d_out in arch.linears)
-    turned_back = largest * number if quantised else 0
-    return passing + turned_back
+    the way back, their gradients. In 4 bits, the one weight turned back into numbers; for DoRA, its
+    change written out, from a unit matrix of its inputs, to measure its length."""
+    inner = 2 if not arch.gated and arch.activation != "gelu_new" else 3
+    widest = max(inner * arch.intermediate, 3 * arch.hidden)
+    passing = rows * tokens * (widest + 2 * arch.hidden) * number
+    written_out = 0
+    if method in IN_4_BITS:
+        written_out = max(d_in * d_out for _path, d_in, d_out in arch.linears) * number
+    if method == "dora":
+        written_out = max(d_in * (d_in + 3 * d_out) for _path, d_in, d_out in arch.linears) * 4
+    return passing + written_out
 
 
 def kv_cache(arch: Architecture, *, rows: int = 1, tokens: int = 1, number: int = 2) -> int:
@@ -482,18 +470,48 @@ def kv_cache(arch: Architecture, *, rows: int = 1, tokens: int = 1, number: int 
     return 2 * arch.layers * arch.kv_heads * arch.head_dim * number * tokens * rows
 
 
-def inference(arch: Architecture, *, rows: int, tokens: int, device: str = "cuda") -> int:
-    """Bytes of a model that generates: weights, the cache of keys and values, the last position's
-    logits in float32, one layer's work, the context."""
-    number = number_bytes("auto", device)
-    context = CUDA_CONTEXT if device == "cuda" else CPU_LIBRARIES
-    return (
-        base_weights(arch, method="lora", number=number)
-        + kv_cache(arch, rows=rows, tokens=tokens, number=number)
-        + rows * arch.vocabulary * 4
-        + work_space(arch, rows=rows, tokens=tokens, number=number, quantised=False)
-        + context
-    )
+def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda") -> Estimate:
+    """The peak of a model at work.
+
+    A policy that writes reads all prompts at once; at its end it holds the keys and values of every
+    token, but works on one token of each text: the larger of the two moments counts. A layer's keys
+    and values grow by being copied. A judge holds them too, in one piece, and reads on in parts. A
+    reward model keeps nothing between layers. Of the logits the last position's exist: where tokens
+    are drawn as logits, their copy in float32, probabilities and a draw.
+
+    Args: use: one of USES.
+    """
+    number = number_bytes(work.dtype, device)
+    method = "qlora" if work.in_4_bits else "lora"
+    weights = base_weights(arch, method=method, number=number, head=use != "score")
+    weights += mapped_file(arch, method=method, number=number, device=device)
+    tokens = min(work.tokens, arch.context or work.tokens)
+
+    def moment(held: int, read: int) -> dict[str, int]:
+        """With the keys and values of `held` tokens of each text, `read` tokens passing through."""
+        passing = work_space(arch, rows=1, tokens=read, number=number, method=method)
+        if use == "score":
+            return {"work": passing}
+        cache = kv_cache(arch, rows=work.rows, tokens=held, number=number)
+        copies = cache // (2 * arch.layers) if use == "write" else 0
+        if arch.heads != arch.kv_heads:  # one layer's, repeated for all heads
+            copies += work.rows * held * 2 * arch.heads * arch.head_dim * number
+        logits = work.rows * arch.vocabulary * 4 * 4
+        return {"cache": cache, "copies": copies, "logits": logits, "work": passing}
+
+    if use == "write":
+        prompt = max(1, tokens - work.new_tokens)
+        moments = [moment(prompt, work.rows * prompt), moment(tokens, work.rows)]
+    elif use == "ask":
+        moments = [moment(tokens, min(work.rows * tokens, max(READ_AT_ONCE[device], tokens)))]
+    else:
+        moments = [moment(tokens, work.rows * tokens)]
+    largest = max(moments, key=lambda found: sum(found.values()))
+    terms = [Term("weights", weights, gettext_noop("the model's weights"))]
+    terms += [Term(name, n, WORK_TERMS[name]) for name, n in largest.items()]
+    terms += _surroundings(device, sum(largest.values()))
+    found = tuple(term for term in terms if term.bytes)
+    return Estimate(found, use, 0, arch.weights, tokens, device)
 
 
 # Put together
@@ -509,70 +527,130 @@ def predict(
 ) -> Estimate:
     """The peak of a run.
 
+    It is that of its largest moment. Where all weights are trained, gradients come as activations
+    go, so of both together the sum is never there: the way back is told at its two ends.
+
     Args: device: "cuda" or "cpu"; tokens: of the longest conversation, where it is known; else the
         recipe's max_length, or the model's context where that is shorter.
-    Raises: ValueError for a recipe or a method that is not counted.
     """
-    if kind not in ("reward", "dpo"):
-        raise ValueError(f"the memory of the recipe {kind} is not counted yet")
-    limit = min(recipe.max_length, arch.context or recipe.max_length)
+    method, virtual = recipe.method, virtual_tokens(recipe)
+    stretched = recipe.rope_factor if recipe.rope_scaling != "none" else 1
+    context = int((arch.context or recipe.max_length + virtual) * stretched)
+    limit = min(recipe.max_length, context - virtual)
     tokens = min(tokens or limit, limit)
-    rows = 2 * recipe.batch_size  # chosen and rejected
     number = number_bytes(recipe.dtype, device)
+    whole, writes = method in WHOLE, kind not in SCORERS
+    # Vectors of a learned prompt stand in the row itself.
+    shape: dict[str, Any] = {"rows": rows_at_once(recipe, tokens), "number": number}
+    shape["tokens"] = tokens + (virtual if method in ("prompt", "ptuning") else 0)
     trained = trained_weights(kind, recipe, arch)
-    full = recipe.method == "full"
-    quantised = recipe.method in ("qlora", "qdora", "loftq")
-    shape = {"rows": rows, "tokens": tokens, "number": number}
 
     # What is trained is float32 whatever the base is: training/ml/loading.py train_in_float32.
-    frozen = base_weights(arch, method=recipe.method, number=number, head=kind != "reward")
-    held = 0 if full else frozen
-    copies = trained * 4 if full and kind == "dpo" else 0  # the reference; else the adapter is off
-    states = trained * ADAM_STATES
-    kept = activations(
-        arch,
-        **shape,
-        checkpointing=recipe.gradient_checkpointing,
-        rank=0 if full else recipe.lora_rank,
-        norms=recipe.train_norms or full,
+    frozen = base_weights(arch, method=method, number=number, head=writes)
+    frozen += mapped_file(arch, method=method, number=number, device=device)
+    copy = base_weights(arch, method="lora", number=number)
+    always = {
+        "weights": 0 if whole else frozen,
+        "trained": trained * 4,
+        "optimizer": optimizer_states(recipe, arch, trained),
+        "reference": copy if asks_a_copy(recipe) else 0,
+    }
+    kept: dict[str, Any] = {
+        "checkpointing": recipe.gradient_checkpointing,
+        "method": method,
+        "wanted": targets(recipe),
+        "rank": recipe.lora_rank,
+        "norms": recipe.train_norms or whole,
         # Every model we load runs torch's fused attention; it never holds the matrices.
-        flash=True,
-    )
-    logits = tile_logits(arch, **shape, device=device) if kind == "dpo" else 0
-    work = work_space(arch, **shape, quantised=quantised)
-    measuring = work + (chunk_logits(arch, **shape) if kind == "dpo" else 0)
+        "flash": True,
+        "before": virtual if method == "prefix" else 0,
+    }
+    of_all = activations(arch, **shape, **kept)
+    of_one = activations(replace(arch, layers=1), **shape, **kept)
+    logits = tile_logits(arch, **shape, device=device) if writes else 0
+    if isinstance(recipe, DPORecipe):
+        logits = chunk_gradients(arch, **shape)
+    work = work_space(arch, **shape, method=method)
+    if method == "head":  # a frozen base is asked once, before the first step
+        of_all = of_one = 0
+        work = work_space(arch, rows=2 * FEATURES_AT_ONCE, tokens=tokens, number=number)
+    head = arch.vocabulary * arch.hidden * 4 if whole and writes else 0
+    in_parts = recipe.gradient_accumulation > 1 or getattr(recipe, "batch_tokens", 0) > 0
+    all_at_once = not whole or in_parts
+    # Either the head works on all kept activations, or a layer does.
+    at_the_head = {"logits": logits} if logits >= work else {"work": work}
+    moments = {
+        "forward": {
+            "gradients": trained * 4 if all_at_once else head,
+            "activations": of_all,
+            **at_the_head,
+        },
+        "backward": {"gradients": trained * 4, "activations": of_one, "work": work},
+        # LoftQ finds its start from the base in full, beside the one in 4 bits.
+        "start": {"work": copy if method == "loftq" else 0},
+        "step": {"gradients": trained * 4, "work": step_space(recipe, arch, trained, device)},
+        "measuring": {
+            "logits": chunk_logits(arch, **shape) if writes else 0,
+            "work": work,
+        },
+    }
+    moment = max(moments, key=lambda name: sum(moments[name].values()))
+    found = always | moments[moment]
+    moving = sum(found.get(name, 0) for name in ("activations", "logits", "work"))
+    terms = [Term(name, found.get(name, 0), words) for name, words in TERMS.items()]
+    terms += _surroundings(device, moving)
+    told = tuple(term for term in terms if term.bytes)
+    return Estimate(told, moment, trained, arch.weights, tokens, device)
 
-    # At the step's highest point either the head works on all kept activations, or a layer does.
-    passing = kept + max(logits, work)
-    moment = "training"
-    if measuring > passing:
-        moment, kept, logits, work = "measuring", 0, measuring - work, work
-    elif logits >= work:
-        work = 0
-    else:
-        logits = 0
-    moving = kept + logits + work
-    terms = [
-        Term("weights", held, gettext_noop("the base model's weights")),
-        Term("trained", trained * 4, gettext_noop("what is trained, in float32")),
-        Term("gradients", trained * 4, gettext_noop("its gradients")),
-        Term("optimizer", states, gettext_noop("Adam's two moments of it")),
-        Term("reference", copies, gettext_noop("the reference model")),
-        Term("activations", kept, gettext_noop("activations kept for the way back")),
-        Term("logits", logits, gettext_noop("logits of a tile of tokens and words")),
-        Term("work", work, gettext_noop("work space of one layer")),
-        Term(
-            "gaps",
-            round(GAPS * moving) if device == "cuda" else 0,
-            gettext_noop("gaps the allocator leaves"),
-        ),
-        Term(
-            "libraries",
-            CUDA_CONTEXT if device == "cuda" else CPU_LIBRARIES,
-            gettext_noop("CUDA's context") if device == "cuda" else gettext_noop("libraries"),
-        ),
-    ]
-    return Estimate(tuple(t for t in terms if t.bytes), moment, trained, tokens, device)
+
+def rows_at_once(recipe: Recipe, tokens: int) -> int:
+    """Rows that pass through the model together with a way back: of a pair both responses, of KTO's
+    single responses the one; as many as batch_size and batch_tokens allow."""
+    if not isinstance(recipe, RewardRecipe | DPORecipe):
+        return recipe.batch_size
+    each = 1 if recipe.loss == "kto" else 2
+    most = recipe.batch_size
+    if recipe.batch_tokens:
+        most = min(most, max(1, recipe.batch_tokens // (2 * tokens)))
+    return each * most
+
+
+def asks_a_copy(recipe: Recipe) -> bool:
+    """Whether a second, frozen model is held: not if the reference was asked before the first step,
+    nor where a loss has none or the policy is its own with its adapter off."""
+    if not isinstance(recipe, DPORecipe) or recipe.precompute_reference:
+        return False
+    return recipe.loss not in NO_REFERENCE and needs_reference_copy(recipe.method)
+
+
+TERMS = {
+    "weights": gettext_noop("the base model's weights"),
+    "trained": gettext_noop("what is trained, in float32"),
+    "gradients": gettext_noop("its gradients"),
+    "optimizer": gettext_noop("the optimizer's averages of it"),
+    "reference": gettext_noop("the reference model"),
+    "activations": gettext_noop("activations kept for the way back"),
+    "logits": gettext_noop("logits of a tile of tokens and words"),
+    "work": gettext_noop("work space of one layer or step"),
+}
+
+
+WORK_TERMS = {
+    "cache": gettext_noop("keys and values of every token"),
+    "copies": gettext_noop("copies of one layer's keys and values"),
+    "logits": gettext_noop("logits of the last positions"),
+    "work": TERMS["work"],
+}
+
+
+def _surroundings(device: str, moving: int) -> list[Term]:
+    """What stands around a model's own memory, of which `moving` bytes come and go."""
+    if device == "cuda":
+        return [
+            Term("gaps", round(GAPS * moving), gettext_noop("gaps the allocator leaves")),
+            Term("libraries", CUDA_CONTEXT, gettext_noop("CUDA's context")),
+        ]
+    return [Term("libraries", CPU_LIBRARIES, gettext_noop("libraries"))]
 
 
 # What would fit
@@ -625,6 +703,26 @@ def suggestions(
         if sort not in found or cost < found[sort][0]:
             found[sort] = (cost, Suggestion(changes, peak, same))
     return [suggestion for _cost, suggestion in sorted(found.values(), key=lambda f: f[0])[:most]]
+
+
+def lighter_work(
+    use: str, work: Work, arch: Architecture, available: int, *, device: str = "cuda"
+) -> list[Suggestion]:
+    """The most texts at once that fit, with the weights as asked and in 4 bits; empty if one text
+    does not."""
+    found = []
+    for in_4_bits in (False, True):
+        if work.in_4_bits and not in_4_bits:
+            continue
+        for rows in _halves(work.rows, 1):
+            lighter = replace(work, rows=rows, in_4_bits=in_4_bits)
+            peak = inference(use, lighter, arch, device=device).peak
+            if peak <= available:
+                changes: dict[str, Any] = {} if rows == work.rows else {"rows": rows}
+                changes |= {} if in_4_bits == work.in_4_bits else {"in_4_bits": True}
+                found.append(Suggestion(changes, peak, "in_4_bits" not in changes))
+                break
+    return found
 
 
 def _halves(number: int, least: int) -> list[int]:

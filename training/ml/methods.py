@@ -8,13 +8,13 @@ from typing import Any
 
 from training.ml.config import METHODS, Recipe
 
-LORA = ("lora", "qlora", "dora", "rslora", "pissa")
+LORA = ("lora", "qlora", "dora", "rslora", "pissa", "loftq")
 """Small matrices beside frozen weights."""
 PROMPTS = ("prompt", "prefix", "ptuning")
 """Vectors before a text, all weights of the base frozen."""
 WHOLE = ("full", "galore")
 """Every weight is trained; the run leaves a whole model."""
-IN_4_BITS = ("qlora",)
+IN_4_BITS = ("qlora", "loftq")
 SCORERS = ("reward",)
 """Recipes that make a model with a score head; all others make one that writes."""
 WITH_REFERENCE = ("dpo",)
@@ -27,6 +27,7 @@ SETTINGS = {
     "dora": _LORA,
     "rslora": _LORA,
     "pissa": _LORA,
+    "loftq": _LORA,
     "ia3": ("target_modules", "train_norms"),
     "prompt": ("virtual_tokens",),
     "prefix": ("virtual_tokens",),
@@ -58,7 +59,8 @@ def needs_reference_copy(method: str) -> bool:
     """Whether the model that a run starts from is held in memory a second time as reference.
 
     Elsewhere it is the policy with its adapter off. Where all weights move there is no adapter; and
-    PiSSA takes its matrices out of the base, which without them is another model.
+    PiSSA takes its matrices out of the base, which without them is another model. (LoftQ's without
+    them is the base in 4 bits, which is QLoRA's reference too.)
     """
     return method in WHOLE or method == "pissa"
 

@@ -51,6 +51,15 @@ class Peak:
         return None if highest is None else max(0, highest - self.start)
 
 
+def held_now() -> int | None:
+    """Bytes that this process holds: on a GPU what torch has reserved there, else its resident set
+    with all libraries. None where nobody can tell."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.memory_reserved())
+    return _resident("VmRSS")
+
+
 def _resident(name: str) -> int | None:
     """VmRSS or VmHWM of this process in bytes."""
     try:

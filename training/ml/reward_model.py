@@ -1,43 +1,78 @@
-"""Reward model: a prompt and a response to a number, learned from pairs (TRL's RewardTrainer)."""
+"""Reward model: a prompt and a response to a number, learned from pairs or ratings."""
 
+import json
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import PrinterCallback, set_seed
-from trl import RewardConfig, RewardTrainer
-from trl.trainer.reward_trainer import DataCollatorForPreference
-from trl.trainer.utils import disable_dropout_in_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import set_seed
 
-from training.ml.adapting import adapted, optimizer_of, optimizer_words, save_model, save_start
+from training.ml.adapting import (
+    adapted,
+    optimizer_of,
+    optimizer_words,
+    save_members,
+    save_model,
+    save_start,
+)
+from training.ml.batches import parts_of, steps_of, useful_share
 from training.ml.config import RewardRecipe
-from training.ml.data import Messages, Pair, TokenPair, chat_tokens, tokenize_pairs
+from training.ml.data import (
+    Messages,
+    Pair,
+    TokenPair,
+    chat_tokens,
+    kept_apart,
+    longest_first,
+    rated,
+    tokenize_pairs,
+)
 from training.ml.evaluation import pair_metrics
 from training.ml.loading import (
+    HEADS,
     load_scorer,
     load_tokenizer,
     longest_allowed,
+    members_of,
     n_parameters,
     number_format,
     train_in_float32,
+    without_dropout,
 )
 from training.ml.logprobs import pad_right
-from training.ml.losses import LABEL_COLUMNS, add_labels, label_columns, soft_pair_loss
+from training.ml.loop import Batch, StepTrainer
+from training.ml.losses import (
+    centring,
+    label_columns,
+    length_slope,
+    rating_loss,
+    sharpened,
+    smoothed,
+    soft_pair_loss,
+    strength_margin,
+)
 from training.ml.methods import virtual_tokens
+from training.ml.objectives import suiting
 from training.ml.steps import (
     OnStep,
     ReportSteps,
+    StepReport,
     n_steps,
     quiet_trainer,
     resume_point,
     trainer_settings,
 )
 
+FEATURES_AT_ONCE = 32
+"""Pairs whose features are computed together."""
 
-@quiet_trainer()
+
 def train(
     recipe: RewardRecipe,
     train: Sequence[Pair],
@@ -48,94 +83,340 @@ def train(
     """Train a reward model; leave it in `folder`/model and what it is worth as the return.
 
     Called again on the same folder, it goes on from the last checkpoint and ends with the same
-    weights as an unbroken run.
+    weights as an unbroken run. The members of an ensemble are trained one after another, each with
+    a seed of its own, and reported as one long run.
 
-    Returns: pair_metrics on the test pairs (those longer than `max_length` left out), and
-        n_train, n_steps, max_length (the model's context, where that is less than asked),
-        too_long_train, too_long_test, empty, trained_parameters, parameters, optimizer, seconds.
-    Raises: ModelMissing; ValueError if no training pair fits `max_length`; whatever on_step raises.
+    Returns: pair_metrics on the test pairs (those longer than `max_length` left out), of an
+        ensemble by the mean of its members, with member_accuracies and spread (mean sd of a pair's
+        margin over the members); and n_train, n_unrated (pairs without a rating, where those are
+        learned), n_validation, n_steps, best_step, max_length (the
+        model's context, where that is less than asked), too_long_train, too_long_test, empty,
+        useful_tokens (share of what was computed that is no padding), length_slope,
+        trained_parameters, parameters, optimizer, seconds.
+    Raises: ModelMissing; ValueError if no training pair fits `max_length`, or the labels do not
+        suit the loss; whatever on_step raises.
     """
     began = time.monotonic()
     tokenizer = load_tokenizer(recipe.base_model)
     limit = longest_allowed(
-        recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe)
+        recipe.base_model,
+        recipe.max_length,
+        virtual_tokens=virtual_tokens(recipe),
+        rope=(recipe.rope_scaling, recipe.rope_factor),
     )
-    train_tokens, left_out_train = tokenize_pairs(train, tokenizer, limit)
+    suiting(recipe, train)
+    own, validation = kept_apart(train, recipe.validation_share, recipe.seed)
+    n_own = len(own)
+    if recipe.loss == "ratings":
+        own = rated(own, recipe.rating_of)
+    train_tokens, left_out_train = tokenize_pairs(own, tokenizer, limit)
+    # A tie says nothing about which response the model should put ahead.
+    clear = [pair for pair in validation if pair.prob > 0.5]
+    valid_tokens, left_out_valid = tokenize_pairs(clear, tokenizer, limit)
+    if validation and not valid_tokens:
+        raise ValueError(f"validation_share leaves no pair that fits max_length={limit}")
     test_tokens, left_out_test = tokenize_pairs(test, tokenizer, limit)
     if not train_tokens:
-        raise ValueError(f"no training pair of {len(train)} fits max_length={limit}")
+        raise ValueError(f"no training pair of {len(own)} fits max_length={limit}")
 
-    set_seed(recipe.seed)  # the head and the adapters start at random
-    base = load_scorer(recipe.base_model, method=recipe.method, dtype=recipe.dtype)
-    disable_dropout_in_model(base)
-    model = adapted(base, recipe, task="SEQ_CLS")
-    total = n_steps(recipe, len(train_tokens))
-    report = ReportSteps(
-        recipe,
-        total,
-        test_tokens,
-        lambda pairs: margins(model, tokenizer, pairs, dtype=recipe.dtype),
-        on_step,
-    )
-    trainer = _Trainer(
-        model=model,
-        args=RewardConfig(
-            center_rewards_coefficient=recipe.center_rewards or None,
-            # Dropout of the base is off already; theirs would turn off the adapters' as well.
-            disable_dropout=False,
-            **trainer_settings(recipe, folder, len(train_tokens)),
-        ),
-        processing_class=tokenizer,
-        data_collator=_Collator(pad_token_id=tokenizer.pad_token_id),
-        train_dataset=Dataset.from_list(
-            [
-                {
-                    "chosen_ids": pair.prompt_ids + pair.chosen_ids,
-                    "rejected_ids": pair.prompt_ids + pair.rejected_ids,
-                }
-                | label_columns(pair)
-                for pair in train_tokens
-            ]
-        ),
-        callbacks=[report],
-        optimizers=(optimizer_of(model, recipe), None),
-    )
-    trainer.remove_callback(PrinterCallback)  # standard output belongs to the caller
-    train_in_float32(model)
-    save_start(model, recipe, folder)
-    trainer.train(resume_from_checkpoint=resume_point(folder))
-
-    save_model(model, recipe, folder)
-    tokenizer.save_pretrained(folder / "model")
-    found = report.measured_at(total, model)
-    trained, parameters = n_parameters(model)
-    return pair_metrics(
-        found,
-        [p.chosen_chars - p.rejected_chars for p in report.test],
+    found = [
+        _train_member(
+            member, recipe, tokenizer, (train_tokens, valid_tokens, test_tokens), folder, on_step
+        )
+        for member in range(recipe.members)
+    ]
+    ordered = longest_first(test_tokens)
+    each = torch.tensor([one["rewards"] for one in found])  # (members, pairs, 2)
+    rewards = each.mean(dim=0).reshape(-1, 2)
+    margins = rewards[:, 0] - rewards[:, 1]
+    figures = pair_metrics(
+        margins.tolist(),
+        [p.chosen_chars - p.rejected_chars for p in ordered],
         n_left_out=left_out_test.too_long + left_out_test.empty,
-    ) | {
+        rewards=rewards.tolist(),
+        lengths=[(p.chosen_chars, p.rejected_chars) for p in ordered],
+    )
+    if recipe.members > 1:
+        save_members(folder, recipe.members)
+        if ordered:
+            gaps = each[:, :, 0] - each[:, :, 1]  # (members, pairs)
+            figures["member_accuracies"] = (gaps > 0).float().mean(dim=1).tolist()
+            figures["spread"] = gaps.std(dim=0).mean().item()
+    return figures | {
         "n_train": len(train_tokens),
-        "n_steps": total,
+        "n_unrated": n_own - len(own),
+        "n_validation": len(valid_tokens),
+        "n_steps": sum(one["n_steps"] for one in found),
+        "best_step": found[0]["best_step"] if recipe.members == 1 else None,
         "max_length": limit,
         "longest": max(pair.n_tokens for pair in train_tokens),
-        "too_long_train": left_out_train.too_long,
+        "too_long_train": left_out_train.too_long + left_out_valid.too_long,
         "too_long_test": left_out_test.too_long,
-        "empty": left_out_train.empty + left_out_test.empty,
-        "trained_parameters": trained,
-        "parameters": parameters,
+        "empty": left_out_train.empty + left_out_valid.empty + left_out_test.empty,
+        "useful_tokens": found[0]["useful_tokens"],
+        "length_slope": found[0]["length_slope"],
+        "trained_parameters": sum(one["trained_parameters"] for one in found),
+        "parameters": found[0]["parameters"],
         "optimizer": optimizer_words(recipe),
         "seconds": time.monotonic() - began,
     }
 
 
-def margins(
-    model: Any, tokenizer: Any, pairs: Sequence[TokenPair], *, dtype: str = "auto"
-) -> list[float]:
-    """Reward of the chosen response minus that of the rejected one, per pair."""
+@quiet_trainer()
+def _train_member(
+    member: int,
+    recipe: RewardRecipe,
+    tokenizer: Any,
+    sides: tuple[list[TokenPair], list[TokenPair], list[TokenPair]],
+    folder: Path,
+    on_step: OnStep,
+) -> dict[str, Any]:
+    """Train one member of an ensemble, or the one model there is, and measure it. A member that is
+    done already is not trained again."""
+    train, validation, test = sides
+    total = n_steps(recipe, len(train))
+    if recipe.members > 1:
+        on_step = _as_part(on_step, member, recipe.members, total)
+        recipe = replace(recipe, seed=(recipe.seed + member) % 2**31)
+        folder = folder / "members" / str(member)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "done.json").exists():
+            done: dict[str, Any] = json.loads((folder / "done.json").read_text())
+            return done
+
+    set_seed(recipe.seed)  # the head and the adapters start at random
+    base = load_scorer(
+        recipe.base_model,
+        method=recipe.method,
+        dtype=recipe.dtype,
+        rope=(recipe.rope_scaling, recipe.rope_factor),
+    )
+    base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    without_dropout(base)
+    model = adapted(base, recipe, task="SEQ_CLS")
+    slope = 0.0
+    if recipe.length_debias:
+        columns = label_columns(train)
+        slope = length_slope(*(columns[n].tolist() for n in ("length", "prob", "weight")))
+    rewards_of, batch_of = _whole_model(recipe, tokenizer)
+    if recipe.method == "head":
+        rewards_of, batch_of = _head_alone(
+            recipe, model, tokenizer, [*train, *validation, *test], folder
+        )
+    rewards: dict[int, tuple[float, float]] = {}
+
+    def margins(pairs: Sequence[TokenPair]) -> list[float]:
+        where = next(model.parameters()).device
+        batch = {name: tensor.to(where) for name, tensor in batch_of(pairs).items()}
+        with torch.no_grad():
+            chosen, rejected = rewards_of(model, batch).chunk(2)
+        for pair, better, worse in zip(pairs, chosen.tolist(), rejected.tolist(), strict=True):
+            rewards[id(pair)] = (better, worse)
+        return (chosen - rejected).tolist()
+
+    def loss(model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen, rejected = rewards_of(model, batch).chunk(2)  # (pairs,) each
+        delta = (chosen - rejected).detach()
+        shown = {"accuracy": (delta > 0).float().sum(), "margin": delta.sum()}
+        return pair_losses(recipe, chosen, rejected, batch, slope).sum(), shown
+
+    lengths = [pair.n_tokens for pair in train]
+    steps = steps_of(
+        lengths,
+        recipe.batch_size * recipe.gradient_accumulation,
+        total,
+        recipe.seed,
+        by_length=recipe.group_by_length,
+    )
+
+    def places(step: Sequence[int]) -> list[list[int]]:
+        found = parts_of(
+            [lengths[at] for at in step],
+            most_rows=recipe.batch_size,
+            most_tokens=recipe.batch_tokens,
+            each=2,
+        )
+        return [[step[at] for at in part] for part in found]
+
+    report: ReportSteps[TokenPair] = ReportSteps(
+        recipe, total, test, margins, on_step, validation=validation, folder=folder
+    )
+    trainer = StepTrainer(
+        model,
+        trainer_settings(recipe, folder, len(train)),
+        steps=steps,
+        parts=lambda step: [batch_of([train[at] for at in part]) for part in places(step)],
+        loss=loss,
+        callbacks=[report],
+        optimizer=optimizer_of(model, recipe),
+    )
+    train_in_float32(model)
+    save_start(model, recipe, folder)
+    trainer.train(resume_from_checkpoint=resume_point(folder))
+
+    report.choose_best(model)
+    save_model(model, recipe, folder)
+    tokenizer.save_pretrained(folder / "model")
+    report.measured_at_end(model)
+    trained, parameters = n_parameters(model)
+    done = {
+        "rewards": [rewards[id(pair)] for pair in report.test],
+        "n_steps": report.reached,
+        "best_step": report.best_step,
+        "useful_tokens": useful_share(
+            [[len(p.prompt_ids) + len(r) for r in (p.chosen_ids, p.rejected_ids)] for p in train],
+            [part for step in steps for part in places(step)],
+        ),
+        "length_slope": slope if recipe.length_debias else None,
+        "trained_parameters": trained,
+        "parameters": parameters,
+    }
+    if recipe.members > 1:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / "done.json").write_text(json.dumps(done))
+    return done
+
+
+def _as_part(on_step: OnStep, member: int, members: int, total: int) -> OnStep:
+    """Reports of one member as those of its part of the whole ensemble's run."""
+
+    def pass_on(report: StepReport) -> None:
+        # Where one member ends, the next begins: the point there belongs to the one that ended.
+        values = {} if member and report.step == 0 else report.values
+        on_step(
+            replace(
+                report,
+                step=member * total + report.step,
+                n_steps=members * total,
+                values=values,
+                checkpoint=None,
+            )
+        )
+
+    return pass_on
+
+
+def pair_losses(
+    recipe: RewardRecipe, chosen: Tensor, rejected: Tensor, labels: Batch, slope: float = 0.0
+) -> Tensor:
+    """The recipe's loss of each pair, (pairs,).
+
+    Args: chosen, rejected: rewards, (pairs,); labels: as label_columns, and (pairs, 2) ratings
+        where those are learned; slope: of length_slope, or 0.
+    """
+    prob, weight = labels["prob"], labels["weight"]
+    if recipe.soft_labels == "certainty":
+        prob, weight = sharpened(prob, weight)
+    if recipe.label_smoothing:
+        prob = smoothed(prob, recipe.label_smoothing)
+    if recipe.loss == "ratings":
+        losses = weight * rating_loss(chosen, rejected, labels["ratings"])
+    else:
+        delta = chosen - rejected + slope * labels["length"]
+        margin: Tensor | float = 0.0
+        if recipe.loss == "margin":
+            margin = strength_margin(labels["strength"], recipe.margin_size)
+        if recipe.loss == "scaled":
+            # −strength · log σ(Δ): Wang et al. 2024, arXiv:2410.01257, "scaled Bradley-Terry".
+            weight = weight * labels["strength"]
+        losses = soft_pair_loss(delta, prob, weight, margin)
+    if recipe.center_rewards:
+        losses = losses + recipe.center_rewards * centring(chosen, rejected)
+    return losses
+
+
+RewardsOf = Callable[[Any, Batch], Tensor]
+BatchOf = Callable[[Sequence[TokenPair]], Batch]
+
+
+def _whole_model(recipe: RewardRecipe, tokenizer: Any) -> tuple[RewardsOf, BatchOf]:
+    """Rewards of a batch, (2 × pairs,), the chosen responses first, by the whole model; and a batch
+    of pairs as tensors."""
+
+    def batch_of(pairs: Sequence[TokenPair]) -> Batch:
+        ids, mask = pad_right(_rows(pairs), tokenizer.pad_token_id)
+        return {"ids": ids, "mask": mask} | _labels(pairs)
+
+    def rewards_of(model: Any, batch: Batch) -> Tensor:
+        return _forward(model, batch["ids"], batch["mask"], recipe.dtype)
+
+    return rewards_of, batch_of
+
+
+def _head_alone(
+    recipe: RewardRecipe, model: Any, tokenizer: Any, pairs: Sequence[TokenPair], folder: Path
+) -> tuple[RewardsOf, BatchOf]:
+    """The same as _whole_model by the head alone, on what the frozen base gives it: computed once
+    for all pairs, and kept in the run's folder for when it goes on."""
+    path = folder / "features.safetensors"
+    head = next(m for name, m in model.named_modules() if name.rsplit(".", 1)[-1] in HEADS)
+    kept = load_file(path)["features"] if path.exists() else None
+    if kept is None or len(kept) != len(pairs):
+        kept = _features(model, head, tokenizer, pairs, recipe.dtype)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"features": kept}, path)
+    place = {id(pair): at for at, pair in enumerate(pairs)}
+
+    def batch_of(pairs: Sequence[TokenPair]) -> Batch:
+        both = kept[[place[id(pair)] for pair in pairs]]  # (pairs, 2, …)
+        return {"features": torch.cat([both[:, 0], both[:, 1]])} | _labels(pairs)
+
+    def rewards_of(model: Any, batch: Batch) -> Tensor:
+        with _autocast(batch["features"].device, recipe.dtype):
+            rewards: Tensor = head(batch["features"]).reshape(-1).float()
+            return rewards
+
+    return rewards_of, batch_of
+
+
+def _features(
+    model: Any, head: Any, tokenizer: Any, pairs: Sequence[TokenPair], dtype: str
+) -> Tensor:
+    """What the head reads of both responses of each pair: (pairs, 2, …)."""
+    seen: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _head, given: seen.append(given[0]))
+    where = next(model.parameters()).device
+    found: dict[int, Tensor] = {}
+    model.eval()
+    try:
+        ordered = longest_first(pairs)
+        for start in range(0, len(ordered), FEATURES_AT_ONCE):
+            part = ordered[start : start + FEATURES_AT_ONCE]
+            ids, mask = (t.to(where) for t in pad_right(_rows(part), tokenizer.pad_token_id))
+            seen.clear()
+            with torch.no_grad():
+                _forward(model, ids, mask, dtype)
+            given = seen[0]
+            if given.dim() == 3:
+                given = _read_at(given, ids, tokenizer.pad_token_id, head)
+            both = given.cpu().chunk(2)
+            for at, pair in enumerate(part):
+                found[id(pair)] = torch.stack([both[0][at], both[1][at]])
+    finally:
+        handle.remove()
+    return torch.stack([found[id(pair)] for pair in pairs]).contiguous()
+
+
+def _read_at(states: Tensor, ids: Tensor, pad_id: int, head: Any) -> Tensor:
+    """Of states (rows, tokens, width) those that a reward is read from. A decoder's plain head is
+    read at the last token that is no padding, as transformers does; an encoder's own head looks at
+    the first token of what it is given."""
+    if isinstance(getattr(head, "original_module", head), torch.nn.Linear):
+        places = torch.arange(ids.shape[1], device=ids.device)
+        last = ((ids != pad_id) * places).argmax(dim=-1)
+        return states[torch.arange(len(ids), device=ids.device), last]
+    return states[:, :1]
+
+
+def _rows(pairs: Sequence[TokenPair]) -> list[list[int]]:
+    """The chosen conversations, then the rejected ones."""
     rows = [pair.prompt_ids + pair.chosen_ids for pair in pairs]
-    rows += [pair.prompt_ids + pair.rejected_ids for pair in pairs]
-    rewards = _rewards(model, rows, tokenizer.pad_token_id, dtype)
-    return (rewards[: len(pairs)] - rewards[len(pairs) :]).tolist()
+    return rows + [pair.prompt_ids + pair.rejected_ids for pair in pairs]
+
+
+def _labels(pairs: Sequence[TokenPair]) -> Batch:
+    ratings = [pair.ratings for pair in pairs if pair.ratings is not None]
+    return label_columns(pairs) | ({"ratings": torch.tensor(ratings)} if ratings else {})
 
 
 def score(
@@ -146,60 +427,46 @@ def score(
     batch_size: int = 16,
     dtype: str = "auto",
 ) -> list[float]:
-    """Reward of each conversation: prompt and response as one list of messages."""
+    """Reward of each conversation: prompt and response as one list of messages. Of an ensemble,
+    the mean of its members."""
+    found = score_members(model, tokenizer, conversations, batch_size=batch_size, dtype=dtype)
+    return [sum(rewards) / len(rewards) for rewards in found]
+
+
+def score_members(
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[Messages],
+    *,
+    batch_size: int = 16,
+    dtype: str = "auto",
+) -> list[list[float]]:
+    """Rewards of each conversation by every member of an ensemble; one where there is but one."""
     rows = [chat_tokens(tokenizer, messages) for messages in conversations]
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]), reverse=True)
-    rewards = [0.0] * len(rows)
-    for start in range(0, len(rows), batch_size):
-        places = order[start : start + batch_size]
-        batch = _rewards(model, [rows[p] for p in places], tokenizer.pad_token_id, dtype)
-        for place, reward in zip(places, batch.tolist(), strict=True):
-            rewards[place] = reward
-    return rewards
-
-
-def _rewards(model: Any, rows: list[list[int]], pad_id: int, dtype: str) -> torch.Tensor:
+    rewards: list[list[float]] = [[] for _row in rows]
     where = next(model.parameters()).device
-    ids, mask = (tensor.to(where) for tensor in pad_right(rows, pad_id))
-    numbers = number_format(dtype)
-    with (
-        torch.no_grad(),
-        torch.autocast(where.type, dtype=torch.bfloat16, enabled=numbers == torch.bfloat16),
-    ):
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (rows, 1)
-    rewards: torch.Tensor = logits.squeeze(-1).float()
+    for member in members_of(model):
+        if member is not None:
+            model.set_adapter(member)
+        for start in range(0, len(rows), batch_size):
+            places = order[start : start + batch_size]
+            batch = [rows[place] for place in places]
+            ids, mask = (t.to(where) for t in pad_right(batch, tokenizer.pad_token_id))
+            with torch.no_grad():
+                found = _forward(model, ids, mask, dtype)
+            for place, reward in zip(places, found.tolist(), strict=True):
+                rewards[place].append(reward)
     return rewards
 
 
-class _Collator(DataCollatorForPreference):  # type: ignore[misc]
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        return add_labels(super().torch_call(examples), examples)
+def _forward(model: Any, ids: Tensor, mask: Tensor, dtype: str) -> Tensor:
+    with _autocast(ids.device, dtype):
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (rows, 1)
+    rewards: Tensor = logits.squeeze(-1).float()
+    return rewards
 
 
-class _Trainer(RewardTrainer):  # type: ignore[misc]
-    """TRL's trainer with soft labels and weights, without messages to the outside and cards."""
-
-    _signature_columns: list[str] | None
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        self._signature_columns = sorted({*(self._signature_columns or ()), *LABEL_COLUMNS})
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
-    ) -> Any:
-        """soft_pair_loss of the rewards, and the centring; accuracy and margin are TRL's."""
-        prob, weight = (inputs.pop(name) for name in LABEL_COLUMNS)
-        _hard, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        chosen, rejected = outputs.logits.squeeze(-1).chunk(2)  # (pairs,) each
-        loss = soft_pair_loss(chosen - rejected, prob, weight).mean()
-        if self.args.center_rewards_coefficient is not None:
-            centring = ((chosen + rejected) ** 2).mean()
-            loss = loss + self.args.center_rewards_coefficient * centring
-        return (loss, outputs) if return_outputs else loss
-
-    def _send_telemetry(self) -> None:
-        return
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        return
+def _autocast(where: torch.device, dtype: str) -> torch.autocast:
+    is_bf16 = number_format(dtype) == torch.bfloat16
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=is_bf16)

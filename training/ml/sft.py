@@ -67,15 +67,18 @@ def train(
     Returns: token_metrics of the test responses, of which the prompts' tokens are no part; and
         n_train, n_steps, train_tokens (read in one pass), max_length (the model's context, where
         that is less than asked), too_long_train, too_long_test, empty, trained_parameters,
-        parameters, optimizer, seconds, and the pairs that gave nothing to imitate: ties, other,
-        repeated.
+        parameters, longest (tokens of a row), optimizer, seconds, and the pairs that gave nothing
+        to imitate: ties, other, repeated.
     Raises: ModelMissing; ValueError if nothing to imitate fits `max_length`, or for packing with a
         model that would mix up what is packed; whatever on_step raises.
     """
     began = time.monotonic()
     tokenizer = load_tokenizer(recipe.base_model)
     limit = longest_allowed(
-        recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe)
+        recipe.base_model,
+        recipe.max_length,
+        virtual_tokens=virtual_tokens(recipe),
+        rope=(recipe.rope_scaling, recipe.rope_factor),
     )
     train_examples, none_train = to_imitate(train, recipe.imitate)
     test_examples, none_test = to_imitate(test, recipe.imitate)
@@ -115,7 +118,10 @@ def pretrain(
     began = time.monotonic()
     tokenizer = load_tokenizer(recipe.base_model)
     limit = longest_allowed(
-        recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe)
+        recipe.base_model,
+        recipe.max_length,
+        virtual_tokens=virtual_tokens(recipe),
+        rope=(recipe.rope_scaling, recipe.rope_factor),
     )
     sides = [
         [
@@ -156,7 +162,12 @@ def _train(
     total = n_steps(recipe, len(rows))
 
     set_seed(recipe.seed)  # the adapters start at random
-    base = load_causal(recipe.base_model, method=recipe.method, dtype=recipe.dtype)
+    base = load_causal(
+        recipe.base_model,
+        method=recipe.method,
+        dtype=recipe.dtype,
+        rope=(recipe.rope_scaling, recipe.rope_factor),
+    )
     disable_dropout_in_model(base)
     if recipe.packing:
         if recipe.method in PROMPTS:
@@ -200,6 +211,8 @@ def _train(
         ),
         args=SFTConfig(
             neftune_noise_alpha=noise or None,
+            # What is too long was left out before; TRL would cut or drop it in silence.
+            max_length=None,
             **trainer_settings(recipe, folder, len(rows)),
         ),
         processing_class=tokenizer,
@@ -221,6 +234,7 @@ def _train(
     return token_metrics(nll, base_nll, n_tokens, units, n_left_out=n_left_out) | {
         "n_train": len(train),
         "n_steps": total,
+        "longest": max(len(row["input_ids"]) for row in rows),
         "train_tokens": sum(example.n_tokens for example in train),
         "max_length": limit,
         "trained_parameters": trained,

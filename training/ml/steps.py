@@ -1,9 +1,11 @@
 """A run's steps: what it reports, when it measures, and checkpoints that survive a kill."""
 
 import contextlib
+import json
 import math
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
@@ -19,6 +22,7 @@ from training.ml.config import Recipe
 from training.ml.data import Row, longest_first
 from training.ml.evaluation import log_loss, share_right
 from training.ml.loading import device, number_format
+from training.ml.peaks import held_now
 
 COMPLETE = "complete"
 """A checkpoint without this file was cut short by a kill and is not resumed from."""
@@ -31,10 +35,12 @@ class StepReport:
     step: int
     n_steps: int
     split: str = "train"
-    """train: a mean over the step's pairs; test: over all test pairs."""
+    """train: a mean over the step's pairs; test, validation: over all pairs of that side."""
     values: dict[str, float] = field(default_factory=dict)
-    """loss, of pairs also accuracy and margin; in training also learning_rate. Empty: only "I am
-    still here"."""
+    """loss, of pairs also accuracy and margin; in training also learning_rate and grad_norm, the
+    gradient's length before it is shortened. Empty: only "I am still here"."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """What a training step took: tokens (padding not counted), seconds, memory (bytes held)."""
     checkpoint: Path | None = None
     """A checkpoint of this step has just been written here."""
 
@@ -86,9 +92,8 @@ def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, An
         "save_total_limit": 2,
         "eval_strategy": "no",  # ReportSteps measures, pair by pair
         "report_to": "none",
+        "include_num_input_tokens_seen": "non_padding",
         "disable_tqdm": True,
-        # What is too long was left out before; the trainers would cut or drop it in silence.
-        "max_length": None,
     }
 
 
@@ -117,6 +122,8 @@ def quiet_trainer() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
             warnings.filterwarnings("ignore", message="PiSSA changes the base", module="peft")
+            # The base is an adapter's folder, merged: its words are those of the base beneath.
+            warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")
             yield
     finally:
         if bars:
@@ -133,7 +140,8 @@ def pair_summary(margins: Sequence[float]) -> dict[str, float]:
 
 
 class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
-    """Passes every step on, measures the test rows longest first, and seals checkpoints."""
+    """Passes every step on, measures the held-out rows longest first, seals checkpoints, and keeps
+    the weights that did best on validation rows."""
 
     def __init__(
         self,
@@ -145,36 +153,70 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         *,
         logged: Mapping[str, str] = PAIR_LOGS,
         summary: Callable[[Sequence[float]], dict[str, float]] = pair_summary,
+        validation: Sequence[Row] = (),
+        folder: Path | None = None,
     ) -> None:
         """Args:
         numbers: one for each row of a batch under the model as it is now: margins of pairs, say.
         logged: as PAIR_LOGS.
         summary: the point of the curves that the numbers of all test rows give.
+        validation: rows to choose the weights by; the test rows are then measured once, at the end.
+        folder: of the run, where the best weights are kept; wanted with validation rows.
         """
         self.recipe, self.total, self.test = recipe, total, longest_first(test)
         self.numbers, self.on_step = numbers, on_step
         self.logged, self.summary = logged, summary
+        self.validation, self.folder = longest_first(validation), folder
         self.last: tuple[int, list[float]] = (-1, [])
         """The newest measurement: its step, and the numbers of the test rows."""
+        self.rows: list[Row] = []
+        """The rows that are measured now, or were last: of test or validation."""
+        self.began = time.perf_counter()
+        """When the step began, moved on by what was measured meanwhile."""
+        self.n_tokens = 0
+        """Those of all steps before this one."""
+        self.reached = 0
+        """Steps of the run so far."""
+        self.best_step: int | None = None
+        """The step whose weights are kept, once the run has ended with validation rows."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.reached = state.global_step
         if state.global_step > 0:
             load_network(kwargs["model"], self.recipe, _checkpoint(args, state))
+            self._forget_after(state.global_step)
         if state.global_step == 0:  # also shows at once whether the longest rows fit into memory
-            self.measure(0, kwargs["model"])
+            self._forget_after(-1)
+            self._measure_now(0, kwargs["model"])
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
+        self.n_tokens = state.num_input_tokens_seen
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step = state.global_step
+        self.reached = step = state.global_step
         if step % every(self.recipe.eval_every, self.total) == 0 or step == self.total:
-            self.measure(step, kwargs["model"])
+            began = time.perf_counter()
+            self._measure_now(step, kwargs["model"])
+            self.began += time.perf_counter() - began
+            if self._is_worn_out():
+                control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:  # the summary at the end
             return
         _refuse_nan(logs["loss"], state.global_step)
-        values = {name: logs[name] for name in ("loss", "learning_rate")}
+        values = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm")}
         values |= {name: logs[theirs] for name, theirs in self.logged.items()}
-        self.on_step(StepReport(step=state.global_step, n_steps=self.total, values=values))
+        cost: dict[str, float] = {
+            "tokens": state.num_input_tokens_seen - self.n_tokens,
+            "seconds": time.perf_counter() - self.began,
+        }
+        if (memory := held_now()) is not None:
+            cost["memory"] = memory
+        self.on_step(
+            StepReport(step=state.global_step, n_steps=self.total, values=values, cost=cost)
+        )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         path = _checkpoint(args, state)
@@ -182,26 +224,97 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         seal(path)
         self.on_step(StepReport(step=state.global_step, n_steps=self.total, checkpoint=path))
 
+    def choose_best(self, model: Any) -> None:
+        """Put the best weights back into the model, where validation rows chose some."""
+        measured = self._measured()
+        if measured:
+            self.best_step = min(measured, key=lambda step: measured[step])
+            saved = load_file(self._place("best.safetensors"), device=str(device()))
+            for name, parameter in _trained(model).items():
+                parameter.data.copy_(saved[name])
+
+    def measured_at_end(self, model: Any) -> list[float]:
+        """The numbers of the test rows under the model as it is, measured unless they have just
+        been."""
+        if self.best_step is not None:
+            return self.measure(self.reached, model)
+        return self.measured_at(self.reached, model)
+
     def measured_at(self, step: int, model: Any) -> list[float]:
         """The numbers of the test rows after this step, measured unless they have just been."""
         return self.last[1] if self.last[0] == step else self.measure(step, model)
 
     def measure(self, step: int, model: Any) -> list[float]:
         """The numbers of all test rows, reported as one point; in the order of `self.test`."""
-        if not self.test:
+        found = self._numbers_of(self.test, "test", step, model)
+        self.last = (step, found)
+        return found
+
+    def _measure_now(self, step: int, model: Any) -> None:
+        if not self.validation:
+            self.measure(step, model)
+            return
+        found = self._numbers_of(self.validation, "validation", step, model)
+        measured = self._measured()
+        loss = self.summary(found)["loss"]
+        if loss < min(measured.values(), default=math.inf):
+            save_file(
+                {name: p.data.clone() for name, p in _trained(model).items()},
+                self._place("best.safetensors"),
+            )
+        self._keep_measured(measured | {step: loss})
+
+    def _numbers_of(self, rows: list[Row], split: str, step: int, model: Any) -> list[float]:
+        self.rows = rows
+        if not rows:
             return []
         was_training = model.training
         model.eval()
         found: list[float] = []
-        for start in range(0, len(self.test), self.recipe.batch_size):
-            found += self.numbers(self.test[start : start + self.recipe.batch_size])
-            self.on_step(StepReport(step=step, n_steps=self.total, split="test"))
+        for start in range(0, len(rows), self.recipe.batch_size):
+            found += self.numbers(rows[start : start + self.recipe.batch_size])
+            self.on_step(StepReport(step=step, n_steps=self.total, split=split))
         model.train(was_training)
         _refuse_nan(sum(found), step)
-        self.last = (step, found)
         values = self.summary(found)
-        self.on_step(StepReport(step=step, n_steps=self.total, split="test", values=values))
+        self.on_step(StepReport(step=step, n_steps=self.total, split=split, values=values))
         return found
+
+    def _is_worn_out(self) -> bool:
+        """Whether as many measurements as `early_stopping` allows brought no lower loss."""
+        patience = getattr(self.recipe, "early_stopping", 0)
+        measured = self._measured()
+        if not patience or not measured:
+            return False
+        best = min(measured, key=lambda step: measured[step])
+        return sum(step > best for step in measured) >= patience
+
+    def _measured(self) -> dict[int, float]:
+        """Loss on the validation rows after each step that it was measured at."""
+        if not self.validation or not self._place("best.json").exists():
+            return {}
+        found = json.loads(self._place("best.json").read_text())
+        return {int(step): loss for step, loss in found.items()}
+
+    def _forget_after(self, step: int) -> None:
+        """What was measured past the checkpoint that a run goes on from is measured again."""
+        if self.validation:
+            measured = self._measured()
+            self._keep_measured({at: loss for at, loss in measured.items() if at <= step})
+
+    def _keep_measured(self, measured: dict[int, float]) -> None:
+        """In one move: a kill in the middle leaves what was there before."""
+        unfinished = self._place("best.json.unfinished")
+        unfinished.write_text(json.dumps(measured))
+        unfinished.replace(self._place("best.json"))
+
+    def _place(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / name
+
+
+def _trained(model: Any) -> dict[str, Any]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _checkpoint(args: Any, state: Any) -> Path:

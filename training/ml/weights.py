@@ -29,27 +29,13 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def linear_layers(folder: Path) -> list[str]:
-    """Names of the layers that adapters can be put on, such as q_proj or c_attn."""
-    return sorted({name for name, _shape in _linear_shapes(folder)})
-
-
-def narrowest_layer(folder: Path, names: str | list[str]) -> int:
-    """The shortest side of any layer of these names, or of all if they are a word for all."""
-    return min(
-        (
-            min(shape)
-            for name, shape in _linear_shapes(folder)
-            if isinstance(names, str) or name in names
-        ),
-        default=0,
-    )
-
-
-def _linear_shapes(folder: Path) -> list[tuple[str, list[int]]]:
-    found = []
+def linear_layers(folder: Path) -> dict[str, list[int]]:
+    """Paths of the layers that adapters can be put on, such as model.layers.0.self_attn.q_proj,
+    with the shapes of their weights."""
+    found = {}
     for tensor, shape in tensor_shapes(folder).items():
-        parts = tensor.split(".")
-        if len(shape) == 2 and parts[-1] == "weight" and len(parts) > 1:
-            found.append((parts[-2], shape))
-    return [(name, s) for name, s in found if not any(word in name for word in WORD_LAYERS)]
+        path, _dot, kind = tensor.rpartition(".")
+        name = path.rpartition(".")[2]
+        if len(shape) == 2 and kind == "weight" and not any(word in name for word in WORD_LAYERS):
+            found[path] = shape
+    return found

@@ -1,7 +1,8 @@
-"""Will it fit? A fragment of the launch form, asked again at every change of a setting."""
+"""Will it fit? A fragment of the launch form, asked again at every change of a setting; and a page
+for models at work."""
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
@@ -9,13 +10,14 @@ from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import render
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from labeling.access import project_for
 from labeling.models import Project
 from labeling.storage import check_model_name
-from training.fitting import fit, machine
-from training.ml.config import RECIPES, make_recipe
+from training.fitting import Fit, fit, fit_work, machine
+from training.forms import NAMES, WorkForm
+from training.ml.config import METHODS, RECIPES, make_recipe
 from training.runs import named_model
 
 
@@ -41,14 +43,55 @@ def fit_context(data: QueryDict, user: Any, project: Project, kind: str) -> dict
     except (ValueError, ValidationError) as error:
         text = str(getattr(error, "message", error))
         return {"fit": None, "problem": text[:1].upper() + text[1:]}
+    return _told(found)
+
+
+def _told(found: Fit) -> dict[str, Any]:
+    """What training/fits.html shows of a fit."""
     return {
         "fit": found,
         "terms": [(_(term.words), term.bytes) for term in found.estimate.terms],
         "suggestions": [
-            (json.dumps(suggestion.settings), sorted(suggestion.settings.items()), suggestion)
+            (json.dumps(suggestion.settings), _in_words(suggestion.settings), suggestion)
             for suggestion in found.suggestions
         ],
     }
+
+
+def _in_words(settings: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Settings as the forms name them."""
+    names = NAMES | {name: field.label for name, field in WorkForm.base_fields.items()}
+    return [
+        (names[name], METHODS[value].split(":")[0] if name == "method" else value)
+        for name, value in settings.items()
+    ]
+
+
+@login_required
+@require_safe
+def working(request: HttpRequest, slug: str) -> HttpResponse:
+    """What a model takes that writes, scores or is asked: no run, no weights, its config alone."""
+    project = project_for(request.user, slug, to="lead")
+    data = request.GET.copy()
+    try:
+        suggested = dict(json.loads(data.get("fit", "{}")))
+    except (TypeError, ValueError):
+        suggested = {}
+    for name, value in suggested.items():
+        if name in ("rows", "in_4_bits"):
+            data[name] = "on" if value is True else str(value)
+    form = WorkForm(data if "use" in data else None, project=project, user=request.user)
+    context = {"project": project, "active": "training", "form": form}
+    if form.is_valid():
+        work = form.cleaned_data["work"]
+        folder = named_model(project, form.cleaned_data["model"])
+        try:
+            context |= _told(fit_work(form.cleaned_data["use"], work, folder, machine()))
+            context["work"] = asdict(work)
+        except ValueError as error:
+            text = str(error)
+            context |= {"fit": None, "problem": text[:1].upper() + text[1:]}
+    return render(request, "training/working.html", context)
 
 
 def posted_settings(data: QueryDict, kind: str) -> dict[str, Any]:

@@ -2,27 +2,37 @@
 
 from dataclasses import fields
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import Http404, HttpRequest, HttpResponse
+from django.db.models import Count
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from labeling.access import project_for
+from labeling.models import Project
+from labeling.storage import storage_path
+from training import causes
 from training.datasets import COUNTED
 from training.forms import LaunchForm
-from training.ml.config import METHODS, RECIPES
+from training.ml.config import RECIPES, TRACKERS
 from training.ml.methods import other_settings
-from training.models import Dataset, ModelVersion, Run
-from training.runs import cancel_run, resume_run, seconds_left, start_run
+from training.models import Dataset, Run
+from training.runs import cancel_run, pace, recipe_of, resume_run, seconds_left, start_run
+from training.sweeps import start_sweep
 from training.views.fits import fit_context, with_suggestion
+from training.watching import OUTPUT, last_words
 
 POINTS_SHOWN = 400
 """Points of one curve at most: more than a screen has room for."""
 LINES_SHOWN = 200
+SWEEPS_SHOWN = 5
+FREEZING = ("labels", "test_share")
+"""Settings of a dataset that the launch form has too."""
 MODELS_SHOWN = RUNS_SHOWN = DATASETS_SHOWN = 50
 NEW = {
     "reward": _lazy("New reward model"),
@@ -52,8 +62,15 @@ CURVES = {
     "loss": _lazy("Loss"),
     "accuracy": _lazy("Accuracy"),
     "margin": _lazy("Reward margin"),
+    "learning_rate": _lazy("Learning rate"),
+    "grad_norm": _lazy("Gradient norm"),
+    "tokens_per_second": _lazy("Tokens a second"),
 }
-"""What a run's points may hold; runs that learn tokens and not pairs have a loss alone."""
+"""What a run's points may hold; runs that learn tokens and not pairs have a loss alone of the first
+three. The others are of training steps alone."""
+
+
+PAIRWISE = (Run.Kind.REWARD, Run.Kind.DPO)
 
 
 @login_required
@@ -68,6 +85,7 @@ def overview(request: HttpRequest, slug: str) -> HttpResponse:
         "runs": runs,
         "any_active": any(run.is_active for run in runs),
         "recipes": NEW.items(),
+        "sweeps": project.sweeps.annotate(n_runs=Count("runs"))[:SWEEPS_SHOWN],
     }
     if request.htmx:
         return render(request, "training/overview.html#runs", context)
@@ -89,7 +107,7 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
         project=project,
         kind=kind,
         user=request.user,
-        initial={"dataset": request.GET.get("dataset", "")},
+        initial=_first_values(request.GET, project, kind),
     )
     context = {"project": project, "active": "training", "form": form, "kind": Run.Kind(kind)}
     context |= {"title": NEW[kind], "about": ABOUT[kind]}
@@ -98,24 +116,48 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
     if request.method == "POST" and request.htmx:
         return render(request, "training/launch.html#preview", context | _preview(form))
     if request.method == "POST" and "check" not in data and form.is_valid():
+        asked = {
+            "kind": kind,
+            "base_model": form.cleaned_data["base_model"],
+            "recipe_settings": form.cleaned_data["recipe_settings"],
+            "dataset": form.cleaned_data.get("dataset"),
+            "labels": form.cleaned_data.get("labels", "mixed"),
+            "test_share": form.cleaned_data["test_share"],
+            "report_to": form.cleaned_data["report_to"],
+            "created_by": request.user,
+        }
         try:
-            run = start_run(
-                project,
-                kind=kind,
-                base_model=form.cleaned_data["base_model"],
-                recipe_settings=form.cleaned_data["recipe_settings"],
-                dataset=form.cleaned_data.get("dataset"),
-                labels=form.cleaned_data.get("labels", "mixed"),
-                test_share=form.cleaned_data["test_share"],
-                created_by=request.user,
-            )
-        except ValueError as error:  # the labels or the folder changed since the form was checked
+            if "sweep" in data:
+                sweep = start_sweep(project, grid=form.cleaned_data["grid"], **asked)
+                return redirect("training:sweep", slug, sweep.pk)
+            run = start_run(project, **asked)
+        except ValueError as error:  # the folder changed since the form was checked
             form.add_error(None, str(error))
         else:
             return redirect("training:run", slug, run.pk)
     if request.method == "POST":
         context |= fit_context(data, request.user, project, kind)
     return render(request, "training/launch.html", context | _preview(form))
+
+
+def _first_values(asked: QueryDict, project: Project, kind: str) -> dict[str, Any]:
+    """What the form holds before anybody wrote into it: a dataset, or all that an earlier run had,
+    with the changes that the address names."""
+    values: dict[str, Any] = {"dataset": asked.get("dataset", "")}
+    source = asked.get("from", "")
+    if source:
+        if not source.isdecimal():
+            raise Http404("No such run.")
+        earlier = get_object_or_404(project.runs.select_related("dataset"), pk=source, kind=kind)
+        values = {name: value for name, value in earlier.recipe.items() if name != "base_model"}
+        values |= {"base_model": earlier.base_model, "report_to": earlier.report_to}
+        values |= {name: earlier.labels[name] for name in FREEZING if name in earlier.labels}
+        # Of a run that froze the labels itself, the same rows again.
+        values["dataset"] = earlier.dataset.sha256 if earlier.dataset else ""
+    known = {setting.name for setting in fields(RECIPES[kind]) if setting.metadata} | {"report_to"}
+    for name in known & asked.keys():
+        values[name] = asked[name] == "True" if asked[name] in ("True", "False") else asked[name]
+    return values
 
 
 def _preview(form: LaunchForm) -> dict[str, Any]:
@@ -130,7 +172,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """A run: progress, curves, log, results. htmx gets the live part alone, until the run ends."""
     project = project_for(request.user, slug, to="view")
     found = get_object_or_404(
-        project.runs.select_related("dataset", "model_version", "created_by"), pk=pk
+        project.runs.select_related("dataset", "model_version", "created_by", "sweep"), pk=pk
     )
     context = {
         "project": project,
@@ -142,43 +184,93 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "seconds_left": seconds_left(found),
         "checkpoint": found.checkpoints.last(),
         "too_long": _too_long(found),
+        "pace": pace(found),
         "trained_percent": _trained_percent(found),
+        "useful_percent": 100 * (found.metrics.get("useful_tokens") or 0),
     }
     if found.dataset:
         context["many_too_long"] = 10 * (_too_long(found) or 0) > found.dataset.counts["pairs"]
     drawn = context["curves"]["curves"]
     context["charts"] = [(name, CURVES[name]) for name in drawn]
-    context["test_points"] = _test_points(drawn)
+    measured = {name: curve for name, curve in drawn.items() if curve["test"]}
+    context["measured"] = [CURVES[name] for name in measured]
+    context["test_points"] = _test_points(measured)
+    if found.status == Run.Status.FAILED:
+        context |= _failure(found)
     if request.htmx:
         return render(request, "training/run.html#live", context)
-    context["counts"] = _counts(found.dataset)
+    context["counts"] = counts_in_words(found.dataset)
     context["settings"] = _settings(found)
+    if found.report_to:
+        context |= _tracker(found)
+    if "lead" in project.may and found.folder:
+        context["output"] = last_words(storage_path(found.folder) / OUTPUT)
     return render(request, "training/run.html", context)
 
 
+def _tracker(run: Run) -> dict[str, str]:
+    """Where a run's numbers go as well, and the command that shows them on the worker's machine."""
+    folder = storage_path("trackers") / run.report_to
+    commands = {
+        "tensorboard": f"tensorboard --logdir {folder}",
+        "wandb": f"wandb sync {folder}/wandb/offline-run-*",
+        "trackio": f"TRACKIO_DIR={folder} trackio show",
+    }
+    return {"tracker": TRACKERS[run.report_to], "tracker_command": commands[run.report_to]}
+
+
+def _failure(run: Run) -> dict[str, Any]:
+    """What a failed run died of, and what to try: (words, address of the launch form or "")."""
+    try:
+        found = causes.remedies(run, recipe_of(run))
+    except ValueError:  # the recipe has changed its settings since
+        found = []
+    return {
+        "cause": causes.IN_SHORT.get(run.cause, ""),
+        "remedies": [
+            (remedy.words, urlencode({"from": run.pk} | remedy.changes) if remedy.changes else "")
+            for remedy in found
+        ],
+    }
+
+
 def curves(run: Run) -> dict[str, Any]:
-    """Points for the charts: {"loss": {"train": [[step, value], …], "test": […]}, …}, with
-    accuracy and margin where the run learns pairs.
+    """Points for the charts: {"loss": {"train": [[step, value], …], "test": […]}, …}, of what the
+    run has reported.
 
     Where there are more training steps than a screen has room for, each point is the mean of
     several; `steps_per_point` says of how many.
     """
-    learns_pairs = run.kind in (Run.Kind.REWARD, Run.Kind.DPO)
-    names = list(CURVES) if learns_pairs else ["loss"]
-    found: dict[str, Any] = {name: {"train": [], "test": []} for name in names}
-    points: dict[str, list[tuple[int, dict[str, float]]]] = {"train": [], "test": []}
-    for step, split, values in run.steps.order_by("step").values_list("step", "split", "values"):
+    found: dict[str, Any] = {name: {"train": [], "test": []} for name in CURVES}
+    points: dict[str, list[tuple[int, dict[str, float]]]] = {
+        "train": [], "test": [], "validation": []
+    }  # fmt: skip
+    rows = run.steps.order_by("step").values_list("step", "split", "values", "cost")
+    for step, split, values, cost in rows:
+        if cost.get("seconds"):
+            values["tokens_per_second"] = cost["tokens"] / cost["seconds"]
         points[split].append((step, values))
     each = max(1, -(-len(points["train"]) // POINTS_SHOWN))
     for start in range(0, len(points["train"]), each):
         group = points["train"][start : start + each]
-        for name in names:
-            mean = sum(values[name] for _step, values in group) / len(group)
-            found[name]["train"].append([group[-1][0], mean])
-    for step, values in points["test"]:
-        for name in names:
+        for name in CURVES:
+            told = [values[name] for _step, values in group if name in values]
+            if told:
+                found[name]["train"].append([group[-1][0], sum(told) / len(told)])
+    # With validation pairs the test pairs are measured once, at the end.
+    for step, values in points["validation"] or points["test"]:
+        for name in CURVES.keys() & values.keys():
             found[name]["test"].append([step, values[name]])
-    return {"curves": found, "steps_per_point": each}
+    first = ("loss", "accuracy", "margin") if run.kind in PAIRWISE else ("loss",)
+    return {
+        "curves": {
+            name: curve
+            for name, curve in found.items()
+            if name in first or curve["train"] or curve["test"]
+        },
+        "steps_per_point": each,
+        "held_out": "validation" if points["validation"] else "test",
+    }
 
 
 def _test_points(found: dict[str, Any]) -> list[tuple[int, list[float]]]:
@@ -197,7 +289,8 @@ def _trained_percent(run: Run) -> float | None:
     return 100 * run.metrics["trained_parameters"] / run.metrics["parameters"]
 
 
-def _counts(dataset: Dataset | None) -> list[tuple[str, int]]:
+def counts_in_words(dataset: Dataset | None) -> list[tuple[str, int]]:
+    """What became of the comparisons, as far as there is something to count."""
     if dataset is None:
         return []
     return [
@@ -218,10 +311,10 @@ def _settings(run: Run) -> list[tuple[str, Any, str]]:
 @login_required
 @require_POST
 def cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Ask a run to stop; a running one stops at its next report."""
+    """Ask a run to stop; a running one stops within seconds."""
     project = project_for(request.user, slug, to="lead")
     found = get_object_or_404(project.runs, pk=pk)
-    cancel_run(found, by=request.user.get_username())
+    cancel_run(found, by=request.user)
     return redirect("training:run", slug, pk)
 
 
@@ -231,35 +324,10 @@ def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Queue a stopped run again."""
     project = project_for(request.user, slug, to="lead")
     found = get_object_or_404(project.runs, pk=pk)
-    if not resume_run(found, by=request.user.get_username()):
+    if not resume_run(found, by=request.user):
         messages.warning(
             request,
             _("%(run)s is %(status)s: there is nothing to resume.")
             % {"run": found, "status": found.get_status_display().lower()},
         )
     return redirect("training:run", slug, pk)
-
-
-@login_required
-@require_safe
-def model(request: HttpRequest, slug: str, name: str) -> HttpResponse:
-    """Why does this model exist? Its run, dataset, labels, raters, judges, code and base."""
-    project = project_for(request.user, slug, to="view")
-    found = get_object_or_404(
-        ModelVersion.objects.select_related("base", "run__dataset", "run__created_by"),
-        project=project,
-        name=name,
-    )
-    context = {
-        "project": project,
-        "active": "training",
-        "model": found,
-        "derived": found.derived.select_related("run"),
-    }
-    if found.run:
-        context["method"] = _(METHODS[found.run.recipe.get("method", "lora")])
-        context["counts"] = _counts(found.run.dataset)
-        raters = found.run.dataset.raters if found.run.dataset else []
-        context["people"] = [r for r in raters if r["kind"] == "person"]
-        context["judges"] = [r for r in raters if r["kind"] == "judge"]
-    return render(request, "training/model.html", context)

@@ -158,6 +158,24 @@ def test_the_shared_beginning_is_read_once_and_kept_for_the_next_call(tiny_judge
     assert_like_reference(tiny_judge, requests, again)
 
 
+def test_a_prompt_is_read_without_padding_and_its_last_layer_for_the_last_token_alone(tiny_judge):
+    engine = load_engine(str(tiny_judge), JudgeRecipe(), "cpu")
+    n_first, n_last = [], []
+    first, *_, last = engine.model.model.layers
+    first.mlp.register_forward_hook(lambda _module, args, _out: n_first.append(args[0].numel()))
+    last.mlp.register_forward_hook(lambda _module, args, _out: n_last.append(args[0].numel()))
+    # A prompt of its own each of its own each: nothing but the preamble is shared.
+    requests = [question(f"{n}. How?" * n, "So." * n, "No.", None) for n in range(1, 6)]
+
+    found = replies(engine, requests)
+
+    width = engine.model.config.hidden_size
+    n_tokens = [reply.n_tokens_read for reply in found]
+    n_shared = len(engine._shared[0])
+    assert sum(n_first) == (sum(n_tokens) - (len(requests) - 1) * n_shared) * width
+    assert sum(n_last) == len(requests) * width
+
+
 @pytest.mark.parametrize(
     ("config", "shape", "reads_on"),
     [
@@ -541,9 +559,10 @@ def test_rows_are_cut_copied_and_read_on_like_texts_read_whole(tiny_judge):
 
     with torch.inference_mode():
         shared = Rows(engine.model, 1, 30)
-        shared.read([0], [0], [ids[:30]])
+        shared.keep([0], [0], [ids[:30]])
         rows = Rows(engine.model, 3, 60, shared)
-        rows.read([2, 0], [0, 0], [ids[30:80], other[:7]])
+        rows.keep([2, 0], [0, 0], [ids[30:70], other[:7]])
+        rows.keep([2], [40], [ids[70:80]])
         rows.copy(2, 1, 20)
         found = rows.read([0, 1, 2], [5, 20, 50], [other[5:], other[:3], ids[80:]])
         expected = [

@@ -15,7 +15,7 @@ def test_settings_given_as_text_get_the_types_of_the_recipe():
 
 
 def test_an_unknown_setting_is_named_and_the_known_ones_are_listed():
-    with pytest.raises(ValueError, match="reward has no setting 'beta'; it has base_model, method"):
+    with pytest.raises(ValueError, match="reward has no setting 'beta'; it has base_model, loss"):
         make_recipe("reward", {"base_model": "m", "beta": "0.3"})
 
 

@@ -1,12 +1,16 @@
 """Memory told from a config: the worked examples, and what autograd really keeps."""
 
+from dataclasses import replace
+
 import pytest
 
-from training.ml.config import DPORecipe, RewardRecipe
+from training.ml.architecture import architecture, read_architecture
+from training.ml.config import RECIPES, DPORecipe, RewardRecipe
 from training.ml.memory import (
+    USES,
+    Work,
     activations,
     adapter_weights,
-    architecture,
     base_weights,
     checkpoints,
     four_bits,
@@ -14,8 +18,9 @@ from training.ml.memory import (
     inference,
     kv_cache,
     layer_activations,
+    lighter_work,
+    make_work,
     predict,
-    read_architecture,
     read_bytes,
     suggestions,
 )
@@ -138,46 +143,119 @@ def test_headers_of_weights_count_what_the_config_counts(tiny_model):
     assert from_headers.file_bytes > from_headers.weights * 4
 
 
-def test_generating_needs_weights_and_cache():
+def test_a_model_at_work_needs_weights_and_cache():
     arch = architecture(LLAMA_8B)
-    short, long = (inference(arch, rows=1, tokens=n) for n in (1, 2049))
+    one, more = (Work(rows=1, tokens=n, new_tokens=0) for n in (1, 2049))
+    short, long = (inference("ask", work, arch).peak for work in (one, more))
 
     assert short > base_weights(arch, method="lora", number=2)
     assert long - short > 2048 * 128 * 1024
+    work = Work(rows=16, tokens=2048, new_tokens=512)
+    peaks = {use: inference(use, work, arch).peak for use in USES}
+    assert peaks["score"] < min(peaks["write"], peaks["ask"])
+    assert inference("write", replace(work, in_4_bits=True), arch).peak < peaks["write"] - 9 * GIB
 
 
-def test_activations_are_what_autograd_keeps():
-    """Per layer, as the difference of two and one layers; float32 under LoRA with trained norms."""
+def test_lighter_work_is_the_most_texts_that_fit():
+    arch = architecture(LLAMA_8B)
+    work = Work(rows=64, tokens=4096, new_tokens=512)
+    room = 24 * GIB
+
+    found = lighter_work("write", work, arch, room)
+
+    assert [s.settings for s in found] == [{"rows": 8}, {"rows": 16, "in_4_bits": True}]
+    assert [s.same_result for s in found] == [True, False]
+    for suggestion in found:
+        rows = suggestion.settings["rows"]
+        lighter = replace(work, **suggestion.settings)
+        assert inference("write", lighter, arch).peak == suggestion.peak <= room
+        assert inference("write", replace(lighter, rows=2 * rows), arch).peak > room
+    assert lighter_work("write", work, arch, GIB) == []
+
+
+def test_what_a_method_trains_and_keeps_is_told():
+    arch = architecture(LLAMA_8B)
+
+    def told(method, kind="sft", **settings):
+        found = predict(kind, RECIPES[kind](base_model="x", method=method, **settings), arch)
+        return found.trained, {term.name: term.bytes for term in found.terms}
+
+    assert told("prompt", virtual_tokens=20)[0] == 20 * 4096
+    assert told("prefix", virtual_tokens=20)[0] == 20 * 2 * 32 * 1024
+    assert told("ptuning", virtual_tokens=20)[0] == 20 * 4096 + 3 * (4096**2 + 4096)
+    assert told("ia3", train_norms=False)[0] == 32 * (2 * 4096 + 2 * 1024 + 2 * 14336 + 4096)
+    assert told("head", "reward")[0] == 4096
+    assert told("full")[0] == arch.weights
+    # Of a 4096 × 4096 weight 3 × 128 × 4096 numbers instead of 2 × 4096².
+    assert told("galore")[1]["optimizer"] < told("full")[1]["optimizer"] / 5
+    assert "reference" not in told("loftq", "dpo")[1]
+    assert "reference" not in told("pissa", "dpo")[1]  # asked before the first step
+    live = told("pissa", "dpo", precompute_reference=False)[1]
+    assert live["reference"] == base_weights(arch, method="lora", number=2)
+    assert "activations" not in told("head", "reward")[1]
+
+
+def test_where_all_weights_are_trained_gradients_come_as_activations_go():
+    """The way back is told at its ends, so a longer one takes less than both together."""
+    arch = architecture(QWEN_HALF_B)
+    recipe = RewardRecipe(base_model="x", method="full", batch_size=2, max_length=1024)
+
+    found = {t.name: t.bytes for t in predict("reward", recipe, arch, device="cpu").terms}
+    summed = replace(recipe, gradient_accumulation=4)
+    summed_up = {t.name: t.bytes for t in predict("reward", summed, arch, device="cpu").terms}
+
+    assert "gradients" not in found
+    assert summed_up["gradients"] == 4 * predict("reward", recipe, arch).trained
+    assert summed_up["activations"] == found["activations"]
+
+
+SHAPES = {
+    "llama": {"num_key_value_heads": 2},
+    "gpt2": {"activation_function": "gelu_new"},
+    "gpt_neox": {"hidden_act": "gelu"},
+}
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "prefix", "full", "head"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_activations_are_what_autograd_keeps(shape, method):
+    """Per layer, as the difference of two and one layers; float32 with trained norms."""
     torch = pytest.importorskip("torch")
     from peft import get_peft_model
-    from transformers import LlamaConfig, LlamaForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from trl.trainer.utils import disable_dropout_in_model
 
     from training.ml.loading import adapter_config, train_in_float32
 
-    config = {
-        "hidden_size": 64,
-        "intermediate_size": 160,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 50,
-        "max_position_embeddings": 64,
-    }
-    rows, tokens = 4, 48
+    names = ("n_embd", "n_inner", "n_head", "n_positions", "n_layer")
+    if shape != "gpt2":
+        names = (
+            "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings",
+            "num_hidden_layers",
+        )  # fmt: skip
+    config = dict(zip(names, (64, 160, 4, 64), strict=False)) | {"vocab_size": 50} | SHAPES[shape]
+    rows, tokens, before = 4, 48, 8 if method == "prefix" else 0
 
     def kept(layers: int) -> int:
         torch.manual_seed(0)
-        model = LlamaForSequenceClassification(
-            LlamaConfig(**config, num_hidden_layers=layers, num_labels=1, pad_token_id=0)
-        )
-        recipe = RewardRecipe(base_model="x", lora_rank=4)
-        model = get_peft_model(model, adapter_config(model, recipe, task="SEQ_CLS"))
+        made = AutoConfig.for_model(
+            shape, **config, **{names[-1]: layers}, num_labels=1, pad_token_id=0, bos_token_id=None,
+            eos_token_id=None,
+        )  # fmt: skip
+        model = AutoModelForSequenceClassification.from_config(made)
+        disable_dropout_in_model(model)
+        recipe = RewardRecipe(base_model="x", lora_rank=4, method=method, virtual_tokens=8)
+        if method != "full":
+            model = get_peft_model(model, adapter_config(model, recipe, task="SEQ_CLS"))
         train_in_float32(model)
         own = {p.untyped_storage().data_ptr() for p in model.parameters()}
         storages, alive = {}, []
 
         def pack(tensor):
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
+            # Matrices without texts in them are DoRA's, which are gone when the layer is done.
+            of_texts = tensor.dim() != 2 or len(tensor) == rows * tokens
+            if storage.data_ptr() not in own and of_texts:
                 storages[storage.data_ptr()] = storage.nbytes()
                 alive.append(tensor)  # so that no address is used twice
             return tensor
@@ -189,11 +267,14 @@ def test_activations_are_what_autograd_keeps():
             model(input_ids=ids, attention_mask=mask, use_cache=False)
         return sum(storages.values())
 
-    arch = architecture({"model_type": "llama", "num_hidden_layers": 2, **config})
-    told = layer_activations(arch, rows=rows, tokens=tokens, number=4, rank=4)
-
-    assert kept(2) - kept(1) == pytest.approx(told, rel=0.02)
-    whole = activations(arch, rows=rows, tokens=tokens, number=4, rank=4, checkpointing=False)
+    arch = architecture({"model_type": shape, names[-1]: 2, **config})
+    asked = {"rows": rows, "tokens": tokens, "number": 4, "rank": 4, "method": method}
+    whole = activations(arch, **asked, before=before, checkpointing=False)
+    if method == "head":
+        assert kept(2) == kept(1) == pytest.approx(whole, rel=0.01)
+        return
+    told = layer_activations(arch, **asked, before=before)
+    assert kept(2) - kept(1) == pytest.approx(told, rel=0.04)
     assert whole > 2 * told
 
 
@@ -210,5 +291,9 @@ def test_what_cannot_be_told_is_said():
         read_bytes("much")
     with pytest.raises(ValueError, match="does not say its hidden_size"):
         architecture({"model_type": "llama"})
+    with pytest.raises(ValueError, match="new_tokens must be fewer than tokens"):
+        make_work({"tokens": "10", "new_tokens": "10"})
+    with pytest.raises(ValueError, match="there is no setting 'row'"):
+        make_work({"row": 1})
     with pytest.raises(ValueError, match="experts"):
         architecture(LLAMA_8B | {"num_local_experts": 8})

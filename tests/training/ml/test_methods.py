@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from django.conf import settings
 from safetensors.torch import load_file
 
 from judges.ml.config import JudgeRecipe
 from judges.ml.reward import load_reward_model as load_judge
-from tests.training.tiny import polite_pairs
-from training.ml import dpo, reward_model
-from training.ml.config import METHODS, RECIPES
-from training.ml.data import chat_tokens, tokenize_pairs
+from tests.training.tiny import polite_pairs, save_tiny_model
+from training.ml import adapting, dpo, reward_model, sft
+from training.ml.architecture import read_architecture
+from training.ml.config import METHODS, RECIPES, make_recipe
+from training.ml.data import chat_tokens, text_pieces, to_imitate, tokenize_examples, tokenize_pairs
 from training.ml.generation import sample
 from training.ml.loading import (
+    adapter_config,
     load_causal,
     load_policy,
     load_reward_model,
@@ -24,13 +27,23 @@ from training.ml.loading import (
     longest_allowed,
 )
 from training.ml.logprobs import response_logps
+from training.ml.memory import predict
 from training.ml.methods import PROMPTS, SETTINGS, WHOLE, other_settings, why_not
+from training.runs import Impossible, check_base
 
 PAIRS = polite_pairs(24)
-TRAIN = {"reward": reward_model.train, "dpo": dpo.train}
+TEXTS = [
+    f"The river by place {i} is calm and clear, and its {i} boats are slow." for i in range(12)
+]
+TRAIN = {
+    "reward": reward_model.train,
+    "dpo": dpo.train,
+    "sft": sft.train,
+    "pretrain": sft.pretrain,
+}
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 SMALL = {
-    "max_steps": 3,
+    "max_steps": 2,
     "batch_size": 4,
     "dtype": "float32",
     "learning_rate": 2e-3,
@@ -38,16 +51,57 @@ SMALL = {
     "virtual_tokens": 4,
     "galore_rank": 4,
     "galore_gap": 2,
-    "eval_every": 3,
+    "eval_every": 2,
     "checkpoint_every": 2,
 }
-FITTING = [(k, m) for k in TRAIN for m in METHODS if not why_not(k, m, LLAMA)]
 TABLE_AT = re.compile(r"<!-- methods -->\n(.*?)\n<!-- end -->", re.DOTALL)
 
 
+def recipe_of(kind: str, base: str, **chosen):
+    more = {"text": "rivers.txt"} if kind == "pretrain" else {}
+    if chosen.get("method") in PROMPTS and kind == "pretrain":
+        more["packing"] = False
+    return make_recipe(kind, SMALL | more | chosen | {"base_model": base})
+
+
 def train(kind: str, base: str, folder: Path, on_step=lambda report: None, **chosen):
-    recipe = RECIPES[kind](base_model=base, **SMALL | chosen)
-    return TRAIN[kind](recipe, PAIRS[:16], PAIRS[16:], folder, on_step)
+    rows = (TEXTS[:8], TEXTS[8:]) if kind == "pretrain" else (PAIRS[:16], PAIRS[16:])
+    return TRAIN[kind](recipe_of(kind, base, **chosen), *rows, folder, on_step)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> str:
+    """Folder of a random Llama of one layer."""
+    return str(save_tiny_model(tmp_path_factory.mktemp("models") / "one-layer", layers=1))
+
+
+@pytest.fixture(scope="module")
+def trained(base, tmp_path_factory):
+    """(kind, method) to the metrics and the folder of a run; each combination is trained once."""
+    done = {}
+
+    def find(kind: str, method: str):
+        if (kind, method) not in done:
+            folder = tmp_path_factory.mktemp(f"{kind}-{method}")
+            done[kind, method] = train(kind, base, folder, method=method), folder
+        return done[kind, method]
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def outcome(base, trained):
+    """(kind, method) to why a launch refuses it, in a sentence, or "" after it was trained."""
+
+    def find(kind: str, method: str) -> str:
+        try:
+            check_base(base, recipe_of(kind, base, method=method))
+        except Impossible as refused:
+            return str(refused).removeprefix("method: ")
+        trained(kind, method)
+        return ""
+
+    return find
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -63,48 +117,70 @@ def reward_margin(folder: Path) -> float:
     return sum(a - b for a, b in zip(chosen, rejected, strict=True)) / len(chosen)
 
 
-def policy_change(folder: Path, base: str, method: str) -> float:
-    """Mean log-probability of the chosen test responses: the saved policy's less its start's."""
-    tokens, _left_out = tokenize_pairs(PAIRS[16:], load_tokenizer(base), 256)
-    prompts, responses = [p.prompt_ids for p in tokens], [p.chosen_ids for p in tokens]
-    policy, tokenizer = load_policy(str(folder), dtype="float32")
+def policy_change(kind: str, folder: Path, base: str, method: str) -> float:
+    """Mean log-probability of what was held out: the saved policy's less its start's. Of DPO per
+    response, of the others per token."""
+    tokenizer = load_tokenizer(base)
+    if kind == "dpo":
+        tokens, _left_out = tokenize_pairs(PAIRS[16:], tokenizer, 256)
+        prompts, responses = [p.prompt_ids for p in tokens], [p.chosen_ids for p in tokens]
+        n = len(responses)
+    else:
+        if kind == "sft":
+            rows, _left_out = tokenize_examples(to_imitate(PAIRS[16:], "chosen")[0], tokenizer, 256)
+        else:
+            rows = [p for text in TEXTS[8:] for p in text_pieces(text, text, tokenizer, 256)]
+        prompts, responses = [r.prompt_ids for r in rows], [r.response_ids for r in rows]
+        n = sum(map(len, responses))
+    policy, _tokenizer = load_policy(str(folder), dtype="float32")
     start = load_causal(base, method=method, dtype="float32").eval()
     now, then = (
         response_logps(m, prompts, responses, tokenizer.pad_token_id) for m in (policy, start)
     )
-    return float((now - then).mean())
+    return float((now - then).sum()) / n
 
 
-@pytest.mark.parametrize(("kind", "method"), FITTING)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", RECIPES)
 def test_a_method_trains_leaves_the_base_and_loads_again_with_the_numbers_it_measured(
-    tiny_model, untouched, tmp_path, kind, method
+    base, trained, outcome, kind, method
 ):
-    metrics = train(kind, tiny_model, tmp_path, method=method)
+    before = (Path(base) / "model.safetensors").read_bytes()
+    if reason := outcome(kind, method):
+        assert reason == why_not(kind, method, LLAMA)
+        return
+    metrics, folder = trained(kind, method)
 
-    saved = weights(tmp_path)
+    assert (Path(base) / "model.safetensors").read_bytes() == before
+    saved = weights(folder)
     assert all(torch.isfinite(tensor).all() for tensor in saved.values())
     if method in WHOLE:
         assert metrics["trained_parameters"] == metrics["parameters"]
-        before = load_file(Path(tiny_model) / "model.safetensors")
-        assert all(not torch.equal(before[n], saved[n]) for n in before if n in saved)
+        old = load_file(Path(base) / "model.safetensors")
+        assert all(not torch.equal(old[name], saved[name]) for name in old if name in saved)
     else:
         assert 0 < metrics["trained_parameters"] < metrics["parameters"] / 2
-    assert not [p for p in (tmp_path / "model").iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
+    foretold = predict(kind, recipe_of(kind, base, method=method), read_architecture(base))
+    assert foretold.trained == metrics["trained_parameters"]
+    assert not [p for p in (folder / "model").iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
     if kind == "reward":
-        assert reward_margin(tmp_path / "model") == pytest.approx(metrics["margin"], abs=2e-5)
-    else:
-        change = policy_change(tmp_path / "model", tiny_model, method)
-        assert abs(change) > 1e-4
+        assert reward_margin(folder / "model") == pytest.approx(metrics["margin"], abs=2e-5)
+        return
+    change = policy_change(kind, folder / "model", base, method)
+    assert abs(change) > 1e-5
+    if kind == "dpo":
         assert change == pytest.approx(metrics["chosen_logp_change"], abs=1e-3)
+    else:
+        assert change == pytest.approx(-metrics["change"]["value"], abs=2e-4)
 
 
-@pytest.mark.parametrize("method", ["qlora", "prefix", "pissa", "full", "head"])
-def test_a_reward_model_gives_the_same_rewards_as_a_judge(tiny_model, tmp_path, method):
-    train("reward", tiny_model, tmp_path, method=method)
-    model, tokenizer = load_reward_model(tmp_path / "model", dtype="float32")
+@pytest.mark.parametrize("method", ["qlora", "loftq", "prefix", "pissa", "full", "head"])
+def test_a_reward_model_gives_the_same_rewards_as_a_judge(trained, method):
+    folder = trained("reward", method)[1] / "model"
+    model, tokenizer = load_reward_model(folder, dtype="float32")
     texts = [p.prompt + p.chosen for p in PAIRS[:6]]
 
-    judge = load_judge(str(tmp_path / "model"), JudgeRecipe(mode="reward", dtype="float32"))
+    judge = load_judge(str(folder), JudgeRecipe(mode="reward", dtype="float32"))
 
     rows = [chat_tokens(judge.tokenizer, text) for text in texts]
     assert judge._rewards(rows) == pytest.approx(
@@ -116,52 +192,48 @@ class Cancelled(Exception):
     pass
 
 
-def stop_at_3(report):
-    if report.step >= 3:
+def stop_at_2(report):
+    if report.step >= 2:
         raise Cancelled
 
 
 @pytest.mark.parametrize(
     ("kind", "method"),
     [("dpo", "full"), ("reward", "galore"), ("dpo", "pissa"), ("dpo", "ptuning"),
-     ("reward", "head"), ("dpo", "dora")],
+     ("reward", "head"), ("dpo", "dora"), ("sft", "loftq")],
 )  # fmt: skip
-def test_a_run_cut_short_resumes_to_the_same_weights(tiny_model, tmp_path, kind, method):
-    chosen = {"method": method, "max_steps": 4}
-    train(kind, tiny_model, tmp_path / "whole", **chosen)
+def test_a_run_cut_short_resumes_to_the_same_weights(base, trained, tmp_path, kind, method):
     with pytest.raises(Cancelled):
-        train(kind, tiny_model, tmp_path / "cut", stop_at_3, **chosen)
+        train(kind, base, tmp_path, stop_at_2, method=method, checkpoint_every=1)
 
-    train(kind, tiny_model, tmp_path / "cut", **chosen)
+    train(kind, base, tmp_path, method=method)
 
-    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    whole, cut = weights(trained(kind, method)[1]), weights(tmp_path)
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-@pytest.mark.parametrize("method", ["ia3", "qlora", "full"])
-def test_what_a_run_left_is_a_base_of_the_next(tiny_model, tmp_path, method):
-    train("dpo", tiny_model, tmp_path / "1", method=method)
+@pytest.mark.parametrize("method", ["ia3", "loftq", "full"])
+def test_what_a_run_left_is_a_base_of_the_next(trained, tmp_path, method):
+    first = trained("dpo", method)[1] / "model"
 
-    metrics = train("dpo", str(tmp_path / "1" / "model"), tmp_path / "2", method="lora")
+    metrics = train("dpo", str(first), tmp_path, method="lora", max_steps=1)
 
-    assert metrics["n_steps"] == 3
-    policy, tokenizer = load_policy(str(tmp_path / "2" / "model"), dtype="float32")
+    assert metrics["n_steps"] == 1
+    policy, tokenizer = load_policy(str(tmp_path / "model"), dtype="float32")
     prompt = [{"role": "user", "content": "Tell me about place 1."}]
     assert sample(policy, tokenizer, [prompt], max_new_tokens=3) is not None
 
 
 @pytest.mark.parametrize("method", PROMPTS)
-def test_a_learned_prompt_writes_what_its_log_probabilities_say(tiny_model, tmp_path, method):
-    train("dpo", tiny_model, tmp_path, method=method, learning_rate=0.05)
-    folder = str(tmp_path / "model")
+def test_a_learned_prompt_writes_what_its_log_probabilities_say(base, trained, method):
+    folder = str(trained("dpo", method)[1] / "model")
     policy, tokenizer = load_policy(folder, dtype="float32")
     prompts = [p.prompt for p in PAIRS[:2]] + [[{"role": "user", "content": "Why?"}]]
     with torch.no_grad():
         likeliest = []
-        for (
-            prompt
-        ) in prompts:  # one by one, the whole text anew for each word: no cache, no padding
+        # One by one, the whole text anew for each word: no cache, no padding.
+        for prompt in prompts:
             ids = chat_tokens(tokenizer, prompt, open_answer=True)
             for _word in range(4):
                 ids = [*ids, int(policy(input_ids=torch.tensor([ids])).logits[0, -1].argmax())]
@@ -170,24 +242,85 @@ def test_a_learned_prompt_writes_what_its_log_probabilities_say(tiny_model, tmp_
     written = sample(policy, tokenizer, prompts, max_new_tokens=4, temperature=0)
 
     assert written == likeliest
-    assert longest_allowed(folder, 1000) == longest_allowed(tiny_model, 1000) - 4
+    assert longest_allowed(folder, 1000) == longest_allowed(base, 1000) - 4
     with pytest.raises(ValueError, match="a learned prompt, which cannot be merged"):
         load_causal(folder)
 
 
-def test_pissa_leaves_an_adapter_for_the_base_as_it_is_on_the_disk(tiny_model, tmp_path):
-    train("dpo", tiny_model, tmp_path, method="pissa")
+def test_pissa_leaves_an_adapter_for_the_base_as_it_is_on_the_disk(trained):
+    folder = trained("dpo", "pissa")[1] / "model"
 
-    saved = json.loads((tmp_path / "model" / "adapter_config.json").read_text())
+    saved = json.loads((folder / "adapter_config.json").read_text())
     assert (saved["r"], saved["lora_alpha"], saved["init_lora_weights"]) == (8, 64, True)
 
 
-def test_dora_and_rslora_and_pissa_are_other_methods_than_lora(tiny_model, tmp_path):
-    found = {}
-    for method in ("lora", "dora", "rslora", "pissa"):
-        found[method] = train("reward", tiny_model, tmp_path / method, method=method)["margin"]
+def test_dora_and_rslora_and_pissa_and_loftq_are_other_methods_than_lora(trained):
+    methods = ("lora", "qlora", "dora", "rslora", "pissa", "loftq")
 
-    assert len({round(margin, 6) for margin in found.values()}) == 4
+    margins = {method: trained("reward", method)[0]["margin"] for method in methods}
+
+    assert len({round(margin, 6) for margin in margins.values()}) == len(methods)
+
+
+@torch.no_grad()
+def test_loftq_starts_nearer_to_the_base_than_its_four_bits(base):
+    """The matrices are the main directions of what the rounding took: nothing of that rank is
+    nearer, and at full rank nothing is missing."""
+    whole = load_causal(base, dtype="float32")
+    weight = whole.model.layers[0].mlp.up_proj.weight
+    far = {}
+    for rank in (1, 4, 32):
+        recipe = recipe_of("sft", base, method="loftq", lora_rank=rank, lora_alpha=8)
+        model = load_causal(base, method="loftq", dtype="float32")
+        model = adapting.adapted(model, recipe, task="CAUSAL_LM")
+        adapting.start_loftq(model, whole)
+        layer = model.get_base_model().model.layers[0].mlp.up_proj
+        lost = weight - dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        far[rank] = (lost - layer.get_delta_weight("default")).norm() / lost.norm()
+        sizes = torch.linalg.svdvals(lost)
+        assert far[rank] == pytest.approx(float(sizes[rank:].norm() / sizes.norm()), abs=1e-4)
+
+    assert 1 > far[1] > far[4] > far[32]
+    assert far[32] < 1e-4
+
+
+def adapted_paths(base: str, method: str, wanted: str) -> set[str]:
+    recipe = recipe_of("sft", base, method=method, target_modules=wanted)
+    model = adapting.adapted(load_causal(base, dtype="float32"), recipe, task="CAUSAL_LM")
+    return {
+        name.removeprefix("base_model.model.model.layers.").partition(".lora_A")[0]
+        for name, _p in model.named_parameters()
+        if ".lora_A" in name
+    }
+
+
+def test_layers_are_named_by_name_by_pattern_or_all(tiny_model):
+    q, k = ("0.self_attn.q_proj", "1.self_attn.q_proj"), ("0.self_attn.k_proj",)
+    mlp = {f"1.mlp.{name}_proj" for name in ("gate", "up", "down")}
+
+    assert adapted_paths(tiny_model, "lora", "q_proj") == {*q}
+    assert adapted_paths(tiny_model, "dora", "layers.1.mlp.*") == mlp
+    assert adapted_paths(tiny_model, "lora", "layers.0.*.[qk]_proj, 1.self_attn.q_proj") == {*q, *k}
+    assert len(adapted_paths(tiny_model, "lora", "all-linear")) == 14
+    for chosen in ("q_proj", "layers.1.mlp.*", "layers.0.*.[qk]_proj, 1.self_attn.q_proj"):
+        recipe = recipe_of("sft", tiny_model, target_modules=chosen, train_norms=False)
+        model = adapting.adapted(load_causal(tiny_model), recipe, task="CAUSAL_LM")
+        trained, _all = model.get_nb_trainable_parameters()
+        assert predict("sft", recipe, read_architecture(tiny_model)).trained == trained
+
+
+@pytest.mark.parametrize("wanted", ["c_attn", "layers.7.*", "lm_head", "q_proj,nothing*"])
+def test_targets_that_match_no_layer_are_refused_before_and_in_the_run(tiny_model, wanted):
+    recipe = recipe_of("sft", tiny_model, target_modules=wanted)
+    missing = wanted.split(",")[-1]
+
+    with pytest.raises(ValueError, match="target_modules: the model has no layer") as before:
+        check_base(tiny_model, recipe)
+    with pytest.raises(ValueError, match="its linear layers are down_proj, gate_proj") as within:
+        adapter_config(load_causal(tiny_model), recipe, task="CAUSAL_LM")
+
+    assert missing in str(before.value)
+    assert missing in str(within.value)
 
 
 @pytest.mark.parametrize(
@@ -218,13 +351,19 @@ def test_every_method_names_its_settings_and_they_are_settings_of_every_recipe()
         assert all(known[name].metadata["help"] for name in other_settings("full"))
 
 
-def test_the_table_in_the_documents_is_what_the_function_says():
+def test_the_table_in_the_documents_is_what_runs_and_what_is_refused(outcome):
     text = (Path(settings.BASE_DIR) / "docs" / "training.md").read_text()
     lines = [f"| Method | {' | '.join(RECIPES)} |", "| --- |" + " --- |" * len(RECIPES)]
+    reasons: list[str] = []
     for method, words in METHODS.items():
-        reasons = [why_not(kind, method, LLAMA) for kind in RECIPES]
-        cells = [f"no: {reason}" if reason else "yes" for reason in reasons]
+        cells = []
+        for kind in RECIPES:
+            reason = outcome(kind, method)
+            if reason and reason not in reasons:
+                reasons.append(reason)
+            cells.append(f"no ({reasons.index(reason) + 1})" if reason else "runs")
         lines.append(f"| `{method}` {words.split(':')[0]} | {' | '.join(cells)} |")
+    lines += ["", *(f"{n}. {reason}" for n, reason in enumerate(reasons, 1))]
     found = TABLE_AT.search(text)
 
     assert found is not None

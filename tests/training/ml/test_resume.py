@@ -1,24 +1,21 @@
 """A run that was killed and went on ends with the weights of a run that was left in peace."""
 
 import os
+import random
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
-from django.conf import settings
 from safetensors.torch import load_file
 
 from tests.training.tiny import polite_pairs
-from training.ml import dpo, reward_model
-from training.ml.config import DPORecipe, RewardRecipe
+from training.ml import dpo, reward_model, sft
+from training.ml.config import DPORecipe, RewardRecipe, SFTRecipe
 from training.ml.steps import resume_point
 
 PAIRS = polite_pairs(32)
-# Two epochs of six batches: the kill falls into the second, past a checkpoint.
+# Two epochs of six batches.
 SETTINGS = {
     "batch_size": 2,
     "gradient_accumulation": 2,
@@ -28,6 +25,14 @@ SETTINGS = {
     "checkpoint_every": 3,
     "seed": 11,
 }
+N_STEPS = 12
+TRAIN = {
+    "reward": (reward_model.train, RewardRecipe),
+    "dpo": (dpo.train, DPORecipe),
+    "sft": (sft.train, SFTRecipe),
+}
+SEED = int(os.environ.get("PREFLOOP_TEST_SEED") or random.SystemRandom().randrange(10**6))
+"""Of the moments at which processes are killed; a failing test prints it."""
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -38,49 +43,53 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
-@pytest.mark.slow
-def test_a_run_killed_by_sigkill_resumes_to_the_same_weights_and_metrics(tiny_model, tmp_path):
-    recipe = RewardRecipe(base_model=tiny_model, **SETTINGS)
-    unbroken = reward_model.train(
-        recipe, PAIRS[:24], PAIRS[24:], tmp_path / "whole", lambda report: None
-    )
-    program = f"""
-        import time
-        from pathlib import Path
-        from tests.training.tiny import polite_pairs
-        from training.ml import reward_model
-        from training.ml.config import RewardRecipe
+def killed_in(step: int, moment: str, train, recipe, folder: Path) -> None:
+    """A forked process that trains, and ends by SIGKILL when it reports this moment of a step.
 
-        def on_step(report):
-            if report.step == 8 and report.split == "train":
-                print("at step 8", flush=True)
-                time.sleep(60)
-
-        pairs = polite_pairs(32)
-        recipe = RewardRecipe(base_model={tiny_model!r}, **{SETTINGS!r})
-        reward_model.train(recipe, pairs[:24], pairs[24:], Path({str(tmp_path / "cut")!r}), on_step)
+    Forked, because a process that has imported torch already dies in its work, not in its imports.
     """
-    child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=settings.BASE_DIR,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )
-    assert child.stdout is not None
-    assert any("at step 8" in line for line in child.stdout)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    child.stdout.close()
-    assert Path(resume_point(tmp_path / "cut") or "").name == "checkpoint-6"
 
+    def on_step(report):
+        moments = {
+            "step": report.split == "train" and report.values,
+            "checkpoint": report.checkpoint,
+            "measurement": report.split == "test",
+        }
+        if report.step >= step and moments[moment]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pid = os.fork()
+    if not pid:
+        try:
+            train(recipe, PAIRS[:24], PAIRS[24:], folder, on_step)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(TRAIN))
+def test_a_run_killed_at_a_random_step_resumes_to_the_same_weights_and_metrics(
+    tiny_model, tmp_path, kind
+):
+    train, recipe_class = TRAIN[kind]
+    recipe = recipe_class(base_model=tiny_model, **SETTINGS)
+    unbroken = train(recipe, PAIRS[:24], PAIRS[24:], tmp_path / "whole", lambda report: None)
+    chance = random.Random(f"{SEED} {kind}")
+    step, moment = chance.randint(1, N_STEPS), chance.choice(["step", "checkpoint", "measurement"])
+    print(f"PREFLOOP_TEST_SEED={SEED}: {kind} is killed in step {step}, at its {moment}")
+
+    killed_in(step, moment, train, recipe, tmp_path / "cut")
+    went_on_from = resume_point(tmp_path / "cut")
     reports = []
-    resumed = reward_model.train(recipe, PAIRS[:24], PAIRS[24:], tmp_path / "cut", reports.append)
+    resumed = train(recipe, PAIRS[:24], PAIRS[24:], tmp_path / "cut", reports.append)
 
-    assert [r.step for r in reports if r.split == "train" and r.values] == [7, 8, 9, 10, 11, 12]
+    first = int(went_on_from.rsplit("-", 1)[1]) + 1 if went_on_from else 1
+    steps = [r.step for r in reports if r.split == "train" and r.values]
+    assert steps == list(range(first, N_STEPS + 1))
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
-    for name in ("accuracy", "log_loss", "margin"):
-        assert resumed[name] == unbroken[name]
+    del resumed["seconds"], unbroken["seconds"]
+    assert resumed == unbroken
 
 
 class Cancelled(Exception):
@@ -95,19 +104,6 @@ def stop_at(step: int):
     return on_step
 
 
-def test_a_cancelled_dpo_run_resumes_to_the_same_weights(tiny_model, tmp_path):
-    recipe = DPORecipe(base_model=tiny_model, **SETTINGS)
-    dpo.train(recipe, PAIRS[:24], PAIRS[24:], tmp_path / "whole", lambda report: None)
-
-    for step in (2, 7):  # before the first checkpoint, and past the second one
-        folder = tmp_path / f"cut at {step}"
-        with pytest.raises(Cancelled):
-            dpo.train(recipe, PAIRS[:24], PAIRS[24:], folder, stop_at(step))
-        dpo.train(recipe, PAIRS[:24], PAIRS[24:], folder, lambda report: None)
-
-        assert same(weights(tmp_path / "whole"), weights(folder))
-
-
 def test_a_cancelled_run_over_a_4_bit_base_resumes_to_the_same_weights(tiny_model, tmp_path):
     recipe = RewardRecipe(base_model=tiny_model, method="qlora", **SETTINGS)
     reward_model.train(recipe, PAIRS[:24], PAIRS[24:], tmp_path / "whole", lambda report: None)
@@ -119,21 +115,17 @@ def test_a_cancelled_run_over_a_4_bit_base_resumes_to_the_same_weights(tiny_mode
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
-def test_a_checkpoint_cut_short_by_a_kill_is_passed_over_and_removed(tiny_model, tmp_path):
-    recipe = RewardRecipe(base_model=tiny_model, **SETTINGS)
-    reward_model.train(recipe, PAIRS[:24], [], tmp_path, lambda report: None)
-    half_written = tmp_path / "checkpoints" / "checkpoint-99"
-    half_written.mkdir()
-    (half_written / "adapter_model.safetensors").write_bytes(b"half")
-
-    assert Path(resume_point(tmp_path) or "").name == "checkpoint-12"
-    assert not half_written.exists()
-
-
-def test_a_finished_run_called_again_trains_no_further(tiny_model, tmp_path):
+def test_a_finished_run_called_again_trains_no_further_and_passes_over_what_a_kill_cut_short(
+    tiny_model, tmp_path
+):
     recipe = RewardRecipe(base_model=tiny_model, **SETTINGS)
     first = reward_model.train(recipe, PAIRS[:24], PAIRS[24:], tmp_path, lambda report: None)
     before = weights(tmp_path)
+    half_written = tmp_path / "checkpoints" / "checkpoint-99"
+    half_written.mkdir()
+    (half_written / "adapter_model.safetensors").write_bytes(b"half")
+    assert Path(resume_point(tmp_path) or "").name == "checkpoint-12"
+    assert not half_written.exists()
 
     reports = []
     again = reward_model.train(recipe, PAIRS[:24], PAIRS[24:], tmp_path, reports.append)

@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from tests.training.tiny import SENTENCES, polite_pairs
 from training.ml import dpo, sft
-from training.ml.config import METHODS, DPORecipe, PretrainRecipe, SFTRecipe, make_recipe
+from training.ml.config import DPORecipe, PretrainRecipe, SFTRecipe, make_recipe
 from training.ml.data import (
     Pair,
     TokenExample,
@@ -103,6 +103,7 @@ def test_with_weights_of_0_and_1_a_run_is_one_of_the_stock_trainer(
         peft_config=adapter_config(base, recipe, task="CAUSAL_LM"),
         args=SFTConfig(
             completion_only_loss=responses_only,
+            max_length=None,
             **trainer_settings(recipe, tmp_path / "stock", 24),
         ),
         processing_class=load_tokenizer(tiny_model),
@@ -167,30 +168,6 @@ def test_the_policy_learns_its_base_stays_and_the_saved_one_gives_the_measured_l
     recipe = DPORecipe(base_model=str(tmp_path / "model"), **QUICK | {"max_steps": 1})
     after = dpo.train(recipe, PAIRS[:24], PAIRS[24:], tmp_path / "dpo", lambda report: None)
     assert after["n"] == 12
-
-
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "head"])
-def test_every_method_that_writes_leaves_a_policy_with_the_loss_it_measured(
-    tiny_model, untouched, tmp_path, method
-):
-    metrics, _reports = train(
-        tmp_path,
-        tiny_model,
-        method=method,
-        max_steps=2,
-        eval_every=2,
-        virtual_tokens=4,
-        galore_rank=4,
-        learning_rate=2e-3,
-        prompt_loss_weight=0.1,
-    )
-
-    policy, tokenizer = load_policy(str(tmp_path / "model"), dtype="float32")
-    test = tokens_of(PAIRS[24:], tiny_model)
-    prompts, responses = [e.prompt_ids for e in test], [e.response_ids for e in test]
-    nll = -response_logps(policy, prompts, responses, tokenizer.pad_token_id).sum().item()
-    assert nll / metrics["test_tokens"] == pytest.approx(metrics["loss"]["value"], abs=2e-4)
-    assert abs(metrics["change"]["value"]) > 1e-5
 
 
 def test_a_learned_prompt_takes_no_packed_rows(tiny_model, tmp_path):

@@ -1,29 +1,40 @@
-"""Will a run fit into memory? The predicted peak, what it consists of, and what would fit."""
+"""Will a run, or a model at work, fit into memory? The peak, what it consists of, what would."""
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from labeling.storage import model_folder
-from training.fitting import fit, machine
+from training.fitting import Fit, Machine, fit, fit_work, machine
 from training.ml.config import METHODS, RECIPES, make_recipe
-from training.ml.memory import GIB
+from training.ml.memory import GIB, USES, Work, make_work
 
 
 class Command(BaseCommand):
-    help = "Predict the peak memory of a run. Exit status 1 if it does not fit."
+    help = (
+        "Predict the peak memory of a run, or of a model that writes, scores or is asked. Exit "
+        "status 1 if it does not fit."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("recipe", choices=list(RECIPES))
+        parser.add_argument("recipe", choices=[*RECIPES, *USES])
         parser.add_argument("--base", required=True, metavar="MODEL", help="hub id or folder")
-        parser.add_argument("--method", choices=list(METHODS), default="lora")
+        parser.add_argument(
+            "--method", choices=list(METHODS), default="lora", help="of a run; else a setting"
+        )
         parser.add_argument(
             "--gpu-memory", default="", metavar="24GiB", help="else what this machine has free"
         )
-        parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help=f"of a recipe; of a model at work: {', '.join(f.name for f in fields(Work))}",
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -31,15 +42,18 @@ class Command(BaseCommand):
             chosen = dict(pair.split("=", 1) for pair in options["set"])
         except ValueError:
             raise CommandError("--set wants KEY=VALUE.", returncode=2) from None
-        chosen = {"method": options["method"]} | chosen
+        kind, folder = options["recipe"], model_folder(options["base"])
         try:
-            folder = model_folder(options["base"])
-            recipe = make_recipe(options["recipe"], chosen | {"base_model": folder})
             where = machine(options["gpu_memory"])
+            if kind in USES:
+                asked: Any = make_work(chosen)
+            else:
+                chosen = {"method": options["method"]} | chosen
+                asked = make_recipe(kind, chosen | {"base_model": folder})
         except ValueError as error:
             raise CommandError(str(error), returncode=2) from None
         try:
-            found = fit(options["recipe"], recipe, where)
+            found = _fit(kind, asked, folder, where)
         except ValueError as error:
             raise CommandError(str(error)) from None
         estimate = found.estimate
@@ -49,6 +63,7 @@ class Command(BaseCommand):
                 "moment": estimate.moment,
                 "tokens": estimate.tokens,
                 "trained": estimate.trained,
+                "parameters": estimate.parameters,
                 "terms": {term.name: term.bytes for term in estimate.terms},
                 "device": where.device,
                 "available": where.available,
@@ -61,6 +76,11 @@ class Command(BaseCommand):
             for term in estimate.terms:
                 self.stdout.write(f"{term.bytes / GIB:9.3f} GiB  {term.words}")
             self.stdout.write(f"{estimate.peak / GIB:9.3f} GiB  peak, in {estimate.moment}")
+            if estimate.trained:
+                self.stdout.write(
+                    f"{estimate.trained:,} of {estimate.parameters:,} numbers are trained "
+                    f"({found.trained_percent:.3g} %)"
+                )
             if where.available is not None:
                 verdict = "fits" if found.fits else "does not fit"
                 self.stdout.write(f"{where.available / GIB:9.3f} GiB  free: it {verdict}")
@@ -71,3 +91,7 @@ class Command(BaseCommand):
                 self.stdout.write("Nothing near these settings fits: take a smaller model.")
         if found.fits is False:
             sys.exit(1)
+
+
+def _fit(kind: str, asked: Any, folder: str, where: Machine) -> Fit:
+    return fit_work(kind, asked, folder, where) if kind in USES else fit(kind, asked, where)

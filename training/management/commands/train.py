@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from labeling.models import Project
 from training.dataset_settings import LABELS
 from training.datasets import dataset_named
-from training.ml.config import METHODS, RECIPES, make_recipe
+from training.ml.config import METHODS, RECIPES, TRACKERS, make_recipe
 from training.models import Run
 from training.runs import Impossible, create_run, start_run
 
@@ -47,6 +47,9 @@ class Command(BaseCommand):
             metavar="KEY=VALUE",
             help="a setting of the recipe, such as learning_rate=1e-4; may be repeated",
         )
+        parser.add_argument(
+            "--report-to", choices=list(TRACKERS), default="", help="its numbers go there as well"
+        )
         parser.add_argument("--wait", action="store_true", help="train here, in this process")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -79,6 +82,7 @@ class Command(BaseCommand):
                 dataset=dataset_named(project, options["dataset"]),
                 labels=options["labels"],
                 test_share=options["test_share"],
+                report_to=options["report_to"],
             )
         except Impossible as error:
             raise CommandError(str(error), returncode=2) from None
@@ -134,6 +138,8 @@ class Command(BaseCommand):
                 f"{run}: {run.status}. Dataset {run.dataset.sha256[:12]}: {counts['train']} "
                 f"training and {counts['test']} test pairs, {counts['ties']} ties left out."
             )
+        elif run.labels:
+            self.stdout.write(f"{run}: {run.status}. The worker freezes the labels.")
         else:
             self.stdout.write(f"{run}: {run.status}. Texts of {run.recipe['text']}.")
         if metrics:

@@ -10,8 +10,8 @@ from sklearn.metrics import brier_score_loss, log_loss
 from torch import tensor
 from torch.nn.functional import sigmoid
 
-from judges.ml import calibration
-from judges.ml.calibration import (
+from labeling import calibration
+from labeling.calibration import (
     bin_sums,
     brier_scores,
     correct,
@@ -22,7 +22,7 @@ from judges.ml.calibration import (
     fit_temperature,
     log_losses,
 )
-from judges.ml.correction import corrected
+from labeling.correction import corrected
 
 
 def overconfident(n: int, times: float, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:

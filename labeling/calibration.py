@@ -1,19 +1,33 @@
-"""How far a judge's probabilities may be taken at their word, and how they are corrected.
+"""How far probabilities may be taken at their word, and how they are corrected: a judge's, or those
+that a reward model's margins stand for.
 
-Throughout, `prob_a` is (n,) the judge's probability that A is better, and `a_is_better` (n,) says
-what people said: 1, or 0 for B. Which response is called A is arbitrary, so every measure and every
+Throughout, `prob_a` is (n,) the probability that A is better, and `a_is_better` (n,) says what
+people said: 1, or 0 for B. Which response is called A is arbitrary, so every measure and every
 correction here treats A and B alike.
+
+The libraries imported here are the extra `stats`: only workers load this module.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from django.utils.translation import gettext_noop
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 
-from judges.ml.correction import SMALLEST, corrected
+from labeling.agreement import (
+    Figure,
+    bootstrap,
+    divide,
+    refused,
+    resampled_sums,
+    share_of,
+    sums_by_prompt,
+)
+from labeling.correction import SMALLEST, corrected
+from labeling.shares import CONFIDENCE, clopper_pearson
 
 Floats = NDArray[np.float64]
 Parameters = dict[str, Any]
@@ -26,6 +40,9 @@ MIN_ISOTONIC = 500
 TEMPERATURES = (0.02, 50.0)
 """A temperature outside would say that the judge is always right, or knows nothing."""
 SEED = 20_260_211
+RESAMPLES = 5_000
+"""Of whole prompts behind every interval: more than the agreement page's, since few judges and
+models are measured, and with 1,000 the ends of an interval are uncertain by some per cent."""
 
 
 def fit_temperature(prob_a: Floats, a_is_better: Floats) -> Parameters:
@@ -169,3 +186,106 @@ def logits(prob: Floats) -> Floats:
 def _check(prob_a: Floats, a_is_better: Floats) -> None:
     if not len(prob_a) or len(prob_a) != len(a_is_better):
         raise ValueError(f"{len(prob_a)} probabilities and {len(a_is_better)} labels")
+
+
+# Figures ------------------------------------------------------------------------------------------
+
+
+def mean_of(prompt: np.ndarray, values: np.ndarray) -> Figure:
+    """The mean of values, with its interval by prompt; NaN values are left out.
+
+    Shares (0, 1, and a half for a tie) with one comparison a prompt get the exact interval, the
+    sum rounded outwards at both ends: halves vary less than ones and zeros with the same mean.
+    """
+    kept = ~np.isnan(values)
+    prompt, values = prompt[kept], values[kept]
+    if not len(values):
+        return refused(gettext_noop("There is nothing to take a mean of."), n=0)
+    if np.isin(values, (0, 1)).all():
+        return share_of(prompt, values, resamples=RESAMPLES)
+    n, total = len(values), float(values.sum())
+    if np.isin(values, (0, 0.5, 1)).all() and len(np.unique(prompt)) == n:
+        low, high = (clopper_pearson(int(f(total)), n) for f in (np.floor, np.ceil))
+        return {"value": total / n, "low": low[0], "high": high[1], "n": n}
+    parts = np.column_stack([values, np.ones(n)])
+    interval = ratio(parts, prompt)
+    return {"value": total / n, **interval, "n": n}
+
+
+def probability_figures(
+    prompt: np.ndarray, prob_a: np.ndarray, a_is_better: np.ndarray
+) -> dict[str, Any]:
+    """{"ece", "brier", "log_loss", "bins"} of probabilities where the answer is known.
+
+    "bins" are those of the reliability diagram, by confidence in the response that is named: each
+    {"n", "confidence", "right", "low", "high"}, with the exact interval.
+    """
+    if not len(prob_a):
+        nothing = refused(gettext_noop("No readable verdict where people chose a side."), n=0)
+        return {"ece": nothing, "brier": nothing, "log_loss": nothing, "bins": []}
+    return {
+        "ece": calibration_error(prompt, prob_a, a_is_better),
+        "brier": mean_of(prompt, brier_scores(prob_a, a_is_better)),
+        "log_loss": mean_of(prompt, log_losses(prob_a, a_is_better)),
+        "bins": reliability(prob_a, a_is_better),
+    }
+
+
+def reliability(prob_a: np.ndarray, a_is_better: np.ndarray) -> list[dict[str, Any]]:
+    sure = confidence(prob_a)
+    right = named_right(prob_a, a_is_better)
+    bins = equal_mass_bins(sure)
+    rows = []
+    for code in range(int(bins.max(initial=-1)) + 1):
+        own = bins == code
+        exact = mean_of(np.arange(own.sum()), right[own])
+        rows.append(
+            {
+                "n": int(own.sum()),
+                "confidence": float(sure[own].mean()),
+                "right": exact["value"],
+                "low": exact["low"],
+                "high": exact["high"],
+            }
+        )
+    return rows
+
+
+def calibration_error(prompt: np.ndarray, prob_a: np.ndarray, a_is_better: np.ndarray) -> Figure:
+    """ECE over bins of equal mass by confidence, with an interval that knows the figure's own bias.
+
+    An absolute value never falls below 0, so noise alone makes an ECE: even a perfectly calibrated
+    judge shows about "by_luck" (Σ_b w_b √(2/π) s_b, with s_b the standard error of bin b's gap,
+    by the bootstrap over prompts). By the triangle inequality the figure lies, on average, between
+    the truth and the truth + by_luck. So the interval goes from the figure − by_luck − spread to
+    the figure + spread, where spread is how far bootstrap values lie from their mean, and holds at
+    least 95 %.
+    """
+    sure = confidence(prob_a)
+    right = named_right(prob_a, a_is_better)
+    bins = equal_mass_bins(sure)
+    parts = bin_sums(bins, right, sure)
+    whole = parts.sum(axis=0)
+    value = float(expected_calibration_error(whole))
+    figure: Figure = {"value": value, "n": len(prob_a), "bins": int(bins.max()) + 1}
+    per_prompt = sums_by_prompt(parts, prompt)
+    checked = bootstrap(per_prompt, None, expected_calibration_error, RESAMPLES)
+    if checked["low"] is None:  # too few prompts, or nothing varies
+        return figure | checked | {"by_luck": None}
+    sums = resampled_sums(per_prompt, RESAMPLES)
+    weight, _gap = gaps(whole)
+    errors = gaps(sums)[1].std(axis=0)
+    by_luck = float((weight * np.sqrt(2 / np.pi) * errors).sum())
+    resampled = expected_calibration_error(sums)
+    tail = (1 - CONFIDENCE) / 2
+    below, above = np.quantile(resampled, [tail, 1 - tail]) - resampled.mean()
+    return figure | {
+        "low": max(0.0, value - by_luck - float(above)),
+        "high": min(1.0, value - float(below)),
+        "by_luck": by_luck,
+    }
+
+
+def ratio(parts: np.ndarray, prompt: np.ndarray) -> Figure:
+    """The interval of Σ parts[:, 0] / Σ parts[:, 1], by prompt."""
+    return bootstrap(parts, prompt, lambda sums: divide(sums[:, 0], sums[:, 1]), RESAMPLES)

@@ -1,0 +1,120 @@
+"""The training loop of recipes whose losses are our own: transformers' trainer on steps that are
+divided into parts beforehand."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+Batch = dict[str, Tensor]
+LossOf = Callable[[Any, Batch], tuple[Tensor, dict[str, Tensor]]]
+"""(model, part of a step) to the sum of its rows' losses, and sums of what the curves show."""
+
+
+class StepTrainer(Trainer):  # type: ignore[misc]
+    """A step is a list of rows; it passes through the model part by part, and its loss is the sum
+    over all rows divided by their number, however they are divided.
+
+    The trainer sees each step as one batch of one long epoch. So a resumed run skips whole steps,
+    and no sampler has a state.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        settings: dict[str, Any],
+        *,
+        steps: Sequence[Sequence[int]],
+        parts: Callable[[Sequence[int]], list[Batch]],
+        loss: LossOf,
+        callbacks: Sequence[TrainerCallback],
+        optimizer: torch.optim.Optimizer | None = None,
+        prepare: Callable[[Any, list[Batch]], None] = lambda model, parts: None,
+    ) -> None:
+        """Args:
+        settings: of TrainingArguments, as steps.trainer_settings gives them.
+        parts: the rows at these places as parts; each row has a "weight".
+        prepare: called with all parts of a step before its first loss.
+        """
+        self.steps, self.parts, self.loss, self.prepare = steps, parts, loss, prepare
+        self.values: dict[str, float] = {}
+        super().__init__(
+            model=model,
+            args=TrainingArguments(
+                **settings
+                | {
+                    "per_device_train_batch_size": 1,  # one step
+                    "gradient_accumulation_steps": 1,  # its parts are summed up here
+                    "num_train_epochs": 1,
+                    "max_steps": len(steps),
+                    "remove_unused_columns": False,
+                    "label_names": [],
+                    # The other kind loses the gradient of adapters below a frozen embedding.
+                    "gradient_checkpointing_kwargs": {"use_reentrant": False},
+                }
+            ),
+            train_dataset=_Places(steps),
+            callbacks=list(callbacks),
+            optimizers=(optimizer, None),
+        )
+        self.remove_callback(PrinterCallback)  # standard output belongs to the caller
+
+    def get_train_dataloader(self) -> Any:
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=1,
+            collate_fn=lambda steps: {"parts": self.parts(steps[0])},
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def training_step(
+        self, model: Any, inputs: dict[str, list[Batch]], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Gradients of one step; returns its loss."""
+        model.train()
+        parts: list[Batch] = self._prepare_inputs(inputs)["parts"]
+        n_rows = sum(len(part["weight"]) for part in parts)
+        self.prepare(model, parts)
+        whole = torch.zeros((), device=self.args.device)
+        sums: dict[str, Tensor] = {}
+        for part in parts:
+            with self.compute_loss_context_manager():
+                loss, values = self.loss(model, part)
+            self.accelerator.backward(loss / n_rows)
+            whole += loss.detach() / n_rows
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0) + value.detach() / n_rows
+        self.values = {name: float(value) for name, value in sums.items()}
+        return whole
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs = logs | self.values
+        super().log(logs, *args, **kwargs)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # nobody reads it, and it would look for the tokens of one batch
+
+    def _track_num_input_tokens(self, inputs: dict[str, list[Batch]]) -> None:
+        """Tokens without padding, of all parts of the step."""
+        self.state.num_input_tokens_seen += sum(
+            int(tensor.sum())
+            for part in inputs["parts"]
+            for name, tensor in part.items()
+            if name.endswith("mask")
+        )
+
+
+class _Places(Dataset[Sequence[int]]):
+    def __init__(self, steps: Sequence[Sequence[int]]) -> None:
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, at: int) -> Sequence[int]:
+        return self.steps[at]

@@ -1,0 +1,158 @@
+"""Held-out pairs under a trained model: its rewards, or how far it moved log-probabilities."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.ml.data import (
+    Messages,
+    Pair,
+    TokenPair,
+    chat_tokens,
+    tokenize_pairs,
+)
+from training.ml.dpo import pair_logps
+from training.ml.generation import sample
+from training.ml.loading import (
+    adapter_base,
+    is_learned_prompt,
+    load_causal,
+    load_policy,
+    load_reward_model,
+    load_tokenizer,
+    longest_allowed,
+    made_by,
+    rope_of,
+)
+from training.ml.peaks import give_memory_back
+from training.ml.reward_model import score
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """A pair with a number for either side: a reward, or log π/π_base in nats."""
+
+    pair: Pair
+    chosen: float
+    rejected: float
+
+
+def fitting(pairs: Sequence[Pair], tokenizer: Any, max_length: int) -> list[tuple[Pair, TokenPair]]:
+    """The pairs that the recipe could train on, with their tokens, longest first."""
+    kept = [
+        (pair, tokens)
+        for pair in pairs
+        for tokens in tokenize_pairs([pair], tokenizer, max_length)[0]
+    ]
+    return sorted(kept, key=lambda both: both[1].n_tokens, reverse=True)
+
+
+def rewards(
+    folder: str | Path,
+    pairs: Sequence[Pair],
+    *,
+    max_length: int,
+    batch_size: int,
+    dtype: str = "auto",
+    on_progress: OnProgress = lambda done, total: None,
+) -> list[ScoredPair]:
+    """The rewards that a saved reward model gives both responses of each pair, longest first; pairs
+    that are too long or without text are left out.
+
+    Raises: ModelMissing.
+    """
+    model, tokenizer = load_reward_model(folder, dtype=dtype)
+    limit = longest_allowed(str(folder), max_length)
+    kept = fitting(pairs, tokenizer, limit)
+    found = []
+    for start in range(0, len(kept), batch_size):
+        part = [pair for pair, _tokens in kept[start : start + batch_size]]
+        sides = [pair.prompt + side for pair in part for side in (pair.chosen, pair.rejected)]
+        numbers = score(model, tokenizer, sides, batch_size=2 * batch_size, dtype=dtype)
+        found += [
+            ScoredPair(pair, chosen, rejected)
+            for pair, chosen, rejected in zip(part, numbers[::2], numbers[1::2], strict=True)
+        ]
+        on_progress(start + len(part), len(kept))
+    return found
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a policy and its base answer to a prompt that neither was trained on here."""
+
+    prompt: Messages
+    policy: str
+    base: str
+
+
+def against_base(
+    folder: str | Path,
+    base: str,
+    pairs: Sequence[Pair],
+    prompts: Sequence[Messages],
+    *,
+    max_length: int,
+    batch_size: int,
+    new_tokens: int,
+    seed: int,
+    dtype: str = "auto",
+    on_progress: OnProgress = lambda done, total: None,
+) -> tuple[list[ScoredPair], list[Written]]:
+    """How far a saved policy moved the pairs' responses from its base, and what both of them write.
+
+    Policy and base are loaded one after the other, so that one model is in memory at a time; a base
+    that a QLoRA run held in 4 bits is held so again.
+
+    Raises: ModelMissing.
+    """
+    tokenizer = load_tokenizer(str(folder))
+    kept = fitting(pairs, tokenizer, longest_allowed(str(folder), max_length))
+    room = longest_allowed(str(folder), 1 << 20) - new_tokens
+    asked = [p for p in prompts if len(chat_tokens(tokenizer, p, open_answer=True)) <= room]
+    total = 2 * (len(kept) + len(asked))
+    done = 0
+    logps: list[list[tuple[float, float]]] = []
+    texts: list[list[str]] = []
+    for model in _policy_then_base(str(folder), base, dtype):
+        now: list[tuple[float, float]] = []
+        for start in range(0, len(kept), batch_size):
+            tokens = [row for _pair, row in kept[start : start + batch_size]]
+            now += pair_logps(model, tokenizer, tokens, dtype)
+            done += len(tokens)
+            on_progress(done, total)
+        logps.append(now)
+        said: list[str] = []
+        for start in range(0, len(asked), batch_size):
+            part = asked[start : start + batch_size]
+            said += sample(
+                model,
+                tokenizer,
+                part,
+                max_new_tokens=new_tokens,
+                seed=seed + start,
+                batch_size=batch_size,
+            )
+            done += len(part)
+            on_progress(done, total)
+        texts.append(said)
+        del model
+        give_memory_back()
+    scored = [
+        ScoredPair(pair, now[0] - then[0], now[1] - then[1])
+        for (pair, _tokens), now, then in zip(kept, *logps, strict=True)
+    ]
+    return scored, [Written(*row) for row in zip(asked, *texts, strict=True)]
+
+
+def _policy_then_base(folder: str, base: str, dtype: str) -> Iterator[Any]:
+    yield load_policy(folder, dtype=dtype)[0]
+    if adapter_base(base) is not None:  # what it was made by, and with, is written beside it
+        yield load_causal(base, dtype=dtype).eval()
+        return
+    is_adapter = adapter_base(folder) is not None and not is_learned_prompt(folder)
+    method = made_by(folder) if is_adapter else "lora"
+    yield load_causal(base, method=method, dtype=dtype, rope=rope_of(folder)).eval()

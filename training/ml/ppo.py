@@ -28,11 +28,10 @@ from training.ml.config import DTYPES, SCHEDULERS, gettext_noop
 from training.ml.data import Messages, chat_tokens
 from training.ml.evaluation import mean_figure
 from training.ml.loading import (
-    MADE_BY,
-    adapter_base,
     load_reward_model,
     load_tokenizer,
     longest_allowed,
+    member_folders,
     n_parameters,
 )
 from training.ml.losses import soft_pair_loss
@@ -393,7 +392,6 @@ def train(
             measure(step)
 
     roles.save_policy(folder / "model")
-    (folder / "model" / MADE_BY).write_text(json.dumps({"method": recipe.method}))
     tokenizer.save_pretrained(folder / "model")
     found: dict[str, Any] = {"n": 0, "why": "no test prompts"}
     if held_out:
@@ -459,12 +457,17 @@ def drawn_prompts(prompts: Sequence[Prompt], recipe: PPORecipe, step: int) -> li
 
 
 class Scorer:
-    """What scores responses: reward models on the shared base, others of their own, a function."""
+    """What scores responses: reward models on the shared base, others beside it, a function. Every
+    member of an ensemble is a scorer of its own."""
 
     def __init__(self, recipe: PPORecipe, reward: RewardFunction | None) -> None:
-        base = adapter_base(recipe.base_model) or recipe.base_model
-        fits = {name: can_share(name, base, recipe.method) for name in recipe.folders}
-        self.shared = [name for name, fit in fits.items() if fit]
+        fits = {n: can_share(n, recipe.base_model, recipe.method) for n in recipe.folders}
+        self.shared = [
+            str(place)
+            for name, fit in fits.items()
+            if fit
+            for place in (name, *member_folders(name))
+        ]
         self.others = [
             load_reward_model(name, dtype=recipe.dtype) for name, fit in fits.items() if not fit
         ]
@@ -496,14 +499,18 @@ class Scorer:
                     scores[model, places] = told.float().cpu()
             found.append(scores)
         if self.others:
-            from training.ml.reward_model import score  # brings TRL, which PPO does without
+            # Brings TRL, which PPO does without.
+            from training.ml.reward_model import score_members
 
-            size = recipe.rollout_batch_size
-            alone = [
-                score(model, theirs, talks, batch_size=size, dtype=recipe.dtype)
-                for model, theirs in self.others
-            ]
-            found.append(torch.tensor(alone))
+            for model, theirs in self.others:
+                alone = score_members(
+                    model,
+                    theirs,
+                    talks,
+                    batch_size=recipe.rollout_batch_size,
+                    dtype=recipe.dtype,
+                )
+                found.append(torch.tensor(alone).T)
         if self.reward is not None:
             numbers = [float(number) for number in self.reward(prompts, texts)]
             if len(numbers) != len(texts) or not all(map(math.isfinite, numbers)):

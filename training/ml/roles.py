@@ -6,6 +6,7 @@ Critic and reward models have a head of their own: a vector that makes a number 
 """
 
 import contextlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from training.ml.loading import (
     HEADS,
+    MADE_BY,
+    UNSCALED,
     ModelMissing,
     adapter_base,
     adapter_config,
@@ -28,6 +31,8 @@ from training.ml.loading import (
     made_by,
     number_format,
     revision,
+    rope_of,
+    without_dropout,
 )
 from training.ml.logprobs import pad_right
 from training.ml.methods import IN_4_BITS
@@ -46,16 +51,19 @@ def reward_role(place: int) -> str:
     return f"reward-{place}"
 
 
-def can_share(reward_model: str, base: str, method: str) -> bool:
-    """Whether a reward model is an adapter that can stand on this base, held by this method.
+def can_share(reward_model: str, start: str, method: str) -> bool:
+    """Whether a reward model is an adapter that can stand on the base of this policy, held by this
+    method.
 
-    One that learned beside a base in 4 bits gives other numbers on the whole weights, and the other
-    way round.
+    One that learned beside a base in 4 bits, or with scaled positions, gives other numbers on
+    another base.
     """
-    own_base = adapter_base(reward_model)
+    own_base, base = adapter_base(reward_model), adapter_base(start) or start
     if own_base is None or made_by(reward_model) not in (*METHODS, "pissa"):
         return False
     if (made_by(reward_model) in IN_4_BITS) != (method in IN_4_BITS):
+        return False
+    if rope_of(reward_model) != rope_of(start):
         return False
     same_place = Path(own_base).resolve() == Path(base).resolve()
     return own_base == base or same_place or revision(own_base) == revision(base)
@@ -82,10 +90,12 @@ class Roles:
         start = adapter_base(recipe.base_model)
         if start is not None and made_by(recipe.base_model) not in METHODS:
             start = None  # load_causal merges it, or says why it cannot
-        base = load_causal(start or recipe.base_model, method=recipe.method, dtype=recipe.dtype)
+        self.rope = rope_of(recipe.base_model) if start is not None else UNSCALED
+        base = load_causal(
+            start or recipe.base_model, method=recipe.method, dtype=recipe.dtype, rope=self.rope
+        )
         base.requires_grad_(False)
-        without_dropout(base)
-        self.numbers = number_format(recipe.dtype)
+        self.method, self.numbers = recipe.method, number_format(recipe.dtype)
         self.heads: dict[str, torch.nn.Linear] = {}
         self.reference_copy = start is not None
         config = adapter_config(base, recipe, task="CAUSAL_LM")
@@ -109,7 +119,11 @@ class Roles:
         for role, head in self.heads.items():
             head.requires_grad_(role == CRITIC)
         self.body, self.words = body_and_head(self.model)
+        # A policy that drops inputs by chance is not the one that sampled: no ratio would be right.
         without_dropout(self.model)
+        for module in self.model.modules():
+            if isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = 0.0
         self.model.eval()
 
     def trained(self, role: str) -> dict[str, torch.nn.Parameter]:
@@ -144,8 +158,12 @@ class Roles:
         return where
 
     def save_policy(self, place: Path) -> None:
-        """The policy's adapter as safetensors, as any run leaves it."""
+        """The policy's adapter as safetensors, as any run leaves it, and what made it."""
         self.model.save_pretrained(place, selected_adapters=[POLICY], save_embedding_layers=False)
+        made: dict[str, Any] = {"method": self.method}
+        if self.rope != UNSCALED:
+            made["rope"] = self.rope
+        (place / MADE_BY).write_text(json.dumps(made))
 
     def _new_head(self) -> torch.nn.Linear:
         width = self.model.get_base_model().get_output_embeddings().weight.shape[1]
@@ -175,15 +193,6 @@ class Roles:
         if result.unexpected_keys:
             raise ValueError(f"{folder} does not fit this base: {result.unexpected_keys[0]}")
         return head[0] if head else None
-
-
-def without_dropout(model: Any) -> None:
-    """A policy that drops inputs by chance is not the one that sampled: no ratio would be right."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
 
 
 def _config(folder: str) -> PeftConfig:

@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.training.reward_models import save_reward_model
 from tests.training.tiny import save_tiny_model
 from training.ml import ppo
-from training.ml.loading import load_policy
+from training.ml.loading import load_policy, load_reward_model, load_tokenizer
 from training.ml.ppo import Learner, PPORecipe, read_rollouts, told_advantages
 from training.ml.roles import CRITIC, POLICY, Roles
 from training.ml.rollouts import Rollout
@@ -285,6 +286,27 @@ def test_several_scorers_are_each_brought_to_one_scale(tiny_model, reward_model)
 def test_online_dpo_learns_from_the_best_and_the_worst_response_to_a_prompt():
     scores = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.3, 0.3, -2.0, -1.0, -1.5])
     assert ppo.best_and_worst(scores, 3) == [1, 0, 7, 6]
+
+
+def test_members_of_an_ensemble_share_the_base_and_are_scored_apart(tiny_model, tmp_path):
+    first = Path(save_reward_model(tiny_model, tmp_path / "1", seed=1))
+    second = Path(save_reward_model(tiny_model, tmp_path / "2", seed=2))
+    shutil.copytree(second, first / "member-1")
+    (first / "made_by.json").write_text(json.dumps({"method": "lora", "members": 2}))
+    talks = [[{"role": "user", "content": "Why?"}]] * 2
+    texts = ["Because.", "I do not know."]
+    recipe = PPORecipe(base_model=tiny_model, reward_models=str(first), dtype="float32")
+    scorer, tokenizer = ppo.Scorer(recipe, None), load_tokenizer(tiny_model)
+    assert len(scorer.shared) == 2
+    roles = Roles(recipe, scorer.shared, critic=False)
+
+    shared = scorer.scores(roles, tokenizer, talks, texts)
+    scorer.shared, scorer.others = [], [load_reward_model(first, dtype="float32")]
+    beside = scorer.scores(roles, tokenizer, talks, texts)
+
+    assert shared.shape == (2, 2)
+    assert torch.allclose(shared, beside, atol=1e-5)
+    assert not torch.allclose(shared[0], shared[1])
 
 
 def test_every_pass_over_the_prompts_has_each_of_them_once():

@@ -30,22 +30,23 @@ LARGE = {
 }
 """270 million parameters."""
 WORLD: dict[str, Any] = {
-    "steps": 40,
+    "steps": 24,
     "prompts_per_step": 128,
-    "samples_per_prompt": 1,
     "max_new_tokens": 64,
     "max_length": 256,
     "rollout_batch_size": 128,
-    "batch_size": 64,
-    "minibatches": 2,
+    "batch_size": 32,
+    "minibatches": 8,
     "epochs": 2,
-    "learning_rate": 1e-3,
-    "critic_learning_rate": 2e-3,
+    "learning_rate": 2e-3,
+    "critic_learning_rate": 4e-3,
+    "critic_warmup": 1,
     "kl_coefficient": 0.05,
     "kl_target": 8.0,
     "eval_every": 1000,
     "checkpoint_every": 1000,
 }
+"""Chosen on seed 7 among five settings."""
 
 
 # ---- A plain loop with four models --------------------------------------------------------------

@@ -182,9 +182,8 @@ def speed(folder: Path, steps: int) -> None:
         if json.loads(path.read_text())["task_type"] == "SEQ_CLS"
     )
     base = json.loads((reward / "adapter_config.json").read_text())["base_model_name_or_path"]
-    recipe = PPORecipe(
-        base_model=base, reward_models=str(reward), **WORLD | {"steps": steps, "kl_target": 0.0}
-    )
+    changed = {"steps": steps, "kl_target": 0.0, "critic_warmup": 0}
+    recipe = PPORecipe(base_model=base, reward_models=str(reward), **WORLD | changed)
     rng = random.Random(0)
     prompts = [[{"role": "user", "content": text}] for text in microworld.sample_prompts(512, rng)]
     print(

@@ -339,11 +339,54 @@ def world(folder: Path, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
     for name, other in (("ppo", "start"), ("ppo", "dpo"), ("dpo", "start")):
         difference = found[name]["utilities"] - found[other]["utilities"]
         figures[f"{name} minus {other}"] = demo._bootstrap_mean(difference, seed)
+    figures |= best_of_n_truth(places["start"], str(folders["reward"]), held_out, settings)
     steps = [values for values in curve if values][:: max(1, recipe.steps // 8)]
     return {"seed": seed, "figures": figures, "seconds": seconds,
             "seconds_in": metrics["seconds_in"], "proxy": metrics["gain"],
             "curve": [{k: round(v[k], 3) for k in ("score", "kl", "length", "finished", "entropy",
              "kl_coefficient", "approx_kl")} for v in steps]}  # fmt: skip
+
+
+def best_of_n_truth(
+    start: str, reward: str, prompts: list[str], settings: Any
+) -> dict[str, dict[str, float]]:
+    """True utility of the start's best of n by the reward model, from 16 responses a prompt."""
+    from labeling import microworld
+    from training.ml.best_of_n import expected_best, kl_of_best, ranked_responses
+    from training.ml.loading import load_policy, load_reward_model
+    from training.ml.reward_model import score
+
+    scorer, theirs = load_reward_model(reward)
+    ranked = ranked_responses(
+        *load_policy(start),
+        [[{"role": "user", "content": text}] for text in prompts],
+        lambda asked, texts: score(
+            scorer,
+            theirs,
+            [[*p, {"role": "assistant", "content": t}] for p, t in zip(asked, texts, strict=True)],
+            batch_size=128,
+        ),
+        n=16,
+        max_new_tokens=64,
+        temperature=settings.temperature,
+        seed=settings.seed,
+        batch_size=256,
+    )
+    truths = [
+        [microworld.utility(prompt, text) for text in found.responses]
+        for prompt, found in zip(prompts, ranked, strict=True)
+    ]
+    return {
+        f"best of {n}": {
+            "value": sum(
+                expected_best(found.scores, truth, n)
+                for found, truth in zip(ranked, truths, strict=True)
+            )
+            / len(truths),
+            "kl": kl_of_best(n),
+        }
+        for n in (1, 4, 16)
+    }
 
 
 def policy_truth(place: str, start: str, prompts: list[str], settings: Any) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from training.ml.config import (
     SCHEDULERS,
     TRACKERS,
     make_recipe,
+    settings_of,
 )
 from training.ml.memory import USES, make_work
 from training.ml.methods import SETTINGS, other_settings, why_not
@@ -339,7 +340,7 @@ class LaunchForm(forms.Form):
         self.known_models = known_models(project, kind)
         if self.known_models:
             self.fields["base_model"].initial = self.known_models[0]
-        for setting in fields(RECIPES[kind]):
+        for setting in settings_of(kind):
             if setting.metadata:
                 self.fields[setting.name] = _field(setting)
         self.fields["method"].widget.attrs |= {

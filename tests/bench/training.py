@@ -207,8 +207,8 @@ def right(recipe: RewardRecipe | DPORecipe, model: Any, tokens: Sequence[TokenPa
                 chosen, rejected = rewards_of(model, batch).chunk(2)
                 found += (chosen - rejected).tolist()
             else:
-                now = dpo._pair_logps(model, tokenizer, part, recipe.dtype)
-                then = dpo._pair_logps(start, tokenizer, part, recipe.dtype)
+                now = dpo.pair_logps(model, tokenizer, part, recipe.dtype)
+                then = dpo.pair_logps(start, tokenizer, part, recipe.dtype)
                 found += [a - c - (b - d) for (a, b), (c, d) in zip(now, then, strict=True)]
     return found
 

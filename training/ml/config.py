@@ -5,7 +5,7 @@ The texts beside the fields are the help that the launch form and the `train` co
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -87,50 +87,11 @@ def _setting(default: Any, text: str, choices: Mapping[str, str] | None = None) 
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardRecipe:
-    """Everything that decides a reward-model run."""
+class _Shared:
+    """What every recipe decides: how the base is adapted, the steps, the seed."""
 
     base_model: str
-    """Hub id or local folder of a causal language model; its head is replaced by a score."""
-    loss: str = _setting(
-        "pairs",
-        gettext_noop(
-            "What is learned from the labels. Margins and strengths want hard labels, and answers "
-            "with a strength."
-        ),
-        REWARD_LOSSES,
-    )
-    margin_size: float = _setting(
-        1.0,
-        gettext_noop(
-            "Distance in reward that the strongest preference is to keep, weaker ones a part of it "
-            "(Llama 2: 1 or 3)."
-        ),
-    )
-    rating_of: str = _setting(
-        "strength",
-        gettext_noop("Ratings: from the strength of preferences, or the name of an aspect."),
-    )
-    soft_labels: str = _setting(
-        "kept", gettext_noop("What becomes of a label that is not certain."), SOFT_LABELS
-    )
-    label_smoothing: float = _setting(
-        0.0, gettext_noop("Share of the labels taken to be wrong, below 0.5; 0 trusts them all.")
-    )
-    length_debias: bool = _setting(
-        False,
-        gettext_noop(
-            "A logistic regression on length explains what it can of the labels first; the rewards "
-            "learn the rest."
-        ),
-    )
-    members: int = _setting(
-        1,
-        gettext_noop(
-            "Reward models beside one base, each with its own seed: the mean is the reward, the "
-            "spread its doubt."
-        ),
-    )
+    """Hub id or local folder of the model that the run begins with."""
     method: str = _setting(
         "lora",
         gettext_noop(
@@ -178,9 +139,7 @@ class RewardRecipe:
         200, gettext_noop("Steps after which GaLore looks for these directions anew.")
     )
     train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
-    dtype: str = _setting(
-        "auto", gettext_noop("Number format of the base; adapters and head are float32.")
-    )
+    dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
     learning_rate: float = _setting(
         2e-4, gettext_noop("Highest step size, reached after the warm-up.")
     )
@@ -192,9 +151,7 @@ class RewardRecipe:
     max_grad_norm: float = _setting(
         1.0, gettext_noop("Gradients longer than this are shortened to it.")
     )
-    epochs: float = _setting(
-        1.0, gettext_noop("Passes over the training pairs; reward models over-fit soon.")
-    )
+    epochs: float = _setting(1.0, gettext_noop("Passes over the training pairs."))
     max_steps: int = _setting(0, gettext_noop("Stop after so many steps; 0: by epochs."))
     batch_size: int = _setting(8, gettext_noop("Pairs held in memory at once."))
     gradient_accumulation: int = _setting(1, gettext_noop("Batches summed up before one step."))
@@ -207,6 +164,29 @@ class RewardRecipe:
     gradient_checkpointing: bool = _setting(
         False, gettext_noop("Less memory, about a quarter slower.")
     )
+    rope_scaling: str = _setting(
+        "none",
+        gettext_noop("A longer context than the base was made for, by scaling its positions."),
+        ROPE_SCALINGS,
+    )
+    rope_factor: float = _setting(2.0, gettext_noop("How many times the context is stretched."))
+    eval_every: int = _setting(
+        0, gettext_noop("Steps between measurements on test pairs; 0: ten in a run.")
+    )
+    checkpoint_every: int = _setting(0, gettext_noop("Steps between checkpoints; 0: ten in a run."))
+    seed: int = _setting(0, gettext_noop("Same seed, same numbers: order, new weights, dropout."))
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pairs(_Shared):
+    """What recipes on pairs decide besides."""
+
+    label_smoothing: float = _setting(
+        0.0, gettext_noop("Share of the labels taken to be wrong, below 0.5; 0 trusts them all.")
+    )
     batch_tokens: int = _setting(
         0,
         gettext_noop(
@@ -217,12 +197,6 @@ class RewardRecipe:
     group_by_length: bool = _setting(
         True, gettext_noop("Pairs of like length share a step, so that less padding is computed.")
     )
-    rope_scaling: str = _setting(
-        "none",
-        gettext_noop("A longer context than the base was made for, by scaling its positions."),
-        ROPE_SCALINGS,
-    )
-    rope_factor: float = _setting(2.0, gettext_noop("How many times the context is stretched."))
     validation_share: float = _setting(
         0.0,
         gettext_noop(
@@ -237,19 +211,67 @@ class RewardRecipe:
             "0: never. The best weights are kept."
         ),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pairs(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardRecipe(_Pairs):
+    """Everything that decides a reward-model run."""
+
+    base_model: str
+    """Hub id or local folder of a causal language model; its head is replaced by a score."""
+    loss: str = _setting(
+        "pairs",
+        gettext_noop(
+            "What is learned from the labels. Margins and strengths want hard labels, and answers "
+            "with a strength."
+        ),
+        REWARD_LOSSES,
+    )
+    margin_size: float = _setting(
+        1.0,
+        gettext_noop(
+            "Distance in reward that the strongest preference is to keep, weaker ones a part of it "
+            "(Llama 2: 1 or 3)."
+        ),
+    )
+    rating_of: str = _setting(
+        "strength",
+        gettext_noop("Ratings: from the strength of preferences, or the name of an aspect."),
+    )
+    soft_labels: str = _setting(
+        "kept", gettext_noop("What becomes of a label that is not certain."), SOFT_LABELS
+    )
+    length_debias: bool = _setting(
+        False,
+        gettext_noop(
+            "A logistic regression on length explains what it can of the labels first; the rewards "
+            "learn the rest."
+        ),
+    )
+    members: int = _setting(
+        1,
+        gettext_noop(
+            "Reward models beside one base, each with its own seed: the mean is the reward, the "
+            "spread its doubt."
+        ),
+    )
+    dtype: str = _setting(
+        "auto", gettext_noop("Number format of the base; adapters and head are float32.")
+    )
+    epochs: float = _setting(
+        1.0, gettext_noop("Passes over the training pairs; reward models over-fit soon.")
+    )
     center_rewards: float = _setting(
         0.0,
         gettext_noop("Weight of (r1 + r2)², which centres the rewards; 0.01 is usual, 0 is off."),
     )
-    eval_every: int = _setting(
-        0, gettext_noop("Steps between measurements on test pairs; 0: ten in a run.")
-    )
-    checkpoint_every: int = _setting(0, gettext_noop("Steps between checkpoints; 0: ten in a run."))
-    seed: int = _setting(0, gettext_noop("Same seed, same numbers: order, new weights, dropout."))
 
     def __post_init__(self) -> None:
-        check(self)
-        check_pairs(self)
+        super().__post_init__()
         if self.margin_size < 0 or self.center_rewards < 0:
             raise ValueError("margin_size and center_rewards must not be negative")
         if not self.rating_of:
@@ -268,7 +290,7 @@ class RewardRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPORecipe:
+class DPORecipe(_Pairs):
     """Everything that decides a DPO run."""
 
     base_model: str
@@ -303,117 +325,12 @@ class DPORecipe:
             "run: less memory, and one forward pass less in each step."
         ),
     )
-    method: str = _setting(
-        "lora",
-        gettext_noop(
-            "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
-            "double quantisation) and needs about a third of the memory. docs/training.md says "
-            "what the others do."
-        ),
-    )
-    lora_rank: int = _setting(
-        16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
-    )
-    lora_alpha: int = _setting(
-        32,
-        gettext_noop(
-            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
-            "alpha / √rank."
-        ),
-    )
-    lora_dropout: float = _setting(
-        0.0,
-        gettext_noop(
-            "Share of the adapters' inputs that is hidden while training, against over-fitting."
-        ),
-    )
-    target_modules: str = _setting(
-        "all-linear",
-        gettext_noop(
-            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
-            "layers.1?.*.q_proj or mlp.*"
-        ),
-    )
-    virtual_tokens: int = _setting(
-        20,
-        gettext_noop(
-            "Length of the learned prompt; longer learns more and leaves less of the context."
-        ),
-    )
-    galore_rank: int = _setting(
-        128,
-        gettext_noop(
-            "Directions of each weight's gradient that the optimizer keeps: fewer need less memory."
-        ),
-    )
-    galore_gap: int = _setting(
-        200, gettext_noop("Steps after which GaLore looks for these directions anew.")
-    )
-    train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
-    dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
     learning_rate: float = _setting(
         1e-4, gettext_noop("Highest step size, reached after the warm-up.")
     )
-    scheduler: str = _setting("linear", gettext_noop("How the step size falls."))
-    warmup_share: float = _setting(
-        0.05, gettext_noop("Share of the steps in which the step size rises.")
-    )
-    weight_decay: float = _setting(0.0, gettext_noop("Pull of the trained weights towards zero."))
-    max_grad_norm: float = _setting(
-        1.0, gettext_noop("Gradients longer than this are shortened to it.")
-    )
-    epochs: float = _setting(1.0, gettext_noop("Passes over the training pairs."))
-    max_steps: int = _setting(0, gettext_noop("Stop after so many steps; 0: by epochs."))
-    batch_size: int = _setting(8, gettext_noop("Pairs held in memory at once."))
-    gradient_accumulation: int = _setting(1, gettext_noop("Batches summed up before one step."))
-    max_length: int = _setting(
-        1024,
-        gettext_noop(
-            "Conversations of more tokens, or beyond the model's context, are left out and counted."
-        ),
-    )
-    gradient_checkpointing: bool = _setting(
-        False, gettext_noop("Less memory, about a quarter slower.")
-    )
-    batch_tokens: int = _setting(
-        0,
-        gettext_noop(
-            "Tokens held in memory at once, padding included, however many pairs that are; 0: "
-            "batch_size pairs. A step learns the same pairs either way."
-        ),
-    )
-    group_by_length: bool = _setting(
-        True, gettext_noop("Pairs of like length share a step, so that less padding is computed.")
-    )
-    rope_scaling: str = _setting(
-        "none",
-        gettext_noop("A longer context than the base was made for, by scaling its positions."),
-        ROPE_SCALINGS,
-    )
-    rope_factor: float = _setting(2.0, gettext_noop("How many times the context is stretched."))
-    validation_share: float = _setting(
-        0.0,
-        gettext_noop(
-            "Share of the training prompts kept apart to choose the best weights by; the test "
-            "pairs choose nothing."
-        ),
-    )
-    early_stopping: int = _setting(
-        0,
-        gettext_noop(
-            "Measurements without a lower loss on the validation pairs after which the run ends; "
-            "0: never. The best weights are kept."
-        ),
-    )
-    eval_every: int = _setting(
-        0, gettext_noop("Steps between measurements on test pairs; 0: ten in a run.")
-    )
-    checkpoint_every: int = _setting(0, gettext_noop("Steps between checkpoints; 0: ten in a run."))
-    seed: int = _setting(0, gettext_noop("Same seed, same numbers: order, new weights, dropout."))
 
     def __post_init__(self) -> None:
-        check(self)
-        check_pairs(self)
+        super().__post_init__()
         if self.beta <= 0:
             raise ValueError("beta must be above 0")
         for name in ("simpo_gamma", "orpo_weight", "length_charge"):
@@ -432,7 +349,7 @@ class DPORecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTRecipe:
+class SFTRecipe(_Shared):
     """Everything that decides a run of supervised fine-tuning: which responses to imitate, how."""
 
     base_model: str
@@ -463,95 +380,17 @@ class SFTRecipe:
             "al. 2023)."
         ),
     )
-    method: str = _setting(
-        "lora",
-        gettext_noop(
-            "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
-            "double quantisation) and needs about a third of the memory. docs/training.md says "
-            "what the others do."
-        ),
-    )
-    lora_rank: int = _setting(
-        16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
-    )
-    lora_alpha: int = _setting(
-        32,
-        gettext_noop(
-            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
-            "alpha / √rank."
-        ),
-    )
-    lora_dropout: float = _setting(
-        0.0,
-        gettext_noop(
-            "Share of the adapters' inputs that is hidden while training, against over-fitting."
-        ),
-    )
-    target_modules: str = _setting(
-        "all-linear",
-        gettext_noop(
-            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
-            "layers.1?.*.q_proj or mlp.*"
-        ),
-    )
-    virtual_tokens: int = _setting(
-        20,
-        gettext_noop(
-            "Length of the learned prompt; longer learns more and leaves less of the context."
-        ),
-    )
-    galore_rank: int = _setting(
-        128,
-        gettext_noop(
-            "Directions of each weight's gradient that the optimizer keeps: fewer need less memory."
-        ),
-    )
-    galore_gap: int = _setting(
-        200, gettext_noop("Steps after which GaLore looks for these directions anew.")
-    )
-    train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
-    dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
-    learning_rate: float = _setting(
-        2e-4, gettext_noop("Highest step size, reached after the warm-up.")
-    )
-    scheduler: str = _setting("linear", gettext_noop("How the step size falls."))
-    warmup_share: float = _setting(
-        0.05, gettext_noop("Share of the steps in which the step size rises.")
-    )
-    weight_decay: float = _setting(0.0, gettext_noop("Pull of the trained weights towards zero."))
-    max_grad_norm: float = _setting(
-        1.0, gettext_noop("Gradients longer than this are shortened to it.")
-    )
     epochs: float = _setting(1.0, gettext_noop("Passes over the responses."))
-    max_steps: int = _setting(0, gettext_noop("Stop after so many steps; 0: by epochs."))
     batch_size: int = _setting(
         8,
         gettext_noop("Conversations held in memory at once; with packing, rows of them."),
     )
-    gradient_accumulation: int = _setting(1, gettext_noop("Batches summed up before one step."))
-    max_length: int = _setting(
-        1024,
-        gettext_noop(
-            "Conversations of more tokens, or beyond the model's context, are left out and counted."
-        ),
-    )
-    gradient_checkpointing: bool = _setting(
-        False, gettext_noop("Less memory, about a quarter slower.")
-    )
-    rope_scaling: str = _setting(
-        "none",
-        gettext_noop("A longer context than the base was made for, by scaling its positions."),
-        ROPE_SCALINGS,
-    )
-    rope_factor: float = _setting(2.0, gettext_noop("How many times the context is stretched."))
     eval_every: int = _setting(
         0, gettext_noop("Steps between measurements on test responses; 0: ten in a run.")
     )
-    checkpoint_every: int = _setting(0, gettext_noop("Steps between checkpoints; 0: ten in a run."))
-    seed: int = _setting(0, gettext_noop("Same seed, same numbers: order, new weights, dropout."))
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.imitate not in IMITATE:
             raise ValueError(f"imitate is {self.imitate!r}; it must be one of {', '.join(IMITATE)}")
         if not 0 <= self.prompt_loss_weight <= 1:
@@ -561,7 +400,7 @@ class SFTRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainRecipe:
+class PretrainRecipe(_Shared):
     """Everything that decides a run of continued pre-training: raw text of a domain, every token of
     it learned, before supervised fine-tuning."""
 
@@ -578,71 +417,13 @@ class PretrainRecipe:
             "padding."
         ),
     )
-    method: str = _setting(
-        "lora",
-        gettext_noop(
-            "LoRA trains small matrices beside frozen weights; QLoRA holds those in 4 bits (NF4, "
-            "double quantisation) and needs about a third of the memory. docs/training.md says "
-            "what the others do."
-        ),
-    )
-    lora_rank: int = _setting(
-        16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
-    )
-    lora_alpha: int = _setting(
-        32,
-        gettext_noop(
-            "Scale of the adapters: what they learned counts alpha / rank times, in rsLoRA "
-            "alpha / √rank."
-        ),
-    )
-    lora_dropout: float = _setting(
-        0.0,
-        gettext_noop(
-            "Share of the adapters' inputs that is hidden while training, against over-fitting."
-        ),
-    )
-    target_modules: str = _setting(
-        "all-linear",
-        gettext_noop(
-            "Layers that are adapted: all-linear, names as q_proj,v_proj, or patterns as "
-            "layers.1?.*.q_proj or mlp.*"
-        ),
-    )
-    virtual_tokens: int = _setting(
-        20,
-        gettext_noop(
-            "Length of the learned prompt; longer learns more and leaves less of the context."
-        ),
-    )
-    galore_rank: int = _setting(
-        128,
-        gettext_noop(
-            "Directions of each weight's gradient that the optimizer keeps: fewer need less memory."
-        ),
-    )
-    galore_gap: int = _setting(
-        200, gettext_noop("Steps after which GaLore looks for these directions anew.")
-    )
-    train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
-    dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
     learning_rate: float = _setting(
         1e-4, gettext_noop("Highest step size, reached after the warm-up.")
     )
-    scheduler: str = _setting("linear", gettext_noop("How the step size falls."))
-    warmup_share: float = _setting(
-        0.05, gettext_noop("Share of the steps in which the step size rises.")
-    )
-    weight_decay: float = _setting(0.0, gettext_noop("Pull of the trained weights towards zero."))
-    max_grad_norm: float = _setting(
-        1.0, gettext_noop("Gradients longer than this are shortened to it.")
-    )
     epochs: float = _setting(1.0, gettext_noop("Passes over the texts."))
-    max_steps: int = _setting(0, gettext_noop("Stop after so many steps; 0: by epochs."))
     batch_size: int = _setting(
         8, gettext_noop("Pieces of text held in memory at once; with packing, rows of them.")
     )
-    gradient_accumulation: int = _setting(1, gettext_noop("Batches summed up before one step."))
     max_length: int = _setting(
         1024,
         gettext_noop(
@@ -650,23 +431,12 @@ class PretrainRecipe:
             "of them is lost."
         ),
     )
-    gradient_checkpointing: bool = _setting(
-        False, gettext_noop("Less memory, about a quarter slower.")
-    )
-    rope_scaling: str = _setting(
-        "none",
-        gettext_noop("A longer context than the base was made for, by scaling its positions."),
-        ROPE_SCALINGS,
-    )
-    rope_factor: float = _setting(2.0, gettext_noop("How many times the context is stretched."))
     eval_every: int = _setting(
         0, gettext_noop("Steps between measurements on test texts; 0: ten in a run.")
     )
-    checkpoint_every: int = _setting(0, gettext_noop("Steps between checkpoints; 0: ten in a run."))
-    seed: int = _setting(0, gettext_noop("Same seed, same numbers: order, new weights, dropout."))
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if not 0 < self.test_share < 1:
             raise ValueError("test_share must lie between 0 and 1")
         if self.max_length < 2:
@@ -682,7 +452,14 @@ RECIPES: dict[str, type[Recipe]] = {
 }
 
 
-def check(recipe: Recipe) -> None:
+def settings_of(kind: str) -> list[Field[Any]]:
+    """The settings of a recipe as people read them: first those that it alone has."""
+    found = fields(RECIPES[kind])
+    everyones = {setting.name for setting in fields(_Pairs)} - {"base_model"}
+    return [f for f in found if f.name not in everyones] + [f for f in found if f.name in everyones]
+
+
+def check(recipe: _Shared) -> None:
     """Raises: ValueError naming the first setting that makes no sense."""
     for name, choices in (("method", METHODS), ("dtype", DTYPES), ("scheduler", SCHEDULERS)):
         if getattr(recipe, name) not in choices:
@@ -719,13 +496,8 @@ def check(recipe: Recipe) -> None:
         raise ValueError("target_modules names no layer; write all-linear or names of layers")
 
 
-def check_pairs(recipe: RewardRecipe | DPORecipe) -> None:
+def check_pairs(recipe: _Pairs) -> None:
     """Raises: ValueError naming the first setting of a recipe on pairs that makes no sense."""
-    for setting in fields(recipe):
-        choices = setting.metadata.get("choices")
-        value = getattr(recipe, setting.name)
-        if choices and value not in choices:
-            raise ValueError(f"{setting.name} is {value!r}; it must be one of {', '.join(choices)}")
     if not 0 <= recipe.label_smoothing < 0.5:
         raise ValueError("label_smoothing must lie in [0, 0.5)")
     if not 0 <= recipe.validation_share < 1:
@@ -739,7 +511,7 @@ def check_pairs(recipe: RewardRecipe | DPORecipe) -> None:
         )
 
 
-def targets(recipe: Recipe) -> str | list[str]:
+def targets(recipe: _Shared) -> str | list[str]:
     """The layers that are adapted: "all-linear" or a list of names and patterns, see is_target."""
     names = [name.strip() for name in recipe.target_modules.split(",") if name.strip()]
     return "all-linear" if names == ["all-linear"] else names
@@ -763,7 +535,7 @@ def make_recipe(kind: str, settings: Mapping[str, Any]) -> Recipe:
     """
     if kind not in RECIPES:
         raise ValueError(f"unknown recipe {kind!r}; there are {', '.join(RECIPES)}")
-    known = {field.name: field for field in fields(RECIPES[kind])}
+    known = {setting.name: setting for setting in settings_of(kind)}
     values = {}
     for name, value in settings.items():
         if name not in known:

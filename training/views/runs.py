@@ -19,7 +19,7 @@ from labeling.storage import storage_path
 from training import causes
 from training.datasets import COUNTED
 from training.forms import LaunchForm
-from training.ml.config import RECIPES, TRACKERS
+from training.ml.config import RECIPES, TRACKERS, settings_of
 from training.ml.methods import other_settings
 from training.models import Dataset, Run
 from training.runs import cancel_run, pace, recipe_of, resume_run, seconds_left, start_run
@@ -303,7 +303,7 @@ def _settings(run: Run) -> list[tuple[str, Any, str]]:
     unused = other_settings(run.recipe.get("method", "lora"))
     return [
         (setting.name, run.recipe.get(setting.name), _(setting.metadata["help"]))
-        for setting in fields(RECIPES[run.kind])
+        for setting in settings_of(run.kind)
         if setting.metadata and setting.name not in unused
     ]
 

@@ -56,7 +56,8 @@ def test_the_file_holds_every_number(tiny_model, tmp_path, numbers, width):
 @pytest.mark.slow
 def test_llama_cpp_reads_a_merged_model_and_says_the_same(tiny_model, tmp_path):
     xllamacpp = pytest.importorskip("xllamacpp")
-    adapter = save_adapter(tiny_model, tmp_path / "adapter", lora(), seed=3)
+    # Of a seed that goes on with a whole character: of half a one llama.cpp tells no probability.
+    adapter = save_adapter(tiny_model, tmp_path / "adapter", lora(), seed=4)
     merge(MergeRecipe(method="fold", models=(adapter,)), tmp_path / "merged")
     save_gguf(tmp_path / "merged", tmp_path / "merged.gguf")
     text = "Please tell me about the weather of the coast."

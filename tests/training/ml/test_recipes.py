@@ -427,8 +427,8 @@ def test_a_policy_on_a_stretched_policy_is_stretched_too(tiny_model, tmp_path):
     assert policy.config.rope_parameters["rope_type"] == "linear"
     # What it learned by heart is still there: the adapter lies on the first one, not on its base.
     tokens, _left_out = tokenize_pairs(PAIRS[24:], tokenizer, 512)
-    now = dpo._pair_logps(policy.eval(), tokenizer, tokens, "float32")
-    then = dpo._pair_logps(load_causal(first, dtype="float32").eval(), tokenizer, tokens, "float32")
+    now = dpo.pair_logps(policy.eval(), tokenizer, tokens, "float32")
+    then = dpo.pair_logps(load_causal(first, dtype="float32").eval(), tokenizer, tokens, "float32")
     change = sum(a - b for (a, _), (b, _) in zip(now, then, strict=True)) / len(tokens)
     assert change == pytest.approx(metrics["chosen_logp_change"], abs=1e-3)
     with pytest.raises(ValueError, match=r"rope_scaling: the positions of .* are scaled already"):

@@ -881,7 +881,7 @@ def load_checkpoint(path: Path, learner: Learner) -> State:
             known = {part: tensors.get(f"{role}/{name}/{part}") for part in parts}
             if all(value is not None for value in known.values()):
                 optimizer.state[parameter] = {
-                    part: value if part == "step" else value.to(parameter.device)
+                    part: value.to(parameter.device)
                     for part, value in known.items()
                     if value is not None
                 }

@@ -639,10 +639,9 @@ class Learner:
         self.rates = {POLICY: recipe.learning_rate}
         if CRITIC in roles.heads:
             self.rates[CRITIC] = recipe.critic_learning_rate
-        self.trained = {role: roles.trained(role) for role in self.rates}
         self.optimizers = {
             role: torch.optim.AdamW(
-                self.trained[role].values(), lr=rate, weight_decay=recipe.weight_decay, fused=True
+                roles.trained(role).values(), lr=rate, weight_decay=recipe.weight_decay
             )
             for role, rate in self.rates.items()
         }
@@ -652,8 +651,8 @@ class Learner:
             )
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
-        for named in self.trained.values():
-            yield from named.values()
+        for role in self.optimizers:
+            yield from self.roles.trained(role).values()
 
     def scale_critic(self, scale: tuple[float, float] | None) -> None:
         """Let the critic that began as a reward model foretell scores on the scale of the run."""
@@ -780,19 +779,16 @@ class Learner:
 
     @contextmanager
     def _learning(self, role: str) -> Iterator[None]:
-        if self.recipe.gradient_checkpointing:
-            # It works in training mode alone; there is no dropout that this wakes.
-            self.roles.model.train()
+        # Gradient checkpointing works in training mode alone; there is no dropout that it wakes.
+        self.roles.model.train(self.recipe.gradient_checkpointing)
         with self.roles.acting(role, learning=True):
             yield
-        if self.recipe.gradient_checkpointing:
-            self.roles.model.eval()
+        self.roles.model.eval()
 
     def _step(self, role: str) -> float:
         """One step of a role's optimizer. Returns: the length of its gradient before it."""
-        norm = torch.nn.utils.clip_grad_norm_(
-            list(self.trained[role].values()), self.recipe.max_grad_norm
-        )
+        parameters = list(self.roles.trained(role).values())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm)
         self.optimizers[role].step()
         self.optimizers[role].zero_grad(set_to_none=True)
         return float(norm)
@@ -859,7 +855,7 @@ def save_checkpoint(folder: Path, learner: Learner, state: State) -> Path:
     path.mkdir(parents=True)
     tensors = {}
     for role, optimizer in learner.optimizers.items():
-        for name, parameter in learner.trained[role].items():
+        for name, parameter in learner.roles.trained(role).items():
             tensors[f"{role}/{name}"] = parameter.data.contiguous()
             for part, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"{role}/{name}/{part}"] = value.contiguous()
@@ -875,13 +871,13 @@ def load_checkpoint(path: Path, learner: Learner) -> State:
     """Put a checkpoint's weights and optimizers into their places; its state comes back."""
     tensors = load_file(path / "learner.safetensors")
     for role, optimizer in learner.optimizers.items():
-        for name, parameter in learner.trained[role].items():
+        for name, parameter in learner.roles.trained(role).items():
             parameter.data.copy_(tensors[f"{role}/{name}"])
             parts = ("step", "exp_avg", "exp_avg_sq")  # absent while a role has not learned yet
             known = {part: tensors.get(f"{role}/{name}/{part}") for part in parts}
             if all(value is not None for value in known.values()):
                 optimizer.state[parameter] = {
-                    part: value.to(parameter.device)
+                    part: value if part == "step" else value.to(parameter.device)
                     for part, value in known.items()
                     if value is not None
                 }

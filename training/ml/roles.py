@@ -97,7 +97,6 @@ class Roles:
         base.requires_grad_(False)
         self.method, self.numbers = recipe.method, number_format(recipe.dtype)
         self.heads: dict[str, torch.nn.Linear] = {}
-        self._now = ("", False)
         self.reference_copy = start is not None
         config = adapter_config(base, recipe, task="CAUSAL_LM")
         if start is None:
@@ -144,22 +143,14 @@ class Roles:
                 self.device.type, dtype=torch.bfloat16, enabled=self.numbers == torch.bfloat16
             ),
         ):
-            self._switch(role, learning)
-            yield
-
-    def _switch(self, role: str, learning: bool) -> None:
-        """Only where something changes: PEFT goes through all layers."""
-        if self._now == (role, learning):
-            return
-        off = role == REFERENCE and not self.reference_copy
-        if self._now[0] == REFERENCE and not self.reference_copy:
-            self.model.base_model.enable_adapter_layers()
-        if off:
-            # What PEFT's disable_adapter does, without its look at every layer before.
-            self.model.base_model.disable_adapter_layers()
-        else:
-            self.model.set_adapter(role, inference_mode=not learning)
-        self._now = (role, learning)
+            if role == REFERENCE and not self.reference_copy:
+                # What PEFT's disable_adapter does, without its look at every layer before.
+                self.model.base_model.disable_adapter_layers()
+                yield
+                self.model.base_model.enable_adapter_layers()
+            else:
+                self.model.set_adapter(role, inference_mode=not learning)
+                yield
 
     @property
     def device(self) -> torch.device:

@@ -161,6 +161,18 @@ def token_metrics(
     }
 
 
+def mean_figure(values: Sequence[float]) -> dict[str, Any]:
+    """The mean of one number for each prompt or text, with its 95 % bootstrap interval."""
+    column = np.asarray(values, dtype=np.float64)[:, None]
+    interval = _unit_interval(np.hstack([column, np.ones_like(column)]), _mean_of_sums)
+    return {"value": float(column.mean()), **interval, "n": len(values)}
+
+
+def _mean_of_sums(sums: Floats) -> Floats:
+    means: Floats = sums[..., 0] / sums[..., 1]
+    return means
+
+
 def _unit_interval(sums: Floats, statistic: Callable[[Floats], Floats]) -> dict[str, float | None]:
     """Percentile bootstrap of a statistic of sums (units, columns), the units drawn whole."""
     n = len(sums)

@@ -1,0 +1,459 @@
+"""PPO on one base against four separate models: time, memory, and the truth of the micro-world.
+
+    python -m tests.bench.ppo speed --folder DIR     # a plain loop over `generate`, the same work
+    python -m tests.bench.ppo memory                 # peaks of child processes
+    python -m tests.bench.ppo world --folder DIR --seed 101    # true utility: start, DPO, PPO
+
+DIR keeps the micro-world's models and runs (PREFLOOP_STORAGE), one folder for all seeds. What is
+plain about the plain loop: a model for each role, the library's `generate` on batches in the order
+of the prompts, logits of all positions. Equations, batch sizes, passes and prompts are the same.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+LARGE = {
+    "model_type": "llama",
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 16,
+    "vocab_size": 32000,
+}
+"""270 million parameters."""
+WORLD: dict[str, Any] = {
+    "steps": 24,
+    "prompts_per_step": 128,
+    "max_new_tokens": 64,
+    "max_length": 256,
+    "rollout_batch_size": 128,
+    "batch_size": 32,
+    "minibatches": 8,
+    "epochs": 2,
+    "learning_rate": 2e-3,
+    "critic_learning_rate": 4e-3,
+    "critic_warmup": 1,
+    "kl_coefficient": 0.05,
+    "kl_target": 8.0,
+    "eval_every": 1000,
+    "checkpoint_every": 1000,
+}
+"""Chosen on seed 7 among five settings."""
+
+
+# ---- A plain loop with four models --------------------------------------------------------------
+
+
+def plain_loop(recipe: Any, prompts: list[Any]) -> dict[str, Any]:
+    """PPO as one writes it down first. Returns: seconds_in and response_tokens, as ppo.train."""
+    import torch
+    from transformers import GenerationConfig
+
+    from training.ml.data import chat_tokens
+    from training.ml.generation import _pad_left
+    from training.ml.loading import adapter_config, load_causal, load_reward_model, load_scorer
+    from training.ml.policy_gradients import (
+        gae,
+        kl_estimate,
+        policy_loss,
+        token_rewards,
+        value_loss,
+        whiten,
+    )
+    from training.ml.ppo import Prompt, _Clock, drawn_prompts
+
+    torch.manual_seed(0)
+    settings = {"method": recipe.method, "dtype": recipe.dtype}
+    from peft import get_peft_model
+
+    policy = load_causal(recipe.base_model, **settings)
+    policy = get_peft_model(policy, adapter_config(policy, recipe, task="CAUSAL_LM")).eval()
+    reference = load_causal(recipe.base_model, **settings).eval()
+    critic = load_scorer(recipe.base_model, **settings)
+    critic = get_peft_model(critic, adapter_config(critic, recipe, task="SEQ_CLS")).eval()
+    reward, tokenizer = load_reward_model(recipe.reward_models, dtype=recipe.dtype)
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    optimizers = [
+        torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+        for model, rate in ((policy, recipe.learning_rate), (critic, recipe.critic_learning_rate))
+    ]
+    drawing = GenerationConfig(
+        max_new_tokens=recipe.max_new_tokens, do_sample=True, top_k=0, top_p=1.0,
+        temperature=recipe.temperature, pad_token_id=pad, eos_token_id=end,
+    )  # fmt: skip
+    asked = [Prompt(p, chat_tokens(tokenizer, p, open_answer=True)) for p in prompts]
+
+    def logps(model: Any, ids: Any, mask: Any, n: int) -> Any:
+        places = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=places).logits
+        told = (logits[:, -n - 1 : -1].float() / recipe.temperature).log_softmax(-1)
+        return told.gather(-1, ids[:, -n:, None]).squeeze(-1)
+
+    def values(ids: Any, mask: Any, n: int) -> Any:
+        inner = critic.get_base_model()
+        places = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        hidden = inner.model(input_ids=ids, attention_mask=mask, position_ids=places)
+        return inner.score(hidden.last_hidden_state).squeeze(-1)[:, -n - 1 : -1].float()
+
+    clock = _Clock()
+    for step in range(1, recipe.steps + 1):
+        chosen = drawn_prompts(asked, recipe, step)
+        read = []
+        for at in range(0, len(chosen), recipe.rollout_batch_size):
+            part = [prompt.ids for prompt in chosen[at : at + recipe.rollout_batch_size]]
+            with clock("generation"), torch.no_grad():
+                ids, mask = _pad_left(part, pad)
+                made = policy.generate(
+                    input_ids=ids, attention_mask=mask, generation_config=drawing
+                )
+            with clock("scoring"), torch.no_grad():
+                n = made.shape[1] - ids.shape[1]
+                response = made[:, ids.shape[1] :]
+                real = ((response == end).cumsum(1) - (response == end).long() == 0).long()
+                mask = torch.cat([mask, real], dim=1)
+                old, then = logps(policy, made, mask, n), logps(reference, made, mask, n)
+                scores = reward(input_ids=made, attention_mask=mask).logits[:, 0].float()
+                then_values = values(made, mask, n)
+                kl = kl_estimate(old, then, recipe.kl) * real
+                paid = token_rewards(scores, kl, real.float(), recipe.kl_coefficient)
+                told, returns = gae(
+                    paid, then_values, real.float(), gamma=recipe.gamma, lam=recipe.gae_lambda
+                )
+            clock.n_tokens += int(real.sum())
+            for row in range(len(made)):
+                read.append([t[row] for t in (made, mask, real, old, then_values, told, returns)])
+        with clock("update"):
+            for _epoch in range(recipe.epochs):
+                order = torch.randperm(len(read))
+                for rows in order.chunk(recipe.minibatches):
+                    for some in rows.split(recipe.batch_size):
+                        widths = {read[row][0].shape for row in some}
+                        for width in widths:  # batches of one padding go together
+                            same = [read[row] for row in some if read[row][0].shape == width]
+                            made, mask, real, old, then_values, told, returns = (
+                                torch.stack(column) for column in zip(*same, strict=True)
+                            )
+                            weights = real / real.sum()
+                            n = real.shape[1]
+                            policy_loss(
+                                logps(policy, made, mask, n), old, whiten(told, real.float()),
+                                weights, clip=recipe.clip,
+                            ).backward()  # fmt: skip
+                            value_loss(
+                                values(made, mask, n), then_values, returns, weights,
+                                clip=recipe.value_clip,
+                            ).backward()  # fmt: skip
+                    for optimizer in optimizers:
+                        optimizer.step()
+                        optimizer.zero_grad(set_to_none=True)
+    return {"seconds_in": clock.seconds, "response_tokens": clock.n_tokens}
+
+
+# ---- Speed --------------------------------------------------------------------------------------
+
+
+def rates(found: dict[str, Any]) -> str:
+    seconds, n = found["seconds_in"], found["response_tokens"]
+    total = sum(seconds.values())
+    shares = " | ".join(f"{seconds[k]:.1f} ({seconds[k] / total:.0%})" for k in seconds)
+    rolled = seconds["generation"] + seconds["scoring"]
+    return f"{n} | {shares} | {n / seconds['generation']:.0f} | {n / rolled:.0f} | {n / total:.0f}"
+
+
+def speed(folder: Path, steps: int) -> None:
+    """The micro-world's base and reward model, as `world` has made them."""
+    import random
+
+    from labeling import microworld
+    from training.ml import ppo
+    from training.ml.ppo import PPORecipe
+
+    reward = next(
+        path.parent
+        for path in sorted(folder.glob("runs/*/model/adapter_config.json"))
+        if json.loads(path.read_text())["task_type"] == "SEQ_CLS"
+    )
+    base = json.loads((reward / "adapter_config.json").read_text())["base_model_name_or_path"]
+    changed = {"steps": steps, "kl_target": 0.0, "critic_warmup": 0}
+    recipe = PPORecipe(base_model=base, reward_models=str(reward), **WORLD | changed)
+    rng = random.Random(0)
+    prompts = [[{"role": "user", "content": text}] for text in microworld.sample_prompts(512, rng)]
+    print(
+        "| loop | tokens | generation s | scoring s | update s | generated/s | rolled/s | all/s |"
+    )
+    for name in ("one base", "four models", "one base", "four models"):
+        if name == "one base":
+            with tempfile.TemporaryDirectory() as out:
+                found = ppo.train(recipe, prompts, [], Path(out), lambda report: None)
+        else:
+            found = plain_loop(recipe, prompts)
+        print(f"| {name} | {rates(found)} |", flush=True)
+
+
+# ---- Memory -------------------------------------------------------------------------------------
+
+
+def memory_child(kind: str, base: str, reward: str, settings: dict[str, Any]) -> dict[str, Any]:
+    from training.ml import ppo
+    from training.ml.peaks import Peak, give_memory_back
+    from training.ml.ppo import PPORecipe
+
+    recipe = PPORecipe(base_model=base, reward_models=reward, **settings)
+    prompts = [[{"role": "user", "content": f"{i} " * 8}] for i in range(16)]
+    give_memory_back()
+    peak = Peak()
+    began = time.monotonic()
+    if kind == "shared":
+        with tempfile.TemporaryDirectory() as out:
+            ppo.train(recipe, prompts, [], Path(out), lambda report: None)
+    else:
+        plain_loop(recipe, prompts)
+    return {"peak": peak.bytes(), "seconds": time.monotonic() - began}
+
+
+def memory() -> None:
+    from tests.bench.memory import save_model
+    from tests.training.reward_models import save_reward_model
+
+    settings = {
+        "steps": 1, "prompts_per_step": 8, "max_new_tokens": 32, "batch_size": 4,
+        "minibatches": 2, "epochs": 1, "rollout_batch_size": 8, "dtype": "float32",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as root:
+        base = Path(root) / "base"
+        save_model(base, LARGE)
+        for method in ("lora", "qlora"):
+            reward = save_reward_model(str(base), Path(root) / method, method=method)
+            found = {}
+            for kind in ("separate", "shared"):
+                asked = json.dumps(settings | {"method": method})
+                done = subprocess.run(
+                    [
+                        sys.executable,
+                        "-m",
+                        "tests.bench.ppo",
+                        "child",
+                        kind,
+                        str(base),
+                        reward,
+                        asked,
+                    ],
+                    cwd=ROOT,
+                    capture_output=True,
+                    text=True,
+                    env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"},
+                )
+                if done.returncode:
+                    sys.exit(done.stderr)
+                found[kind] = json.loads(done.stdout.splitlines()[-1])
+                mib, seconds = found[kind]["peak"] / 2**20, found[kind]["seconds"]
+                print(f"| {method} | {kind} | {mib:.0f} MiB | {seconds:.0f} s |", flush=True)
+            print(
+                f"{method}: {found['shared']['peak'] / found['separate']['peak']:.3f}", flush=True
+            )
+
+
+# ---- The truth ----------------------------------------------------------------------------------
+
+
+def world(folder: Path, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
+    """Base, comparisons, reward model and DPO by the demo's own stages, then PPO; all by one seed.
+
+    Returns: {"start", "dpo", "ppo"}: true utility, KL to the start, seconds; and differences.
+    """
+    os.environ |= {"PREFLOOP_STORAGE": str(folder), "HF_HUB_OFFLINE": "1"}
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0)
+    from config import demo
+    from labeling.storage import storage_path
+    from training.datasets import load_pairs
+    from training.ml import ppo
+    from training.ml.ppo import PPORecipe
+
+    settings = demo.DemoSettings(project=f"world-{seed}", seed=seed)
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, work: Any) -> Any:
+        began = time.monotonic()
+        found = work()
+        seconds[name] = round(time.monotonic() - began, 1)
+        return found
+
+    def silent(*_told: Any) -> None:
+        return
+
+    base = timed("base", lambda: demo.base_model(settings, silent))
+    file = timed("comparisons", lambda: demo.comparisons_file(settings, base, silent))
+    project = demo.imported(settings, file, silent)
+    runs = {
+        kind: timed(kind, lambda kind=kind: demo.trained(settings, project, kind, base, silent))
+        for kind in ("reward", "dpo")
+    }
+    folders = {kind: storage_path(run.folder) / "model" for kind, run in runs.items()}
+    train, test = load_pairs(runs["reward"].dataset)
+    asked, held_out = (
+        sorted({pair.prompt[-1]["content"] for pair in pairs}) for pairs in (train, test)
+    )
+    recipe = PPORecipe(
+        base_model=str(storage_path("models") / base),
+        reward_models=str(folders["reward"]),
+        seed=seed,
+        **WORLD | changed,
+    )
+    curve: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as out:
+        metrics = timed(
+            "ppo",
+            lambda: ppo.train(
+                recipe,
+                [[{"role": "user", "content": text}] for text in asked],
+                [[{"role": "user", "content": text}] for text in held_out],
+                Path(out),
+                lambda report: curve.append(report.values) if report.split == "train" else None,
+            ),
+        )
+        places = {
+            "start": recipe.base_model,
+            "dpo": str(folders["dpo"]),
+            "ppo": str(Path(out) / "model"),
+        }
+        found = {name: policy_truth(place, places["start"], held_out, settings)
+                 for name, place in places.items()}  # fmt: skip
+    figures = {
+        name: demo._bootstrap_mean(truth["utilities"], seed) | {"kl": truth["kl"]}
+        for name, truth in found.items()
+    }
+    for name, other in (("ppo", "start"), ("ppo", "dpo"), ("dpo", "start")):
+        difference = found[name]["utilities"] - found[other]["utilities"]
+        figures[f"{name} minus {other}"] = demo._bootstrap_mean(difference, seed)
+    figures |= best_of_n_truth(places["start"], str(folders["reward"]), held_out, settings)
+    steps = [values for values in curve if values][:: max(1, recipe.steps // 8)]
+    return {"seed": seed, "figures": figures, "seconds": seconds,
+            "seconds_in": metrics["seconds_in"], "proxy": metrics["gain"],
+            "curve": [{k: round(v[k], 3) for k in ("score", "kl", "length", "finished", "entropy",
+             "kl_coefficient", "approx_kl")} for v in steps]}  # fmt: skip
+
+
+def best_of_n_truth(
+    start: str, reward: str, prompts: list[str], settings: Any
+) -> dict[str, dict[str, float]]:
+    """True utility of the start's best of n by the reward model, from 16 responses a prompt."""
+    from labeling import microworld
+    from training.ml.best_of_n import expected_best, kl_of_best, ranked_responses
+    from training.ml.loading import load_policy, load_reward_model
+    from training.ml.reward_model import score
+
+    scorer, theirs = load_reward_model(reward)
+    ranked = ranked_responses(
+        *load_policy(start),
+        [[{"role": "user", "content": text}] for text in prompts],
+        lambda asked, texts: score(
+            scorer,
+            theirs,
+            [[*p, {"role": "assistant", "content": t}] for p, t in zip(asked, texts, strict=True)],
+            batch_size=128,
+        ),
+        n=16,
+        max_new_tokens=64,
+        temperature=settings.temperature,
+        seed=settings.seed,
+        batch_size=256,
+    )
+    truths = [
+        [microworld.utility(prompt, text) for text in found.responses]
+        for prompt, found in zip(prompts, ranked, strict=True)
+    ]
+    return {
+        f"best of {n}": {
+            "value": sum(
+                expected_best(found.scores, truth, n)
+                for found, truth in zip(ranked, truths, strict=True)
+            )
+            / len(truths),
+            "kl": kl_of_best(n),
+        }
+        for n in (1, 4, 16)
+    }
+
+
+def policy_truth(place: str, start: str, prompts: list[str], settings: Any) -> dict[str, Any]:
+    """Mean true utility of each prompt, sampled as the demo does; and the KL to the start at
+    temperature 1, in nats a response."""
+    import numpy as np
+
+    from config import demo
+    from labeling import microworld
+    from training.ml.data import chat_tokens
+    from training.ml.loading import load_policy
+    from training.ml.logprobs import response_logps
+    from training.ml.rollouts import end_ids, roll_out
+
+    asked = [prompt for prompt in prompts for _ in range(settings.samples_per_prompt)]
+    texts = demo.sample_responses(
+        Path(place), asked, settings.seed + 1, settings.temperature, lambda done, total: None
+    )
+    values = [microworld.utility(p, r) for p, r in zip(asked, texts, strict=True)]
+    policy, tokenizer = load_policy(place)
+    rows = [
+        chat_tokens(tokenizer, [{"role": "user", "content": text}], open_answer=True)
+        for text in prompts
+    ]
+    rollouts = roll_out(
+        policy, rows, max_new_tokens=64, temperature=1.0, ends=end_ids(policy, tokenizer),
+        pad_id=tokenizer.pad_token_id, seed=settings.seed, batch_size=256,
+    )  # fmt: skip
+    told = [
+        response_logps(
+            model, rows, [rollout.response_ids for rollout in rollouts], tokenizer.pad_token_id
+        )
+        for model in (policy, load_policy(start)[0])
+    ]
+    return {
+        "utilities": np.array(values).reshape(len(prompts), -1).mean(axis=1),
+        "kl": float((told[0] - told[1]).mean()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parts = parser.add_subparsers(dest="part", required=True)
+    asked_speed = parts.add_parser("speed")
+    asked_speed.add_argument("--folder", type=Path, required=True)
+    asked_speed.add_argument("--steps", type=int, default=4)
+    parts.add_parser("memory")
+    asked_world = parts.add_parser("world")
+    asked_world.add_argument("--folder", type=Path, required=True)
+    asked_world.add_argument("--seed", type=int, default=7)
+    asked_world.add_argument(
+        "--settings", type=json.loads, default={}, help="of the recipe, as JSON"
+    )
+    child = parts.add_parser("child")
+    for name in ("kind", "base", "reward"):
+        child.add_argument(name)
+    child.add_argument("settings", type=json.loads)
+    asked = parser.parse_args()
+    if asked.part == "speed":
+        speed(asked.folder, asked.steps)
+    elif asked.part == "memory":
+        memory()
+    elif asked.part == "world":
+        print(json.dumps(world(asked.folder, asked.seed, asked.settings), indent=1))
+    else:
+        print(json.dumps(memory_child(asked.kind, asked.base, asked.reward, asked.settings)))
+
+
+if __name__ == "__main__":
+    main()

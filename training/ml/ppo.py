@@ -1,0 +1,890 @@
+"""PPO, RLOO, GRPO, online DPO: a policy that learns from rewards on its own responses, on one base.
+
+A step, from top to bottom in `train`: the policy answers prompts; reward models and functions score
+the answers; policy, reference and critic read them; the equations of policy_gradients.py turn this
+into advantages; and some passes over the answers move the policy and the critic.
+
+All randomness of a step comes from the recipe's seed and the step's number, so a checkpoint holds
+no random state, and a resumed run repeats the numbers of an unbroken one.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import set_seed
+
+from training.ml.config import DTYPES, SCHEDULERS, gettext_noop
+from training.ml.data import Messages, chat_tokens
+from training.ml.evaluation import mean_figure
+from training.ml.loading import (
+    load_reward_model,
+    load_tokenizer,
+    longest_allowed,
+    member_folders,
+    n_parameters,
+)
+from training.ml.losses import soft_pair_loss
+from training.ml.policy_gradients import (
+    COMBINED,
+    KLS,
+    combined_scores,
+    explained_variance,
+    gae,
+    grpo_advantages,
+    kl_estimate,
+    loss_weights,
+    next_kl_coefficient,
+    policy_loss,
+    rloo_advantages,
+    rollout_metrics,
+    token_rewards,
+    update_metrics,
+    value_loss,
+    whiten,
+)
+from training.ml.roles import (
+    CRITIC,
+    METHODS,
+    POLICY,
+    REFERENCE,
+    Batch,
+    Roles,
+    as_batch,
+    can_share,
+    in_rows,
+    refuse_other_logits,
+    response_mask,
+    reward_role,
+    rewards,
+    token_logps,
+    token_values,
+)
+from training.ml.rollouts import Rollout, end_ids, roll_out
+from training.ml.steps import OnStep, StepReport, every, quiet_trainer, resume_point, seal
+
+RewardFunction = Callable[[Sequence[Messages], Sequence[str]], Sequence[float]]
+"""Prompts and responses to numbers, higher being better; it may not depend on chance."""
+ALGORITHMS = {
+    "ppo": gettext_noop("PPO: a critic tells each token's worth"),
+    "rloo": gettext_noop("RLOO: each response against the others to its prompt"),
+    "grpo": gettext_noop("GRPO: the same, divided by their spread"),
+    "dr_grpo": gettext_noop("Dr. GRPO: without that division and without one by length"),
+    "online_dpo": gettext_noop("Online DPO: the best response to a prompt against the worst"),
+}
+WEIGHTING = {
+    "ppo": "tokens",
+    "rloo": "sums",
+    "grpo": "responses",
+    "dr_grpo": "constant",
+    "online_dpo": "responses",
+}
+SCALINGS = {
+    "reference": gettext_noop("mean 0, deviation 1 on the start's responses"),
+    "batch": gettext_noop("divided by the deviation of each step's scores"),
+    "none": gettext_noop("as the reward model says"),
+}
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPORecipe:
+    """Everything that decides a run of PPO, RLOO or GRPO."""
+
+    base_model: str
+    """Where the policy starts, and what it is held near: a base, or the folder of an adapter."""
+    reward_models: str = _setting(
+        "",
+        gettext_noop("Folders of reward models, with commas; several guard against gaps of one."),
+    )
+    algorithm: str = _setting(
+        "ppo", gettext_noop("How a token's worth is told. RLOO and GRPO need no critic.")
+    )
+    combine: str = _setting(
+        "mean",
+        gettext_noop(
+            "One score of several reward models: mean, worst, or uncertainty: mean less their "
+            "variance (Coste et al. 2024)."
+        ),
+    )
+    uncertainty_weight: float = _setting(
+        1.0, gettext_noop("Weight of the variance under uncertainty.")
+    )
+    method: str = _setting("lora", gettext_noop("LoRA, or a kin of it; QLoRA: base in 4 bits."))
+    lora_rank: int = _setting(
+        16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
+    )
+    lora_alpha: int = _setting(
+        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
+    )
+    lora_dropout: ClassVar[float] = 0.0
+    """Not to be set: the policy that learns must be the one that sampled."""
+    target_modules: str = _setting(
+        "all-linear",
+        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
+    )
+    train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
+    dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
+    steps: int = _setting(100, gettext_noop("Rounds of sampling and learning."))
+    prompts_per_step: int = _setting(64, gettext_noop("Prompts that each round answers."))
+    samples_per_prompt: int = _setting(
+        1, gettext_noop("Responses to each of them; RLOO and GRPO compare at least two.")
+    )
+    max_new_tokens: int = _setting(128, gettext_noop("Longest response, in tokens."))
+    temperature: float = _setting(
+        1.0, gettext_noop("Of sampling, and of every log-probability of the run.")
+    )
+    max_length: int = _setting(
+        1024,
+        gettext_noop(
+            "Prompts that leave no room for a response within this, or within the model's context, "
+            "are left out and counted."
+        ),
+    )
+    learning_rate: float = _setting(5e-5, gettext_noop("Highest step size of the policy."))
+    critic_learning_rate: float = _setting(1e-4, gettext_noop("Highest step size of the critic."))
+    scheduler: str = _setting("linear", gettext_noop("How the step sizes fall."))
+    warmup_share: float = _setting(
+        0.05, gettext_noop("Share of the steps in which the step sizes rise.")
+    )
+    weight_decay: float = _setting(0.0, gettext_noop("Pull of the trained weights towards zero."))
+    max_grad_norm: float = _setting(
+        1.0, gettext_noop("Gradients longer than this are shortened to it.")
+    )
+    critic_warmup: int = _setting(0, gettext_noop("First rounds in which the critic alone learns."))
+    epochs: int = _setting(2, gettext_noop("Passes over the responses of a round."))
+    minibatches: int = _setting(4, gettext_noop("Steps of the optimizer in a pass."))
+    batch_size: int = _setting(
+        8, gettext_noop("Responses in memory at once while learning; any number, same gradient.")
+    )
+    rollout_batch_size: int = _setting(
+        64, gettext_noop("Responses in memory at once while sampling and scoring.")
+    )
+    kl: str = _setting(
+        "k1", gettext_noop("Estimate of the KL to the start: k1, k2 or k3 (Schulman 2020).")
+    )
+    kl_coefficient: float = _setting(
+        0.05, gettext_noop("Price of a nat of KL to the start, in units of the reward.")
+    )
+    kl_target: float = _setting(
+        0.0,
+        gettext_noop("KL of a response, in nats, that the price is adapted to; 0: price is fixed."),
+    )
+    kl_horizon: float = _setting(
+        1000.0, gettext_noop("Responses in which an adapted price moves by a fifth.")
+    )
+    gamma: float = _setting(1.0, gettext_noop("Worth of a reward one token later."))
+    gae_lambda: float = _setting(
+        0.95, gettext_noop("Trust in the rewards that came (1) or in the critic (0).")
+    )
+    whiten_advantages: bool = _setting(
+        True, gettext_noop("Bring PPO's advantages to mean 0 and deviation 1.")
+    )
+    clip: float = _setting(
+        0.2, gettext_noop("Most that a token's probability may gain by one round, as a ratio − 1.")
+    )
+    value_clip: float = _setting(
+        0.2, gettext_noop("The same for the critic's values; 0 does not clip.")
+    )
+    stop_kl: float = _setting(
+        0.0,
+        gettext_noop(
+            "No further pass once a token's KL to the round's start exceeds this; 0: off."
+        ),
+    )
+    reward_scaling: str = _setting(
+        "reference", gettext_noop("Scale of the scores, for each reward model.")
+    )
+    reward_clip: float = _setting(
+        0.0, gettext_noop("Scores beyond ± this count as this; 0 does not clip.")
+    )
+    missing_end_penalty: float = _setting(
+        1.0, gettext_noop("Taken from the score of a response that does not come to an end.")
+    )
+    gradient_checkpointing: bool = _setting(
+        False, gettext_noop("Less memory, about a quarter slower.")
+    )
+    eval_every: int = _setting(
+        0, gettext_noop("Steps between measurements on test prompts; 0: ten in a run.")
+    )
+    checkpoint_every: int = _setting(0, gettext_noop("Steps between checkpoints; 0: ten in a run."))
+    seed: int = _setting(0, gettext_noop("Same seed, same numbers: order, new weights, samples."))
+
+    def __post_init__(self) -> None:
+        choices = {
+            "algorithm": ALGORITHMS,
+            "combine": COMBINED,
+            "method": METHODS,
+            "dtype": DTYPES,
+            "scheduler": SCHEDULERS,
+            "kl": KLS,
+            "reward_scaling": SCALINGS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}"
+                )
+        counted = ["lora_rank", "lora_alpha", "steps", "prompts_per_step", "samples_per_prompt"]
+        counted += ["max_new_tokens", "max_length", "epochs", "minibatches", "batch_size"]
+        for name in (*counted, "rollout_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        rates = ("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm")
+        for name in (*rates, "kl_horizon", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0")
+        amounts = ["kl_coefficient", "kl_target", "value_clip", "stop_kl", "reward_clip"]
+        amounts += ["missing_end_penalty", "uncertainty_weight", "weight_decay", "critic_warmup"]
+        for name in (*amounts, "eval_every", "checkpoint_every", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1]")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError("warmup_share must lie in [0, 1)")
+        if self.algorithm != "ppo" and self.samples_per_prompt < 2:
+            raise ValueError(f"{self.algorithm} compares: samples_per_prompt must be at least 2")
+        n_rows = self.prompts_per_step * self.samples_per_prompt
+        if n_rows < self.minibatches:
+            raise ValueError(f"{n_rows} responses a step cannot be {self.minibatches} minibatches")
+
+    @property
+    def folders(self) -> list[str]:
+        """The reward models' folders."""
+        return [name.strip() for name in self.reward_models.split(",") if name.strip()]
+
+
+@quiet_trainer()
+def train(
+    recipe: PPORecipe,
+    prompts: Sequence[Messages],
+    test: Sequence[Messages],
+    folder: Path,
+    on_step: OnStep,
+    *,
+    reward: RewardFunction | None = None,
+) -> dict[str, Any]:
+    """Train a policy on its own responses; leave its adapter in `folder`/model.
+
+    Called again on the same folder, it goes on from the last checkpoint and ends with the same
+    weights as an unbroken run.
+
+    Args: reward: scores beside those of the reward models, or instead of them.
+    Returns: on the test prompts, under scores as they are optimised, before KL: score_start and
+        score, each {"value", "low", "high", "n"}, gain (paired by prompt); kl (nats a response),
+        length, finished; and n_train, n_steps, too_long, kl_coefficient, trained_parameters,
+        parameters, shared (reward models on this base), response_tokens and seconds_in
+        {"generation", "scoring", "update"} of this session, seconds.
+    Raises: ModelMissing; ValueError if nothing scores or no prompt fits; whatever on_step raises.
+    """
+    began = time.monotonic()
+    if not recipe.folders and reward is None:
+        raise ValueError("nothing scores the responses: name a reward model, or give a function")
+    tokenizer = load_tokenizer(recipe.base_model)
+    room = longest_allowed(recipe.base_model, recipe.max_length) - recipe.max_new_tokens
+    asked, held_out = fitting(prompts, tokenizer, room), fitting(test, tokenizer, room)
+    if not asked:
+        raise ValueError(f"no prompt of {len(prompts)} leaves room for {recipe.max_new_tokens}")
+
+    set_seed(recipe.seed)  # adapters start at random
+    scorer = Scorer(recipe, reward)
+    roles = Roles(recipe, scorer.shared, critic=recipe.algorithm == "ppo")
+    refuse_other_logits(roles, asked[0].ids)
+    learner = Learner(recipe, roles)
+    state = State(kl_coefficient=recipe.kl_coefficient)
+    point = resume_point(folder)
+    if point is not None:
+        state = load_checkpoint(Path(point), learner)
+    clock = _Clock()
+    common: dict[str, Any] = {
+        "max_new_tokens": recipe.max_new_tokens,
+        "temperature": recipe.temperature,
+        "ends": end_ids(roles.model.get_base_model(), tokenizer),
+        "pad_id": tokenizer.pad_token_id,
+        "batch_size": recipe.rollout_batch_size,
+    }
+
+    def answers(chosen: Sequence[Prompt], role: str, seed: int) -> list[Rollout]:
+        with clock("generation"), roles.acting(role):
+            return roll_out(roles.model, [p.ids for p in chosen], seed=seed, **common)
+
+    def scored(chosen: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Tensor:
+        texts = [
+            tokenizer.decode(rollout.response_ids, skip_special_tokens=True).strip()
+            for rollout in rollouts
+        ]
+        with clock("scoring"):
+            return scorer.scores(roles, tokenizer, [p.messages for p in chosen], texts)
+
+    def measure(step: int) -> tuple[list[float], dict[str, float]]:
+        """Scores on the test prompts, always drawn by the same numbers, reported as one point."""
+        rollouts = answers(held_out, POLICY, recipe.seed)
+        each = one_score(recipe, scored(held_out, rollouts), state.scale)
+        read = read_rollouts(roles, rollouts, recipe, tokenizer.pad_token_id)
+        finished = [rollout.finished for rollout in rollouts]
+        values = rollout_metrics(read.logp, read.reference_logp, read.mask, each, finished)
+        on_step(StepReport(step=step, n_steps=recipe.steps, split="test", values=values))
+        return each.tolist(), values
+
+    values: dict[str, float] = {}
+    for step in range(state.step + 1, recipe.steps + 1):
+        torch.manual_seed(_seed_of(recipe.seed, step, 0))
+        chosen = drawn_prompts(asked, recipe, step)
+        rollouts = answers(chosen, POLICY, _seed_of(recipe.seed, step, 1))
+        raw = scored(chosen, rollouts)
+        if step == 1:
+            # The policy is still its own start here, so these are the reference's responses.
+            state.scale = reference_scale(recipe, raw)
+            learner.scale_critic(state.scale[0] if scorer.shared else None)
+            if held_out:
+                state.start_scores, _start = measure(0)
+        scores = one_score(recipe, raw, state.scale)
+        with clock("scoring"):
+            read = read_rollouts(roles, rollouts, recipe, tokenizer.pad_token_id)
+        finished = [rollout.finished for rollout in rollouts]
+        values = rollout_metrics(read.logp, read.reference_logp, read.mask, scores, finished)
+        values["kl_coefficient"] = state.kl_coefficient
+        clock.n_tokens += int(read.mask.sum())
+        scores = penalised(recipe, scores, finished)
+        if recipe.algorithm == "online_dpo":
+            read = read.of(best_and_worst(scores, recipe.samples_per_prompt))
+        advantages, returns = told_advantages(recipe, scores, read, state.kl_coefficient)
+        with clock("update"):
+            values |= learner.update(
+                read,
+                advantages,
+                returns,
+                kl_coefficient=state.kl_coefficient,
+                step=step,
+                pad_id=tokenizer.pad_token_id,
+            )
+        if recipe.kl_target:
+            state.kl_coefficient = next_kl_coefficient(
+                state.kl_coefficient,
+                values["kl"],
+                target=recipe.kl_target,
+                horizon=recipe.kl_horizon,
+                n=len(rollouts),
+            )
+        state.step = step
+        _refuse_nan(values, step)
+        on_step(StepReport(step=step, n_steps=recipe.steps, values=values))
+        last = step == recipe.steps
+        if step % every(recipe.checkpoint_every, recipe.steps) == 0 or last:
+            path = save_checkpoint(folder, learner, state)
+            on_step(StepReport(step=step, n_steps=recipe.steps, checkpoint=path))
+        if held_out and step % every(recipe.eval_every, recipe.steps) == 0 and not last:
+            measure(step)
+
+    roles.save_policy(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    found: dict[str, Any] = {"n": 0, "why": "no test prompts"}
+    if held_out:
+        end_scores, end = measure(recipe.steps)
+        pairs = zip(end_scores, state.start_scores, strict=True)
+        found = {
+            "n": len(held_out),
+            "score_start": mean_figure(state.start_scores),
+            "score": mean_figure(end_scores),
+            "gain": mean_figure([now - then for now, then in pairs]),
+            **{name: end[name] for name in ("kl", "length", "finished")},
+        }
+    _trained, parameters = n_parameters(roles.model)
+    return found | {
+        "n_train": len(asked),
+        "n_steps": recipe.steps,
+        "too_long": len(prompts) + len(test) - len(asked) - len(held_out),
+        "kl_coefficient": state.kl_coefficient,
+        "trained_parameters": sum(p.numel() for p in learner.parameters()),
+        "parameters": parameters,
+        "shared": len(scorer.shared),
+        "response_tokens": clock.n_tokens,
+        "seconds_in": clock.seconds,
+        "seconds": time.monotonic() - began,
+    }
+
+
+# ---- Prompts ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prompt:
+    messages: Messages
+    ids: list[int]
+    """Up to where the assistant begins."""
+
+
+def fitting(prompts: Sequence[Messages], tokenizer: Any, room: int) -> list[Prompt]:
+    """The prompts that leave room for a response."""
+    made = [Prompt(p, chat_tokens(tokenizer, p, open_answer=True)) for p in prompts]
+    return [prompt for prompt in made if len(prompt.ids) <= room]
+
+
+def drawn_prompts(prompts: Sequence[Prompt], recipe: PPORecipe, step: int) -> list[Prompt]:
+    """The prompts of a step, each as often as it is answered, side by side.
+
+    They are told from the step's number alone: every pass over all prompts has its own order.
+    """
+    n = len(prompts)
+    first = (step - 1) * recipe.prompts_per_step
+    orders: dict[int, list[int]] = {}
+    chosen = []
+    for place in range(first, first + recipe.prompts_per_step):
+        turn = place // n
+        if turn not in orders:
+            draw = torch.Generator().manual_seed(_seed_of(recipe.seed, turn, 2))
+            orders[turn] = torch.randperm(n, generator=draw).tolist()
+        chosen += [prompts[orders[turn][place % n]]] * recipe.samples_per_prompt
+    return chosen
+
+
+# ---- Scores -------------------------------------------------------------------------------------
+
+
+class Scorer:
+    """What scores responses: reward models on the shared base, others beside it, a function. Every
+    member of an ensemble is a scorer of its own."""
+
+    def __init__(self, recipe: PPORecipe, reward: RewardFunction | None) -> None:
+        fits = {n: can_share(n, recipe.base_model, recipe.method) for n in recipe.folders}
+        self.shared = [
+            str(place)
+            for name, fit in fits.items()
+            if fit
+            for place in (name, *member_folders(name))
+        ]
+        self.others = [
+            load_reward_model(name, dtype=recipe.dtype) for name, fit in fits.items() if not fit
+        ]
+        self.reward, self.recipe = reward, recipe
+
+    def scores(
+        self, roles: Roles, tokenizer: Any, prompts: Sequence[Messages], texts: Sequence[str]
+    ) -> Tensor:
+        """(scorers, rows), in float32 on the CPU.
+
+        A conversation is read as the text it is, through the chat template: so the reward models
+        learned, and so people see it.
+        """
+        recipe = self.recipe
+        talks = [
+            [*prompt, {"role": "assistant", "content": text}]
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        found = []
+        if self.shared:
+            rows = [chat_tokens(tokenizer, talk) for talk in talks]
+            order = sorted(range(len(rows)), key=lambda place: len(rows[place]), reverse=True)
+            scores = torch.zeros(len(self.shared), len(rows))
+            for start in range(0, len(rows), recipe.rollout_batch_size):
+                places = order[start : start + recipe.rollout_batch_size]
+                part = [rows[place] for place in places]
+                for model in range(len(self.shared)):
+                    told = rewards(roles, reward_role(model), part, tokenizer.pad_token_id)
+                    scores[model, places] = told.float().cpu()
+            found.append(scores)
+        if self.others:
+            # Brings TRL, which PPO does without.
+            from training.ml.reward_model import score_members
+
+            for model, theirs in self.others:
+                alone = score_members(
+                    model,
+                    theirs,
+                    talks,
+                    batch_size=recipe.rollout_batch_size,
+                    dtype=recipe.dtype,
+                )
+                found.append(torch.tensor(alone).T)
+        if self.reward is not None:
+            numbers = [float(number) for number in self.reward(prompts, texts)]
+            if len(numbers) != len(texts) or not all(map(math.isfinite, numbers)):
+                raise ValueError("the reward function must give one number for each response")
+            found.append(torch.tensor([numbers]))
+        return torch.cat(found)
+
+
+def reference_scale(recipe: PPORecipe, raw: Tensor) -> list[tuple[float, float]]:
+    """(mean, deviation) of each scorer on responses of the reference; (0, 1) if not wanted."""
+    if recipe.reward_scaling != "reference" or raw.shape[1] < 2:
+        return [(0.0, 1.0)] * len(raw)
+    return [(float(row.mean()), max(float(row.std()), 1e-4)) for row in raw]
+
+
+def one_score(recipe: PPORecipe, raw: Tensor, scale: Sequence[tuple[float, float]]) -> Tensor:
+    """One score a response: each scorer on its scale, combined, bounded: (rows,)."""
+    means, deviations = torch.tensor(scale).unbind(dim=1)
+    scores = combined_scores(
+        (raw - means[:, None]) / deviations[:, None], recipe.combine, recipe.uncertainty_weight
+    )
+    if recipe.reward_scaling == "batch" and len(scores) > 1:
+        scores = scores / max(float(scores.std()), 1e-4)  # the mean stays: it is the price of KL
+    return scores.clamp(-recipe.reward_clip, recipe.reward_clip) if recipe.reward_clip else scores
+
+
+def penalised(recipe: PPORecipe, scores: Tensor, finished: Sequence[bool]) -> Tensor:
+    missing = torch.tensor([not ended for ended in finished], dtype=scores.dtype)
+    return scores - recipe.missing_end_penalty * missing
+
+
+def best_and_worst(scores: Tensor, k: int) -> list[int]:
+    """Rows of the best and the worst of every k responses; none of a prompt where all are alike."""
+    rows = []
+    for first in range(0, len(scores), k):
+        group = scores[first : first + k]
+        if group.max() > group.min():
+            rows += [first + int(group.argmax()), first + int(group.argmin())]
+    return rows
+
+
+# ---- What the roles say of the responses --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Read:
+    """Responses, and each of their tokens as the roles read it: (rows, longest response)."""
+
+    rollouts: Sequence[Rollout]
+    mask: Tensor
+    logp: Tensor
+    reference_logp: Tensor
+    entropy: Tensor
+    values: Tensor
+
+    def of(self, rows: list[int]) -> "Read":
+        """Some of the responses."""
+        tensors = (self.mask, self.logp, self.reference_logp, self.entropy, self.values)
+        return Read([self.rollouts[row] for row in rows], *(tensor[rows] for tensor in tensors))
+
+
+def read_rollouts(
+    roles: Roles, rollouts: Sequence[Rollout], recipe: PPORecipe, pad_id: int
+) -> Read:
+    """Log-probabilities and values of every token as they are before the update."""
+    order = sorted(range(len(rollouts)), key=lambda place: rollouts[place].n_tokens, reverse=True)
+    rows: dict[int, Tensor] = {}
+    for start in range(0, len(order), recipe.rollout_batch_size):
+        places = order[start : start + recipe.rollout_batch_size]
+        batch = as_batch([rollouts[place] for place in places], pad_id, roles.device)
+        with roles.acting(POLICY):
+            logp, entropy = token_logps(roles, batch, recipe.temperature)
+        with roles.acting(REFERENCE):
+            reference_logp, _entropy = token_logps(roles, batch, recipe.temperature)
+        values = torch.zeros_like(logp)
+        if CRITIC in roles.heads:
+            with roles.acting(CRITIC):
+                values = token_values(roles, batch)
+        flat = torch.stack([logp, reference_logp, entropy, values], dim=1)
+        for place, row in zip(places, torch.split(flat, batch.lengths), strict=True):
+            rows[place] = row
+    told = pad_sequence([rows[place] for place in range(len(rows))], batch_first=True)
+    lengths = [len(rollout.response_ids) for rollout in rollouts]
+    logp, reference_logp, entropy, values = told.unbind(dim=2)  # (rows, longest response)
+    mask = response_mask(lengths, told.device)
+    return Read(rollouts, mask, logp, reference_logp, entropy, values)
+
+
+def told_advantages(
+    recipe: PPORecipe, scores: Tensor, read: Read, kl_coefficient: float
+) -> tuple[Tensor, Tensor]:
+    """(advantages, returns) of each token by the recipe's algorithm; without a critic, no returns.
+
+    PPO and RLOO pay for KL out of the reward; GRPO has it in the loss, and online DPO has a loss
+    without advantages: see Learner.
+    """
+    if recipe.algorithm == "online_dpo":
+        return read.mask, read.mask
+    scores = scores.to(read.mask.device)
+    kl = kl_estimate(read.logp, read.reference_logp, recipe.kl) * read.mask
+    if recipe.algorithm == "ppo":
+        paid = token_rewards(scores, kl, read.mask, kl_coefficient)
+        advantages, returns = gae(
+            paid, read.values, read.mask, gamma=recipe.gamma, lam=recipe.gae_lambda
+        )
+        return (whiten(advantages, read.mask) if recipe.whiten_advantages else advantages), returns
+    if recipe.algorithm == "rloo":
+        scores = scores - kl_coefficient * kl.sum(dim=1)
+    groups = scores.view(-1, recipe.samples_per_prompt)
+    if recipe.algorithm == "rloo":
+        told = rloo_advantages(groups)
+    else:
+        told = grpo_advantages(groups, by_spread=recipe.algorithm == "grpo")
+    advantages = told.view(-1, 1) * read.mask
+    return advantages, torch.zeros_like(advantages)
+
+
+# ---- Learning -----------------------------------------------------------------------------------
+
+
+class Learner:
+    """The optimizers of policy and critic, and one update of both."""
+
+    def __init__(self, recipe: PPORecipe, roles: Roles) -> None:
+        self.recipe, self.roles = recipe, roles
+        self.rates = {POLICY: recipe.learning_rate}
+        if CRITIC in roles.heads:
+            self.rates[CRITIC] = recipe.critic_learning_rate
+        self.optimizers = {
+            role: torch.optim.AdamW(
+                roles.trained(role).values(), lr=rate, weight_decay=recipe.weight_decay
+            )
+            for role, rate in self.rates.items()
+        }
+        if recipe.gradient_checkpointing:
+            roles.model.get_base_model().gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        for role in self.optimizers:
+            yield from self.roles.trained(role).values()
+
+    def scale_critic(self, scale: tuple[float, float] | None) -> None:
+        """Let the critic that began as a reward model foretell scores on the scale of the run."""
+        if scale is not None and CRITIC in self.optimizers:
+            mean, deviation = scale
+            head = self.roles.heads[CRITIC]
+            head.weight.data.div_(deviation)
+            head.bias.data.sub_(mean).div_(deviation)
+
+    def update(
+        self,
+        read: Read,
+        advantages: Tensor,
+        returns: Tensor,
+        *,
+        kl_coefficient: float,
+        step: int,
+        pad_id: int,
+    ) -> dict[str, float]:
+        """Some passes over the responses of a step.
+
+        Returns: means over the last pass: loss, of a critic value_loss and explained_variance
+            (before the update), update_metrics, grad_norm, epochs, learning_rate. While the critic
+            warms up alone, or where no two responses differ in score, loss is 0.
+        """
+        recipe = self.recipe
+        if not read.rollouts:
+            return {"loss": 0.0, "grad_norm": 0.0, "epochs": 0.0}
+        together = 2 if recipe.algorithm == "online_dpo" else 1  # rows, side by side
+        size = max(together, recipe.batch_size - recipe.batch_size % together)
+        learns = list(self.optimizers)
+        if step <= recipe.critic_warmup and CRITIC in learns:
+            learns = [CRITIC]
+        factor = rate_factor(recipe, step)
+        for role, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.rates[role] * factor
+        told: dict[str, float] = {}
+        for epoch in range(recipe.epochs):
+            draw = torch.Generator().manual_seed(_seed_of(recipe.seed, step, 3 + epoch))
+            order = torch.randperm(len(read.rollouts) // together, generator=draw) * together
+            seen = torch.zeros_like(read.logp)
+            losses, norms = {POLICY: 0.0, CRITIC: 0.0}, []
+            for drawn in order.chunk(recipe.minibatches):
+                # Like lengths together: less padding, the same sum.
+                firsts = sorted(
+                    drawn.tolist(), key=lambda row: read.rollouts[row].n_tokens, reverse=True
+                )
+                rows = [first + place for first in firsts for place in range(together)]
+                weights = loss_weights(
+                    read.mask[rows], WEIGHTING[recipe.algorithm], recipe.max_new_tokens
+                )
+                for role in learns:
+                    for at in range(0, len(rows), size):
+                        some = rows[at : at + size]
+                        real = read.mask[some].bool()
+                        weight = weights[at : at + size][real]
+                        batch = as_batch(
+                            [read.rollouts[r] for r in some], pad_id, self.roles.device
+                        )
+                        with self._learning(role):
+                            if role == POLICY:
+                                loss, logp = self._policy_loss(
+                                    batch,
+                                    read,
+                                    some,
+                                    advantages[some][real],
+                                    weight,
+                                    kl_coefficient,
+                                )
+                                seen[some] = in_rows(logp.detach(), read.mask[some])
+                            else:
+                                loss = value_loss(
+                                    token_values(self.roles, batch),
+                                    read.values[some][real],
+                                    returns[some][real],
+                                    weight,
+                                    clip=recipe.value_clip,
+                                )
+                            loss.backward()  # type: ignore[no-untyped-call]
+                        losses[role] += loss.item() / recipe.minibatches
+                    norms.append(self._step(role))
+            told = {
+                "loss": losses[POLICY],
+                "grad_norm": sum(norms) / len(norms),
+                "epochs": float(epoch + 1),
+                "learning_rate": recipe.learning_rate * factor,
+            }
+            if CRITIC in learns:
+                told["value_loss"] = losses[CRITIC]
+                told["explained_variance"] = explained_variance(read.values, returns, read.mask)
+            if POLICY in learns:
+                told |= update_metrics(seen, read.logp, read.entropy, read.mask, clip=recipe.clip)
+                if recipe.stop_kl and told["approx_kl"] > recipe.stop_kl:
+                    break
+        return told
+
+    def _policy_loss(
+        self,
+        batch: Batch,
+        read: Read,
+        rows: list[int],
+        advantages: Tensor,
+        weights: Tensor,
+        kl_coefficient: float,
+    ) -> tuple[Tensor, Tensor]:
+        """(loss, log-probabilities now) of some rows; all but those of the rows' real tokens."""
+        recipe, real = self.recipe, read.mask[rows].bool()
+        logp, _entropy = token_logps(self.roles, batch, recipe.temperature)
+        if recipe.algorithm == "online_dpo":
+            gained = torch.split(logp - read.reference_logp[rows][real], batch.lengths)
+            up, down = torch.stack([row.sum() for row in gained]).view(-1, 2).unbind(dim=1)
+            share = torch.stack([row.sum() for row in torch.split(weights, batch.lengths)])
+            delta = kl_coefficient * (up - down)  # (pairs,); the price of KL is DPO's β
+            return soft_pair_loss(
+                delta, torch.ones_like(delta), share.view(-1, 2).sum(dim=1)
+            ).sum(), logp
+        loss = policy_loss(logp, read.logp[rows][real], advantages, weights, clip=recipe.clip)
+        if recipe.algorithm in ("grpo", "dr_grpo"):
+            # As a loss, k1 would have no gradient in the mean; k3 is what their paper takes.
+            kl = kl_estimate(logp, read.reference_logp[rows][real], "k3")
+            loss = loss + kl_coefficient * (weights * kl).sum()
+        return loss, logp
+
+    @contextmanager
+    def _learning(self, role: str) -> Iterator[None]:
+        # Gradient checkpointing works in training mode alone; there is no dropout that it wakes.
+        self.roles.model.train(self.recipe.gradient_checkpointing)
+        with self.roles.acting(role, learning=True):
+            yield
+        self.roles.model.eval()
+
+    def _step(self, role: str) -> float:
+        """One step of a role's optimizer. Returns: the length of its gradient before it."""
+        parameters = list(self.roles.trained(role).values())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm)
+        self.optimizers[role].step()
+        self.optimizers[role].zero_grad(set_to_none=True)
+        return float(norm)
+
+
+def rate_factor(recipe: PPORecipe, step: int) -> float:
+    """Share of the highest step size in a step, from 1 on: no step is wasted at a rate of 0."""
+    warmup = math.ceil(recipe.warmup_share * recipe.steps)
+    if step <= warmup:
+        return step / (warmup + 1)
+    gone = (step - 1 - warmup) / max(1, recipe.steps - warmup)
+    if recipe.scheduler == "linear":
+        return 1 - gone
+    return (1 + math.cos(math.pi * gone)) / 2 if recipe.scheduler == "cosine" else 1.0
+
+
+def _seed_of(seed: int, step: int, purpose: int) -> int:
+    """Another seed for every step and purpose."""
+    return (seed * 1_000_003 + step) * 1024 + purpose
+
+
+def _refuse_nan(values: dict[str, float], step: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is not a number at step {step}: lower learning_rate, or use float32"
+            )
+
+
+class _Clock:
+    """Seconds of each kind of work in this session, and the tokens that were sampled to learn."""
+
+    def __init__(self) -> None:
+        self.seconds = {"generation": 0.0, "scoring": 0.0, "update": 0.0}
+        self.n_tokens = 0
+
+    @contextmanager
+    def __call__(self, kind: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[kind] += time.monotonic() - began
+
+
+# ---- Checkpoints --------------------------------------------------------------------------------
+
+
+@dataclass
+class State:
+    """What changes in a run beside the weights. Random states and the place in the data are not
+    among it: both are told from the step's number."""
+
+    step: int = 0
+    kl_coefficient: float = 0.0
+    scale: list[tuple[float, float]] = field(default_factory=list)
+    """Mean and deviation of each scorer on the start's responses."""
+    start_scores: list[float] = field(default_factory=list)
+    """The start's scores on the test prompts."""
+
+
+def save_checkpoint(folder: Path, learner: Learner, state: State) -> Path:
+    """Weights and optimizers as safetensors, the rest as JSON; the one before the last one goes."""
+    path = folder / "checkpoints" / f"checkpoint-{state.step}"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    tensors = {}
+    for role, optimizer in learner.optimizers.items():
+        for name, parameter in learner.roles.trained(role).items():
+            tensors[f"{role}/{name}"] = parameter.data.contiguous()
+            for part, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{role}/{name}/{part}"] = value.contiguous()
+    save_file(tensors, path / "learner.safetensors")
+    (path / "state.json").write_text(json.dumps(asdict(state)))
+    seal(path)
+    for older in sorted(path.parent.glob("checkpoint-*"), key=_number)[:-2]:
+        shutil.rmtree(older)
+    return path
+
+
+def load_checkpoint(path: Path, learner: Learner) -> State:
+    """Put a checkpoint's weights and optimizers into their places; its state comes back."""
+    tensors = load_file(path / "learner.safetensors")
+    for role, optimizer in learner.optimizers.items():
+        for name, parameter in learner.roles.trained(role).items():
+            parameter.data.copy_(tensors[f"{role}/{name}"])
+            parts = ("step", "exp_avg", "exp_avg_sq")  # absent while a role has not learned yet
+            known = {part: tensors.get(f"{role}/{name}/{part}") for part in parts}
+            if all(value is not None for value in known.values()):
+                optimizer.state[parameter] = {
+                    part: value if part == "step" else value.to(parameter.device)
+                    for part, value in known.items()
+                    if value is not None
+                }
+    state: dict[str, Any] = json.loads((path / "state.json").read_text())
+    state["scale"] = [(mean, deviation) for mean, deviation in state["scale"]]
+    return State(**state)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-")[1])

@@ -30,6 +30,7 @@ from training.ml.data import (
     chat_tokens,
     kept_apart,
     longest_first,
+    prompt_of,
     rated,
     tokenize_pairs,
 )
@@ -105,7 +106,7 @@ def train(
         rope=(recipe.rope_scaling, recipe.rope_factor),
     )
     suiting(recipe, train)
-    own, validation = kept_apart(train, recipe.validation_share, recipe.seed)
+    own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
     n_own = len(own)
     if recipe.loss == "ratings":
         own = rated(own, recipe.rating_of)

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.tiny import polite_pairs
-from training.ml import dpo, reward_model
+from training.ml import dpo, reward_model, sft
 from training.ml.batches import parts_of, steps_of, useful_share
 from training.ml.config import RECIPES
 from training.ml.data import Pair
 
-TRAIN = {"reward": reward_model.train, "dpo": dpo.train}
+TRAIN = {"reward": reward_model.train, "dpo": dpo.train, "sft": sft.train}
 DRAW = random.Random(0)
 LENGTHS = [DRAW.randint(10, 900) for _row in range(500)]
 

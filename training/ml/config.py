@@ -181,7 +181,7 @@ class _Shared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowsRecipe(_Shared):
+class _Rows(_Shared):
     """What recipes decide besides that learn from rows fixed beforehand: which of them share a
     step, and by which of them the best weights are chosen."""
 
@@ -216,7 +216,7 @@ class RowsRecipe(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pairs(RowsRecipe):
+class _Pairs(_Rows):
     """What recipes on pairs decide besides."""
 
     label_smoothing: float = _setting(
@@ -361,7 +361,7 @@ class DPORecipe(_Pairs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTRecipe(RowsRecipe):
+class SFTRecipe(_Rows):
     """Everything that decides a run of supervised fine-tuning: which responses to imitate, how."""
 
     base_model: str
@@ -412,7 +412,7 @@ class SFTRecipe(RowsRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainRecipe(RowsRecipe):
+class PretrainRecipe(_Rows):
     """Everything that decides a run of continued pre-training: raw text of a domain, every token of
     it learned, before supervised fine-tuning."""
 
@@ -470,6 +470,9 @@ RECIPES: dict[str, type[Recipe]] = {
     "pretrain": PretrainRecipe,
 }
 
+RowsRecipe = RewardRecipe | DPORecipe | SFTRecipe | PretrainRecipe
+"""Those that learn from rows fixed beforehand."""
+
 
 def settings_of(kind: str) -> list[Field[Any]]:
     """The settings of a recipe as people read them: first those that it alone has."""
@@ -515,7 +518,7 @@ def check(recipe: _Shared) -> None:
         raise ValueError("target_modules names no layer; write all-linear or names of layers")
 
 
-def check_rows(recipe: RowsRecipe) -> None:
+def check_rows(recipe: _Rows) -> None:
     """Raises: ValueError naming the first setting of how rows are used that makes no sense."""
     if not 0 <= recipe.validation_share < 1:
         raise ValueError("validation_share must lie in [0, 1)")

@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from training.ml.adapting import optimizer_of, optimizer_words, save_model, save_start
-from training.ml.batches import parts_of, steps_of, useful_share
+from training.ml.batches import parts_of, passes_of, steps_of, useful_share
 from training.ml.config import PretrainRecipe, SFTRecipe
 from training.ml.data import (
     Pair,
@@ -226,7 +226,11 @@ def _train(
             most_rows=recipe.batch_size,
             most_tokens=recipe.batch_tokens,
         )
-        return [[step[at] for at in part] for part in found]
+        return [
+            [step[part[at]] for at in one]
+            for part in found
+            for one in passes_of([lengths[step[at]] for at in part])
+        ]
 
     collate = collator(tokenizer.pad_token_id, packing=recipe.packing)
     report: ReportSteps[TokenExample] = ReportSteps(

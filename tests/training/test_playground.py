@@ -8,7 +8,7 @@ from tests.factories import MembershipFactory, UserFactory
 from tests.training.projects import labeled_project
 from training.models import SideBySide
 from training.playground import MOST_WAITING, QueueFull, start_pair
-from training.tasks import answer_side_by_side
+from training.tasks import carry_out_job
 
 pytestmark = pytest.mark.django_db
 
@@ -44,7 +44,7 @@ def test_two_models_answer_in_a_worker_and_the_page_follows(project, lead):
     card = lead.get(answer.url, headers={"HX-Request": "true"}).content.decode()
     assert "hx-trigger" in card
     assert "Waiting for a worker" in card
-    answer_side_by_side(pair.pk)
+    carry_out_job(SideBySide, pair.pk)
     pair.refresh_from_db()
     assert (pair.status, pair.error) == ("succeeded", "")
     assert pair.text_a == pair.text_b != ""  # one model under two names, and one seed
@@ -57,7 +57,7 @@ def test_two_models_answer_in_a_worker_and_the_page_follows(project, lead):
 def test_a_pair_is_sent_to_people_once_with_its_sources(project, lead):
     ask(lead, project)
     pair = SideBySide.objects.get()
-    answer_side_by_side(pair.pk)
+    carry_out_job(SideBySide, pair.pk)
     SideBySide.objects.update(text_b="Something else.")
     before = project.comparisons.count()
     url = reverse("training:send_to_people", args=[project.slug, pair.pk])
@@ -108,7 +108,7 @@ def test_a_pair_can_be_stopped_and_keeps_what_was_said(project, lead, monkeypatc
     lead.post(reverse("training:cancel_side_by_side", args=[project.slug, pair.pk]))
     pair.refresh_from_db()
     assert (pair.status, pair.text_a) == ("cancelled", "so far")
-    answer_side_by_side(pair.pk)  # a late message wakes nobody
+    carry_out_job(SideBySide, pair.pk)  # a late message wakes nobody
     pair.refresh_from_db()
     assert pair.text_a == "so far"
 
@@ -116,7 +116,7 @@ def test_a_pair_can_be_stopped_and_keeps_what_was_said(project, lead, monkeypatc
 def test_a_prompt_without_room_fails_in_words(project, lead):
     ask(lead, project, max_new_tokens=4000)
     pair = SideBySide.objects.get()
-    answer_side_by_side(pair.pk)
+    carry_out_job(SideBySide, pair.pk)
     pair.refresh_from_db()
     assert pair.status == "failed"
     assert "exceed the context of 256" in pair.error

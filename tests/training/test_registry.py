@@ -18,7 +18,7 @@ from training.lineage import lineage
 from training.model_files import serving_command
 from training.models import Merge, ModelExport, ModelVersion, Run
 from training.registry import StillInUse, delete_model, own_path, what_depends
-from training.tasks import export_model
+from training.tasks import carry_out_job
 
 pytestmark = pytest.mark.django_db
 
@@ -256,7 +256,7 @@ def test_a_gguf_file_is_written_by_a_worker_and_fetched(world, client, tiny_mode
         reverse("training:export_model", args=[project.slug, "whole"]), {"numbers": "float16"}
     )
     export = ModelExport.objects.get()
-    export_model(export.pk)
+    carry_out_job(ModelExport, export.pk)
     export.refresh_from_db()
     assert (export.status, export.error) == ("succeeded", "")
     page = client.get(reverse("training:model", args=[project.slug, "whole"])).content.decode()

@@ -13,7 +13,7 @@ from training.models import ModelReport, Study
 from training.reports import wrong_pairs
 from training.runs import create_run
 from training.studies import part_of, start_study
-from training.tasks import carry_out, carry_out_study, report_on_model
+from training.tasks import carry_out, carry_out_job
 
 pytestmark = pytest.mark.django_db
 
@@ -33,7 +33,7 @@ def reported(run) -> ModelReport:
     """The report that the end of the run asked for, carried out."""
     report = run.model_version.reports.get()
     assert report.status == Job.Status.QUEUED
-    report_on_model(report.pk)
+    carry_out_job(ModelReport, report.pk)
     report.refresh_from_db()
     assert (report.status, report.error) == ("succeeded", "")
     return report
@@ -133,13 +133,13 @@ def test_a_learning_curve_goes_on_where_it_was_stopped(client, tiny_model, monke
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Study, "report", report)
-        carry_out_study(study.pk)
+        carry_out_job(Study, study.pk)
     study.refresh_from_db()
     assert (study.status, list(study.cells)) == ("failed", ["0.5 0"])
     kept = dict(study.cells)
 
     study.requeue()
-    carry_out_study(study.pk)
+    carry_out_job(Study, study.pk)
     study.refresh_from_db()
 
     assert (study.status, study.error) == ("succeeded", "")
@@ -173,7 +173,7 @@ def test_ways_of_making_labels_are_held_against_decisions_that_none_was_trained_
     study = Study.objects.get()
     study.options["arms"] = ["majority", "dawid-skene"]  # two of four, for time
     study.save()
-    carry_out_study(study.pk)
+    carry_out_job(Study, study.pk)
     study.refresh_from_db()
 
     assert answer.url == f"/projects/polite/training/studies/{study.pk}/"

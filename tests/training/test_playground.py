@@ -4,7 +4,7 @@ import pytest
 from django.urls import reverse
 
 from labeling.models import Change
-from tests.factories import MembershipFactory, UserFactory
+from tests.factories import MembershipFactory, UserFactory, bearer
 from tests.training.projects import labeled_project
 from training.models import SideBySide
 from training.playground import MOST_WAITING, QueueFull, start_pair
@@ -120,3 +120,33 @@ def test_a_prompt_without_room_fails_in_words(project, lead):
     pair.refresh_from_db()
     assert pair.status == "failed"
     assert "exceed the context of 256" in pair.error
+
+
+def test_programs_ask_look_stop_and_send_as_people_do(project, client):
+    api = f"/api/projects/{project.slug}/playground/"
+    lead = bearer(MembershipFactory(project=project).user)
+    viewer = bearer(MembershipFactory(project=project, role="viewer").user)
+    body = {"text": "Tell me about the river.", "model_a": "one", "model_b": "two", "seed": 3}
+
+    def post(path, headers, **changes):
+        return client.post(path, body | changes, "application/json", headers=headers)
+
+    assert post(api, viewer).status_code == 403
+    wrong = post(api, lead, model_b="scorer")
+    assert wrong.json()["detail"] == "There is no model scorer that writes."
+    answers = [post(api, lead) for _n in range(MOST_WAITING)]
+    assert {answer.status_code for answer in answers} == {202}
+    assert post(api, lead).status_code == 409
+    one = f"{api}{answers[0].json()['id']}/"
+    assert client.get(one, headers=viewer).json() | {"created_at": ""} == answers[0].json() | {
+        "created_at": ""
+    }
+    assert answers[0].json()["prompt"] == [{"role": "user", "content": body["text"]}]
+    assert client.post(one + "send/", headers=lead).status_code == 409  # nothing said yet
+    SideBySide.objects.update(status="succeeded", text_a="Water.", text_b="More water.")
+    sent = [client.post(one + "send/", headers=lead).json()["comparison"] for _n in range(2)]
+    assert sent[0] == sent[1] == SideBySide.objects.exclude(comparison=None).get().comparison_id
+    other = f"{api}{post(api, lead).json()['id']}/"
+    assert client.post(other + "cancel/", headers=viewer).status_code == 403
+    assert client.post(other + "cancel/", headers=lead).json()["status"] == "cancelled"
+    assert len(client.get(api, headers=viewer).json()["results"]) == MOST_WAITING + 1

@@ -272,6 +272,47 @@ def test_a_gguf_file_is_written_by_a_worker_and_fetched(world, client, tiny_mode
     assert ModelExport.objects.count() == 1
 
 
+def test_programs_fetch_files_and_commands_as_pages_do(world, client, tiny_model):
+    project, base, trained, *_others = world
+    whole = project.models.create(name="whole", kind="base", path=tiny_model)
+    api = f"/api/projects/{project.slug}"
+    lead = bearer(MembershipFactory(project=project).user)
+    viewer = bearer(MembershipFactory(project=project, role="viewer").user)
+
+    answer = client.get(f"{api}/models/{trained.pk}/files/", headers=lead)
+    names = zipfile.ZipFile(io.BytesIO(b"".join(answer.streaming_content))).namelist()
+    assert "dpo-1/adapter_model.safetensors" in names
+    assert client.get(f"{api}/models/{trained.pk}/files/", headers=viewer).status_code == 403
+    serving = client.get(f"{api}/models/{base.pk}/serving/", headers=viewer).json()
+    assert serving["command"].startswith("vllm serve ")
+    assert [row["model"] for row in serving["left_out"]] == ["dpo-2"]
+
+    refused = client.post(
+        f"{api}/models/{trained.pk}/exports/", {}, "application/json", headers=lead
+    )
+    assert "merge it into its base first" in refused.json()["detail"]
+    asked = client.post(
+        f"{api}/models/{whole.pk}/exports/",
+        {"numbers": "float32"},
+        "application/json",
+        headers=lead,
+    )
+    assert (asked.status_code, asked.json()["status"]) == (202, "queued")
+    one = f"{api}/exports/{asked.json()['id']}/"
+    assert client.get(one + "file/", headers=lead).status_code == 404  # not yet
+    assert client.post(one + "cancel/", headers=viewer).status_code == 403
+    assert client.post(one + "cancel/", headers=lead).json()["status"] == "cancelled"
+    listed = client.get(f"{api}/models/{whole.pk}/exports/", headers=viewer).json()["results"]
+    assert [(row["model"], row["numbers"]) for row in listed] == [("whole", "float32")]
+    path = storage_path(f"exports/{asked.json()['id']}/whole.gguf")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"GGUF")
+    ModelExport.objects.update(path=f"exports/{asked.json()['id']}/whole.gguf", status="succeeded")
+    answer = client.get(one + "file/", headers=lead)
+    assert b"".join(answer.streaming_content) == b"GGUF"
+    assert client.get(one + "file/", headers=viewer).status_code == 403
+
+
 def test_the_command_writes_a_zip_and_says_why_not(world, tmp_path, capsys):
     project, *_models = world
     arguments = ["export_model", "dpo-1", "--project", project.slug]

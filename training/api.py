@@ -26,7 +26,7 @@ from training.merges import start_merge
 from training.model_files import folder_of, serving_command, start_export, zipped
 from training.models import DatasetDraft, ModelExport, ModelVersion, Run, SideBySide, Study
 from training.playground import QueueFull, send_to_people, start_pair
-from training.registry import StillInUse, delete_model, describe
+from training.registry import StillInUse, delete_model, delete_run, describe
 from training.reports import can_report
 from training.runs import cancel_run, resume_run, start_run
 from training.serializers import (
@@ -235,15 +235,44 @@ class DeleteModel(GenericAPIView):
     @idempotent
     def post(self, request: Request, slug: str, pk: int) -> Response:
         """Delete a model with all that was made from it; the call names each of them."""
-        model = _model(request, pk)
-        given = DeleteSerializer(data=request.data)
-        given.is_valid(raise_exception=True)
-        named = request.project.models.filter(name__in=given.validated_data["models"])
-        try:
-            gone = delete_model(model, request.user, agreed=set(named.values_list("pk", flat=True)))
-        except StillInUse as problem:
-            raise Conflict(str(problem)) from None
-        return Response({"models": [version.name for version in gone.models]})
+        return _deleted(request, _model(request, pk), delete_model)
+
+
+@extend_schema(tags=["Training"])
+class DeleteRun(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = DeleteSerializer
+
+    @extend_schema(request=DeleteSerializer, responses={200: DeleteSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Delete a run with its steps, checkpoints and studies, and its model with all that was
+        made from it; the call names each model."""
+        return _deleted(request, get_object_or_404(_runs(request), pk=pk), delete_run)
+
+
+def _deleted(request: Request, subject: Any, delete: Any) -> Response:
+    """What `delete_model` or `delete_run` did, or its refusal as an answer."""
+    given = DeleteSerializer(data=request.data)
+    given.is_valid(raise_exception=True)
+    named = request.project.models.filter(name__in=given.validated_data["models"])
+    judges = request.project.raters.filter(kind="judge", name__in=given.validated_data["judges"])
+    try:
+        gone = delete(
+            subject,
+            request.user,
+            agreed=set(named.values_list("pk", flat=True)),
+            agreed_judges=set(judges.values_list("pk", flat=True)),
+        )
+    except StillInUse as problem:
+        raise Conflict(str(problem)) from None
+    return Response(
+        {
+            "models": [version.name for version in gone.models],
+            "judges": [r.name for r in gone.judges if r.project_id == request.project.pk],
+            "checkpoints": len(gone.checkpoints),
+        }
+    )
 
 
 @extend_schema(tags=["Training"])
@@ -701,6 +730,7 @@ urlpatterns = [
     path(f"{PROJECT}runs/<int:pk>/", OneRun.as_view(), name="run"),
     path(f"{PROJECT}runs/<int:pk>/cancel/", CancelRun.as_view(), name="cancel"),
     path(f"{PROJECT}runs/<int:pk>/resume/", ResumeRun.as_view(), name="resume"),
+    path(f"{PROJECT}runs/<int:pk>/delete/", DeleteRun.as_view(), name="delete_run"),
     path(f"{PROJECT}runs/<int:pk>/studies/", Studies.as_view(), name="studies"),
     path(f"{PROJECT}studies/<int:pk>/", OneStudy.as_view(), name="study"),
     path(f"{PROJECT}studies/<int:pk>/cancel/", CancelStudy.as_view(), name="cancel_study"),

@@ -145,6 +145,17 @@ class DeleteSerializer(serializers.Serializer):
         max_length=1_000,
         help_text="Names of all models that go: the model, and each that was made from it.",
     )
+    judges = serializers.ListField(
+        child=serializers.CharField(max_length=200),
+        max_length=1_000,
+        required=False,
+        default=list,
+        help_text="Names of the project's judges that ask one of these models: they stay with all "
+        "they said, and cannot be asked again.",
+    )
+    checkpoints = serializers.IntegerField(
+        read_only=True, help_text="How many went, of the runs that made these models."
+    )
 
 
 class MergePartSerializer(serializers.Serializer):

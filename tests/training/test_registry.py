@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from labeling.models import Change, Choice
 from labeling.storage import storage_path
-from tests.factories import MembershipFactory, UserFactory, bearer
+from tests.factories import MembershipFactory, ProjectFactory, UserFactory, bearer
 from tests.training.projects import comparison, labeled_project
 from training.datasets import freeze
 from training.lineage import lineage
@@ -160,6 +160,99 @@ def test_deleting_shows_what_depends_and_takes_all_of_it_or_nothing(
     assert Run.objects.count() == 1
     change = Change.objects.get(action="delete model")
     assert change.after["models"] == ["both", "dpo-1"]
+
+
+def asks(project, name: str, model: str):
+    """A judge of the project whose model is `model`, as a rater."""
+    rater = project.raters.create(kind="judge", name=f"{name} v1")
+    project.judges.create(name=name).versions.create(
+        number=1, model=model, rater=rater, recipe={"mode": "pairwise"}
+    )
+    return rater
+
+
+def test_a_judge_that_asks_a_model_is_shown_and_stays_with_what_it_said(
+    world, client, storage, django_capture_on_commit_callbacks
+):
+    project, _base, trained, _other, merged = world
+    named = asks(project, "named", "both")
+    asks(project, "apart", "dpo-2")
+    asks(project, "hub", "org/both..x")
+    other_project = ProjectFactory(slug="other")
+    by_path = asks(other_project, "by-path", str(storage / "runs" / "1" / "model"))
+    asks(other_project, "same-name", "both")
+    assert what_depends(trained).judges == [named, by_path]
+    url = reverse("training:delete_model", args=[project.slug, "dpo-1"])
+    client = sign_in(client, project)
+    page = client.get(url).content.decode()
+    assert "named v1" in page
+    assert "1 judge of another project" in page
+    assert "by-path" not in page
+
+    agreed = {"agreed": [trained.pk, merged.pk]}
+    client.post(url, agreed)  # the judge was not on the list that was confirmed
+    assert project.models.filter(name="both").exists()
+    running = named.judge_version.runs.create(status="running")
+    client.post(url, agreed | {"agreed_judge": [named.pk]})
+    assert project.models.filter(name="both").exists()
+    running.delete()
+    with django_capture_on_commit_callbacks(execute=True):
+        client.post(url, agreed | {"agreed_judge": [named.pk]})
+    assert not project.models.filter(name="both").exists()
+    assert project.raters.filter(pk=named.pk).exists()
+    assert Change.objects.get(action="delete model").after["judges"] == ["named v1", "by-path v1"]
+
+
+def test_checkpoints_go_with_the_model_and_all_of_a_run_goes_with_the_run(
+    world, client, storage, django_capture_on_commit_callbacks
+):
+    project, _base, trained, _other, merged = world
+    run = trained.run
+    Run.objects.filter(pk=run.pk).update(folder="runs/1")
+    stopped = Run.objects.create(
+        project=project, kind="dpo", base_model="x", status="failed", folder="runs/7"
+    )
+    study = stopped.studies.create(project=project, kind="curve", status="failed")
+    for row, step in ((run, 1), (run, 2), (stopped, 5)):
+        folder = storage / "runs" / ("1" if row == run else "7") / "checkpoints"
+        place = folder / f"checkpoint-{step}"
+        place.mkdir(parents=True)
+        (place / "optimizer.bin").write_bytes(b"0" * 500)
+        row.checkpoints.create(step=step, path=str(place.relative_to(storage)))
+    (storage / "studies" / str(study.pk)).mkdir(parents=True)
+    (storage / "runs" / "1" / "output.log").write_text("said")
+    trained.refresh_from_db()
+
+    client = sign_in(client, project)
+    before = what_depends(trained)
+    assert len(before.checkpoints) == 2
+    url = reverse("training:delete_model", args=[project.slug, "dpo-1"])
+    assert "2 checkpoints" in client.get(url).content.decode()
+    with django_capture_on_commit_callbacks(execute=True):
+        client.post(url, {"agreed": [trained.pk, merged.pk]})
+    assert sorted(path.name for path in (storage / "runs" / "1").iterdir()) == ["output.log"]
+    assert run.checkpoints.count() == 0
+
+    api = f"/api/projects/{project.slug}/runs/{stopped.pk}/delete/"
+    lead = bearer(MembershipFactory(project=project).user)
+    page = client.get(reverse("training:delete_run", args=[project.slug, stopped.pk]))
+    text = page.content.decode()
+    assert "1 checkpoint" in text
+    assert f"Study {study.pk}" in text
+    stopped.studies.update(status="running")
+    refused = client.post(api, {"models": []}, "application/json", headers=lead)
+    assert refused.status_code == 409
+    stopped.studies.update(status="failed")
+    with django_capture_on_commit_callbacks(execute=True):
+        answer = client.post(api, {"models": []}, "application/json", headers=lead)
+    assert answer.json() == {"models": [], "judges": [], "checkpoints": 1}
+    assert not (storage / "runs" / "7").exists()
+    assert list((storage / "studies").iterdir()) == []
+    with django_capture_on_commit_callbacks(execute=True):
+        client.post(reverse("training:delete_run", args=[project.slug, run.pk]))
+    assert not Run.objects.exists()
+    assert not (storage / "runs" / "1").exists()
+    assert project.datasets.count() == 1
 
 
 def test_a_model_that_something_reads_stays(world):

@@ -39,7 +39,7 @@ class DatasetSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Dataset
-        fields = ["id", "sha256", "filters", "counts", "raters", "created_at"]
+        fields = ["id", "sha256", "filters", "counts", "raters", "for_study", "created_at"]
         read_only_fields = fields
 
 

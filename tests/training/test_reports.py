@@ -8,7 +8,8 @@ from labeling.storage import storage_path
 from tests.factories import MembershipFactory, UserFactory
 from tests.training.projects import comparison, labeled_project
 from training.cards import card_of
-from training.datasets import load_pairs
+from training.dataset_settings import stored_settings
+from training.datasets import freeze, load_pairs
 from training.models import ModelReport, Study
 from training.reports import wrong_pairs
 from training.runs import create_run
@@ -185,3 +186,15 @@ def test_ways_of_making_labels_are_held_against_decisions_that_none_was_trained_
     assert rows["dawid-skene"]["against"]["n"] == 12
     assert "Against majority" in client.get(answer.url).content.decode()
     assert list((storage_path("studies") / str(study.pk)).iterdir()) == []
+    # What it froze stands in a list of its own, until somebody else freezes the same.
+    of_study = list(project.datasets.of_studies_alone())
+    assert list(project.datasets.listed()) == [run.dataset]
+    address = "/projects/polite/training/datasets/"
+    page = client.get(address).content.decode()
+    assert f"Show the {len(of_study)} of studies" in page
+    assert of_study[0].sha256 not in page
+    page = client.get(address + "?of=studies").content.decode()
+    assert of_study[0].sha256 in page
+    assert run.dataset.sha256 not in page
+    freeze(project, stored_settings(of_study[0].filters))
+    assert of_study[0] in project.datasets.listed()

@@ -271,8 +271,8 @@ def test_a_cause_is_said_in_plain_words():
     killed = causes.of_exit(-9, 3 * 2**30, ran_out=True)
     assert killed == (
         causes.MEMORY,
-        "The machine ran out of memory, and the system ended the process that did this. It held 3.0 GiB "
-        "at most.",
+        "The machine ran out of memory, and the system ended the process that did this. It held "
+        "3.0 GiB at most.",
     )
     assert causes.of_exit(1, None, ran_out=False)[0] == causes.UNKNOWN
 

@@ -87,7 +87,7 @@ def overview(request: HttpRequest, slug: str) -> HttpResponse:
     if request.htmx:
         return render(request, "training/overview.html#runs", context)
     context["models"] = project.models.select_related("run", "base")[:MODELS_SHOWN]
-    context["datasets"] = project.datasets.order_by("-pk")[:DATASETS_SHOWN]
+    context["datasets"] = project.datasets.listed().order_by("-pk")[:DATASETS_SHOWN]
     return render(request, "training/overview.html", context)
 
 

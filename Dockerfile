@@ -33,7 +33,7 @@ VOLUME /data
 FROM application AS trainer
 COPY --from=build-trainer /venv /venv
 CMD ["celery", "-A", "config", "worker", "--queues", "gpu", "--concurrency", "1", \
-     "--max-tasks-per-child", "1"]
+     "--max-memory-per-child", "250000"]
 
 FROM application AS worker
 COPY --from=build-worker /venv /venv

@@ -21,6 +21,7 @@ from training.ml.config import (
     DTYPES,
     NO_REFERENCE,
     DPORecipe,
+    QuietStarRecipe,
     Recipe,
     RewardRecipe,
     gettext_noop,
@@ -223,6 +224,8 @@ def trained_weights(kind: str, recipe: Recipe, arch: Architecture) -> int:
     """
     method, virtual = recipe.method, virtual_tokens(recipe)
     score = arch.hidden if kind in SCORERS else 0
+    if isinstance(recipe, QuietStarRecipe):  # in place of a score: marks and the mixing head
+        score = 3 * arch.hidden**2 + 5 * arch.hidden + 1
     if method in WHOLE:
         return arch.weights - (arch.language_head if kind in SCORERS else 0) + score
     if method == "head":
@@ -543,6 +546,8 @@ def predict(
     # Vectors of a learned prompt stand in the row itself.
     shape: dict[str, Any] = {"rows": rows_at_once(recipe, tokens), "number": number}
     shape["tokens"] = tokens + (virtual if method in ("prompt", "ptuning") else 0)
+    if isinstance(recipe, QuietStarRecipe):  # a column below every token
+        shape["tokens"] *= recipe.blocks
     trained = trained_weights(kind, recipe, arch)
 
     # What is trained is float32 whatever the base is: training/ml/loading.py train_in_float32.
@@ -568,7 +573,7 @@ def predict(
     of_all = activations(arch, **shape, **kept)
     of_one = activations(replace(arch, layers=1), **shape, **kept)
     logits = tile_logits(arch, **shape, device=device) if writes else 0
-    if isinstance(recipe, DPORecipe):
+    if isinstance(recipe, DPORecipe | QuietStarRecipe):
         logits = chunk_gradients(arch, **shape)
     work = work_space(arch, **shape, method=method)
     if method == "head":  # a frozen base is asked once, before the first step
@@ -605,7 +610,10 @@ def predict(
 
 def rows_at_once(recipe: Recipe, tokens: int) -> int:
     """Rows that pass through the model together with a way back: of a pair both responses, of KTO's
-    single responses the one; as many as batch_size and batch_tokens allow."""
+    single responses the one, of a text with thoughts as many as it has; as batch_size and
+    batch_tokens allow."""
+    if isinstance(recipe, QuietStarRecipe):
+        return recipe.batch_size * recipe.n_thoughts
     if not isinstance(recipe, RewardRecipe | DPORecipe):
         return recipe.batch_size
     each = 1 if recipe.loss == "kto" else 2

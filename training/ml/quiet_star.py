@@ -13,7 +13,6 @@ with thoughts off; marks and mixing head lie beside it.
 All randomness of a step comes from the recipe's seed and the step's number.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -198,7 +197,7 @@ def draw_thoughts(
     n = ids.shape[1]
     mask = _additive(thought_mask(n, length + 1), table.weight)
     places = torch.arange(n, device=ids.device)[None]
-    cache = DynamicCache(config=causal.config)
+    cache = DynamicCache()
     drawn: list[Tensor] = []
     with torch.no_grad(), _evaluating(model):
         line = table(ids)
@@ -505,6 +504,12 @@ def _train(
         rope=(recipe.rope_scaling, recipe.rope_factor),
     )
     without_dropout(base)
+    window = getattr(base.config.get_text_config(), "sliding_window", None)
+    if window and window < max(lengths) + recipe.blocks:
+        raise ValueError(
+            f"max_length: this model looks back {window} tokens, and a text with a thought behind "
+            f"it takes {max(lengths) + recipe.blocks}"
+        )
     base_nll: dict[int, list[float]] = {}
     for part in _in_parts(longest_first(test), recipe.batch_size):
         with _autocast(recipe):

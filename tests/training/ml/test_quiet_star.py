@@ -34,7 +34,7 @@ PAD = 0
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> str:
+def base(settled_imports, tmp_path_factory) -> str:
     """Folder of a random Llama of one layer."""
     return str(save_tiny_model(tmp_path_factory.mktemp("models") / "one", hidden_size=16, layers=1))
 

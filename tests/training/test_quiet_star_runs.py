@@ -101,10 +101,10 @@ def test_the_form_says_that_it_is_experimental_and_launches(
         field.name: "on" if field.value() is True else str(field.value())
         for field in opened.context["form"]
         if field.value() is not None and field.value() is not False
-    }
+    } | {"base_model": "tiny", "text": "boats.jsonl"}
 
-    refused = lead.post(url, values | {"base_model": "tiny", "method": "prefix"})
-    launched = lead.post(url, values | {"base_model": "tiny", "thought_length": "3"})
+    refused = lead.post(url, values | {"method": "prefix"})
+    launched = lead.post(url, values | {"thought_length": "3"})
 
     assert "New Quiet-STaR policy experimental" in text_of(opened)
     assert "go around it; choose LoRA" in str(refused.context["form"].errors)

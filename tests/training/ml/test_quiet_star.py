@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.training.tiny import save_tiny_model
 from training.ml import quiet_star
@@ -15,6 +16,7 @@ from training.ml.loading import load_causal, load_tokenizer
 from training.ml.logprobs import response_logps
 from training.ml.quiet_star import (
     THOUGHTS,
+    Thoughts,
     draw_thoughts,
     load_thinking,
     mixed_logps,
@@ -50,13 +52,18 @@ def recipe_of(base: str, **chosen) -> QuietStarRecipe:
 
 
 @pytest.fixture(scope="module")
-def thinking(base):
-    """A model in float64, and thoughts whose weights differ from place to place."""
-    model, tokenizer = load_causal(base, dtype="float32"), load_tokenizer(base)
-    thoughts = new_thoughts(recipe_of(base), model, tokenizer).double()
+def thinking():
+    """A GPT-2, whose norms are float64 if it is (Llama's are not), and thoughts whose weights
+    differ from place to place."""
     torch.manual_seed(1)
+    small = GPT2Config(
+        vocab_size=20, n_embd=16, n_layer=2, n_head=2, n_positions=32, initializer_range=0.3,
+        bos_token_id=0, eos_token_id=0, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+    )  # fmt: skip
+    thoughts = Thoughts(16).double()
+    torch.nn.init.normal_(thoughts.marks)
     torch.nn.init.normal_(thoughts.mixing[-1].weight)
-    return model.double(), thoughts
+    return GPT2LMHeadModel(small).double(), thoughts
 
 
 def likeliest(logits):
@@ -118,19 +125,21 @@ def test_columns_give_what_each_thought_gives_alone(thinking):
         row = [*table(ids[0, : j + 1]), thoughts.mark(0)]
         alone, said = [], []
         for _k in range(length):
-            hidden = model.model(inputs_embeds=torch.stack(row)[None]).last_hidden_state[0, -1]
+            hidden = model.transformer(inputs_embeds=torch.stack(row)[None]).last_hidden_state[
+                0, -1
+            ]
             alone.append(hidden)
             said.append(int(model.lm_head(hidden).argmax()))
             row.append(table.weight[said[-1]])
         row += [thoughts.mark(1), *table(ids[0, j + 1 : j + true_tokens])]
-        whole = model.model(inputs_embeds=torch.stack(row)[None]).last_hidden_state[0]
+        whole = model.transformer(inputs_embeds=torch.stack(row)[None]).last_hidden_state[0]
         assert drawn[0, :, j].tolist() == said
         for k in range(length):
-            assert torch.allclose(columns.thinking[k][0, j], alone[k], atol=1e-12)
+            assert torch.allclose(columns.thinking[k][0, j], alone[k], rtol=0, atol=1e-12)
         for m in range(min(true_tokens, n - j)):
             there = j + 1 + length + 1 + m
-            assert torch.allclose(columns.talking[m][0, j], whole[there], atol=1e-12)
-        assert torch.allclose(columns.plain[0, j], whole[j], atol=1e-12)
+            assert torch.allclose(columns.talking[m][0, j], whole[there], rtol=0, atol=1e-12)
+        assert torch.allclose(columns.plain[0, j], whole[j], rtol=0, atol=1e-12)
 
 
 def test_the_plain_part_has_the_gradients_of_an_ordinary_model(thinking):
@@ -139,7 +148,11 @@ def test_the_plain_part_has_the_gradients_of_an_ordinary_model(thinking):
     recipe = recipe_of("x", policy_weight=0.0)
     ids, mask = quiet_star.pad_right(ROWS, PAD)
     n_tokens = sum(len(row) - 1 for row in ROWS)
-    batch = {"ids": ids, "mask": mask, "weight": torch.full((3,), 1 / n_tokens).double()}
+    batch = {
+        "ids": ids,
+        "mask": mask,
+        "weight": torch.full((3,), 1 / n_tokens, dtype=torch.float64),
+    }
 
     def gradients(loss):
         return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
@@ -157,7 +170,7 @@ def test_the_plain_part_has_the_gradients_of_an_ordinary_model(thinking):
     assert shown["loss"].item() == pytest.approx(summed.item() / n_tokens)
     ours, talk = gradients(with_plain), gradients(only_talk)
     for found, rest, reference in zip(ours, talk, gradients(summed / n_tokens), strict=True):
-        assert torch.allclose(found - rest, reference, atol=1e-12)
+        assert torch.allclose(found - rest, reference, rtol=0, atol=1e-12)
 
 
 def test_a_mixing_weight_of_zero_gives_the_loss_of_the_model_alone(base):

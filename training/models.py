@@ -104,6 +104,7 @@ class Run(Job):
         DPO = "dpo", _lazy("DPO policy")
         SFT = "sft", _lazy("SFT policy")
         PRETRAIN = "pretrain", _lazy("Continued pre-training")
+        QUIET_STAR = "quiet_star", _lazy("Quiet-STaR")
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="runs")
     kind = models.CharField(max_length=20, choices=Kind)

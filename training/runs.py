@@ -26,10 +26,11 @@ from training.ml.architecture import model_folder as cached_folder
 from training.ml.architecture import named_layers
 from training.ml.config import (
     METHODS,
+    ON_TEXTS,
     RECIPES,
     TRACKERS,
-    PretrainRecipe,
     Recipe,
+    TextRecipe,
     is_target,
     make_recipe,
     targets,
@@ -232,13 +233,13 @@ def checked_recipe(
     """
     folder = named_model(project, base_model)
     chosen = {**(recipe_settings or {}), "base_model": folder}
-    if kind == Run.Kind.PRETRAIN:
+    if kind in ON_TEXTS:
         chosen.setdefault("test_share", test_share)
     recipe = make_recipe(kind, chosen)
     check_base(folder, recipe)
-    if isinstance(recipe, PretrainRecipe):
+    if isinstance(recipe, TextRecipe):
         if dataset is not None:
-            raise ValueError("dataset: continued pre-training reads a file of text, no dataset")
+            raise ValueError("dataset: this recipe reads a file of text, no dataset")
         text_path(recipe.text)
     return recipe
 
@@ -272,7 +273,7 @@ def create_run(
         dataset=dataset,
         test_share=test_share,
     )
-    if dataset is None and not isinstance(recipe, PretrainRecipe):
+    if dataset is None and not isinstance(recipe, TextRecipe):
         dataset = freeze(project, settings_of_now(labels, test_share, recipe.seed))
     return write_run(
         project, kind, base_model, recipe, dataset, report_to=report_to, created_by=created_by
@@ -330,7 +331,7 @@ def labels_of_now(
     recipe: Recipe, dataset: Dataset | None, labels: str, test_share: float
 ) -> dict[str, Any]:
     """The settings by which a worker will freeze a dataset; empty if there is nothing to freeze."""
-    if dataset is not None or isinstance(recipe, PretrainRecipe):
+    if dataset is not None or isinstance(recipe, TextRecipe):
         return {}
     return settings_of_now(labels, test_share, recipe.seed).as_json()
 
@@ -371,7 +372,7 @@ def write_run(
         )
         run.folder = f"runs/{run.pk}"
         run.save(update_fields=["folder"])
-        if isinstance(recipe, PretrainRecipe):
+        if isinstance(recipe, TextRecipe):
             text = f"Queued on the texts of {recipe.text}."
         elif dataset is None:
             text = "Queued on the labels of now; the worker freezes them."
@@ -443,6 +444,7 @@ def keep_model(run: Run) -> ModelVersion:
         Run.Kind.DPO: ModelVersion.Kind.POLICY,
         Run.Kind.SFT: ModelVersion.Kind.POLICY,
         Run.Kind.PRETRAIN: ModelVersion.Kind.POLICY,
+        Run.Kind.QUIET_STAR: ModelVersion.Kind.POLICY,
     }[Run.Kind(run.kind)]
     base = base_version(run.project, run.base_model)  # first: it may take the name we would have
     version, _created = ModelVersion.objects.get_or_create(

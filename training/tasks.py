@@ -24,7 +24,7 @@ from training.dataset_settings import stored_settings
 from training.datasets import freeze, load_pairs
 from training.fitting import keep_peaks
 from training.merges import carry_out_merge
-from training.ml.config import TRACKERS
+from training.ml.config import ON_TEXTS, TRACKERS
 from training.ml.objectives import why_not_labels
 from training.model_files import carry_out_export
 from training.models import (
@@ -279,7 +279,7 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
 def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     train_rows, test_rows = _rows(run, record)
     # These import torch: only workers pay for it.
-    from training.ml import dpo, loading, reward_model, sft
+    from training.ml import dpo, loading, quiet_star, reward_model, sft
     from training.ml.peaks import Peak, give_memory_back
     from training.ml.steps import resume_point
 
@@ -302,6 +302,7 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
         Run.Kind.DPO: dpo.train,
         Run.Kind.SFT: sft.train,
         Run.Kind.PRETRAIN: sft.pretrain,
+        Run.Kind.QUIET_STAR: quiet_star.train,
     }[Run.Kind(run.kind)]
     if run.report_to:
         record.tracker = _tracker(run)
@@ -330,7 +331,7 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
 
     Raises: ValueError if they are gone, or no longer what the run began with.
     """
-    if run.kind != Run.Kind.PRETRAIN:
+    if run.kind not in ON_TEXTS:
         if run.dataset is None:
             _freeze_labels(run, record)
         return load_pairs(run.dataset)

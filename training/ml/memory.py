@@ -21,6 +21,7 @@ from training.ml.config import (
     DTYPES,
     NO_REFERENCE,
     DPORecipe,
+    QuietStarRecipe,
     Recipe,
     RowsRecipe,
     gettext_noop,
@@ -233,6 +234,8 @@ def trained_weights(kind: str, recipe: Recipe, arch: Architecture) -> int:
     """
     method, virtual = recipe.method, virtual_tokens(recipe)
     score = arch.hidden if kind in SCORERS else 0
+    if isinstance(recipe, QuietStarRecipe):  # in place of a score: marks and the mixing head
+        score = 3 * arch.hidden**2 + 5 * arch.hidden + 1
     if method in WHOLE:
         return arch.weights - (arch.language_head if kind in SCORERS else 0) + score
     if method == "head":
@@ -554,6 +557,8 @@ def predict(
     rows, each = largest_part(recipe, tokens)
     shape: dict[str, Any] = {"rows": rows, "number": number}
     shape["tokens"] = each + (virtual if method in ("prompt", "ptuning") else 0)
+    if isinstance(recipe, QuietStarRecipe):  # a column below every token
+        shape["tokens"] *= recipe.blocks
     trained = trained_weights(kind, recipe, arch)
 
     # What is trained is float32 whatever the base is: training/ml/loading.py train_in_float32.
@@ -579,7 +584,7 @@ def predict(
     of_all = activations(arch, **shape, **kept)
     of_one = activations(replace(arch, layers=1), **shape, **kept)
     logits = tile_logits(arch, **shape, device=device) if writes else 0
-    if isinstance(recipe, DPORecipe):
+    if isinstance(recipe, DPORecipe | QuietStarRecipe):
         logits = chunk_gradients(arch, **shape)
     work = work_space(arch, **shape, method=method)
     if method == "head":  # a frozen base is asked once, before the first step
@@ -623,8 +628,11 @@ def largest_part(recipe: Recipe, tokens: int) -> tuple[int, int]:
 
     Of a pair both responses have a way back, of KTO's two texts the one. Under a budget of tokens
     that is as many of the longest as it holds, or one row more of texts so much shorter that they
-    fill it. What is measured obeys the same budget and has no way back.
+    fill it. What is measured obeys the same budget and has no way back. A text with
+    thoughts counts once for each.
     """
+    if isinstance(recipe, QuietStarRecipe):
+        return recipe.batch_size * recipe.n_thoughts, tokens
     each = texts_in_a_row(recipe)
     with_a_way_back = 1 if getattr(recipe, "loss", "") == "kto" else each
     n, length = recipe.batch_size, tokens

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from judges.ml.config import JudgeRecipe
 from judges.ml.reward import load_reward_model as load_judge
 from tests.training.tiny import polite_pairs, save_tiny_model
-from training.ml import adapting, dpo, reward_model, sft
+from training.ml import adapting, dpo, quiet_star, reward_model, sft
 from training.ml.architecture import read_architecture
-from training.ml.config import METHODS, RECIPES, make_recipe
+from training.ml.config import METHODS, ON_TEXTS, RECIPES, make_recipe
 from training.ml.data import chat_tokens, text_pieces, to_imitate, tokenize_examples, tokenize_pairs
 from training.ml.generation import sample
 from training.ml.loading import (
@@ -40,6 +40,7 @@ TRAIN = {
     "dpo": dpo.train,
     "sft": sft.train,
     "pretrain": sft.pretrain,
+    "quiet_star": quiet_star.train,
 }
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 SMALL = {
@@ -58,19 +59,21 @@ TABLE_AT = re.compile(r"<!-- methods -->\n(.*?)\n<!-- end -->", re.DOTALL)
 
 
 def recipe_of(kind: str, base: str, **chosen):
-    more = {"text": "rivers.txt"} if kind == "pretrain" else {}
+    more = {"text": "rivers.txt"} if kind in ON_TEXTS else {}
+    if kind == "quiet_star":
+        more |= {"thought_length": 1, "true_tokens": 1}
     if chosen.get("method") in PROMPTS and kind == "pretrain":
         more["packing"] = False
     return make_recipe(kind, SMALL | more | chosen | {"base_model": base})
 
 
 def train(kind: str, base: str, folder: Path, on_step=lambda report: None, **chosen):
-    rows = (TEXTS[:8], TEXTS[8:]) if kind == "pretrain" else (PAIRS[:16], PAIRS[16:])
+    rows = (TEXTS[:8], TEXTS[8:]) if kind in ON_TEXTS else (PAIRS[:16], PAIRS[16:])
     return TRAIN[kind](recipe_of(kind, base, **chosen), *rows, folder, on_step)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> str:
+def base(settled_imports, tmp_path_factory) -> str:
     """Folder of a random Llama of one layer."""
     return str(save_tiny_model(tmp_path_factory.mktemp("models") / "one-layer", layers=1))
 
@@ -105,7 +108,7 @@ def outcome(base, trained):
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (path,) = (folder / "model").glob("*.safetensors")
+    (path,) = (folder / "model").glob("*model.safetensors")
     return load_file(path)
 
 

@@ -19,6 +19,8 @@ MEASURED = {
     "loss": "nats a token",
     "base_loss": "of the base",
     "perplexity": "perplexity",
+    "thought_loss": "with thoughts",
+    "thought_benefit": "thoughts gain",
 }
 
 
@@ -36,7 +38,9 @@ class Command(BaseCommand):
             "--dataset", default="", metavar="SHA", help="a frozen dataset; else the labels of now"
         )
         parser.add_argument(
-            "--text", metavar="FILE", help="pretrain: a .txt or .jsonl file under texts/"
+            "--text",
+            metavar="FILE",
+            help="pretrain, quiet_star: a .txt or .jsonl file under texts/",
         )
         parser.add_argument("--labels", choices=list(LABELS), default="mixed")
         parser.add_argument("--test-share", type=float, default=0.1)

@@ -21,12 +21,13 @@ from training.ml.config import (
     DTYPES,
     NO_REFERENCE,
     DPORecipe,
+    QuietStarRecipe,
     Recipe,
-    RowsRecipe,
     gettext_noop,
     is_target,
     targets,
     texts_in_a_row,
+    token_budget,
     typed,
 )
 from training.ml.methods import (
@@ -233,6 +234,8 @@ def trained_weights(kind: str, recipe: Recipe, arch: Architecture) -> int:
     """
     method, virtual = recipe.method, virtual_tokens(recipe)
     score = arch.hidden if kind in SCORERS else 0
+    if isinstance(recipe, QuietStarRecipe):  # in place of a score: marks and the mixing head
+        score = 3 * arch.hidden**2 + 5 * arch.hidden + 1
     if method in WHOLE:
         return arch.weights - (arch.language_head if kind in SCORERS else 0) + score
     if method == "head":
@@ -554,6 +557,8 @@ def predict(
     rows, each = largest_part(recipe, tokens)
     shape: dict[str, Any] = {"rows": rows, "number": number}
     shape["tokens"] = each + (virtual if method in ("prompt", "ptuning") else 0)
+    if isinstance(recipe, QuietStarRecipe):  # a column below every token
+        shape["tokens"] *= recipe.blocks
     trained = trained_weights(kind, recipe, arch)
 
     # What is trained is float32 whatever the base is: training/ml/loading.py train_in_float32.
@@ -579,14 +584,14 @@ def predict(
     of_all = activations(arch, **shape, **kept)
     of_one = activations(replace(arch, layers=1), **shape, **kept)
     logits = tile_logits(arch, **shape, device=device) if writes else 0
-    if isinstance(recipe, DPORecipe):
+    if isinstance(recipe, DPORecipe | QuietStarRecipe):
         logits = chunk_gradients(arch, **shape)
     work = work_space(arch, **shape, method=method)
     if method == "head":  # a frozen base is asked once, before the first step
         of_all = of_one = 0
         work = work_space(arch, rows=2 * FEATURES_AT_ONCE, tokens=tokens, number=number)
     head = arch.vocabulary * arch.hidden * 4 if whole and writes else 0
-    in_parts = recipe.gradient_accumulation > 1 or _budget(recipe) > 0
+    in_parts = recipe.gradient_accumulation > 1 or token_budget(recipe) > 0
     all_at_once = not whole or in_parts
     # Either the head works on all kept activations, or a layer does.
     at_the_head = {"logits": logits} if logits >= work else {"work": work}
@@ -623,23 +628,21 @@ def largest_part(recipe: Recipe, tokens: int) -> tuple[int, int]:
 
     Of a pair both responses have a way back, of KTO's two texts the one. Under a budget of tokens
     that is as many of the longest as it holds, or one row more of texts so much shorter that they
-    fill it. What is measured obeys the same budget and has no way back.
+    fill it. What is measured obeys the same budget and has no way back. A text with
+    thoughts counts once for each.
     """
+    if isinstance(recipe, QuietStarRecipe):
+        return recipe.batch_size * recipe.n_thoughts, tokens
     each = texts_in_a_row(recipe)
     with_a_way_back = 1 if getattr(recipe, "loss", "") == "kto" else each
     n, length = recipe.batch_size, tokens
-    if budget := _budget(recipe):
+    if budget := token_budget(recipe):
         of_step = recipe.batch_size * recipe.gradient_accumulation
         n = min(of_step, max(1, budget // (each * tokens)))
         shorter = budget // (each * (n + 1))
         if n < of_step and (n + 1) * shorter > n * tokens:
             n, length = n + 1, shorter
     return with_a_way_back * n, length
-
-
-def _budget(recipe: Recipe) -> int:
-    """Tokens at once, or 0 where rows are counted."""
-    return recipe.batch_tokens if isinstance(recipe, RowsRecipe) else 0
 
 
 def asked_reference(recipe: Recipe) -> str:
@@ -715,7 +718,7 @@ def suggestions(
     four bits, shorter conversations. What changes no result comes first, and a suggestion that
     gives up more than another and is not smaller by it is left out.
     """
-    budget = _budget(recipe)
+    budget = token_budget(recipe)
     batches = _halves(budget or recipe.batch_size, 256 if budget else 1)
     asked_before = [False, *([True] if asked_reference(recipe) == "copy" else [])]
     lengths = _halves(min(recipe.max_length, arch.context or recipe.max_length), 128)[:4]

@@ -341,7 +341,8 @@ class LaunchForm(forms.Form):
                 required=False, max_length=200, label=_("Values, with commas between")
             )
         self.project, self.kind, self.user = project, kind, user
-        newest = project.datasets.order_by("-pk").values_list("pk", flat=True)[:DATASETS_OFFERED]
+        listed = project.datasets.listed().order_by("-pk")
+        newest = listed.values_list("pk", flat=True)[:DATASETS_OFFERED]
         offered = project.datasets.filter(pk__in=list(newest)).order_by("-pk")
         self.fields["dataset"].queryset = offered
         self.fields["dataset"].label_from_instance = dataset_in_words

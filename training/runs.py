@@ -23,6 +23,7 @@ from labeling.storage import model_folder, storage_path
 from training.dataset_settings import settings_of_now
 from training.datasets import freeze
 from training.ml.architecture import model_folder as cached_folder
+from training.ml.architecture import named_layers
 from training.ml.config import (
     METHODS,
     ON_TEXTS,
@@ -34,9 +35,9 @@ from training.ml.config import (
     make_recipe,
     targets,
 )
+from training.ml.merge_recipe import root_of
 from training.ml.methods import IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
 from training.ml.objectives import why_not_base, why_not_labels
-from training.ml.weights import linear_layers
 from training.models import Dataset, ModelVersion, Run, Sweep
 from training.texts import text_path
 
@@ -127,6 +128,7 @@ def check_base(folder: str, recipe: Recipe) -> None:
                 f"base_model: {folder} is neither a folder here nor in the hub's cache, and "
                 "HF_HUB_OFFLINE=1 forbids fetching it"
             )
+        _check_targets(folder, recipe)
         return
     adapter = (path / "adapter_config.json").exists()
     if not adapter and not (path / "config.json").exists():
@@ -157,21 +159,32 @@ def check_base(folder: str, recipe: Recipe) -> None:
             and "rope" in _config_of(path, made.name)
         ):
             raise Impossible("rope_scaling: the positions of this policy are scaled already")
+        base = root_of(str(path))
+        if Path(base).is_absolute() and not Path(base).is_dir():
+            raise ValueError(
+                f"base_model: {folder} is an adapter of {base}, which is not on this machine"
+            )
+    _check_targets(str(path), recipe)
+
+
+def _check_targets(folder: str, recipe: Recipe) -> None:
+    """Hold the target modules against the layers of the base, where their names are at hand.
+
+    Raises: ValueError if a target is no layer of the base, or too narrow for the rank.
+    """
+    layers = named_layers(folder) if "target_modules" in SETTINGS[recipe.method] else {}
+    if not layers:
         return
-    if "target_modules" in SETTINGS[recipe.method]:
-        _check_targets(recipe, linear_layers(path))
-
-
-def _check_targets(recipe: Recipe, layers: Mapping[str, list[int]]) -> None:
-    """Raises: ValueError if a target is no layer of the base, or too narrow for the rank."""
     wanted = targets(recipe)
     if isinstance(wanted, list):
         missing = [end for end in wanted if not any(is_target(path, [end]) for path in layers)]
         if missing:
             names = sorted({path.rpartition(".")[2] for path in layers})
+            numbers = [int(n) for path in layers for n in re.findall(r"\.(\d+)\.", f".{path}")]
+            blocks = f" in layers 0 to {max(numbers)}" if numbers else ""
             raise ValueError(
                 f"target_modules: the model has no layer {', '.join(missing)}; it has "
-                f"{', '.join(names)}"
+                f"{', '.join(names)}{blocks}"
             )
     room = min((min(s) for path, s in layers.items() if is_target(path, wanted)), default=0)
     if recipe.method in ("pissa", "loftq") and recipe.lora_rank > room:

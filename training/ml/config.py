@@ -181,40 +181,52 @@ class _Shared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pairs(_Shared):
-    """What recipes on pairs decide besides."""
+class _Rows(_Shared):
+    """What recipes decide besides that learn from rows fixed beforehand: which of them share a
+    step, and by which of them the best weights are chosen."""
 
-    label_smoothing: float = _setting(
-        0.0, gettext_noop("Share of the labels taken to be wrong, below 0.5; 0 trusts them all.")
-    )
     batch_tokens: int = _setting(
         0,
         gettext_noop(
-            "Tokens held in memory at once, padding included, however many pairs that are; 0: "
-            "batch_size pairs. A step learns the same pairs either way."
+            "Tokens held in memory at once, padding included, however many rows that are; 0: "
+            "batch_size rows. A step learns the same rows either way."
         ),
     )
     group_by_length: bool = _setting(
-        True, gettext_noop("Pairs of like length share a step, so that less padding is computed.")
+        True, gettext_noop("Rows of like length share a step, so that less padding is computed.")
     )
     validation_share: float = _setting(
         0.0,
         gettext_noop(
-            "Share of the training prompts kept apart to choose the best weights by; the test "
-            "pairs choose nothing."
+            "Share of the training prompts kept apart to choose the best weights by; what is held "
+            "out as test chooses nothing."
         ),
     )
     early_stopping: int = _setting(
         0,
         gettext_noop(
-            "Measurements without a lower loss on the validation pairs after which the run ends; "
+            "Measurements without a lower loss on the validation rows after which the run ends; "
             "0: never. The best weights are kept."
         ),
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_pairs(self)
+        check_rows(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pairs(_Rows):
+    """What recipes on pairs decide besides."""
+
+    label_smoothing: float = _setting(
+        0.0, gettext_noop("Share of the labels taken to be wrong, below 0.5; 0 trusts them all.")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError("label_smoothing must lie in [0, 0.5)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,7 +361,7 @@ class DPORecipe(_Pairs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTRecipe(_Shared):
+class SFTRecipe(_Rows):
     """Everything that decides a run of supervised fine-tuning: which responses to imitate, how."""
 
     base_model: str
@@ -400,7 +412,7 @@ class SFTRecipe(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainRecipe(_Shared):
+class PretrainRecipe(_Rows):
     """Everything that decides a run of continued pre-training: raw text of a domain, every token of
     it learned, before supervised fine-tuning."""
 
@@ -433,6 +445,13 @@ class PretrainRecipe(_Shared):
     )
     eval_every: int = _setting(
         0, gettext_noop("Steps between measurements on test texts; 0: ten in a run.")
+    )
+    validation_share: float = _setting(
+        0.0,
+        gettext_noop(
+            "Share of the training texts kept apart to choose the best weights by; what is held "
+            "out as test chooses nothing."
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -550,6 +569,9 @@ RECIPES: dict[str, type[Recipe]] = {
     "quiet_star": QuietStarRecipe,
 }
 
+RowsRecipe = RewardRecipe | DPORecipe | SFTRecipe | PretrainRecipe
+"""Those that learn from rows fixed beforehand."""
+
 
 def settings_of(kind: str) -> list[Field[Any]]:
     """The settings of a recipe as people read them: first those that it alone has."""
@@ -595,10 +617,8 @@ def check(recipe: _Shared) -> None:
         raise ValueError("target_modules names no layer; write all-linear or names of layers")
 
 
-def check_pairs(recipe: _Pairs) -> None:
-    """Raises: ValueError naming the first setting of a recipe on pairs that makes no sense."""
-    if not 0 <= recipe.label_smoothing < 0.5:
-        raise ValueError("label_smoothing must lie in [0, 0.5)")
+def check_rows(recipe: _Rows) -> None:
+    """Raises: ValueError naming the first setting of how rows are used that makes no sense."""
     if not 0 <= recipe.validation_share < 1:
         raise ValueError("validation_share must lie in [0, 1)")
     for name in ("batch_tokens", "early_stopping"):
@@ -606,7 +626,7 @@ def check_pairs(recipe: _Pairs) -> None:
             raise ValueError(f"{name} must lie between 0 and {2**31 - 1}")
     if recipe.early_stopping and not recipe.validation_share:
         raise ValueError(
-            "early_stopping chooses by validation pairs: set validation_share too, such as 0.1"
+            "early_stopping chooses by validation rows: set validation_share too, such as 0.1"
         )
 
 
@@ -614,6 +634,17 @@ def targets(recipe: _Shared) -> str | list[str]:
     """The layers that are adapted: "all-linear" or a list of names and patterns, see is_target."""
     names = [name.strip() for name in recipe.target_modules.split(",") if name.strip()]
     return "all-linear" if names == ["all-linear"] else names
+
+
+def texts_in_a_row(recipe: _Shared) -> int:
+    """Texts that pass through the model for a row that is learned: a pair's two responses, or
+    KTO's response and the one to another prompt; else one."""
+    return 2 if isinstance(recipe, _Pairs) else 1
+
+
+def token_budget(recipe: _Shared) -> int:
+    """Tokens that pass through the model together, or 0 where rows are counted."""
+    return recipe.batch_tokens if isinstance(recipe, _Rows) else 0
 
 
 def is_target(layer: str, wanted: str | list[str]) -> bool:

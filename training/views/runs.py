@@ -25,7 +25,7 @@ from training.models import Dataset, Run
 from training.runs import cancel_run, pace, recipe_of, resume_run, seconds_left, start_run
 from training.sweeps import start_sweep
 from training.views.fits import fit_context, with_suggestion
-from training.watching import OUTPUT, last_words
+from training.watching import last_words_of
 
 POINTS_SHOWN = 400
 """Points of one curve at most: more than a screen has room for."""
@@ -98,7 +98,7 @@ def overview(request: HttpRequest, slug: str) -> HttpResponse:
     if request.htmx:
         return render(request, "training/overview.html#runs", context)
     context["models"] = project.models.select_related("run", "base")[:MODELS_SHOWN]
-    context["datasets"] = project.datasets.order_by("-pk")[:DATASETS_SHOWN]
+    context["datasets"] = project.datasets.listed().order_by("-pk")[:DATASETS_SHOWN]
     return render(request, "training/overview.html", context)
 
 
@@ -213,7 +213,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     if found.report_to:
         context |= _tracker(found)
     if "lead" in project.may and found.folder:
-        context["output"] = last_words(storage_path(found.folder) / OUTPUT)
+        context["output"] = last_words_of(found)
     return render(request, "training/run.html", context)
 
 

@@ -326,6 +326,42 @@ def test_targets_that_match_no_layer_are_refused_before_and_in_the_run(tiny_mode
     assert missing in str(within.value)
 
 
+def test_targets_are_held_against_an_adapters_base_and_against_a_config_alone(
+    tiny_model, tmp_path, monkeypatch
+):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+
+    def stands_on(base: str) -> None:
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+
+    def check(base, wanted: str) -> None:
+        check_base(str(base), recipe_of("sft", str(base), target_modules=wanted))
+
+    stands_on(tiny_model)
+    check(adapter, "q_proj,layers.1.*")
+    with pytest.raises(ValueError, match=r"no layer layers\.2\.\*; it has .* in layers 0 to 1$"):
+        check(adapter, "layers.2.*")
+    stands_on(str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match=r"is an adapter of .*gone, which is not on this machine"):
+        check(adapter, "q_proj")
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    cached = tmp_path / "hub" / "models--some--model" / "snapshots" / "1"
+    cached.mkdir(parents=True)
+    config = json.loads((Path(tiny_model) / "config.json").read_text())
+    (cached / "config.json").write_text(json.dumps(config))
+    check("some/model", "layers.1.mlp.*")
+    with pytest.raises(ValueError, match="no layer c_attn; it has down_proj, gate_proj, k_proj"):
+        check("some/model", "c_attn")
+    # Whose layers bear other names than a config tells is asked in the run alone.
+    (cached / "config.json").write_text(json.dumps(config | {"model_type": "phi3"}))
+    check("some/model", "qkv_proj")
+    check("nobody/knows", "whatever")
+
+
 @pytest.mark.parametrize(
     ("kind", "method", "config", "checkpointing", "reason"),
     [

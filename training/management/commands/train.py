@@ -95,7 +95,8 @@ class Command(BaseCommand):
         if options["wait"]:
             from training.tasks import carry_out
 
-            carry_out(run.pk, show=self.show_progress if sys.stderr.isatty() else None)
+            show = self.show_progress if sys.stderr.isatty() else None
+            carry_out(run.pk, show, alone=True)
             run.refresh_from_db()
         self.print_result(run, as_json=options["json"])
         if options["wait"] and run.status != Run.Status.SUCCEEDED:

@@ -2,8 +2,8 @@
 
     python -m tests.bench.quiet_star [--seeds 5] [--steps 300] [--world chains|micro|both]
 
-**chains** are lines such as `3fghfg=7`: three fixed permutations of the digits, applied from left to
-right. Half of the lines show the working behind the sign, as some text does: `3fghfg=:8250=7`. A
+**chains** are lines such as `3fghfg=7`: three fixed permutations of the digits, applied from left
+to right. Half of the lines show the working behind the sign, as some text does: `3fghfg=:8250=7`. A
 small model is pre-trained on both kinds, so it can write the working where a text does; then
 Quiet-STaR trains on lines that leave it out, its marks beginning as `:` and `=`. **micro** is
 dialogue of the micro-world (labeling/microworld.py).

@@ -23,6 +23,7 @@ from training.datasets import freeze, load_pairs
 from training.fitting import keep_peaks
 from training.merges import carry_out_merge
 from training.ml.config import TRACKERS
+from training.ml.data import prompts_of
 from training.ml.objectives import why_not_labels
 from training.model_files import carry_out_export
 from training.models import (
@@ -57,6 +58,8 @@ FLUSH_SECONDS = 1.0
 
 
 SECONDS_BETWEEN_REPORTS = 1.0
+LOGGED = (("accuracy", 3), ("loss", 4), ("score", 3), ("holdout", 3), ("kl", 2), ("length", 1))
+"""What a line of the log tells of a measurement, and with how many digits."""
 
 
 @shared_task
@@ -204,7 +207,7 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
 def _call_recipe(run: Run, record: "Recorder") -> dict:
     train_rows, test_rows = _rows(run, record)
     # These import torch: only workers pay for it.
-    from training.ml import dpo, loading, reward_model, sft
+    from training.ml import dpo, loading, ppo, reward_model, sft
     from training.ml.peaks import Peak, give_memory_back
     from training.ml.steps import resume_point
 
@@ -225,6 +228,7 @@ def _call_recipe(run: Run, record: "Recorder") -> dict:
     train = {
         Run.Kind.REWARD: reward_model.train,
         Run.Kind.DPO: dpo.train,
+        Run.Kind.PPO: ppo.train,
         Run.Kind.SFT: sft.train,
         Run.Kind.PRETRAIN: sft.pretrain,
     }[Run.Kind(run.kind)]
@@ -251,14 +255,18 @@ def _tracker(run: Run) -> "Tracker":
 
 
 def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
-    """(train, test): pairs of the frozen dataset, or texts of the file that the recipe names.
+    """(train, test): pairs of the frozen dataset, or their prompts; or texts of the file that the
+    recipe names.
 
     Raises: ValueError if they are gone, or no longer what the run began with.
     """
     if run.kind != Run.Kind.PRETRAIN:
         if run.dataset is None:
             _freeze_labels(run, record)
-        return load_pairs(run.dataset)
+        sides = load_pairs(run.dataset)
+        if run.kind == Run.Kind.PPO:
+            sides = tuple(prompts_of(pairs) for pairs in sides)
+        return sides
     recipe = recipe_of(run)
     sha256 = text_sha256(recipe.text)
     if run.text_sha256 and run.text_sha256 != sha256:
@@ -363,10 +371,8 @@ class Recorder:
             if self.tracker:
                 self._track(lambda tracker: tracker.log(report))
         if report.split == "test" and report.values:
-            found = f"loss {report.values['loss']:.4f}"
-            if "accuracy" in report.values:
-                found = f"accuracy {report.values['accuracy']:.3f}, {found}"
-            self.lines.append(f"Step {report.step}: test {found}.")
+            told = [f"{n} {report.values[n]:.{d}f}" for n, d in LOGGED if n in report.values]
+            self.lines.append(f"Step {report.step}: test {', '.join(told)}.")
         if self.show:
             self.show(report)
         if report.checkpoint:

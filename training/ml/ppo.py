@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import set_seed
 
-from training.ml.config import DTYPES, SCHEDULERS, gettext_noop
+from training.ml.config import PPORecipe
 from training.ml.data import Messages, chat_tokens
 from training.ml.evaluation import mean_figure
 from training.ml.loading import (
@@ -35,9 +35,8 @@ from training.ml.loading import (
     n_parameters,
 )
 from training.ml.losses import soft_pair_loss
+from training.ml.peaks import held_now
 from training.ml.policy_gradients import (
-    COMBINED,
-    KLS,
     combined_scores,
     explained_variance,
     gae,
@@ -55,7 +54,6 @@ from training.ml.policy_gradients import (
 )
 from training.ml.roles import (
     CRITIC,
-    METHODS,
     POLICY,
     REFERENCE,
     Batch,
@@ -75,13 +73,6 @@ from training.ml.steps import OnStep, StepReport, every, quiet_trainer, resume_p
 
 RewardFunction = Callable[[Sequence[Messages], Sequence[str]], Sequence[float]]
 """Prompts and responses to numbers, higher being better; it may not depend on chance."""
-ALGORITHMS = {
-    "ppo": gettext_noop("PPO: a critic tells each token's worth"),
-    "rloo": gettext_noop("RLOO: each response against the others to its prompt"),
-    "grpo": gettext_noop("GRPO: the same, divided by their spread"),
-    "dr_grpo": gettext_noop("Dr. GRPO: without that division and without one by length"),
-    "online_dpo": gettext_noop("Online DPO: the best response to a prompt against the worst"),
-}
 WEIGHTING = {
     "ppo": "tokens",
     "rloo": "sums",
@@ -89,184 +80,6 @@ WEIGHTING = {
     "dr_grpo": "constant",
     "online_dpo": "responses",
 }
-SCALINGS = {
-    "reference": gettext_noop("mean 0, deviation 1 on the start's responses"),
-    "batch": gettext_noop("divided by the deviation of each step's scores"),
-    "none": gettext_noop("as the reward model says"),
-}
-
-
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPORecipe:
-    """Everything that decides a run of PPO, RLOO or GRPO."""
-
-    base_model: str
-    """Where the policy starts, and what it is held near: a base, or the folder of an adapter."""
-    reward_models: str = _setting(
-        "",
-        gettext_noop("Folders of reward models, with commas; several guard against gaps of one."),
-    )
-    algorithm: str = _setting(
-        "ppo", gettext_noop("How a token's worth is told. RLOO and GRPO need no critic.")
-    )
-    combine: str = _setting(
-        "mean",
-        gettext_noop(
-            "One score of several reward models: mean, worst, or uncertainty: mean less their "
-            "variance (Coste et al. 2024)."
-        ),
-    )
-    uncertainty_weight: float = _setting(
-        1.0, gettext_noop("Weight of the variance under uncertainty.")
-    )
-    method: str = _setting("lora", gettext_noop("LoRA, or a kin of it; QLoRA: base in 4 bits."))
-    lora_rank: int = _setting(
-        16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
-    )
-    lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
-    )
-    lora_dropout: ClassVar[float] = 0.0
-    """Not to be set: the policy that learns must be the one that sampled."""
-    target_modules: str = _setting(
-        "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
-    )
-    train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
-    dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
-    steps: int = _setting(100, gettext_noop("Rounds of sampling and learning."))
-    prompts_per_step: int = _setting(64, gettext_noop("Prompts that each round answers."))
-    samples_per_prompt: int = _setting(
-        1, gettext_noop("Responses to each of them; RLOO and GRPO compare at least two.")
-    )
-    max_new_tokens: int = _setting(128, gettext_noop("Longest response, in tokens."))
-    temperature: float = _setting(
-        1.0, gettext_noop("Of sampling, and of every log-probability of the run.")
-    )
-    max_length: int = _setting(
-        1024,
-        gettext_noop(
-            "Prompts that leave no room for a response within this, or within the model's context, "
-            "are left out and counted."
-        ),
-    )
-    learning_rate: float = _setting(5e-5, gettext_noop("Highest step size of the policy."))
-    critic_learning_rate: float = _setting(1e-4, gettext_noop("Highest step size of the critic."))
-    scheduler: str = _setting("linear", gettext_noop("How the step sizes fall."))
-    warmup_share: float = _setting(
-        0.05, gettext_noop("Share of the steps in which the step sizes rise.")
-    )
-    weight_decay: float = _setting(0.0, gettext_noop("Pull of the trained weights towards zero."))
-    max_grad_norm: float = _setting(
-        1.0, gettext_noop("Gradients longer than this are shortened to it.")
-    )
-    critic_warmup: int = _setting(0, gettext_noop("First rounds in which the critic alone learns."))
-    epochs: int = _setting(2, gettext_noop("Passes over the responses of a round."))
-    minibatches: int = _setting(4, gettext_noop("Steps of the optimizer in a pass."))
-    batch_size: int = _setting(
-        8, gettext_noop("Responses in memory at once while learning; any number, same gradient.")
-    )
-    rollout_batch_size: int = _setting(
-        64, gettext_noop("Responses in memory at once while sampling and scoring.")
-    )
-    kl: str = _setting(
-        "k1", gettext_noop("Estimate of the KL to the start: k1, k2 or k3 (Schulman 2020).")
-    )
-    kl_coefficient: float = _setting(
-        0.05, gettext_noop("Price of a nat of KL to the start, in units of the reward.")
-    )
-    kl_target: float = _setting(
-        0.0,
-        gettext_noop("KL of a response, in nats, that the price is adapted to; 0: price is fixed."),
-    )
-    kl_horizon: float = _setting(
-        1000.0, gettext_noop("Responses in which an adapted price moves by a fifth.")
-    )
-    gamma: float = _setting(1.0, gettext_noop("Worth of a reward one token later."))
-    gae_lambda: float = _setting(
-        0.95, gettext_noop("Trust in the rewards that came (1) or in the critic (0).")
-    )
-    whiten_advantages: bool = _setting(
-        True, gettext_noop("Bring PPO's advantages to mean 0 and deviation 1.")
-    )
-    clip: float = _setting(
-        0.2, gettext_noop("Most that a token's probability may gain by one round, as a ratio − 1.")
-    )
-    value_clip: float = _setting(
-        0.2, gettext_noop("The same for the critic's values; 0 does not clip.")
-    )
-    stop_kl: float = _setting(
-        0.0,
-        gettext_noop(
-            "No further pass once a token's KL to the round's start exceeds this; 0: off."
-        ),
-    )
-    reward_scaling: str = _setting(
-        "reference", gettext_noop("Scale of the scores, for each reward model.")
-    )
-    reward_clip: float = _setting(
-        0.0, gettext_noop("Scores beyond ± this count as this; 0 does not clip.")
-    )
-    missing_end_penalty: float = _setting(
-        1.0, gettext_noop("Taken from the score of a response that does not come to an end.")
-    )
-    gradient_checkpointing: bool = _setting(
-        False, gettext_noop("Less memory, about a quarter slower.")
-    )
-    eval_every: int = _setting(
-        0, gettext_noop("Steps between measurements on test prompts; 0: ten in a run.")
-    )
-    checkpoint_every: int = _setting(0, gettext_noop("Steps between checkpoints; 0: ten in a run."))
-    seed: int = _setting(0, gettext_noop("Same seed, same numbers: order, new weights, samples."))
-
-    def __post_init__(self) -> None:
-        choices = {
-            "algorithm": ALGORITHMS,
-            "combine": COMBINED,
-            "method": METHODS,
-            "dtype": DTYPES,
-            "scheduler": SCHEDULERS,
-            "kl": KLS,
-            "reward_scaling": SCALINGS,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}"
-                )
-        counted = ["lora_rank", "lora_alpha", "steps", "prompts_per_step", "samples_per_prompt"]
-        counted += ["max_new_tokens", "max_length", "epochs", "minibatches", "batch_size"]
-        for name in (*counted, "rollout_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
-        rates = ("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm")
-        for name in (*rates, "kl_horizon", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be above 0")
-        amounts = ["kl_coefficient", "kl_target", "value_clip", "stop_kl", "reward_clip"]
-        amounts += ["missing_end_penalty", "uncertainty_weight", "weight_decay", "critic_warmup"]
-        for name in (*amounts, "eval_every", "checkpoint_every", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1]")
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError("warmup_share must lie in [0, 1)")
-        if self.algorithm != "ppo" and self.samples_per_prompt < 2:
-            raise ValueError(f"{self.algorithm} compares: samples_per_prompt must be at least 2")
-        n_rows = self.prompts_per_step * self.samples_per_prompt
-        if n_rows < self.minibatches:
-            raise ValueError(f"{n_rows} responses a step cannot be {self.minibatches} minibatches")
-
-    @property
-    def folders(self) -> list[str]:
-        """The reward models' folders."""
-        return [name.strip() for name in self.reward_models.split(",") if name.strip()]
 
 
 @quiet_trainer()
@@ -287,9 +100,10 @@ def train(
     Args: reward: scores beside those of the reward models, or instead of them.
     Returns: on the test prompts, under scores as they are optimised, before KL: score_start and
         score, each {"value", "low", "high", "n"}, gain (paired by prompt); kl (nats a response),
-        length, finished; and n_train, n_steps, too_long, kl_coefficient, trained_parameters,
-        parameters, shared (reward models on this base), response_tokens and seconds_in
-        {"generation", "scoring", "update"} of this session, seconds.
+        length, finished; and n_train, n_steps, too_long_train, too_long_test, kl_coefficient,
+        trained_parameters, parameters, shared (reward models on this base); of this session longest
+        (tokens of a prompt with its response), response_tokens, seconds_in {"generation",
+        "scoring", "update"} and seconds.
     Raises: ModelMissing; ValueError if nothing scores or no prompt fits; whatever on_step raises.
     """
     began = time.monotonic()
@@ -299,7 +113,12 @@ def train(
     room = longest_allowed(recipe.base_model, recipe.max_length) - recipe.max_new_tokens
     asked, held_out = fitting(prompts, tokenizer, room), fitting(test, tokenizer, room)
     if not asked:
-        raise ValueError(f"no prompt of {len(prompts)} leaves room for {recipe.max_new_tokens}")
+        raise ValueError(
+            f"no prompt of {len(prompts)} leaves room for {recipe.max_new_tokens} new tokens within "
+            f"max_length={room + recipe.max_new_tokens}"
+        )
+    too_long = (len(prompts) - len(asked), len(test) - len(held_out))
+    held_out = some_of(held_out, recipe.test_prompts, recipe.seed)
 
     set_seed(recipe.seed)  # adapters start at random
     scorer = Scorer(recipe, reward)
@@ -319,9 +138,14 @@ def train(
         "batch_size": recipe.rollout_batch_size,
     }
 
+    def alive() -> None:
+        """Whoever called may want an end, which a long step would keep waiting."""
+        on_step(StepReport(step=state.step, n_steps=recipe.steps))
+
     def answers(chosen: Sequence[Prompt], role: str, seed: int) -> list[Rollout]:
+        ids = [prompt.ids for prompt in chosen]
         with clock("generation"), roles.acting(role):
-            return roll_out(roles.model, [p.ids for p in chosen], seed=seed, **common)
+            return roll_out(roles.model, ids, seed=seed, on_batch=alive, **common)
 
     def scored(chosen: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Tensor:
         texts = [
@@ -343,6 +167,7 @@ def train(
 
     values: dict[str, float] = {}
     for step in range(state.step + 1, recipe.steps + 1):
+        clock.begin()
         torch.manual_seed(_seed_of(recipe.seed, step, 0))
         chosen = drawn_prompts(asked, recipe, step)
         rollouts = answers(chosen, POLICY, _seed_of(recipe.seed, step, 1))
@@ -353,13 +178,16 @@ def train(
             learner.scale_critic(state.scale[0] if scorer.shared else None)
             if held_out:
                 state.start_scores, _start = measure(0)
+                clock.begin()
+        alive()
         scores = one_score(recipe, raw, state.scale)
         with clock("scoring"):
             read = read_rollouts(roles, rollouts, recipe, tokenizer.pad_token_id)
         finished = [rollout.finished for rollout in rollouts]
         values = rollout_metrics(read.logp, read.reference_logp, read.mask, scores, finished)
         values["kl_coefficient"] = state.kl_coefficient
-        clock.n_tokens += int(read.mask.sum())
+        clock.count(rollouts)
+        alive()
         scores = penalised(recipe, scores, finished)
         if recipe.algorithm == "online_dpo":
             read = read.of(best_and_worst(scores, recipe.samples_per_prompt))
@@ -372,6 +200,7 @@ def train(
                 kl_coefficient=state.kl_coefficient,
                 step=step,
                 pad_id=tokenizer.pad_token_id,
+                on_batch=alive,
             )
         if recipe.kl_target:
             state.kl_coefficient = next_kl_coefficient(
@@ -383,7 +212,7 @@ def train(
             )
         state.step = step
         _refuse_nan(values, step)
-        on_step(StepReport(step=step, n_steps=recipe.steps, values=values))
+        on_step(StepReport(step=step, n_steps=recipe.steps, values=values, cost=clock.cost()))
         last = step == recipe.steps
         if step % every(recipe.checkpoint_every, recipe.steps) == 0 or last:
             path = save_checkpoint(folder, learner, state)
@@ -408,11 +237,13 @@ def train(
     return found | {
         "n_train": len(asked),
         "n_steps": recipe.steps,
-        "too_long": len(prompts) + len(test) - len(asked) - len(held_out),
+        "too_long_train": too_long[0],
+        "too_long_test": too_long[1],
         "kl_coefficient": state.kl_coefficient,
         "trained_parameters": sum(p.numel() for p in learner.parameters()),
         "parameters": parameters,
         "shared": len(scorer.shared),
+        "longest": clock.longest,
         "response_tokens": clock.n_tokens,
         "seconds_in": clock.seconds,
         "seconds": time.monotonic() - began,
@@ -433,6 +264,13 @@ def fitting(prompts: Sequence[Messages], tokenizer: Any, room: int) -> list[Prom
     """The prompts that leave room for a response."""
     made = [Prompt(p, chat_tokens(tokenizer, p, open_answer=True)) for p in prompts]
     return [prompt for prompt in made if len(prompt.ids) <= room]
+
+
+def some_of(prompts: Sequence[Prompt], most: int, seed: int) -> list[Prompt]:
+    """So many of the prompts at most, drawn by the seed, in their order."""
+    draw = torch.Generator().manual_seed(_seed_of(seed, 0, 4))
+    places = torch.randperm(len(prompts), generator=draw)[:most].sort().values
+    return [prompts[place] for place in places.tolist()]
 
 
 def drawn_prompts(prompts: Sequence[Prompt], recipe: PPORecipe, step: int) -> list[Prompt]:
@@ -671,8 +509,9 @@ class Learner:
         kl_coefficient: float,
         step: int,
         pad_id: int,
+        on_batch: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
-        """Some passes over the responses of a step.
+        """Some passes over the responses of a step; `on_batch` is called within them.
 
         Returns: means over the last pass: loss, of a critic value_loss and explained_variance
             (before the update), update_metrics, grad_norm, epochs, learning_rate. While the critic
@@ -735,6 +574,7 @@ class Learner:
                             loss.backward()  # type: ignore[no-untyped-call]
                         losses[role] += loss.item() / recipe.minibatches
                     norms.append(self._step(role))
+                    on_batch()
             told = {
                 "loss": losses[POLICY],
                 "grad_norm": sum(norms) / len(norms),
@@ -819,17 +659,40 @@ def _refuse_nan(values: dict[str, float], step: int) -> None:
 
 
 class _Clock:
-    """Seconds of each kind of work in this session, and the tokens that were sampled to learn."""
+    """Seconds of each kind of work, and the tokens that were sampled to learn: of this session, and
+    of a step."""
 
     def __init__(self) -> None:
         self.seconds = {"generation": 0.0, "scoring": 0.0, "update": 0.0}
-        self.n_tokens = 0
+        self.n_tokens = self.longest = 0
+        self.begin()
 
     @contextmanager
     def __call__(self, kind: str) -> Iterator[None]:
         began = time.monotonic()
         yield
         self.seconds[kind] += time.monotonic() - began
+
+    def begin(self) -> None:
+        """From here on a step is counted."""
+        self.began, self.before = time.monotonic(), (dict(self.seconds), self.n_tokens)
+
+    def count(self, rollouts: Sequence[Rollout]) -> None:
+        self.n_tokens += sum(len(rollout.response_ids) for rollout in rollouts)
+        self.longest = max(self.longest, *(rollout.n_tokens for rollout in rollouts))
+
+    def cost(self) -> dict[str, float]:
+        """What the step has taken so far, as a StepReport tells it, and the seconds of each kind of
+        work."""
+        seconds, n_tokens = self.before
+        cost: dict[str, float] = {
+            "tokens": self.n_tokens - n_tokens,
+            "seconds": time.monotonic() - self.began,
+        }
+        cost |= {kind: now - seconds[kind] for kind, now in self.seconds.items()}
+        if (memory := held_now()) is not None:
+            cost["memory"] = memory
+        return cost
 
 
 # ---- Checkpoints --------------------------------------------------------------------------------

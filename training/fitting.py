@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.cache import cache
 
 from training.ml.architecture import Architecture, read_architecture
-from training.ml.config import Recipe
+from training.ml.config import AnyRecipe
 from training.ml.memory import (
     Estimate,
     Suggestion,
@@ -95,7 +95,7 @@ def _look() -> tuple[str, int | None, str]:
     return "cpu", int(free.split()[1]) * 1024 if free else None, "memory"
 
 
-def fit(kind: str, recipe: Recipe, where: Machine) -> Fit:
+def fit(kind: str, recipe: AnyRecipe, where: Machine) -> Fit:
     """Whether a run fits, what it takes, and what would fit.
 
     Raises: ValueError in plain words where it cannot be told: no config, an uncounted model.
@@ -147,7 +147,7 @@ def error_band(peak: int, device: str, method: str) -> dict[str, Any]:
 
 
 def keep_peaks(
-    run: Run, recipe: Recipe, metrics: dict[str, Any], device: str, measured: int | None
+    run: Run, recipe: AnyRecipe, metrics: dict[str, Any], device: str, measured: int | None
 ) -> None:
     """Write beside the run what was foretold for its longest row, and what was measured."""
     try:

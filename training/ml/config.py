@@ -110,6 +110,11 @@ ROPE_SCALINGS = {
 }
 
 
+def names_in(text: str) -> list[str]:
+    """The names in a text with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _setting(default: Any, text: str, choices: Mapping[str, str] | None = None) -> Any:
     return field(default=default, metadata={"help": text, "choices": choices})
 
@@ -665,8 +670,8 @@ class PPORecipe:
 
     @property
     def folders(self) -> list[str]:
-        """The reward models' folders."""
-        return [name.strip() for name in self.reward_models.split(",") if name.strip()]
+        """The reward models' folders, or their names in a project."""
+        return names_in(self.reward_models)
 
 
 Recipe = RewardRecipe | DPORecipe | SFTRecipe | PretrainRecipe
@@ -747,7 +752,7 @@ def check_pairs(recipe: _Pairs) -> None:
 
 def targets(recipe: _Shared | PPORecipe) -> str | list[str]:
     """The layers that are adapted: "all-linear" or a list of names and patterns, see is_target."""
-    names = [name.strip() for name in recipe.target_modules.split(",") if name.strip()]
+    names = names_in(recipe.target_modules)
     return "all-linear" if names == ["all-linear"] else names
 
 

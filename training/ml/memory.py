@@ -20,7 +20,9 @@ from training.ml.architecture import Architecture
 from training.ml.config import (
     DTYPES,
     NO_REFERENCE,
+    AnyRecipe,
     DPORecipe,
+    PPORecipe,
     Recipe,
     RewardRecipe,
     gettext_noop,
@@ -519,7 +521,7 @@ def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda")
 
 def predict(
     kind: str,
-    recipe: Recipe,
+    recipe: AnyRecipe,
     arch: Architecture,
     *,
     device: str = "cuda",
@@ -533,6 +535,8 @@ def predict(
     Args: device: "cuda" or "cpu"; tokens: of the longest conversation, where it is known; else the
         recipe's max_length, or the model's context where that is shorter.
     """
+    if isinstance(recipe, PPORecipe):
+        raise ValueError("the memory of PPO is not foretold yet")
     method, virtual = recipe.method, virtual_tokens(recipe)
     stretched = recipe.rope_factor if recipe.rope_scaling != "none" else 1
     context = int((arch.context or recipe.max_length + virtual) * stretched)

@@ -114,8 +114,8 @@ def train(
     asked, held_out = fitting(prompts, tokenizer, room), fitting(test, tokenizer, room)
     if not asked:
         raise ValueError(
-            f"no prompt of {len(prompts)} leaves room for {recipe.max_new_tokens} new tokens within "
-            f"max_length={room + recipe.max_new_tokens}"
+            f"no prompt of {len(prompts)} leaves room for {recipe.max_new_tokens} new tokens "
+            f"within max_length={room + recipe.max_new_tokens}"
         )
     too_long = (len(prompts) - len(asked), len(test) - len(held_out))
     held_out = some_of(held_out, recipe.test_prompts, recipe.seed)
@@ -177,8 +177,8 @@ def train(
             state.scale = reference_scale(recipe, raw)
             learner.scale_critic(state.scale[0] if scorer.shared else None)
             if held_out:
-                state.start_scores, _start = measure(0)
-                clock.begin()
+                with clock.aside():
+                    state.start_scores, _start = measure(0)
         alive()
         scores = one_score(recipe, raw, state.scale)
         with clock("scoring"):
@@ -676,6 +676,15 @@ class _Clock:
     def begin(self) -> None:
         """From here on a step is counted."""
         self.began, self.before = time.monotonic(), (dict(self.seconds), self.n_tokens)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done meanwhile is none of the step's work."""
+        began, seconds = time.monotonic(), dict(self.seconds)
+        yield
+        self.began += time.monotonic() - began
+        for kind, now in self.seconds.items():
+            self.before[0][kind] += now - seconds[kind]
 
     def count(self, rollouts: Sequence[Rollout]) -> None:
         self.n_tokens += sum(len(rollout.response_ids) for rollout in rollouts)

@@ -102,6 +102,8 @@ def posted_settings(data: QueryDict, kind: str) -> dict[str, Any]:
             continue
         if setting.type is bool:
             found[setting.name] = setting.name in data
+        elif setting.name == "reward_models":  # a box for each
+            found[setting.name] = ",".join(data.getlist(setting.name))
         elif data.get(setting.name, "") != "":
             found[setting.name] = data[setting.name]
     return found

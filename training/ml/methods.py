@@ -87,8 +87,8 @@ def why_not(
         return "only a reward model has a head of its own to train; choose another method"
     if kind == "ppo" and method not in BESIDE:
         return (
-            f"{name} cannot stand beside the other roles of PPO on one base; choose LoRA, QLoRA, "
-            "rsLoRA or DoRA"
+            "the roles of PPO stand beside each other on one base that stays as it is; choose "
+            "LoRA, QLoRA, rsLoRA or DoRA"
         )
     model_type = str(config.get("model_type", ""))
     if kind not in SCORERS and model_type in ENCODERS:

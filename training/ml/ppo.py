@@ -24,9 +24,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import set_seed
 
-from training.ml.config import PPORecipe
+from training.ml.config import PPORecipe, names_in
 from training.ml.data import Messages, chat_tokens
-from training.ml.evaluation import mean_figure
 from training.ml.loading import (
     load_reward_model,
     load_tokenizer,
@@ -35,6 +34,7 @@ from training.ml.loading import (
     n_parameters,
 )
 from training.ml.losses import soft_pair_loss
+from training.ml.monitors import Alarm, Look, Watch, end_figures, take_look, values_of
 from training.ml.peaks import held_now
 from training.ml.policy_gradients import (
     combined_scores,
@@ -82,6 +82,14 @@ WEIGHTING = {
 }
 
 
+class Paused(Exception):
+    """Raised by `train` where an alarm is to pause the run: called again, it goes on."""
+
+    def __init__(self, alarm: dict[str, Any]) -> None:
+        super().__init__("; ".join(alarm["words"]))
+        self.alarm = alarm
+
+
 @quiet_trainer()
 def train(
     recipe: PPORecipe,
@@ -91,20 +99,25 @@ def train(
     on_step: OnStep,
     *,
     reward: RewardFunction | None = None,
+    look_at: Callable[[Look], None] = lambda look: None,
 ) -> dict[str, Any]:
     """Train a policy on its own responses; leave its adapter in `folder`/model.
 
-    Called again on the same folder, it goes on from the last checkpoint and ends with the same
-    weights as an unbroken run.
+    On test prompts it is watched over (monitors.py): where an alarm stops the run, and wherever
+    there is a hold-out reward model, the weights of the best look are what is left. Called again on
+    the same folder, it goes on from the last checkpoint and ends with the same weights as an
+    unbroken run.
 
-    Args: reward: scores beside those of the reward models, or instead of them.
-    Returns: on the test prompts, under scores as they are optimised, before KL: score_start and
-        score, each {"value", "low", "high", "n"}, gain (paired by prompt); kl (nats a response),
-        length, finished; and n_train, n_steps, too_long_train, too_long_test, kl_coefficient,
-        trained_parameters, parameters, shared (reward models on this base); of this session longest
-        (tokens of a prompt with its response), response_tokens, seconds_in {"generation",
-        "scoring", "update"} and seconds.
-    Raises: ModelMissing; ValueError if nothing scores or no prompt fits; whatever on_step raises.
+    Args: reward: scores beside those of the reward models, or instead of them; look_at: is shown
+        every look at the test prompts.
+    Returns: monitors.end_figures, on the test prompts, under scores as they are optimised, before
+        KL; alarm {"step", "kinds", "words", "kept_step", "pairs" [{"prompt", "old", "new"}]} where
+        one stopped the run; n_train, n_steps (taken), too_long_train, too_long_test,
+        kl_coefficient, trained_parameters, parameters, shared (reward models on this base); of this
+        session longest (tokens of a prompt with its response), response_tokens, seconds_in
+        {"generation", "scoring", "update"} and seconds.
+    Raises: ModelMissing; ValueError if nothing scores or no prompt fits; Paused; whatever on_step
+        raises.
     """
     began = time.monotonic()
     if not recipe.folders and reward is None:
@@ -121,20 +134,23 @@ def train(
     held_out = some_of(held_out, recipe.test_prompts, recipe.seed)
 
     set_seed(recipe.seed)  # adapters start at random
-    scorer = Scorer(recipe, reward)
-    roles = Roles(recipe, scorer.shared, critic=recipe.algorithm == "ppo")
+    scorer = Scorer(recipe, recipe.folders, reward)
+    watcher = Scorer(recipe, names_in(recipe.holdout_reward_model), first=len(scorer.shared))
+    roles = Roles(recipe, [*scorer.shared, *watcher.shared], critic=recipe.algorithm == "ppo")
     refuse_other_logits(roles, asked[0].ids)
-    learner = Learner(recipe, roles)
+    learner, watch = Learner(recipe, roles), Watch(recipe)
     state = State(kl_coefficient=recipe.kl_coefficient)
     point = resume_point(folder)
     if point is not None:
         state = load_checkpoint(Path(point), learner)
+        watch.restore(state.watch)
     clock = _Clock()
+    pad_id = tokenizer.pad_token_id
     common: dict[str, Any] = {
         "max_new_tokens": recipe.max_new_tokens,
         "temperature": recipe.temperature,
         "ends": end_ids(roles.model.get_base_model(), tokenizer),
-        "pad_id": tokenizer.pad_token_id,
+        "pad_id": pad_id,
         "batch_size": recipe.rollout_batch_size,
     }
 
@@ -142,47 +158,67 @@ def train(
         """Whoever called may want an end, which a long step would keep waiting."""
         on_step(StepReport(step=state.step, n_steps=recipe.steps))
 
-    def answers(chosen: Sequence[Prompt], role: str, seed: int) -> list[Rollout]:
+    def answers(chosen: Sequence[Prompt], seed: int) -> list[Rollout]:
         ids = [prompt.ids for prompt in chosen]
-        with clock("generation"), roles.acting(role):
+        with clock("generation"), roles.acting(POLICY):
             return roll_out(roles.model, ids, seed=seed, on_batch=alive, **common)
 
-    def scored(chosen: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Tensor:
-        texts = [
-            tokenizer.decode(rollout.response_ids, skip_special_tokens=True).strip()
-            for rollout in rollouts
+    def texts_of(rollouts: Sequence[Rollout]) -> list[str]:
+        return [
+            tokenizer.decode(r.response_ids, skip_special_tokens=True).strip() for r in rollouts
         ]
+
+    def scored(by: Scorer, chosen: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
         with clock("scoring"):
-            return scorer.scores(roles, tokenizer, [p.messages for p in chosen], texts)
+            return by.scores(roles, tokenizer, [prompt.messages for prompt in chosen], texts)
 
-    def measure(step: int) -> tuple[list[float], dict[str, float]]:
-        """Scores on the test prompts, always drawn by the same numbers, reported as one point."""
-        rollouts = answers(held_out, POLICY, recipe.seed)
-        each = one_score(recipe, scored(held_out, rollouts), state.scale)
-        read = read_rollouts(roles, rollouts, recipe, tokenizer.pad_token_id)
-        finished = [rollout.finished for rollout in rollouts]
-        values = rollout_metrics(read.logp, read.reference_logp, read.mask, each, finished)
-        on_step(StepReport(step=step, n_steps=recipe.steps, split="test", values=values))
-        return each.tolist(), values
+    def measure(step: int) -> list[Alarm]:
+        """A look at the test prompts, always drawn by the same numbers, reported as one point."""
+        rollouts = answers(held_out, recipe.seed)
+        texts, finished = texts_of(rollouts), [rollout.finished for rollout in rollouts]
+        raw = scored(scorer, held_out, texts)
+        read = read_rollouts(roles, rollouts, recipe, pad_id)
+        numbers = {"score": one_score(recipe, raw, state.scale).tolist()}
+        numbers |= {name: row.tolist() for name, row in each_response(read).items()}
+        numbers["finished"] = finished
+        if len(raw) > 1:
+            numbers["spread"] = on_scale(raw, state.scale).std(dim=0, correction=0).tolist()
+        if watcher.n:
+            held = scored(watcher, held_out, texts)
+            if watch.start is None:
+                state.holdout_scale = scale_of(held)
+            numbers["holdout"] = on_scale(held, state.holdout_scale).mean(dim=0).tolist()
+        words = [r.response_ids[: -1 if r.finished else None] for r in rollouts]
+        look = take_look(step, texts, words, numbers)
+        found = watch.see(look)
+        if watch.best is look:
+            save_best(folder, roles)
+        look_at(look)
+        values = values_of(look, watch.start or look)
+        notes = tuple(alarm.words for alarm in found)
+        on_step(
+            StepReport(step=step, n_steps=recipe.steps, split="test", values=values, notes=notes)
+        )
+        return found
 
-    values: dict[str, float] = {}
+    stopped: dict[str, Any] = {}
     for step in range(state.step + 1, recipe.steps + 1):
         clock.begin()
         torch.manual_seed(_seed_of(recipe.seed, step, 0))
         chosen = drawn_prompts(asked, recipe, step)
-        rollouts = answers(chosen, POLICY, _seed_of(recipe.seed, step, 1))
-        raw = scored(chosen, rollouts)
+        rollouts = answers(chosen, _seed_of(recipe.seed, step, 1))
+        raw = scored(scorer, chosen, texts_of(rollouts))
         if step == 1:
             # The policy is still its own start here, so these are the reference's responses.
             state.scale = reference_scale(recipe, raw)
             learner.scale_critic(state.scale[0] if scorer.shared else None)
             if held_out:
                 with clock.aside():
-                    state.start_scores, _start = measure(0)
+                    measure(0)
         alive()
         scores = one_score(recipe, raw, state.scale)
         with clock("scoring"):
-            read = read_rollouts(roles, rollouts, recipe, tokenizer.pad_token_id)
+            read = read_rollouts(roles, rollouts, recipe, pad_id)
         finished = [rollout.finished for rollout in rollouts]
         values = rollout_metrics(read.logp, read.reference_logp, read.mask, scores, finished)
         values["kl_coefficient"] = state.kl_coefficient
@@ -199,7 +235,7 @@ def train(
                 returns,
                 kl_coefficient=state.kl_coefficient,
                 step=step,
-                pad_id=tokenizer.pad_token_id,
+                pad_id=pad_id,
                 on_batch=alive,
             )
         if recipe.kl_target:
@@ -214,29 +250,31 @@ def train(
         _refuse_nan(values, step)
         on_step(StepReport(step=step, n_steps=recipe.steps, values=values, cost=clock.cost()))
         last = step == recipe.steps
-        if step % every(recipe.checkpoint_every, recipe.steps) == 0 or last:
+        stops: list[Alarm] = []
+        if held_out and (last or step % every(recipe.eval_every, recipe.steps) == 0):
+            stops = [alarm for alarm in measure(step) if alarm.stops]
+            watch.known += [alarm.kind for alarm in stops]
+        halts = bool(stops) and recipe.on_alarm != "note" and not last
+        if halts or last or step % every(recipe.checkpoint_every, recipe.steps) == 0:
+            state.watch = watch.as_json()
             path = save_checkpoint(folder, learner, state)
             on_step(StepReport(step=step, n_steps=recipe.steps, checkpoint=path))
-        if held_out and step % every(recipe.eval_every, recipe.steps) == 0 and not last:
-            measure(step)
+        if stops and recipe.on_alarm != "note":
+            stopped = told_alarm(watch, stops, [prompt.messages for prompt in held_out])
+        if halts and recipe.on_alarm == "pause":
+            raise Paused(stopped)
+        if halts:
+            break
 
+    if watch.best is not None and watch.best.step != state.step:
+        load_best(folder, roles)
     roles.save_policy(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    found: dict[str, Any] = {"n": 0, "why": "no test prompts"}
-    if held_out:
-        end_scores, end = measure(recipe.steps)
-        pairs = zip(end_scores, state.start_scores, strict=True)
-        found = {
-            "n": len(held_out),
-            "score_start": mean_figure(state.start_scores),
-            "score": mean_figure(end_scores),
-            "gain": mean_figure([now - then for now, then in pairs]),
-            **{name: end[name] for name in ("kl", "length", "finished")},
-        }
     _trained, parameters = n_parameters(roles.model)
-    return found | {
+    return end_figures(watch) | {
+        **({"alarm": stopped} if stopped else {}),
         "n_train": len(asked),
-        "n_steps": recipe.steps,
+        "n_steps": state.step,
         "too_long_train": too_long[0],
         "too_long_test": too_long[1],
         "kl_coefficient": state.kl_coefficient,
@@ -247,6 +285,19 @@ def train(
         "response_tokens": clock.n_tokens,
         "seconds_in": clock.seconds,
         "seconds": time.monotonic() - began,
+    }
+
+
+def told_alarm(watch: Watch, stops: Sequence[Alarm], prompts: Sequence[Messages]) -> dict[str, Any]:
+    """What people are told of an alarm, see `train`."""
+    assert watch.now is not None
+    assert watch.best is not None
+    return {
+        "step": watch.now.step,
+        "kinds": [alarm.kind for alarm in stops],
+        "words": [alarm.words for alarm in stops],
+        "kept_step": watch.best.step,
+        "pairs": watch.pairs(prompts),
     }
 
 
@@ -298,8 +349,16 @@ class Scorer:
     """What scores responses: reward models on the shared base, others beside it, a function. Every
     member of an ensemble is a scorer of its own."""
 
-    def __init__(self, recipe: PPORecipe, reward: RewardFunction | None) -> None:
-        fits = {n: can_share(n, recipe.base_model, recipe.method) for n in recipe.folders}
+    def __init__(
+        self,
+        recipe: PPORecipe,
+        folders: Sequence[str],
+        reward: RewardFunction | None = None,
+        *,
+        first: int = 0,
+    ) -> None:
+        """Args: first: the place among the roles' reward models that the shared ones begin at."""
+        fits = {n: can_share(n, recipe.base_model, recipe.method) for n in folders}
         self.shared = [
             str(place)
             for name, fit in fits.items()
@@ -309,7 +368,8 @@ class Scorer:
         self.others = [
             load_reward_model(name, dtype=recipe.dtype) for name, fit in fits.items() if not fit
         ]
-        self.reward, self.recipe = reward, recipe
+        self.reward, self.recipe, self.first = reward, recipe, first
+        self.n = len(fits) + (reward is not None)
 
     def scores(
         self, roles: Roles, tokenizer: Any, prompts: Sequence[Messages], texts: Sequence[str]
@@ -333,7 +393,8 @@ class Scorer:
                 places = order[start : start + recipe.rollout_batch_size]
                 part = [rows[place] for place in places]
                 for model in range(len(self.shared)):
-                    told = rewards(roles, reward_role(model), part, tokenizer.pad_token_id)
+                    role = reward_role(self.first + model)
+                    told = rewards(roles, role, part, tokenizer.pad_token_id)
                     scores[model, places] = told.float().cpu()
             found.append(scores)
         if self.others:
@@ -359,17 +420,27 @@ class Scorer:
 
 def reference_scale(recipe: PPORecipe, raw: Tensor) -> list[tuple[float, float]]:
     """(mean, deviation) of each scorer on responses of the reference; (0, 1) if not wanted."""
-    if recipe.reward_scaling != "reference" or raw.shape[1] < 2:
+    if recipe.reward_scaling != "reference":
+        return [(0.0, 1.0)] * len(raw)
+    return scale_of(raw)
+
+
+def scale_of(raw: Tensor) -> list[tuple[float, float]]:
+    """(mean, deviation) of each scorer; (0, 1) from a single response."""
+    if raw.shape[1] < 2:
         return [(0.0, 1.0)] * len(raw)
     return [(float(row.mean()), max(float(row.std()), 1e-4)) for row in raw]
 
 
+def on_scale(raw: Tensor, scale: Sequence[tuple[float, float]]) -> Tensor:
+    """Each scorer's numbers on its scale, (scorers, rows)."""
+    means, deviations = torch.tensor(scale).unbind(dim=1)
+    return (raw - means[:, None]) / deviations[:, None]
+
+
 def one_score(recipe: PPORecipe, raw: Tensor, scale: Sequence[tuple[float, float]]) -> Tensor:
     """One score a response: each scorer on its scale, combined, bounded: (rows,)."""
-    means, deviations = torch.tensor(scale).unbind(dim=1)
-    scores = combined_scores(
-        (raw - means[:, None]) / deviations[:, None], recipe.combine, recipe.uncertainty_weight
-    )
+    scores = combined_scores(on_scale(raw, scale), recipe.combine, recipe.uncertainty_weight)
     if recipe.reward_scaling == "batch" and len(scores) > 1:
         scores = scores / max(float(scores.std()), 1e-4)  # the mean stays: it is the price of KL
     return scores.clamp(-recipe.reward_clip, recipe.reward_clip) if recipe.reward_clip else scores
@@ -435,6 +506,17 @@ def read_rollouts(
     logp, reference_logp, entropy, values = told.unbind(dim=2)  # (rows, longest response)
     mask = response_mask(lengths, told.device)
     return Read(rollouts, mask, logp, reference_logp, entropy, values)
+
+
+def each_response(read: Read) -> dict[str, Tensor]:
+    """Of each response, (rows,): kl, the sum of ρ in nats; length in tokens; entropy, its mean over
+    the tokens."""
+    length = read.mask.sum(dim=1)
+    return {
+        "kl": ((read.logp - read.reference_logp) * read.mask).double().sum(dim=1),
+        "length": length,
+        "entropy": (read.entropy * read.mask).double().sum(dim=1) / length,
+    }
 
 
 def told_advantages(
@@ -706,6 +788,9 @@ class _Clock:
 
 # ---- Checkpoints --------------------------------------------------------------------------------
 
+BEST = "best.safetensors"
+"""The policy's weights at the best look."""
+
 
 @dataclass
 class State:
@@ -716,8 +801,10 @@ class State:
     kl_coefficient: float = 0.0
     scale: list[tuple[float, float]] = field(default_factory=list)
     """Mean and deviation of each scorer on the start's responses."""
-    start_scores: list[float] = field(default_factory=list)
-    """The start's scores on the test prompts."""
+    holdout_scale: list[tuple[float, float]] = field(default_factory=list)
+    """The same of the hold-out, on the start's responses to the test prompts."""
+    watch: dict[str, Any] = field(default_factory=dict)
+    """See monitors.Watch."""
 
 
 def save_checkpoint(folder: Path, learner: Learner, state: State) -> Path:
@@ -733,6 +820,8 @@ def save_checkpoint(folder: Path, learner: Learner, state: State) -> Path:
                 tensors[f"{role}/{name}/{part}"] = value.contiguous()
     save_file(tensors, path / "learner.safetensors")
     (path / "state.json").write_text(json.dumps(asdict(state)))
+    if (folder / BEST).exists():
+        shutil.copyfile(folder / BEST, path / BEST)
     seal(path)
     for older in sorted(path.parent.glob("checkpoint-*"), key=_number)[:-2]:
         shutil.rmtree(older)
@@ -754,8 +843,26 @@ def load_checkpoint(path: Path, learner: Learner) -> State:
                     if value is not None
                 }
     state: dict[str, Any] = json.loads((path / "state.json").read_text())
-    state["scale"] = [(mean, deviation) for mean, deviation in state["scale"]]
+    for name in ("scale", "holdout_scale"):
+        state[name] = [(mean, deviation) for mean, deviation in state[name]]
+    if (path / BEST).exists():  # what was best after this step: it may have been replaced since
+        shutil.copyfile(path / BEST, path.parents[1] / BEST)
     return State(**state)
+
+
+def save_best(folder: Path, roles: Roles) -> None:
+    """The policy's weights of now as the best so far, in one move."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"unfinished-{BEST}"
+    weights = {name: p.data.contiguous() for name, p in roles.trained(POLICY).items()}
+    save_file(weights, unfinished)
+    unfinished.replace(folder / BEST)
+
+
+def load_best(folder: Path, roles: Roles) -> None:
+    saved = load_file(folder / BEST)
+    for name, parameter in roles.trained(POLICY).items():
+        parameter.data.copy_(saved[name])
 
 
 def _number(path: Path) -> int:

@@ -296,7 +296,7 @@ def test_members_of_an_ensemble_share_the_base_and_are_scored_apart(tiny_model, 
     talks = [[{"role": "user", "content": "Why?"}]] * 2
     texts = ["Because.", "I do not know."]
     recipe = PPORecipe(base_model=tiny_model, reward_models=str(first), dtype="float32")
-    scorer, tokenizer = ppo.Scorer(recipe, None), load_tokenizer(tiny_model)
+    scorer, tokenizer = ppo.Scorer(recipe, recipe.folders), load_tokenizer(tiny_model)
     assert len(scorer.shared) == 2
     roles = Roles(recipe, scorer.shared, critic=False)
 
@@ -332,10 +332,10 @@ def test_step_sizes_rise_and_fall_and_are_never_zero():
     [
         ({"algorithm": "reinforce"}, "algorithm is 'reinforce'"),
         ({"algorithm": "rloo"}, "samples_per_prompt must be at least 2"),
-        ({"method": "pissa"}, "method is 'pissa'"),
+        ({"method": "magic"}, "method is 'magic'"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"gae_lambda": 1.5}, r"gae_lambda must lie in \[0, 1\]"),
-        ({"prompts_per_step": 2}, "2 responses a step cannot be 4 minibatches"),
+        ({"prompts_per_step": 2}, "minibatches: 2 responses a step cannot be 4 of them"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(chosen, why):

@@ -16,6 +16,7 @@ from labeling.changes import note_change
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
 from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
+from training.alarms import heed
 from training.cards import write_card
 from training.causes import of_error
 from training.dataset_settings import stored_settings
@@ -173,6 +174,11 @@ def go_on(run: Run, show: Callable[["StepReport"], None] | None = None) -> None:
         record.say(f"Worker {run.worker.rsplit(':', 1)[0]} took the run.")
         metrics = _call_recipe(run, record)
         record.flush()
+        if "paused" in metrics:
+            _pause(run, metrics["paused"])
+            return
+        if "alarm" in metrics:
+            metrics["alarm"] = heed(run, metrics["alarm"])
         model = _end(run, metrics)
         record.say(f"Finished: model {model.name}.")
     except JobCancelled:
@@ -190,6 +196,16 @@ def go_on(run: Run, show: Callable[["StepReport"], None] | None = None) -> None:
             record.say(f"Failed: {words}\n{''.join(traceback.format_exception(error)[-4:])}")
     finally:
         record.close()
+
+
+def _pause(run: Run, alarm: dict) -> None:
+    """Leave the run as it is until somebody resumes it."""
+    told = heed(run, alarm)
+    words = (
+        f"Paused by an alarm at step {told['step']}: {'; '.join(told['words'])}. "
+        f"{told['n_comparisons']} comparisons wait for people. Resume goes on all the same."
+    )
+    run.finish(Run.Status.PAUSED, error=words)
 
 
 def _end(run: Run, metrics: dict) -> ModelVersion:
@@ -373,6 +389,7 @@ class Recorder:
         if report.split == "test" and report.values:
             told = [f"{n} {report.values[n]:.{d}f}" for n, d in LOGGED if n in report.values]
             self.lines.append(f"Step {report.step}: test {', '.join(told)}.")
+        self.lines += [f"Step {report.step}: {note}." for note in report.notes]
         if self.show:
             self.show(report)
         if report.checkpoint:

@@ -230,3 +230,37 @@ def test_a_run_that_ran_out_of_memory_is_told_what_needs_less(project):
     first, second, *_others = remedies(run, recipe_of(run))
     assert first.changes == {"batch_size": 4, "rollout_batch_size": 32}
     assert second.changes == {"algorithm": "rloo", "samples_per_prompt": 2}
+
+
+@pytest.mark.parametrize("on_alarm", ["stop", "pause"])
+def test_an_alarm_keeps_the_best_weights_and_asks_people(project, lead, on_alarm):
+    run = run_of(
+        project, steps=4, kl_budget=1e-6, learning_rate=1e-2, on_alarm=on_alarm,
+        holdout_reward_model="watchful",
+    )  # fmt: skip
+    before = project.comparisons.count()
+    carry_out(run.pk)
+    run.refresh_from_db()
+
+    asked = project.comparisons.filter(metadata__alarm_of_run=run.pk)
+    assert 0 < asked.count() <= 20
+    assert project.comparisons.count() == before + asked.count()
+    sources = {c.response_a.source for c in asked} | {c.response_b.source for c in asked}
+    told = run.events.get(text__startswith="Alarm at step").text
+    at, kept = (int(n) for n in re.search(r"step (\d+): .* of step (\d+)\.", told).groups())
+    assert sources == {f"ppo-{run.pk}-step-{n}" if n else "tiny" for n in (at, kept)}
+    assert 0 <= kept < at < 4
+    assert "the budget is 1e-06" in " ".join(run.events.values_list("text", flat=True))
+    if on_alarm == "stop":
+        assert run.status == Run.Status.SUCCEEDED, run.error
+        alarm = run.metrics["alarm"]
+        assert (alarm["step"], alarm["kept_step"], alarm["kinds"]) == (at, kept, ["too_far"])
+        assert (run.metrics["n_steps"], run.metrics["kept_step"]) == (at, kept)
+        assert f"An alarm stopped the run at step {at}" in text_of(lead.get(page("run", run.pk)))
+        return
+    assert run.status == Run.Status.PAUSED
+    assert f"Paused by an alarm at step {at}" in text_of(lead.get(page("run", run.pk)))
+    assert resume_run(run, by=lead.user)
+    carry_out(run.pk)
+    run.refresh_from_db()
+    assert (run.status, run.metrics["n_steps"]) == (Run.Status.SUCCEEDED, 4)

@@ -82,14 +82,6 @@ WEIGHTING = {
 }
 
 
-class Paused(Exception):
-    """Raised by `train` where an alarm is to pause the run: called again, it goes on."""
-
-    def __init__(self, alarm: dict[str, Any]) -> None:
-        super().__init__("; ".join(alarm["words"]))
-        self.alarm = alarm
-
-
 @quiet_trainer()
 def train(
     recipe: PPORecipe,
@@ -115,9 +107,9 @@ def train(
         one stopped the run; n_train, n_steps (taken), too_long_train, too_long_test,
         kl_coefficient, trained_parameters, parameters, shared (reward models on this base); of this
         session longest (tokens of a prompt with its response), response_tokens, seconds_in
-        {"generation", "scoring", "update"} and seconds.
-    Raises: ModelMissing; ValueError if nothing scores or no prompt fits; Paused; whatever on_step
-        raises.
+        {"generation", "scoring", "update"} and seconds. Where an alarm pauses the run: "paused",
+        the alarm, and nothing else.
+    Raises: ModelMissing; ValueError if nothing scores or no prompt fits; whatever on_step raises.
     """
     began = time.monotonic()
     if not recipe.folders and reward is None:
@@ -201,8 +193,8 @@ def train(
         )
         return found
 
-    stopped: dict[str, Any] = {}
-    for step in range(state.step + 1, recipe.steps + 1):
+    n_steps = state.step if state.stopped else recipe.steps
+    for step in range(state.step + 1, n_steps + 1):
         clock.begin()
         torch.manual_seed(_seed_of(recipe.seed, step, 0))
         chosen = drawn_prompts(asked, recipe, step)
@@ -254,15 +246,17 @@ def train(
         if held_out and (last or step % every(recipe.eval_every, recipe.steps) == 0):
             stops = [alarm for alarm in measure(step) if alarm.stops]
             watch.known += [alarm.kind for alarm in stops]
-        halts = bool(stops) and recipe.on_alarm != "note" and not last
+        heeded = bool(stops) and recipe.on_alarm != "note"
+        alarm = told_alarm(watch, stops, held_out) if heeded else {}
+        halts = heeded and not last
+        if heeded and recipe.on_alarm == "stop":
+            state.stopped = alarm
         if halts or last or step % every(recipe.checkpoint_every, recipe.steps) == 0:
             state.watch = watch.as_json()
             path = save_checkpoint(folder, learner, state)
             on_step(StepReport(step=step, n_steps=recipe.steps, checkpoint=path))
-        if stops and recipe.on_alarm != "note":
-            stopped = told_alarm(watch, stops, [prompt.messages for prompt in held_out])
         if halts and recipe.on_alarm == "pause":
-            raise Paused(stopped)
+            return {"paused": alarm}
         if halts:
             break
 
@@ -272,7 +266,7 @@ def train(
     tokenizer.save_pretrained(folder / "model")
     _trained, parameters = n_parameters(roles.model)
     return end_figures(watch) | {
-        **({"alarm": stopped} if stopped else {}),
+        **({"alarm": state.stopped} if state.stopped else {}),
         "n_train": len(asked),
         "n_steps": state.step,
         "too_long_train": too_long[0],
@@ -285,19 +279,6 @@ def train(
         "response_tokens": clock.n_tokens,
         "seconds_in": clock.seconds,
         "seconds": time.monotonic() - began,
-    }
-
-
-def told_alarm(watch: Watch, stops: Sequence[Alarm], prompts: Sequence[Messages]) -> dict[str, Any]:
-    """What people are told of an alarm, see `train`."""
-    assert watch.now is not None
-    assert watch.best is not None
-    return {
-        "step": watch.now.step,
-        "kinds": [alarm.kind for alarm in stops],
-        "words": [alarm.words for alarm in stops],
-        "kept_step": watch.best.step,
-        "pairs": watch.pairs(prompts),
     }
 
 
@@ -340,6 +321,19 @@ def drawn_prompts(prompts: Sequence[Prompt], recipe: PPORecipe, step: int) -> li
             orders[turn] = torch.randperm(n, generator=draw).tolist()
         chosen += [prompts[orders[turn][place % n]]] * recipe.samples_per_prompt
     return chosen
+
+
+def told_alarm(watch: Watch, stops: Sequence[Alarm], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What people are told of an alarm, see `train`."""
+    assert watch.now is not None
+    assert watch.best is not None
+    return {
+        "step": watch.now.step,
+        "kinds": [alarm.kind for alarm in stops],
+        "words": [alarm.words for alarm in stops],
+        "kept_step": watch.best.step,
+        "pairs": watch.pairs([prompt.messages for prompt in prompts]),
+    }
 
 
 # ---- Scores -------------------------------------------------------------------------------------
@@ -805,6 +799,8 @@ class State:
     """The same of the hold-out, on the start's responses to the test prompts."""
     watch: dict[str, Any] = field(default_factory=dict)
     """See monitors.Watch."""
+    stopped: dict[str, Any] = field(default_factory=dict)
+    """The alarm that stopped the run: resumed, it takes no further step."""
 
 
 def save_checkpoint(folder: Path, learner: Learner, state: State) -> Path:

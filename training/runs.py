@@ -406,16 +406,26 @@ def recipe_of(run: Run) -> AnyRecipe:
     """The run's recipe, its base where it lies now."""
     known = {field.name for field in fields(RECIPES[run.kind])}
     recipe = RECIPES[run.kind](**{k: v for k, v in run.recipe.items() if k in known})
-    if isinstance(recipe, PPORecipe):
-        folders: dict[bool, list[str]] = {False: [], True: []}
-        for model, holds_out in reward_models_of(run.project, recipe):
-            folders[holds_out].append(version_folder(model))
-        recipe = replace(
-            recipe,
-            reward_models=",".join(folders[False]),
-            holdout_reward_model=",".join(folders[True]),
-        )
-    return replace(recipe, base_model=named_model(run.project, run.base_model))
+    return with_folders(
+        run.project, replace(recipe, base_model=named_model(run.project, run.base_model))
+    )
+
+
+def with_folders(project: Project, recipe: AnyRecipe) -> AnyRecipe:
+    """The recipe with folders in the place of the reward models' names.
+
+    Raises: ValueError as `reward_models_of`.
+    """
+    if not isinstance(recipe, PPORecipe):
+        return recipe
+    folders: dict[bool, list[str]] = {False: [], True: []}
+    for model, holds_out in reward_models_of(project, recipe):
+        folders[holds_out].append(version_folder(model))
+    return replace(
+        recipe,
+        reward_models=",".join(folders[False]),
+        holdout_reward_model=",".join(folders[True]),
+    )
 
 
 def reward_models_of(project: Project, recipe: PPORecipe) -> list[tuple[ModelVersion, bool]]:

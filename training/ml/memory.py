@@ -20,9 +20,7 @@ from training.ml.architecture import Architecture
 from training.ml.config import (
     DTYPES,
     NO_REFERENCE,
-    AnyRecipe,
     DPORecipe,
-    PPORecipe,
     Recipe,
     RewardRecipe,
     gettext_noop,
@@ -511,7 +509,7 @@ def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda")
     largest = max(moments, key=lambda found: sum(found.values()))
     terms = [Term("weights", weights, gettext_noop("the model's weights"))]
     terms += [Term(name, n, WORK_TERMS[name]) for name, n in largest.items()]
-    terms += _surroundings(device, sum(largest.values()))
+    terms += surroundings(device, sum(largest.values()))
     found = tuple(term for term in terms if term.bytes)
     return Estimate(found, use, 0, arch.weights, tokens, device)
 
@@ -521,7 +519,7 @@ def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda")
 
 def predict(
     kind: str,
-    recipe: AnyRecipe,
+    recipe: Recipe,
     arch: Architecture,
     *,
     device: str = "cuda",
@@ -535,8 +533,6 @@ def predict(
     Args: device: "cuda" or "cpu"; tokens: of the longest conversation, where it is known; else the
         recipe's max_length, or the model's context where that is shorter.
     """
-    if isinstance(recipe, PPORecipe):
-        raise ValueError("the memory of PPO is not foretold yet")
     method, virtual = recipe.method, virtual_tokens(recipe)
     stretched = recipe.rope_factor if recipe.rope_scaling != "none" else 1
     context = int((arch.context or recipe.max_length + virtual) * stretched)
@@ -602,7 +598,7 @@ def predict(
     found = always | moments[moment]
     moving = sum(found.get(name, 0) for name in ("activations", "logits", "work"))
     terms = [Term(name, found.get(name, 0), words) for name, words in TERMS.items()]
-    terms += _surroundings(device, moving)
+    terms += surroundings(device, moving)
     told = tuple(term for term in terms if term.bytes)
     return Estimate(told, moment, trained, arch.weights, tokens, device)
 
@@ -647,7 +643,7 @@ WORK_TERMS = {
 }
 
 
-def _surroundings(device: str, moving: int) -> list[Term]:
+def surroundings(device: str, moving: int) -> list[Term]:
     """What stands around a model's own memory, of which `moving` bytes come and go."""
     if device == "cuda":
         return [
@@ -675,8 +671,8 @@ def suggestions(
     in four bits, shorter conversations. What changes no result comes first, and a suggestion that
     gives up more than another and is not smaller by it is left out.
     """
-    batches = _halves(recipe.batch_size, 1)
-    lengths = _halves(min(recipe.max_length, arch.context or recipe.max_length), 128)[:4]
+    batches = halves(recipe.batch_size, 1)
+    lengths = halves(min(recipe.max_length, arch.context or recipe.max_length), 128)[:4]
     methods = [recipe.method, *(["qlora"] if recipe.method in ("lora", "full") else [])]
     checkpointing = [recipe.gradient_checkpointing, True]
     found: dict[int, tuple[int, Suggestion]] = {}
@@ -718,7 +714,7 @@ def lighter_work(
     for in_4_bits in (False, True):
         if work.in_4_bits and not in_4_bits:
             continue
-        for rows in _halves(work.rows, 1):
+        for rows in halves(work.rows, 1):
             lighter = replace(work, rows=rows, in_4_bits=in_4_bits)
             peak = inference(use, lighter, arch, device=device).peak
             if peak <= available:
@@ -729,7 +725,7 @@ def lighter_work(
     return found
 
 
-def _halves(number: int, least: int) -> list[int]:
+def halves(number: int, least: int) -> list[int]:
     """The number and its halves while they are whole and not below `least`."""
     found = [number]
     while found[-1] % 2 == 0 and found[-1] // 2 >= least:

@@ -18,7 +18,7 @@ from labeling.storage import check_model_name
 from training.fitting import Fit, fit, fit_work, machine
 from training.forms import NAMES, WorkForm
 from training.ml.config import METHODS, RECIPES, make_recipe
-from training.runs import named_model
+from training.runs import named_model, with_folders
 
 
 @login_required
@@ -39,7 +39,7 @@ def fit_context(data: QueryDict, user: Any, project: Project, kind: str) -> dict
         check_model_name(data.get("base_model", ""), user)
         folder = named_model(project, data.get("base_model", ""))
         recipe = make_recipe(kind, posted_settings(data, kind) | {"base_model": folder})
-        found = fit(kind, recipe, machine())
+        found = fit(kind, with_folders(project, recipe), machine())
     except (ValueError, ValidationError) as error:
         text = str(getattr(error, "message", error))
         return {"fit": None, "problem": text[:1].upper() + text[1:]}

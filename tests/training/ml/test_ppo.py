@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.training.reward_models import save_reward_model
 from tests.training.tiny import save_tiny_model
-from training.ml import ppo
+from training.ml import ppo, ppo_memory
+from training.ml.architecture import read_architecture
 from training.ml.loading import load_policy, load_reward_model, load_tokenizer
 from training.ml.ppo import Learner, PPORecipe, read_rollouts, told_advantages
 from training.ml.roles import CRITIC, POLICY, Roles
@@ -346,3 +347,40 @@ def test_a_recipe_that_makes_no_sense_is_refused(chosen, why):
 def test_without_anything_that_scores_a_run_does_not_start(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="nothing scores the responses"):
         ppo.train(PPORecipe(base_model=tiny_model), PROMPTS, [], tmp_path, lambda report: None)
+
+
+def test_what_is_foretold_of_memory_counts_the_roles_as_they_are(
+    tiny_model, reward_model, tmp_path
+):
+    recipe = PPORecipe(base_model=tiny_model, reward_models=reward_model, **SMALL | {"steps": 1})
+    metrics = ppo.train(recipe, PROMPTS[:8], [], tmp_path, lambda report: None)
+    arch = read_architecture(tiny_model)
+    found = {term.name: term.bytes for term in ppo_memory.predict(recipe, arch).terms}
+    alone = dataclasses.replace(recipe, algorithm="rloo", samples_per_prompt=2)
+    without = {term.name: term.bytes for term in ppo_memory.predict(alone, arch).terms}
+
+    assert found["trained"] == 4 * metrics["trained_parameters"]
+    assert found["frozen"] == 4 * ppo_memory.adapter_numbers(reward_model)
+    assert found["trained"] - without["trained"] == found["frozen"] + 4  # the critic, and its bias
+    assert "beside" not in found
+    in_4_bits = dataclasses.replace(recipe, method="qlora")
+    beside = {term.name: term.bytes for term in ppo_memory.predict(in_4_bits, arch).terms}
+    assert beside["beside"] > found["frozen"]  # it was trained on the base in full
+    assert beside["weights"] < found["weights"]
+    # A policy that goes on from an adapter holds a frozen copy of it as its reference.
+    further = dataclasses.replace(recipe, base_model=str(tmp_path / "model"))
+    again = {term.name: term.bytes for term in ppo_memory.predict(further, arch).terms}
+    assert again["frozen"] - found["frozen"] == 4 * ppo_memory.adapter_numbers(further.base_model)
+
+
+def test_suggestions_fit_and_say_what_they_give_up(tiny_model):
+    recipe = PPORecipe(base_model=tiny_model, dtype="float32", max_length=256)
+    arch = read_architecture(tiny_model)
+    peak = ppo_memory.predict(recipe, arch, device="cpu").peak
+    found = ppo_memory.suggestions(recipe, arch, peak - 1, device="cpu")
+
+    assert found[0].settings == {"batch_size": 4, "rollout_batch_size": 32}
+    assert found[0].same_result
+    assert all(suggestion.peak < peak for suggestion in found)
+    assert [s.same_result for s in found] == [True, False, False]
+    assert "algorithm" in found[1].settings

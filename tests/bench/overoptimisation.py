@@ -163,7 +163,7 @@ def run(folder: Path, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
                 for prompt, text in zip(asked, look.texts, strict=True)
             ]
             one = {"step": look.step, "truth": truth, "numbers": look.numbers}
-            looks.append(one | {"texts": look.texts[:8]})
+            looks.append(one | {"texts": look.texts})
 
         ppo.train(
             policy,

@@ -2,7 +2,11 @@ import copy
 import dataclasses
 import json
 import math
+import os
+import random
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -384,3 +388,60 @@ def test_suggestions_fit_and_say_what_they_give_up(tiny_model):
     assert all(suggestion.peak < peak for suggestion in found)
     assert [s.same_result for s in found] == [True, False, False]
     assert "algorithm" in found[1].settings
+
+
+KILL_SEED = int(os.environ.get("PREFLOOP_TEST_SEED") or random.SystemRandom().randrange(10**6))
+"""Of the moments at which processes are killed; a failing test prints it."""
+
+
+def killed_at(moment: float, run) -> bool:
+    """A forked process that trains and ends by SIGKILL: at its so many-th report where `moment` is
+    whole, else after so many seconds, in whatever it is doing then. Whether it had not ended yet."""
+    reports = 0
+
+    def on_step(report):
+        nonlocal reports
+        reports += 1
+        if reports == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if not (pid := os.fork()):
+        try:
+            run(on_step)
+        finally:
+            os._exit(0)
+    if moment != int(moment):
+        time.sleep(moment)
+        os.kill(pid, signal.SIGKILL)  # a process that has ended waits for us, and feels nothing
+    return os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tiny_model, reward_model, tmp_path):
+    """In a rollout, in scoring, between minibatches, in a look, while a checkpoint is written."""
+    watching = save_reward_model(tiny_model, tmp_path / "watching", seed=5)
+    recipe = PPORecipe(
+        base_model=tiny_model, reward_models=reward_model, holdout_reward_model=watching,
+        on_alarm="note", kl_budget=1e-6, **SMALL | {"checkpoint_every": 1, "eval_every": 1},
+    )  # fmt: skip
+    reports = []
+
+    def run(folder, on_step):
+        return ppo.train(recipe, PROMPTS[:14], PROMPTS[14:], tmp_path / folder, on_step)
+
+    began = time.monotonic()
+    unbroken = run("whole", reports.append)
+    seconds = time.monotonic() - began
+    chance = random.Random(KILL_SEED)
+    moments = [chance.randint(2, len(reports) // 2), chance.uniform(0.2, 0.8) * seconds]
+    print(f"PREFLOOP_TEST_SEED={KILL_SEED}: killed at {moments}")
+    assert killed_at(moments[0], lambda on_step: run("cut", on_step))
+    killed_at(moments[1], lambda on_step: run("cut", on_step))
+    resumed = run("cut", lambda report: None)
+
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    session = ("seconds", "seconds_in", "response_tokens", "longest")
+    assert {k: v for k, v in resumed.items() if k not in session} == {
+        k: v for k, v in unbroken.items() if k not in session
+    }
+    best = [load_file(tmp_path / name / "best.safetensors") for name in ("whole", "cut")]
+    assert same(*best)

@@ -395,8 +395,8 @@ KILL_SEED = int(os.environ.get("PREFLOOP_TEST_SEED") or random.SystemRandom().ra
 
 
 def killed_at(moment: float, run) -> bool:
-    """A forked process that trains and ends by SIGKILL: at its so many-th report where `moment` is
-    whole, else after so many seconds, in whatever it is doing then. Whether it had not ended yet."""
+    """A forked process that trains and dies by SIGKILL: at its so many-th report where `moment` is
+    whole, else after so many seconds, whatever it does then. Whether it had not ended by then."""
     reports = 0
 
     def on_step(report):

@@ -90,6 +90,8 @@ three. Learning rate, gradient norm and tokens a second are of training steps al
 TESTED = {"loss", "accuracy", "margin", "score", "holdout", "kl", "length", "finished"}
 TESTED |= {"entropy", "win", "repeated", "spread", "lists", "bold"}
 """Curves that test points may stand on."""
+HABITS = ("repeated", "lists", "bold")
+"""Curves that are worth a place only where they leave 0."""
 
 
 PAIRWISE = (Run.Kind.REWARD, Run.Kind.DPO)
@@ -288,7 +290,8 @@ def curves(run: Run) -> dict[str, Any]:
     first = ("loss", "accuracy", "margin") if run.kind in PAIRWISE else ("loss",)
     shown: Sequence[str] = list(found)
     if run.kind == Run.Kind.PPO:
-        first, shown = ("score", "kl"), rewarded.CURVES
+        first = ("score", "kl")
+        shown = [name for name in rewarded.CURVES if name not in HABITS or _varies(found[name])]
     return {
         "curves": {
             name: found[name]
@@ -298,6 +301,10 @@ def curves(run: Run) -> dict[str, Any]:
         "steps_per_point": each,
         "held_out": "validation" if points["validation"] else "test",
     }
+
+
+def _varies(curve: dict[str, list[list[float]]]) -> bool:
+    return any(value for points in curve.values() for _step, value in points)
 
 
 def _test_points(found: dict[str, Any]) -> list[tuple[int, list[float]]]:

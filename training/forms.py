@@ -38,7 +38,7 @@ from training.ml.memory import USES, make_work
 from training.ml.methods import BESIDE, SETTINGS, other_settings, why_not
 from training.ml.objectives import why_not_labels
 from training.models import Dataset, ModelVersion, Run, Study
-from training.runs import check_base, known_models, named_model, reward_models_of
+from training.runs import check_base, known_models, named_model, with_folders
 from training.studies import MOST_SEEDS, REFERENCES
 from training.sweeps import can_be_swept, combinations, read_grid
 from training.texts import known_texts, text_path
@@ -121,6 +121,8 @@ NAMES = {
     "early_stopping": _lazy("Early stopping"),
     "reward_models": _lazy("Reward models"),
     "holdout_reward_model": _lazy("Hold-out reward model"),
+    "judge_model": _lazy("Judge"),
+    "judge_guidelines": _lazy("What the judge looks at"),
     "algorithm": _lazy("Algorithm"),
     "combine": _lazy("Several reward models as one"),
     "uncertainty_weight": _lazy("Weight of uncertainty"),
@@ -424,6 +426,7 @@ class LaunchForm(forms.Form):
             choices=[(name, name) for name in names],
             widget=forms.CheckboxSelectMultiple,
             initial=names[:1],
+            required=False,  # a judge may do
             help_text=texts["reward_models"],
             label=labels["reward_models"],
         )
@@ -434,6 +437,15 @@ class LaunchForm(forms.Form):
             help_text=texts["holdout_reward_model"],
             label=labels["holdout_reward_model"],
         )
+        kinds = (ModelVersion.Kind.BASE, ModelVersion.Kind.POLICY)
+        writers = self.project.models.filter(kind__in=kinds)
+        self.fields["judge_model"] = forms.ChoiceField(
+            choices=[("", _("none")), *((model.name, model.name) for model in writers)],
+            required=False,
+            help_text=self.fields["judge_model"].help_text,
+            label=NAMES["judge_model"],
+        )
+        self.fields["judge_guidelines"].required = False
         self.fields["method"].choices = [(name, _(METHODS[name])) for name in BESIDE]
 
     def clean_base_model(self) -> str:
@@ -507,7 +519,7 @@ class LaunchForm(forms.Form):
             recipe = make_recipe(self.kind, settings | {"base_model": folder})
             check_base(folder, recipe)
             if isinstance(recipe, PPORecipe):
-                reward_models_of(self.project, recipe)
+                with_folders(self.project, recipe)
         except ValueError as error:
             refuse(self, str(error))
         cleaned["recipe_settings"] = {

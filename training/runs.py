@@ -233,7 +233,7 @@ def checked_recipe(
     recipe = make_recipe(kind, chosen)
     check_base(folder, recipe)
     if isinstance(recipe, PPORecipe):
-        reward_models_of(project, recipe)
+        with_folders(project, recipe)
     if isinstance(recipe, PretrainRecipe):
         if dataset is not None:
             raise ValueError("dataset: continued pre-training reads a file of text, no dataset")
@@ -425,7 +425,21 @@ def with_folders(project: Project, recipe: AnyRecipe) -> AnyRecipe:
         recipe,
         reward_models=",".join(folders[False]),
         holdout_reward_model=",".join(folders[True]),
+        judge_model=recipe.judge_model and version_folder(judge_of(project, recipe)),
     )
+
+
+def judge_of(project: Project, recipe: PPORecipe) -> ModelVersion:
+    """The language model that rates the responses. Raises: ValueError if it is none of the
+    project's."""
+    kinds = (ModelVersion.Kind.BASE, ModelVersion.Kind.POLICY)
+    found = project.models.filter(name=recipe.judge_model, kind__in=kinds).first()
+    if found is None:
+        raise ValueError(
+            f"judge_model: {recipe.judge_model} is no language model of this project; it must be "
+            "one of its bases or policies"
+        )
+    return found
 
 
 def reward_models_of(project: Project, recipe: PPORecipe) -> list[tuple[ModelVersion, bool]]:
@@ -437,7 +451,7 @@ def reward_models_of(project: Project, recipe: PPORecipe) -> list[tuple[ModelVer
     known = {model.name: model for model in project.models.filter(kind=ModelVersion.Kind.REWARD)}
     there = f"there are {', '.join(known)}" if known else "train one first"
     names = recipe.folders
-    if not names:
+    if not names and not recipe.judge_model:
         raise ValueError(f"reward_models: name a reward model of this project; {there}")
     watching = [recipe.holdout_reward_model] if recipe.holdout_reward_model else []
     for setting, asked in (("reward_models", names), ("holdout_reward_model", watching)):

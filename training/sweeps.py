@@ -23,6 +23,8 @@ NOT_SWEPT = {
     "target_modules",
     "reward_models",
     "holdout_reward_model",
+    "judge_model",
+    "judge_guidelines",
 }
 
 

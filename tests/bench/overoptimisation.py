@@ -5,10 +5,10 @@ in time?
     python -m tests.bench.overoptimisation report --folder DIR          # the table of all of them
 
 DIR keeps the micro-world's base model and comparisons (PREFLOOP_STORAGE), and what every seed came
-to. A seed decides the labels of the small reward model, the weights of all models, the order and
-the samples; the world, its base model and its comparisons are the same for all. The run goes on
-past its alarm (on_alarm "note"), so that what the stop saved can be told: the watch decides as it
-would in a run that stops.
+to. A seed decides the labels of the small reward model, its weights and the policy's, the order
+and the samples; the world, its base model, its comparisons and the hold-out are the same for all.
+The run goes on past its alarm (on_alarm "note"), so that what the stop saved can be told: the watch
+decides as it would in a run that stops.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WILD_PAIRS, WILD_TEMPERATURES = 600, (1.0, 1.5)
 """Of the hold-out besides: responses of the start that are more varied than those of the others."""
 SETTINGS: dict[str, Any] = {
     "algorithm": "rloo",
-    "steps": 40,
+    "steps": 30,
     "prompts_per_step": 32,
     "samples_per_prompt": 2,
     "max_new_tokens": 64,
@@ -38,6 +38,7 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 2e-3,
     "scheduler": "constant_with_warmup",
     "kl_coefficient": 0.0,
+    "kl_budget": 2.0,
     "missing_end_penalty": 0.0,
     "eval_every": 2,
     "checkpoint_every": 1000,
@@ -134,28 +135,27 @@ def run(folder: Path, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
     from training.ml.data import prompts_of
 
     began = time.monotonic()
-    rng = random.Random(f"labels {seed}")
-    prompts = sorted({pair.prompt_id for pair in train})
-    rng.shuffle(prompts)
-    half = set(prompts[: len(prompts) // 2])
-    few = rng.sample([pair for pair in train if pair.prompt_id in half], SMALL_PAIRS)
-    others = [pair for pair in train if pair.prompt_id not in half]
-    others += wild_pairs(base, [prompt for prompt in prompts if prompt not in half], rng)
+    half = set(sorted({pair.prompt_id for pair in train})[::2])
+    few = random.Random(f"labels {seed}").sample(
+        [pair for pair in train if pair.prompt_id in half], SMALL_PAIRS
+    )
+    holdout = folder / "overoptimisation" / f"holdout-{WILD_PAIRS}"
+    if not (holdout / "model" / "adapter_model.safetensors").exists():
+        others = [pair for pair in train if pair.prompt_id not in half]
+        names = sorted({pair.prompt_id for pair in others})
+        others += wild_pairs(base, names, random.Random("wild"))
+        recipe = RewardRecipe(base_model=base, seed=1, **REWARD)
+        reward_model.train(recipe, others, test, holdout, lambda report: None)
     looks: list[dict[str, Any]] = []
     notes: list[tuple[int, tuple[str, ...]]] = []
     asked = prompts_of(test)[: (SETTINGS | changed)["test_prompts"]]
     with tempfile.TemporaryDirectory() as out:
-        accuracy = {}
-        for place, (name, pairs) in enumerate((("small", few), ("holdout", others))):
-            more = SMALL if name == "small" else {}
-            recipe = RewardRecipe(base_model=base, seed=2 * seed + place, **REWARD | more)
-            place_of = Path(out) / name
-            found = reward_model.train(recipe, pairs, test, place_of, lambda report: None)
-            accuracy[name] = found["accuracy"]["value"]
+        recipe = RewardRecipe(base_model=base, seed=seed, **REWARD | SMALL)
+        small = reward_model.train(recipe, few, test, Path(out) / "small", lambda report: None)
         policy = PPORecipe(
             base_model=base,
             reward_models=str(Path(out) / "small" / "model"),
-            holdout_reward_model=str(Path(out) / "holdout" / "model"),
+            holdout_reward_model=str(holdout / "model"),
             seed=seed,
             **SETTINGS | changed,
         )
@@ -178,7 +178,7 @@ def run(folder: Path, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
         )
     return {
         "seed": seed,
-        "accuracy": accuracy,
+        "accuracy": small["accuracy"]["value"],
         "looks": looks,
         "notes": notes,
         "seconds": time.monotonic() - began,
@@ -191,7 +191,8 @@ def course(found: dict[str, Any]) -> dict[str, Any]:
     from training.ml.config import PPORecipe
     from training.ml.monitors import Look, Watch
 
-    watch = Watch(PPORecipe(base_model="", reward_models="-", holdout_reward_model="-"))
+    recipe = PPORecipe(base_model="", reward_models="-", holdout_reward_model="-", **SETTINGS)
+    watch = Watch(recipe)
     truths = [sum(look["truth"]) / len(look["truth"]) for look in found["looks"]]
     alarm = None
     for place, look in enumerate(found["looks"]):
@@ -270,7 +271,7 @@ def main() -> None:
         return
     found = run(asked.folder, asked.seed, asked.settings)
     place = asked.folder / "overoptimisation"
-    place.mkdir(exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     (place / f"seed-{asked.seed}.json").write_text(json.dumps(found))
     print(json.dumps(course(found) | {"seconds": round(found["seconds"])}))
 

@@ -160,6 +160,7 @@ def test_a_cancelled_run_goes_on_to_the_same_weights(project, lead):
         ({"reward_models": "tiny"}, "reward_models: tiny is no reward model of this project"),
         ({"reward_models": "/etc"}, "reward_models: /etc is no reward model of this project"),
         ({"reward_models": "kind,kind"}, "reward_models: one is named twice"),
+        ({"judge_model": "kind"}, "judge_model: kind is no language model of this project"),
         ({"holdout_reward_model": "kind"}, "holdout_reward_model: the policy learns from this one"),
         ({"method": "full"}, "method: the roles of PPO stand beside each other"),
         ({"algorithm": "grpo"}, "samples_per_prompt must be at least 2: grpo compares"),

@@ -502,6 +502,16 @@ class PPORecipe:
     uncertainty_weight: float = _setting(
         1.0, gettext_noop("Weight of the variance under uncertainty.")
     )
+    judge_model: str = _setting(
+        "",
+        gettext_noop(
+            "A language model of the project that rates every response from 1 to 9, beside the "
+            "reward models or instead of them (direct RLAIF)."
+        ),
+    )
+    judge_guidelines: str = _setting(
+        "", gettext_noop("What it is told to look at, in a sentence or two.")
+    )
     holdout_reward_model: str = _setting(
         "",
         gettext_noop(

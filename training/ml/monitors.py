@@ -25,16 +25,22 @@ LEAST_CHANGE = 0.05
 LEAST_REPEATED = 0.15
 """Rise in the share of repeated n-grams that is worth a stop: longer texts repeat a little more."""
 IN_A_ROW = 2
-"""Looks in a row that must find the hold-out below its best: of many looks the best one is good by
-luck too, and a single later one would often lie below it."""
+"""Looks in a row that must find the hold-out wanting: of many looks the best one is good by luck
+too, and a single later one would often lie below it."""
 PAIRS = 20
 """Comparisons that people are given after an alarm."""
 
-OVEROPTIMISED, TOO_FAR, REPEATS, LONGER, ENDLESS, LISTS, BOLD = (
-    "overoptimised", "too_far", "repeats", "longer", "endless", "lists", "bold"
+CONFIRMED = 0.5
+"""Share of the score's gain that the hold-out is to have gained too, both in deviations of the
+start. A reward model of other labels that is right as often gains about their correlation of it."""
+
+FALLS, UNCONFIRMED, TOO_FAR, REPEATS, LONGER, ENDLESS, LISTS, BOLD = (
+    "falls", "unconfirmed", "too_far", "repeats", "longer", "endless", "lists", "bold"
 )  # fmt: skip
+BY_HOLDOUT = (FALLS, UNCONFIRMED)
 ALARMS = {
-    OVEROPTIMISED: gettext_noop("the hold-out falls while the score rises"),
+    FALLS: gettext_noop("the hold-out falls while the score rises"),
+    UNCONFIRMED: gettext_noop("the hold-out does not rise with the score"),
     TOO_FAR: gettext_noop("KL exceeds its budget"),
     REPEATS: gettext_noop("responses repeat themselves"),
 }
@@ -128,7 +134,9 @@ def alarms(recipe: PPORecipe, now: Look, start: Look, best: Look) -> list[Alarm]
     """What this look finds, against the start and against the best look so far.
 
     The hold-out falls where the 95 % interval of its difference to the best look, paired by prompt,
-    lies below 0, while the score that is learned from is above what it was then.
+    lies below 0, while the score that is learned from is above what it was then. It confirms too
+    little where the interval of its gain over the start less CONFIRMED times the score's lies below
+    0.
     """
     found = []
     if "holdout" in now.numbers and now.step > best.step:
@@ -139,7 +147,16 @@ def alarms(recipe: PPORecipe, now: Look, start: Look, best: Look) -> list[Alarm]
                 f"the hold-out has fallen by {-fall['value']:.2f} [{-fall['high']:.2f}, "
                 f"{-fall['low']:.2f}] since step {best.step}, and the score has risen by {rise:.2f}"
             )
-            found.append(Alarm(OVEROPTIMISED, True, words))
+            found.append(Alarm(FALLS, True, words))
+    if "holdout" in now.numbers:
+        gains = {name: np.array(now.minus(start, name)) for name in ("score", "holdout")}
+        rest = mean_figure((gains["holdout"] - CONFIRMED * gains["score"]).tolist())
+        if rest["high"] is not None and rest["high"] < 0 < gains["score"].mean():
+            words = (
+                f"the score has risen by {gains['score'].mean():.2f} since the start, the hold-out "
+                f"by {gains['holdout'].mean():.2f} only"
+            )
+            found.append(Alarm(UNCONFIRMED, True, words))
     if recipe.kl_budget and now.mean("kl") > recipe.kl_budget:
         words = f"a response is {now.mean('kl'):.1f} nats from the start; the budget is "
         found.append(Alarm(TOO_FAR, True, f"{words}{recipe.kl_budget:g}"))
@@ -171,24 +188,25 @@ class Watch:
         self.start: Look | None = None
         self.best: Look | None = None
         self.now: Look | None = None
-        self.fallen = 0
-        """Looks in a row that found the hold-out below its best."""
+        self.wanting = 0
+        """Looks in a row that found the hold-out wanting."""
         self.known: list[str] = []
         """Alarms that people have been told of: these stop the run no second time."""
 
     def see(self, look: Look) -> list[Alarm]:
-        """Take the look of now, the best one so far perhaps. What it found comes back: of the fall
-        of the hold-out only what enough looks in a row have found."""
+        """Take the look of now, the best one so far perhaps. What it found comes back: of the
+        hold-out only what enough looks in a row have found."""
         self.now = look
         if self.start is None or self.best is None:
             self.start = self.best = look
             return []
         found = alarms(self.recipe, look, self.start, self.best)
-        falls = any(alarm.kind == OVEROPTIMISED for alarm in found)
-        self.fallen = self.fallen + 1 if falls else 0
-        if self.fallen < IN_A_ROW:
-            found = [alarm for alarm in found if alarm.kind != OVEROPTIMISED]
-        in_bounds = not any(alarm.stops for alarm in found)
+        wanting = any(alarm.kind in BY_HOLDOUT for alarm in found)
+        self.wanting = self.wanting + 1 if wanting else 0
+        if self.wanting < IN_A_ROW:
+            found = [alarm for alarm in found if alarm.kind not in BY_HOLDOUT]
+        # Where the hold-out is wanting, its highest look is still the best there is.
+        in_bounds = not any(a.stops and a.kind not in BY_HOLDOUT for a in found)
         rises = "holdout" not in look.numbers or look.mean("holdout") > self.best.mean("holdout")
         if in_bounds and rises:
             self.best = look
@@ -211,12 +229,12 @@ class Watch:
     def as_json(self) -> dict[str, Any]:
         looks = {name: getattr(self, name) for name in ("start", "best", "now")}
         kept = {name: None if look is None else asdict(look) for name, look in looks.items()}
-        return kept | {"fallen": self.fallen, "known": self.known}
+        return kept | {"wanting": self.wanting, "known": self.known}
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         for name in ("start", "best", "now"):
             setattr(self, name, None if kept[name] is None else Look(**kept[name]))
-        self.fallen, self.known = int(kept["fallen"]), list(kept["known"])
+        self.wanting, self.known = int(kept["wanting"]), list(kept["known"])
 
 
 def end_figures(watch: Watch) -> dict[str, Any]:

@@ -52,6 +52,7 @@ from training.ml.policy_gradients import (
     value_loss,
     whiten,
 )
+from training.ml.ratings import Rater
 from training.ml.roles import (
     CRITIC,
     POLICY,
@@ -112,7 +113,7 @@ def train(
     Raises: ModelMissing; ValueError if nothing scores or no prompt fits; whatever on_step raises.
     """
     began = time.monotonic()
-    if not recipe.folders and reward is None:
+    if not (recipe.folders or recipe.judge_model or reward):
         raise ValueError("nothing scores the responses: name a reward model, or give a function")
     tokenizer = load_tokenizer(recipe.base_model)
     room = longest_allowed(recipe.base_model, recipe.max_length) - recipe.max_new_tokens
@@ -126,6 +127,15 @@ def train(
     held_out = some_of(held_out, recipe.test_prompts, recipe.seed)
 
     set_seed(recipe.seed)  # adapters start at random
+    if recipe.judge_model and reward is None:
+        reward = Rater(
+            recipe.judge_model,
+            recipe.judge_guidelines,
+            dtype=recipe.dtype,
+            batch_size=recipe.rollout_batch_size,
+        ).ratings
+    elif recipe.judge_model:
+        raise ValueError("judge_model: give a function or a judge, not both")
     scorer = Scorer(recipe, recipe.folders, reward)
     watcher = Scorer(recipe, names_in(recipe.holdout_reward_model), first=len(scorer.shared))
     roles = Roles(recipe, [*scorer.shared, *watcher.shared], critic=recipe.algorithm == "ppo")

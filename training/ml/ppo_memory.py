@@ -47,7 +47,7 @@ WORDS = {
     "trained": gettext_noop("policy and critic, in float32"),
     "optimizer": TERMS["optimizer"],
     "frozen": gettext_noop("adapters of reward models and reference, in float32"),
-    "beside": gettext_noop("reward models that cannot share the base"),
+    "beside": gettext_noop("models that score and cannot share the base"),
     "gradients": TERMS["gradients"],
     "activations": TERMS["activations"],
     "cache": gettext_noop("keys and values of every token that is written"),
@@ -88,6 +88,9 @@ def predict(
     beside = sum(
         _beside(folder, number=number, device=device) for folder in folders if folder not in shared
     )
+    if recipe.judge_model:  # it writes one digit: no keys and values, and its head
+        asked = read_architecture(recipe.judge_model)
+        beside += base_weights(asked, method="lora", number=number)
     always = {
         "weights": base_weights(arch, method=recipe.method, number=number)
         + mapped_file(arch, method=recipe.method, number=number, device=device),

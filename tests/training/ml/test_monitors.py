@@ -2,9 +2,10 @@ import pytest
 
 from training.ml.config import PPORecipe
 from training.ml.monitors import (
-    OVEROPTIMISED,
+    FALLS,
     REPEATS,
     TOO_FAR,
+    UNCONFIRMED,
     Look,
     Watch,
     alarms,
@@ -46,7 +47,7 @@ def test_the_hold_out_falling_while_the_score_rises_is_an_alarm_at_the_second_lo
     assert watch.see(look(4, 2, 0.8)) == []
     found = watch.see(look(6, 3, 0.5))
 
-    assert kinds(found) == [OVEROPTIMISED]
+    assert kinds(found) == [FALLS, UNCONFIRMED]
     assert found[0].stops
     assert "since step 2" in found[0].words
     assert watch.best.step == 2
@@ -62,7 +63,7 @@ def test_the_hold_out_falling_while_the_score_rises_is_an_alarm_at_the_second_lo
     [
         [(2, 1), (3, 1.5)],  # both rise
         [(0.5, 0.2), (0.4, 0.1)],  # both fall
-        [(2, 0.5), (3, 1.2)],  # it fell once
+        [(2, 0.5), (2.2, 1.3)],  # it fell once
     ],
 )
 def test_other_courses_of_score_and_hold_out_are_none(later):
@@ -71,6 +72,14 @@ def test_other_courses_of_score_and_hold_out_are_none(later):
     watch.see(look(1, 1, 1))
     found = [watch.see(look(2 + i, *both)) for i, both in enumerate(later)]
     assert found == [[], []]
+
+
+def test_a_hold_out_that_confirms_less_than_half_of_the_gain_is_an_alarm():
+    watch = Watch(WATCHED)
+    courses = [(0, 0, 0), (1, 1, 0.55), (2, 2, 0.9), (3, 2.1, 1.2), (4, 3, 1.3), (5, 3.5, 1.4)]
+    found = [kinds(watch.see(look(*course))) for course in courses]
+    assert found == [[], [], [], [], [], [UNCONFIRMED]]
+    assert watch.best.step == 5  # the hold-out is highest there all the same
 
 
 def test_kl_over_its_budget_and_repetition_stop_and_a_change_of_habits_is_told():

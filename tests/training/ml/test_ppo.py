@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.training.reward_models import save_reward_model
 from tests.training.tiny import save_tiny_model
-from training.ml import ppo, ppo_memory
+from training.ml import ppo, ppo_memory, ratings
 from training.ml.architecture import read_architecture
 from training.ml.loading import load_policy, load_reward_model, load_tokenizer
 from training.ml.ppo import Learner, PPORecipe, read_rollouts, told_advantages
@@ -445,3 +445,27 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tiny_model, rewa
     }
     best = [load_file(tmp_path / name / "best.safetensors") for name in ("whole", "cut")]
     assert same(*best)
+
+
+def test_a_judge_rates_by_the_digits_it_would_say(tiny_model, tmp_path):
+    rater = ratings.Rater(tiny_model, "Be calm.", dtype="float32", batch_size=2)
+    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0]]
+    texts = ["A calm place.", "No.", "A calm place."]
+    found = rater.ratings(prompts, texts)
+
+    row = rater._asked(PROMPTS[1], "No.")
+    with torch.no_grad():
+        probs = rater.model(input_ids=torch.tensor([row])).logits[0, -1].softmax(-1)
+    each = [float(probs[tokens].sum()) for tokens in rater.digits]
+    by_hand = sum(g * p for g, p in zip(range(1, 10), each, strict=True)) / sum(each)
+    assert found[1] == pytest.approx((by_hand - 5) / 4, abs=1e-5)
+    assert found[0] == pytest.approx(found[2], abs=1e-6)
+    assert found[0] != pytest.approx(found[1], abs=1e-6)
+
+    recipe = PPORecipe(
+        base_model=tiny_model, judge_model=tiny_model, algorithm="rloo",
+        **SMALL | {"steps": 1, "samples_per_prompt": 2},
+    )  # fmt: skip
+    metrics = ppo.train(recipe, PROMPTS[:8], [], tmp_path, lambda report: None)
+    assert metrics["n_steps"] == 1
+    assert all(w.abs().max() > 0 for name, w in weights(tmp_path).items() if "lora_B" in name)

@@ -98,6 +98,14 @@ SCALINGS = {
     "batch": gettext_noop("divided by the deviation of each step's scores"),
     "none": gettext_noop("as the reward model says"),
 }
+FALLS, UNCONFIRMED, TOO_FAR, REPEATS = "falls", "unconfirmed", "too_far", "repeats"
+ALARMS = {
+    FALLS: gettext_noop("the hold-out falls while the score rises"),
+    UNCONFIRMED: gettext_noop("the hold-out does not rise with the score"),
+    TOO_FAR: gettext_noop("KL exceeds its budget"),
+    REPEATS: gettext_noop("responses repeat themselves"),
+}
+"""What stops or pauses a run of PPO: ml/monitors.py."""
 ON_ALARM = {
     "stop": gettext_noop("stop, and keep the best weights"),
     "pause": gettext_noop("pause until somebody resumes the run"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from training.ml.config import PPORecipe, gettext_noop
+from training.ml.config import ALARMS, FALLS, REPEATS, TOO_FAR, UNCONFIRMED, PPORecipe
 from training.ml.data import Messages
 from training.ml.evaluation import mean_figure, share_right
 
@@ -34,22 +34,13 @@ CONFIRMED = 0.5
 """Share of the score's gain that the hold-out is to have gained too, both in deviations of the
 start. A reward model of other labels that is right as often gains about their correlation of it."""
 
-FALLS, UNCONFIRMED, TOO_FAR, REPEATS, LONGER, ENDLESS, LISTS, BOLD = (
-    "falls", "unconfirmed", "too_far", "repeats", "longer", "endless", "lists", "bold"
-)  # fmt: skip
 BY_HOLDOUT = (FALLS, UNCONFIRMED)
-ALARMS = {
-    FALLS: gettext_noop("the hold-out falls while the score rises"),
-    UNCONFIRMED: gettext_noop("the hold-out does not rise with the score"),
-    TOO_FAR: gettext_noop("KL exceeds its budget"),
-    REPEATS: gettext_noop("responses repeat themselves"),
-}
-"""What stops a run."""
+LONGER, ENDLESS, LISTS, BOLD = "longer", "endless", "lists", "bold"
 SIGNS = {
-    LONGER: gettext_noop("responses have another length than those of the start"),
-    ENDLESS: gettext_noop("more responses come to no end"),
-    LISTS: gettext_noop("lists are more frequent or rarer"),
-    BOLD: gettext_noop("bold words are more frequent or rarer"),
+    LONGER: "responses have another length than those of the start",
+    ENDLESS: "more responses come to no end",
+    LISTS: "lists are more frequent or rarer",
+    BOLD: "bold words are more frequent or rarer",
 }
 """What is worth a line in the log."""
 LIST_LINE = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+\S", re.MULTILINE)

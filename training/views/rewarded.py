@@ -8,6 +8,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
+from training.ml.config import ALARMS
 from training.models import Run
 
 WORK = {
@@ -35,7 +36,8 @@ def ppo_context(run: Run) -> dict[str, Any]:
         "shares": shares_of_time(run),
         "rewarding": [one.model for one in used if not one.holds_out],
         "holding_out": [one.model for one in used if one.holds_out],
-        "alarm": run.metrics.get("alarm"),
+        "alarm": (alarm := run.metrics.get("alarm")),
+        "alarm_kinds": [_(ALARMS[kind]) for kind in alarm["kinds"]] if alarm else [],
     }
 
 

@@ -1,11 +1,7 @@
 import pytest
 
-from training.ml.config import PPORecipe
+from training.ml.config import FALLS, REPEATS, TOO_FAR, UNCONFIRMED, PPORecipe
 from training.ml.monitors import (
-    FALLS,
-    REPEATS,
-    TOO_FAR,
-    UNCONFIRMED,
     Look,
     Watch,
     alarms,

@@ -1,4 +1,4 @@
-"""Why a run failed, in plain words, and what to change before the next try."""
+"""Why a run or another job failed, in plain words, and what to change before the next try."""
 
 import errno
 import re
@@ -36,8 +36,18 @@ CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.
 SMALLEST_LENGTH = 128
 
 
-def of_error(error: Exception) -> tuple[str, str]:
-    """(cause, words) of an exception, for people who do not read tracebacks."""
+LESS_MEMORY = (
+    "Lower batch_size (and raise gradient_accumulation), lower max_length, turn on "
+    "gradient_checkpointing, or use QLoRA."
+)
+"""What to change in a run that ran out."""
+
+
+def of_error(error: Exception, less_memory: str = LESS_MEMORY) -> tuple[str, str]:
+    """(cause, words) of an exception, for people who do not read tracebacks.
+
+    Args: less_memory: what to change where it did not fit.
+    """
     text = str(error).strip() or type(error).__name__
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if (
@@ -46,9 +56,8 @@ def of_error(error: Exception) -> tuple[str, str]:
         or any(words in text.lower() for words in WITHOUT_MEMORY)
     ):
         return MEMORY, (
-            "The model and its batch did not fit into memory. Lower batch_size (and raise "
-            "gradient_accumulation), lower max_length, turn on gradient_checkpointing, or use "
-            f"QLoRA. ({text.splitlines()[0][:200]})"
+            f"The model and its batch did not fit into memory. {less_memory} "
+            f"({text.splitlines()[0][:200]})"
         )
     if isinstance(error, ModuleNotFoundError) and error.name in TRACKERS:
         return PACKAGE, (
@@ -72,7 +81,7 @@ def of_error(error: Exception) -> tuple[str, str]:
 
 
 def of_exit(returncode: int, peak: int | None, *, ran_out: bool) -> tuple[str, str]:
-    """(cause, words) of a training process that is gone without having said why.
+    """(cause, words) of a job whose process is gone without having said why.
 
     Args:
         returncode: of the process; below 0 it is the signal that ended it.
@@ -82,25 +91,25 @@ def of_exit(returncode: int, peak: int | None, *, ran_out: bool) -> tuple[str, s
     held = f" It held {peak / 2**30:.1f} GiB at most." if peak else ""
     if returncode == -signal.SIGKILL and ran_out:
         return MEMORY, (
-            "The machine ran out of memory, and the system ended the training process." + held
+            "The machine ran out of memory, and the system ended the process that did this." + held
         )
     if returncode == -signal.SIGKILL:
         return KILLED, (
-            "The training process was killed (SIGKILL). If nobody did that by hand, the machine or "
-            "its container ran out of memory." + held
+            "The process that did this was killed (SIGKILL). If nobody did that by hand, the "
+            "machine or its container ran out of memory." + held
         )
     if -returncode in CRASHES:
         name = signal.Signals(-returncode).name
         return CRASH, (
-            f"The training process crashed in compiled code ({name}): a driver, a library or "
+            f"The process that did this crashed in compiled code ({name}): a driver, a library or "
             "faulty memory. The last lines of its output stand in the log." + held
         )
     if returncode < 0:
         name = signal.Signals(-returncode).name
-        return KILLED, f"The training process was ended from outside ({name})."
+        return KILLED, f"The process that did this was ended from outside ({name})."
     return UNKNOWN, (
-        f"The training process ended with exit status {returncode} before it could say why. The "
-        "last lines of its output stand in the log."
+        f"The process that did this ended with exit status {returncode} before it could say why. "
+        "The last lines of its output stand in the log."
     )
 
 

@@ -26,6 +26,7 @@ from training.ml.config import (
     DTYPES,
     IMITATE,
     METHODS,
+    ON_TEXTS,
     RECIPES,
     SCHEDULERS,
     TRACKERS,
@@ -57,6 +58,9 @@ MAIN = (
     "kl_budget",
     "method",
     "beta",
+    "thought_length",
+    "n_thoughts",
+    "true_tokens",
     "learning_rate",
     "epochs",
     "batch_size",
@@ -151,6 +155,16 @@ NAMES = {
     "missing_end_penalty": _lazy("Penalty for a missing end"),
     "on_alarm": _lazy("On an alarm"),
     "test_prompts": _lazy("Test prompts"),
+    "thought_length": _lazy("Thought length"),
+    "n_thoughts": _lazy("Thoughts after a token"),
+    "true_tokens": _lazy("True tokens told"),
+    "policy_weight": _lazy("Weight of REINFORCE"),
+    "plain_weight": _lazy("Weight without thoughts"),
+    "only_helpful": _lazy("Helpful thoughts alone"),
+    "start_like": _lazy("Start mark begins as"),
+    "end_like": _lazy("End mark begins as"),
+    "mark_speed": _lazy("Speed of the marks"),
+    "first_mixing": _lazy("First mixing weight"),
 }
 
 
@@ -383,11 +397,12 @@ class LaunchForm(forms.Form):
                 required=False, max_length=200, label=_("Values, with commas between")
             )
         self.project, self.kind, self.user = project, kind, user
-        newest = project.datasets.order_by("-pk").values_list("pk", flat=True)[:DATASETS_OFFERED]
+        listed = project.datasets.listed().order_by("-pk")
+        newest = listed.values_list("pk", flat=True)[:DATASETS_OFFERED]
         offered = project.datasets.filter(pk__in=list(newest)).order_by("-pk")
         self.fields["dataset"].queryset = offered
         self.fields["dataset"].label_from_instance = dataset_in_words
-        if kind == Run.Kind.PRETRAIN:
+        if kind in ON_TEXTS:
             del self.fields["dataset"], self.fields["labels"]
             self.fields["text"].choices = [(name, name) for name in known_texts()]
             self.fields["test_share"].help_text = _("Share of the texts kept for measuring.")
@@ -527,7 +542,7 @@ class LaunchForm(forms.Form):
         }
         if "sweep" in self.data:
             self._clean_sweep(cleaned, settings | {"base_model": folder})
-        if self.kind == Run.Kind.PRETRAIN:
+        if self.kind in ON_TEXTS:
             return cleaned
         found = self.preview()
         if cleaned["dataset"] is None and found["problem"]:
@@ -568,7 +583,7 @@ class LaunchForm(forms.Form):
         Settings that are missing or make no sense are taken at their defaults. Of a file of text,
         nothing but its size: a worker reads it.
         """
-        if self.kind == Run.Kind.PRETRAIN:
+        if self.kind in ON_TEXTS:
             return self._text_preview()
         frozen = (
             self.fields["dataset"].queryset.filter(sha256=self["dataset"].value() or "").first()

@@ -23,20 +23,22 @@ from labeling.storage import model_folder, storage_path
 from training.dataset_settings import settings_of_now
 from training.datasets import freeze
 from training.ml.architecture import model_folder as cached_folder
+from training.ml.architecture import named_layers
 from training.ml.config import (
     METHODS,
+    ON_TEXTS,
     RECIPES,
     TRACKERS,
     AnyRecipe,
     PPORecipe,
-    PretrainRecipe,
+    TextRecipe,
     is_target,
     make_recipe,
     targets,
 )
+from training.ml.merge_recipe import root_of
 from training.ml.methods import BESIDE, IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
 from training.ml.objectives import why_not_base, why_not_labels
-from training.ml.weights import linear_layers
 from training.models import Dataset, ModelVersion, Run, RunRewardModel, Sweep
 from training.texts import text_path
 
@@ -127,6 +129,7 @@ def check_base(folder: str, recipe: AnyRecipe) -> None:
                 f"base_model: {folder} is neither a folder here nor in the hub's cache, and "
                 "HF_HUB_OFFLINE=1 forbids fetching it"
             )
+        _check_targets(folder, recipe)
         return
     adapter = (path / "adapter_config.json").exists()
     if not adapter and not (path / "config.json").exists():
@@ -159,21 +162,32 @@ def check_base(folder: str, recipe: AnyRecipe) -> None:
             and "rope" in _config_of(path, made.name)
         ):
             raise Impossible("rope_scaling: the positions of this policy are scaled already")
+        base = root_of(str(path))
+        if Path(base).is_absolute() and not Path(base).is_dir():
+            raise ValueError(
+                f"base_model: {folder} is an adapter of {base}, which is not on this machine"
+            )
+    _check_targets(str(path), recipe)
+
+
+def _check_targets(folder: str, recipe: AnyRecipe) -> None:
+    """Hold the target modules against the layers of the base, where their names are at hand.
+
+    Raises: ValueError if a target is no layer of the base, or too narrow for the rank.
+    """
+    layers = named_layers(folder) if "target_modules" in SETTINGS[recipe.method] else {}
+    if not layers:
         return
-    if "target_modules" in SETTINGS[recipe.method]:
-        _check_targets(recipe, linear_layers(path))
-
-
-def _check_targets(recipe: AnyRecipe, layers: Mapping[str, list[int]]) -> None:
-    """Raises: ValueError if a target is no layer of the base, or too narrow for the rank."""
     wanted = targets(recipe)
     if isinstance(wanted, list):
         missing = [end for end in wanted if not any(is_target(path, [end]) for path in layers)]
         if missing:
             names = sorted({path.rpartition(".")[2] for path in layers})
+            numbers = [int(n) for path in layers for n in re.findall(r"\.(\d+)\.", f".{path}")]
+            blocks = f" in layers 0 to {max(numbers)}" if numbers else ""
             raise ValueError(
                 f"target_modules: the model has no layer {', '.join(missing)}; it has "
-                f"{', '.join(names)}"
+                f"{', '.join(names)}{blocks}"
             )
     room = min((min(s) for path, s in layers.items() if is_target(path, wanted)), default=0)
     if recipe.method in ("pissa", "loftq") and recipe.lora_rank > room:
@@ -228,15 +242,15 @@ def checked_recipe(
     """
     folder = named_model(project, base_model)
     chosen = {**(recipe_settings or {}), "base_model": folder}
-    if kind == Run.Kind.PRETRAIN:
+    if kind in ON_TEXTS:
         chosen.setdefault("test_share", test_share)
     recipe = make_recipe(kind, chosen)
     check_base(folder, recipe)
     if isinstance(recipe, PPORecipe):
         with_folders(project, recipe)
-    if isinstance(recipe, PretrainRecipe):
+    if isinstance(recipe, TextRecipe):
         if dataset is not None:
-            raise ValueError("dataset: continued pre-training reads a file of text, no dataset")
+            raise ValueError("dataset: this recipe reads a file of text, no dataset")
         text_path(recipe.text)
     return recipe
 
@@ -270,7 +284,7 @@ def create_run(
         dataset=dataset,
         test_share=test_share,
     )
-    if dataset is None and not isinstance(recipe, PretrainRecipe):
+    if dataset is None and not isinstance(recipe, TextRecipe):
         dataset = freeze(project, settings_of_now(labels, test_share, recipe.seed))
     return write_run(
         project, kind, base_model, recipe, dataset, report_to=report_to, created_by=created_by
@@ -328,7 +342,7 @@ def labels_of_now(
     recipe: AnyRecipe, dataset: Dataset | None, labels: str, test_share: float
 ) -> dict[str, Any]:
     """The settings by which a worker will freeze a dataset; empty if there is nothing to freeze."""
-    if dataset is not None or isinstance(recipe, PretrainRecipe):
+    if dataset is not None or isinstance(recipe, TextRecipe):
         return {}
     return settings_of_now(labels, test_share, recipe.seed).as_json()
 
@@ -374,7 +388,7 @@ def write_run(
                 RunRewardModel(run=run, model=model, place=place, holds_out=holds_out)
                 for place, (model, holds_out) in enumerate(reward_models_of(project, recipe), 1)
             )
-        if isinstance(recipe, PretrainRecipe):
+        if isinstance(recipe, TextRecipe):
             text = f"Queued on the texts of {recipe.text}."
         elif dataset is None:
             text = "Queued on the labels of now; the worker freezes them."
@@ -509,6 +523,7 @@ def keep_model(run: Run) -> ModelVersion:
         Run.Kind.PPO: ModelVersion.Kind.POLICY,
         Run.Kind.SFT: ModelVersion.Kind.POLICY,
         Run.Kind.PRETRAIN: ModelVersion.Kind.POLICY,
+        Run.Kind.QUIET_STAR: ModelVersion.Kind.POLICY,
     }[Run.Kind(run.kind)]
     base = base_version(run.project, run.base_model)  # first: it may take the name we would have
     version, _created = ModelVersion.objects.get_or_create(

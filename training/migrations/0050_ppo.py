@@ -5,29 +5,61 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('training', '0009_child_runs'),
+        ("training", "0040_quiet_star"),
     ]
 
     operations = [
         migrations.AlterField(
-            model_name='run',
-            name='kind',
-            field=models.CharField(choices=[('reward', 'Reward model'), ('dpo', 'DPO policy'), ('ppo', 'PPO policy'), ('sft', 'SFT policy'), ('pretrain', 'Continued pre-training')], max_length=20),
+            model_name="run",
+            name="kind",
+            field=models.CharField(
+                choices=[
+                    ("reward", "Reward model"),
+                    ("dpo", "DPO policy"),
+                    ("ppo", "PPO policy"),
+                    ("sft", "SFT policy"),
+                    ("pretrain", "Continued pre-training"),
+                    ("quiet_star", "Quiet-STaR"),
+                ],
+                max_length=20,
+            ),
         ),
         migrations.CreateModel(
-            name='RunRewardModel',
+            name="RunRewardModel",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('place', models.PositiveSmallIntegerField()),
-                ('holds_out', models.BooleanField(default=False)),
-                ('model', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='rewarded_runs', to='training.modelversion')),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='reward_models', to='training.run')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("place", models.PositiveSmallIntegerField()),
+                ("holds_out", models.BooleanField(default=False)),
+                (
+                    "model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="rewarded_runs",
+                        to="training.modelversion",
+                    ),
+                ),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="reward_models",
+                        to="training.run",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['place'],
-                'constraints': [models.UniqueConstraint(fields=('run', 'model'), name='reward_model_once_per_run')],
+                "ordering": ["place"],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("run", "model"), name="reward_model_once_per_run"
+                    )
+                ],
             },
         ),
     ]

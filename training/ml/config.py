@@ -222,40 +222,52 @@ class _Shared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pairs(_Shared):
-    """What recipes on pairs decide besides."""
+class _Rows(_Shared):
+    """What recipes decide besides that learn from rows fixed beforehand: which of them share a
+    step, and by which of them the best weights are chosen."""
 
-    label_smoothing: float = _setting(
-        0.0, gettext_noop("Share of the labels taken to be wrong, below 0.5; 0 trusts them all.")
-    )
     batch_tokens: int = _setting(
         0,
         gettext_noop(
-            "Tokens held in memory at once, padding included, however many pairs that are; 0: "
-            "batch_size pairs. A step learns the same pairs either way."
+            "Tokens held in memory at once, padding included, however many rows that are; 0: "
+            "batch_size rows. A step learns the same rows either way."
         ),
     )
     group_by_length: bool = _setting(
-        True, gettext_noop("Pairs of like length share a step, so that less padding is computed.")
+        True, gettext_noop("Rows of like length share a step, so that less padding is computed.")
     )
     validation_share: float = _setting(
         0.0,
         gettext_noop(
-            "Share of the training prompts kept apart to choose the best weights by; the test "
-            "pairs choose nothing."
+            "Share of the training prompts kept apart to choose the best weights by; what is held "
+            "out as test chooses nothing."
         ),
     )
     early_stopping: int = _setting(
         0,
         gettext_noop(
-            "Measurements without a lower loss on the validation pairs after which the run ends; "
+            "Measurements without a lower loss on the validation rows after which the run ends; "
             "0: never. The best weights are kept."
         ),
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_pairs(self)
+        check_rows(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pairs(_Rows):
+    """What recipes on pairs decide besides."""
+
+    label_smoothing: float = _setting(
+        0.0, gettext_noop("Share of the labels taken to be wrong, below 0.5; 0 trusts them all.")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError("label_smoothing must lie in [0, 0.5)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,7 +402,7 @@ class DPORecipe(_Pairs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTRecipe(_Shared):
+class SFTRecipe(_Rows):
     """Everything that decides a run of supervised fine-tuning: which responses to imitate, how."""
 
     base_model: str
@@ -441,7 +453,7 @@ class SFTRecipe(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainRecipe(_Shared):
+class PretrainRecipe(_Rows):
     """Everything that decides a run of continued pre-training: raw text of a domain, every token of
     it learned, before supervised fine-tuning."""
 
@@ -474,6 +486,13 @@ class PretrainRecipe(_Shared):
     )
     eval_every: int = _setting(
         0, gettext_noop("Steps between measurements on test texts; 0: ten in a run.")
+    )
+    validation_share: float = _setting(
+        0.0,
+        gettext_noop(
+            "Share of the training texts kept apart to choose the best weights by; what is held "
+            "out as test chooses nothing."
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -692,8 +711,106 @@ class PPORecipe:
         return names_in(self.reward_models)
 
 
-Recipe = RewardRecipe | DPORecipe | SFTRecipe | PretrainRecipe
-"""Recipes that transformers' trainer carries out."""
+@dataclass(frozen=True, kw_only=True)
+class QuietStarRecipe(_Shared):
+    """Everything that decides a run of Quiet-STaR: raw text, and a thought after every token of it
+    (Zelikman et al. 2024, arXiv:2403.09629). Experimental, for small models and short texts."""
+
+    base_model: str
+    """Where the policy starts."""
+    text: str
+    """Name of a .txt or .jsonl file."""
+    test_share: float = 0.1
+    """Share of the texts kept for measuring."""
+    thought_length: int = _setting(
+        4, gettext_noop("Tokens of a thought, its two marks not counted: each costs a whole text.")
+    )
+    n_thoughts: int = _setting(
+        2, gettext_noop("Thoughts drawn after each token; a thought is held against their mean.")
+    )
+    true_tokens: int = _setting(
+        2, gettext_noop("Tokens of the text that a thought has to make likelier.")
+    )
+    policy_weight: float = _setting(
+        1.0,
+        gettext_noop(
+            "Weight of REINFORCE in the loss: 0 learns to use thoughts, not what to think."
+        ),
+    )
+    plain_weight: float = _setting(
+        1.0,
+        gettext_noop(
+            "Weight of the loss without thoughts, which keeps the model good with thoughts off."
+        ),
+    )
+    only_helpful: bool = _setting(
+        True, gettext_noop("Learn from thoughts better than the mean alone, which is steadier.")
+    )
+    start_like: str = _setting(
+        "---", gettext_noop("Words that the mark before a thought starts out as.")
+    )
+    end_like: str = _setting(
+        "---", gettext_noop("Words that the mark behind a thought starts out as.")
+    )
+    mark_speed: float = _setting(
+        10.0, gettext_noop("How many times faster the two marks are learned than other weights.")
+    )
+    first_mixing: float = _setting(
+        0.1, gettext_noop("Mixing weight of a thought before anything is learned.")
+    )
+    learning_rate: float = _setting(
+        1e-4, gettext_noop("Highest step size, reached after the warm-up.")
+    )
+    epochs: float = _setting(1.0, gettext_noop("Passes over the texts."))
+    batch_size: int = _setting(
+        8, gettext_noop("Pieces of text held in memory at once, each with all its thoughts.")
+    )
+    max_length: int = _setting(
+        128,
+        gettext_noop(
+            "Texts of more tokens, or beyond the model's context, become several pieces; nothing "
+            "of them is lost."
+        ),
+    )
+    eval_every: int = _setting(
+        0, gettext_noop("Steps between measurements on test texts; 0: ten in a run.")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.test_share < 1:
+            raise ValueError("test_share must lie between 0 and 1")
+        if self.max_length < 2:
+            raise ValueError("max_length must be at least 2: one token is told from another")
+        for name, least, most in (
+            ("thought_length", 1, 64),
+            ("n_thoughts", 2, 16),
+            ("true_tokens", 1, 64),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must lie between {least} and {most}")
+        for name in ("policy_weight", "plain_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative")
+        if not 0 < self.mark_speed < math.inf:
+            raise ValueError("mark_speed must be above 0")
+        if not 0 < self.first_mixing < 1:
+            raise ValueError("first_mixing must lie between 0 and 1")
+        for name in ("start_like", "end_like"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name some words")
+
+    @property
+    def blocks(self) -> int:
+        """Places of a column: its token, the thought between its marks, true tokens behind it."""
+        return self.thought_length + 2 + self.true_tokens
+
+
+TextRecipe = PretrainRecipe | QuietStarRecipe
+"""Recipes that read a file of raw text, and no labels."""
+ON_TEXTS = ("pretrain", "quiet_star")
+Recipe = RewardRecipe | DPORecipe | SFTRecipe | PretrainRecipe | QuietStarRecipe
+"""Recipes that transformers' trainer carries out, and Quiet-STaR."""
 AnyRecipe = Recipe | PPORecipe
 RECIPES: dict[str, type[AnyRecipe]] = {
     "reward": RewardRecipe,
@@ -701,7 +818,11 @@ RECIPES: dict[str, type[AnyRecipe]] = {
     "ppo": PPORecipe,
     "sft": SFTRecipe,
     "pretrain": PretrainRecipe,
+    "quiet_star": QuietStarRecipe,
 }
+
+RowsRecipe = RewardRecipe | DPORecipe | SFTRecipe | PretrainRecipe
+"""Those that learn from rows fixed beforehand."""
 
 
 def settings_of(kind: str) -> list[Field[Any]]:
@@ -753,10 +874,8 @@ def check(recipe: _Shared) -> None:
         raise ValueError("target_modules names no layer; write all-linear or names of layers")
 
 
-def check_pairs(recipe: _Pairs) -> None:
-    """Raises: ValueError naming the first setting of a recipe on pairs that makes no sense."""
-    if not 0 <= recipe.label_smoothing < 0.5:
-        raise ValueError("label_smoothing must lie in [0, 0.5)")
+def check_rows(recipe: _Rows) -> None:
+    """Raises: ValueError naming the first setting of how rows are used that makes no sense."""
     if not 0 <= recipe.validation_share < 1:
         raise ValueError("validation_share must lie in [0, 1)")
     for name in ("batch_tokens", "early_stopping"):
@@ -764,7 +883,7 @@ def check_pairs(recipe: _Pairs) -> None:
             raise ValueError(f"{name} must lie between 0 and {2**31 - 1}")
     if recipe.early_stopping and not recipe.validation_share:
         raise ValueError(
-            "early_stopping chooses by validation pairs: set validation_share too, such as 0.1"
+            "early_stopping chooses by validation rows: set validation_share too, such as 0.1"
         )
 
 
@@ -772,6 +891,12 @@ def targets(recipe: _Shared | PPORecipe) -> str | list[str]:
     """The layers that are adapted: "all-linear" or a list of names and patterns, see is_target."""
     names = names_in(recipe.target_modules)
     return "all-linear" if names == ["all-linear"] else names
+
+
+def texts_in_a_row(recipe: _Shared) -> int:
+    """Texts that pass through the model for a row that is learned: a pair's two responses, or
+    KTO's response and the one to another prompt; else one."""
+    return 2 if isinstance(recipe, _Pairs) else 1
 
 
 def is_target(layer: str, wanted: str | list[str]) -> bool:

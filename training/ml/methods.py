@@ -107,6 +107,11 @@ def why_not(
             f"{name} puts its vectors before a row, so packed texts would share them; turn packing "
             "off"
         )
+    if kind == "quiet_star" and method in PROMPTS:
+        return (
+            f"{name} puts its vectors before a text by the model's own way in, and the columns of "
+            "Quiet-STaR go around it; choose LoRA"
+        )
     if config.get("quantization_config") and method not in ("lora", "rslora", *PROMPTS, "head"):
         return (
             f"{name} needs the base's weights as they are, and this base is stored quantised; "

@@ -18,6 +18,7 @@ from labeling.storage import check_model_name
 from training.fitting import Fit, fit, fit_work, machine
 from training.forms import NAMES, WorkForm
 from training.ml.config import METHODS, RECIPES, make_recipe
+from training.ml.memory import REFERENCES
 from training.runs import named_model, with_folders
 
 
@@ -48,8 +49,10 @@ def fit_context(data: QueryDict, user: Any, project: Project, kind: str) -> dict
 
 def _told(found: Fit) -> dict[str, Any]:
     """What training/fits.html shows of a fit."""
+    reference = REFERENCES.get(found.estimate.reference)
     return {
         "fit": found,
+        "reference": _(reference) if reference else "",
         "terms": [(_(term.words), term.bytes) for term in found.estimate.terms],
         "suggestions": [
             (json.dumps(suggestion.settings), _in_words(suggestion.settings), suggestion)

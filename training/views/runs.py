@@ -20,14 +20,14 @@ from labeling.storage import storage_path
 from training import causes
 from training.datasets import COUNTED
 from training.forms import LaunchForm
-from training.ml.config import RECIPES, TRACKERS, settings_of
+from training.ml.config import ON_TEXTS, RECIPES, TRACKERS, settings_of
 from training.ml.methods import other_settings
 from training.models import Dataset, Run
 from training.runs import cancel_run, pace, recipe_of, resume_run, seconds_left, start_run
 from training.sweeps import start_sweep
 from training.views import rewarded
 from training.views.fits import fit_context, with_suggestion
-from training.watching import OUTPUT, last_words
+from training.watching import last_words_of
 
 POINTS_SHOWN = 400
 """Points of one curve at most: more than a screen has room for."""
@@ -42,6 +42,7 @@ NEW = {
     "ppo": _lazy("New PPO policy"),
     "sft": _lazy("New SFT policy"),
     "pretrain": _lazy("New continued pre-training"),
+    "quiet_star": _lazy("New Quiet-STaR policy"),
 }
 ABOUT = {
     "reward": _lazy("Learns to give a response a number, so that the preferred one gets more."),
@@ -62,7 +63,13 @@ ABOUT = {
         "Reads raw text of a domain and learns every token of it, before supervised fine-tuning; "
         "needs no labels."
     ),
+    "quiet_star": _lazy(
+        "Thinks after every token of raw text, and learns which thoughts make the text behind them "
+        "likelier (Zelikman et al. 2024). For small models and short texts: a step costs a text "
+        "for every token of a thought."
+    ),
 }
+EXPERIMENTAL = ("quiet_star",)
 CURVES = {
     "loss": _lazy("Loss"),
     "accuracy": _lazy("Accuracy"),
@@ -81,6 +88,10 @@ CURVES = {
     "bold": _lazy("Share with bold words"),
     "kl_coefficient": _lazy("Price of KL"),
     "explained_variance": _lazy("What the critic explains"),
+    "thought_loss": _lazy("Loss with thoughts"),
+    "thought_benefit": _lazy("Benefit of thoughts, nats a token"),
+    "mixing_weight": _lazy("Mixing weight of the thought"),
+    "thought_reward": _lazy("Reward of REINFORCE, nats"),
     "learning_rate": _lazy("Learning rate"),
     "grad_norm": _lazy("Gradient norm"),
     "tokens_per_second": _lazy("Tokens a second"),
@@ -89,6 +100,7 @@ CURVES = {
 three. Learning rate, gradient norm and tokens a second are of training steps alone."""
 TESTED = {"loss", "accuracy", "margin", "score", "holdout", "kl", "length", "finished"}
 TESTED |= {"entropy", "win", "repeated", "spread", "lists", "bold"}
+TESTED |= {"thought_loss", "thought_benefit", "mixing_weight"}
 """Curves that test points may stand on."""
 HABITS = ("repeated", "lists", "bold")
 """Curves that are worth a place only where they leave 0."""
@@ -114,7 +126,7 @@ def overview(request: HttpRequest, slug: str) -> HttpResponse:
     if request.htmx:
         return render(request, "training/overview.html#runs", context)
     context["models"] = project.models.select_related("run", "base")[:MODELS_SHOWN]
-    context["datasets"] = project.datasets.order_by("-pk")[:DATASETS_SHOWN]
+    context["datasets"] = project.datasets.listed().order_by("-pk")[:DATASETS_SHOWN]
     return render(request, "training/overview.html", context)
 
 
@@ -134,7 +146,8 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
         initial=_first_values(request.GET, project, kind),
     )
     context = {"project": project, "active": "training", "form": form, "kind": Run.Kind(kind)}
-    context |= {"title": NEW[kind], "about": ABOUT[kind]}
+    context |= {"title": NEW[kind], "about": ABOUT[kind], "experimental": kind in EXPERIMENTAL}
+    context["reads_text"] = kind in ON_TEXTS
     if request.method == "POST" and request.htmx.trigger == "id_method":
         return render(request, "training/launch.html#method", context)
     if request.method == "POST" and request.htmx:
@@ -230,7 +243,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     if found.report_to:
         context |= _tracker(found)
     if "lead" in project.may and found.folder:
-        context["output"] = last_words(storage_path(found.folder) / OUTPUT)
+        context["output"] = last_words_of(found)
     return render(request, "training/run.html", context)
 
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from judges.ml.config import JudgeRecipe
 from judges.ml.reward import load_reward_model as load_judge
 from tests.training.tiny import polite_pairs, save_tiny_model
-from training.ml import adapting, dpo, ppo, ppo_memory, reward_model, sft
+from training.ml import adapting, dpo, ppo, ppo_memory, quiet_star, reward_model, sft
 from training.ml.architecture import read_architecture
-from training.ml.config import METHODS, RECIPES, make_recipe
+from training.ml.config import METHODS, ON_TEXTS, RECIPES, make_recipe
 from training.ml.data import (
     chat_tokens,
     prompts_of,
@@ -49,6 +49,7 @@ TRAIN = {
     "ppo": partial(ppo.train, reward=lambda prompts, texts: [float(len(text)) for text in texts]),
     "sft": sft.train,
     "pretrain": sft.pretrain,
+    "quiet_star": quiet_star.train,
 }
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 SMALL = {
@@ -80,21 +81,23 @@ TABLE_AT = re.compile(r"<!-- methods -->\n(.*?)\n<!-- end -->", re.DOTALL)
 def recipe_of(kind: str, base: str, **chosen):
     if kind == "ppo":
         return make_recipe(kind, SHORT | chosen | {"base_model": base})
-    more = {"text": "rivers.txt"} if kind == "pretrain" else {}
+    more = {"text": "rivers.txt"} if kind in ON_TEXTS else {}
+    if kind == "quiet_star":
+        more |= {"thought_length": 1, "true_tokens": 1}
     if chosen.get("method") in PROMPTS and kind == "pretrain":
         more["packing"] = False
     return make_recipe(kind, SMALL | more | chosen | {"base_model": base})
 
 
 def train(kind: str, base: str, folder: Path, on_step=lambda report: None, **chosen):
-    rows = (TEXTS[:8], TEXTS[8:]) if kind == "pretrain" else (PAIRS[:16], PAIRS[16:])
+    rows = (TEXTS[:8], TEXTS[8:]) if kind in ON_TEXTS else (PAIRS[:16], PAIRS[16:])
     if kind == "ppo":
         rows = tuple(prompts_of(pairs) for pairs in rows)
     return TRAIN[kind](recipe_of(kind, base, **chosen), *rows, folder, on_step)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> str:
+def base(settled_imports, tmp_path_factory) -> str:
     """Folder of a random Llama of one layer."""
     return str(save_tiny_model(tmp_path_factory.mktemp("models") / "one-layer", layers=1))
 
@@ -129,7 +132,7 @@ def outcome(base, trained):
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (path,) = (folder / "model").glob("*.safetensors")
+    (path,) = (folder / "model").glob("*model.safetensors")
     return load_file(path)
 
 
@@ -348,6 +351,42 @@ def test_targets_that_match_no_layer_are_refused_before_and_in_the_run(tiny_mode
 
     assert missing in str(before.value)
     assert missing in str(within.value)
+
+
+def test_targets_are_held_against_an_adapters_base_and_against_a_config_alone(
+    tiny_model, tmp_path, monkeypatch
+):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+
+    def stands_on(base: str) -> None:
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+
+    def check(base, wanted: str) -> None:
+        check_base(str(base), recipe_of("sft", str(base), target_modules=wanted))
+
+    stands_on(tiny_model)
+    check(adapter, "q_proj,layers.1.*")
+    with pytest.raises(ValueError, match=r"no layer layers\.2\.\*; it has .* in layers 0 to 1$"):
+        check(adapter, "layers.2.*")
+    stands_on(str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match=r"is an adapter of .*gone, which is not on this machine"):
+        check(adapter, "q_proj")
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    cached = tmp_path / "hub" / "models--some--model" / "snapshots" / "1"
+    cached.mkdir(parents=True)
+    config = json.loads((Path(tiny_model) / "config.json").read_text())
+    (cached / "config.json").write_text(json.dumps(config))
+    check("some/model", "layers.1.mlp.*")
+    with pytest.raises(ValueError, match="no layer c_attn; it has down_proj, gate_proj, k_proj"):
+        check("some/model", "c_attn")
+    # Whose layers bear other names than a config tells is asked in the run alone.
+    (cached / "config.json").write_text(json.dumps(config | {"model_type": "phi3"}))
+    check("some/model", "qkv_proj")
+    check("nobody/knows", "whatever")
 
 
 @pytest.mark.parametrize(

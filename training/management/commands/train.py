@@ -21,6 +21,8 @@ MEASURED = {
     "loss": "nats a token",
     "base_loss": "of the base",
     "perplexity": "perplexity",
+    "thought_loss": "with thoughts",
+    "thought_benefit": "thoughts gain",
 }
 
 
@@ -38,7 +40,9 @@ class Command(BaseCommand):
             "--dataset", default="", metavar="SHA", help="a frozen dataset; else the labels of now"
         )
         parser.add_argument(
-            "--text", metavar="FILE", help="pretrain: a .txt or .jsonl file under texts/"
+            "--text",
+            metavar="FILE",
+            help="pretrain, quiet_star: a .txt or .jsonl file under texts/",
         )
         parser.add_argument("--labels", choices=list(LABELS), default="mixed")
         parser.add_argument("--test-share", type=float, default=0.1)
@@ -93,7 +97,8 @@ class Command(BaseCommand):
         if options["wait"]:
             from training.tasks import carry_out
 
-            carry_out(run.pk, show=self.show_progress if sys.stderr.isatty() else None)
+            show = self.show_progress if sys.stderr.isatty() else None
+            carry_out(run.pk, show, alone=True)
             run.refresh_from_db()
         self.print_result(run, as_json=options["json"])
         if options["wait"] and run.status != Run.Status.SUCCEEDED:

@@ -899,6 +899,11 @@ def texts_in_a_row(recipe: _Shared) -> int:
     return 2 if isinstance(recipe, _Pairs) else 1
 
 
+def token_budget(recipe: _Shared) -> int:
+    """Tokens that pass through the model together, or 0 where rows are counted."""
+    return recipe.batch_tokens if isinstance(recipe, _Rows) else 0
+
+
 def is_target(layer: str, wanted: str | list[str]) -> bool:
     """Whether a layer, by its path such as layers.3.self_attn.q_proj, is among the targets.
 

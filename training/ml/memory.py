@@ -23,11 +23,11 @@ from training.ml.config import (
     DPORecipe,
     QuietStarRecipe,
     Recipe,
-    RowsRecipe,
     gettext_noop,
     is_target,
     targets,
     texts_in_a_row,
+    token_budget,
     typed,
 )
 from training.ml.methods import (
@@ -591,7 +591,7 @@ def predict(
         of_all = of_one = 0
         work = work_space(arch, rows=2 * FEATURES_AT_ONCE, tokens=tokens, number=number)
     head = arch.vocabulary * arch.hidden * 4 if whole and writes else 0
-    in_parts = recipe.gradient_accumulation > 1 or _budget(recipe) > 0
+    in_parts = recipe.gradient_accumulation > 1 or token_budget(recipe) > 0
     all_at_once = not whole or in_parts
     # Either the head works on all kept activations, or a layer does.
     at_the_head = {"logits": logits} if logits >= work else {"work": work}
@@ -636,18 +636,13 @@ def largest_part(recipe: Recipe, tokens: int) -> tuple[int, int]:
     each = texts_in_a_row(recipe)
     with_a_way_back = 1 if getattr(recipe, "loss", "") == "kto" else each
     n, length = recipe.batch_size, tokens
-    if budget := _budget(recipe):
+    if budget := token_budget(recipe):
         of_step = recipe.batch_size * recipe.gradient_accumulation
         n = min(of_step, max(1, budget // (each * tokens)))
         shorter = budget // (each * (n + 1))
         if n < of_step and (n + 1) * shorter > n * tokens:
             n, length = n + 1, shorter
     return with_a_way_back * n, length
-
-
-def _budget(recipe: Recipe) -> int:
-    """Tokens at once, or 0 where rows are counted."""
-    return recipe.batch_tokens if isinstance(recipe, RowsRecipe) else 0
 
 
 def asked_reference(recipe: Recipe) -> str:
@@ -723,7 +718,7 @@ def suggestions(
     four bits, shorter conversations. What changes no result comes first, and a suggestion that
     gives up more than another and is not smaller by it is left out.
     """
-    budget = _budget(recipe)
+    budget = token_budget(recipe)
     batches = halves(budget or recipe.batch_size, 256 if budget else 1)
     asked_before = [False, *([True] if asked_reference(recipe) == "copy" else [])]
     lengths = halves(min(recipe.max_length, arch.context or recipe.max_length), 128)[:4]

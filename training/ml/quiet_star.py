@@ -389,13 +389,21 @@ def told(
         with_thoughts, mixing = told_logps(
             causal, thoughts, plain, columns.talking[0][there], wanted
         )
-    found = [_spread(values, there).tolist() for values in (-without, -with_thoughts, mixing)]
-    return [
-        Told(
-            row, *(side[at][: len(row) - 1] for side in found), drawn[at].T.tolist()[: len(row) - 1]
+    plain_side, with_side, mixing_side = (
+        _spread(values, there).tolist() for values in (-without, -with_thoughts, mixing)
+    )
+    found = []
+    for at, row in enumerate(rows):
+        n = len(row) - 1
+        told = Told(
+            ids=row,
+            without=plain_side[at][:n],
+            with_thoughts=with_side[at][:n],
+            mixing=mixing_side[at][:n],
+            thoughts=drawn[at].T.tolist()[:n],
         )
-        for at, row in enumerate(rows)
-    ]
+        found.append(told)
+    return found
 
 
 def _causal(model: Any) -> Any:

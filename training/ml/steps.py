@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from training.ml.adapting import load_network, optimizer_name, save_network
 from training.ml.batches import parts_of
-from training.ml.config import Recipe, RowsRecipe, texts_in_a_row
+from training.ml.config import Recipe, RowsRecipe, texts_in_a_row, token_budget
 from training.ml.data import Row, longest_first
 from training.ml.evaluation import log_loss, share_right
 from training.ml.loading import device, number_format
@@ -66,13 +66,13 @@ def every(asked: int, total: int) -> int:
     return asked or max(1, total // 10)
 
 
-def measured_together(recipe: RowsRecipe, rows: Sequence[Row]) -> list[list[Row]]:
+def measured_together(recipe: Recipe, rows: Sequence[Row]) -> list[list[Row]]:
     """Held-out rows that pass through the model together, the longest first: if memory runs out at
     all, it does so at once."""
     parts = parts_of(
         [row.n_tokens for row in rows],
         most_rows=recipe.batch_size,
-        most_tokens=recipe.batch_tokens,
+        most_tokens=token_budget(recipe),
         each=texts_in_a_row(recipe),
     )
     return [[rows[at] for at in part] for part in parts]
@@ -160,7 +160,7 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
 
     def __init__(
         self,
-        recipe: RowsRecipe,
+        recipe: Recipe,
         total: int,
         test: Sequence[Row],
         numbers: Callable[[Sequence[Row]], list[float]],
@@ -297,9 +297,11 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
 
     def _is_worn_out(self) -> bool:
         """Whether as many measurements as `early_stopping` allows brought no lower loss."""
-        patience = self.recipe.early_stopping
         measured = self._measured()
-        if not patience or not measured:
+        if not measured or not isinstance(self.recipe, RowsRecipe):
+            return False
+        patience = self.recipe.early_stopping
+        if not patience:
             return False
         best = min(measured, key=lambda step: measured[step])
         return sum(step > best for step in measured) >= patience

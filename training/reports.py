@@ -33,7 +33,7 @@ SAMPLED_PROMPTS = 24
 NEW_TOKENS = 192
 AT_ONCE = 500
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
-POLICIES = (Run.Kind.DPO, Run.Kind.SFT)
+POLICIES = (Run.Kind.DPO, Run.Kind.PPO, Run.Kind.SFT)
 
 
 def can_report(model: ModelVersion) -> bool:

@@ -169,6 +169,14 @@ def _marks(tokenizer: Any) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, marks)) or r"(?!)")
 
 
+def prompts_of(pairs: Sequence[Pair]) -> list[Messages]:
+    """Their prompts, each once, in the order of the pairs."""
+    found: dict[str, Messages] = {}
+    for pair in pairs:
+        found.setdefault(json.dumps(pair.prompt, sort_keys=True), pair.prompt)
+    return list(found.values())
+
+
 def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenPair:
     """Token ids of a pair.
 

@@ -522,7 +522,7 @@ def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda")
     largest = max(moments, key=lambda found: sum(found.values()))
     terms = [Term("weights", weights, gettext_noop("the model's weights"))]
     terms += [Term(name, n, WORK_TERMS[name]) for name, n in largest.items()]
-    terms += _surroundings(device, sum(largest.values()))
+    terms += surroundings(device, sum(largest.values()))
     found = tuple(term for term in terms if term.bytes)
     return Estimate(found, use, 0, arch.weights, tokens, device)
 
@@ -614,7 +614,7 @@ def predict(
     found = always | moments[moment]
     moving = sum(found.get(name, 0) for name in ("activations", "logits", "work"))
     terms = [Term(name, found.get(name, 0), words) for name, words in TERMS.items()]
-    terms += _surroundings(device, moving)
+    terms += surroundings(device, moving)
     told = tuple(term for term in terms if term.bytes)
     part = (rows, shape["tokens"])
     return Estimate(
@@ -689,7 +689,7 @@ WORK_TERMS = {
 }
 
 
-def _surroundings(device: str, moving: int) -> list[Term]:
+def surroundings(device: str, moving: int) -> list[Term]:
     """What stands around a model's own memory, of which `moving` bytes come and go."""
     if device == "cuda":
         return [
@@ -719,9 +719,9 @@ def suggestions(
     gives up more than another and is not smaller by it is left out.
     """
     budget = token_budget(recipe)
-    batches = _halves(budget or recipe.batch_size, 256 if budget else 1)
+    batches = halves(budget or recipe.batch_size, 256 if budget else 1)
     asked_before = [False, *([True] if asked_reference(recipe) == "copy" else [])]
-    lengths = _halves(min(recipe.max_length, arch.context or recipe.max_length), 128)[:4]
+    lengths = halves(min(recipe.max_length, arch.context or recipe.max_length), 128)[:4]
     methods = [recipe.method, *(["qlora"] if recipe.method in ("lora", "full") else [])]
     checkpointing = [recipe.gradient_checkpointing, True]
     found: dict[int, tuple[int, Suggestion]] = {}
@@ -765,7 +765,7 @@ def lighter_work(
     for in_4_bits in (False, True):
         if work.in_4_bits and not in_4_bits:
             continue
-        for rows in _halves(work.rows, 1):
+        for rows in halves(work.rows, 1):
             lighter = replace(work, rows=rows, in_4_bits=in_4_bits)
             peak = inference(use, lighter, arch, device=device).peak
             if peak <= available:
@@ -776,7 +776,7 @@ def lighter_work(
     return found
 
 
-def _halves(number: int, least: int) -> list[int]:
+def halves(number: int, least: int) -> list[int]:
     """The number and its halves while they are whole and not below `least`."""
     found = [number]
     while found[-1] % 2 == 0 and found[-1] // 2 >= least:

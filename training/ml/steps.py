@@ -44,6 +44,8 @@ class StepReport:
     """What a training step took: tokens (padding not counted), seconds, memory (bytes held)."""
     checkpoint: Path | None = None
     """A checkpoint of this step has just been written here."""
+    notes: tuple[str, ...] = ()
+    """What people should read of this step, a line each."""
 
 
 OnStep = Callable[[StepReport], None]

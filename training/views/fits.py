@@ -19,7 +19,7 @@ from training.fitting import Fit, fit, fit_work, machine
 from training.forms import NAMES, WorkForm
 from training.ml.config import METHODS, RECIPES, make_recipe
 from training.ml.memory import REFERENCES
-from training.runs import named_model
+from training.runs import named_model, with_folders
 
 
 @login_required
@@ -40,7 +40,7 @@ def fit_context(data: QueryDict, user: Any, project: Project, kind: str) -> dict
         check_model_name(data.get("base_model", ""), user)
         folder = named_model(project, data.get("base_model", ""))
         recipe = make_recipe(kind, posted_settings(data, kind) | {"base_model": folder})
-        found = fit(kind, recipe, machine())
+        found = fit(kind, with_folders(project, recipe), machine())
     except (ValueError, ValidationError) as error:
         text = str(getattr(error, "message", error))
         return {"fit": None, "problem": text[:1].upper() + text[1:]}
@@ -105,6 +105,8 @@ def posted_settings(data: QueryDict, kind: str) -> dict[str, Any]:
             continue
         if setting.type is bool:
             found[setting.name] = setting.name in data
+        elif setting.name == "reward_models":  # a box for each
+            found[setting.name] = ",".join(data.getlist(setting.name))
         elif data.get(setting.name, "") != "":
             found[setting.name] = data[setting.name]
     return found

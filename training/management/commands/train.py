@@ -14,6 +14,8 @@ from training.models import Run
 from training.runs import Impossible, create_run, start_run
 
 MEASURED = {
+    "gain": "score gained",
+    "holdout_gain": "by hold-out",
     "accuracy": "accuracy",
     "longer_wins": "longer wins",
     "loss": "nats a token",
@@ -108,7 +110,7 @@ class Command(BaseCommand):
             return
         numbers = "  ".join(
             f"{name} {report.values[name]:.3f}"
-            for name in ("loss", "accuracy")
+            for name in ("loss", "accuracy", "score", "kl")
             if name in report.values
         )
         line = f"\r{report.split:>5} step {report.step}/{report.n_steps}  {numbers}  "
@@ -149,7 +151,8 @@ class Command(BaseCommand):
             self.stdout.write(f"{run}: {run.status}. Texts of {run.recipe['text']}.")
         if metrics:
             if run.dataset:
-                self.stdout.write(f"{filtered} pairs were too long and left out.")
+                what = "prompts" if run.kind == Run.Kind.PPO else "pairs"
+                self.stdout.write(f"{filtered} {what} were too long and left out.")
             self.stdout.write(f"Model {model.name if model else '–'}")
             for name, words in MEASURED.items():
                 if name in metrics:

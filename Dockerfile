@@ -41,6 +41,8 @@ CMD ["celery", "-A", "config", "worker", "--queues", "web", "--concurrency", "2"
 
 FROM application AS web
 COPY --from=build /venv /venv
+# The processes count requests together there: see config/metrics.py.
+ENV PROMETHEUS_MULTIPROC_DIR=/dev/shm/prefloop-metrics
 EXPOSE 8000
 CMD ["gunicorn", "config.wsgi:application", "--bind", "0.0.0.0:8000", "--worker-class", "gthread", \
      "--workers", "2", "--threads", "8", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]

@@ -9,6 +9,7 @@ from training.models import (
     ModelReport,
     ModelVersion,
     Run,
+    RunRewardModel,
     Study,
     Sweep,
 )
@@ -24,6 +25,12 @@ class RunAdmin(admin.ModelAdmin):
     list_display = ["__str__", "project", "status", "base_model", "created_at"]
     list_filter = ["status", "kind"]
     raw_id_fields = ["project", "dataset", "sweep", "created_by"]
+
+
+@admin.register(RunRewardModel)
+class RunRewardModelAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "place", "holds_out"]
+    raw_id_fields = ["run", "model"]
 
 
 @admin.register(Sweep)

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from labeling.reports import StatisticsMissing
-from training.ml.config import TRACKERS, Recipe
+from training.ml.config import TRACKERS, AnyRecipe, PPORecipe
 from training.ml.methods import why_not
 from training.models import Run
 
@@ -126,7 +126,7 @@ class Remedy:
     changes: dict[str, Any]
 
 
-def remedies(run: Run, recipe: Recipe) -> list[Remedy]:
+def remedies(run: Run, recipe: AnyRecipe) -> list[Remedy]:
     """What to change after a failure, what alters no result first."""
     if run.cause in (MEMORY, KILLED):
         return _for_less_memory(run.kind, recipe)
@@ -157,9 +157,21 @@ def remedies(run: Run, recipe: Recipe) -> list[Remedy]:
     return []
 
 
-def _for_less_memory(kind: str, recipe: Recipe) -> list[Remedy]:
+def _for_less_memory(kind: str, recipe: AnyRecipe) -> list[Remedy]:
     found = []
-    if recipe.batch_size > 1:
+    if isinstance(recipe, PPORecipe):
+        halves = {
+            name: getattr(recipe, name) // 2
+            for name in ("batch_size", "rollout_batch_size")
+            if getattr(recipe, name) > 1
+        }
+        if halves:
+            found.append(Remedy(_("half as many responses in memory at once"), halves))
+        if recipe.algorithm == "ppo":
+            changes = {"algorithm": "rloo"}
+            changes |= {"samples_per_prompt": max(2, recipe.samples_per_prompt)}
+            found.append(Remedy(_("RLOO, which needs no critic"), changes))
+    elif recipe.batch_size > 1:
         half = recipe.batch_size // 2
         summed = recipe.gradient_accumulation * (recipe.batch_size // half)
         changes = {"batch_size": half, "gradient_accumulation": summed}

@@ -102,8 +102,10 @@ class Run(Job):
     class Kind(models.TextChoices):
         REWARD = "reward", _lazy("Reward model")
         DPO = "dpo", _lazy("DPO policy")
+        PPO = "ppo", _lazy("PPO policy")
         SFT = "sft", _lazy("SFT policy")
         PRETRAIN = "pretrain", _lazy("Continued pre-training")
+        QUIET_STAR = "quiet_star", _lazy("Quiet-STaR")
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="runs")
     kind = models.CharField(max_length=20, choices=Kind)
@@ -143,6 +145,24 @@ class Run(Job):
         from training.tasks import train
 
         train.delay_on_commit(self.pk)
+
+
+class RunRewardModel(models.Model):
+    """A reward model that a run learns from, or that watches over it."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="reward_models")
+    model = models.ForeignKey("ModelVersion", models.CASCADE, related_name="rewarded_runs")
+    place = models.PositiveSmallIntegerField()  # from 1, as the recipe names them
+    holds_out = models.BooleanField(default=False)  # watches, and is never learned from
+
+    class Meta:
+        ordering = ["place"]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "model"], name="reward_model_once_per_run")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} of {self.run}"
 
 
 class RunStep(models.Model):

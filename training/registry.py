@@ -95,7 +95,10 @@ def _made_from(model: ModelVersion) -> Dependents:
         version = waiting.pop(0)
         order.append(version)
         children = ModelVersion.objects.filter(
-            Q(base=version) | Q(merge__parts__model=version) | Q(merge__base=version)
+            Q(base=version)
+            | Q(merge__parts__model=version)
+            | Q(merge__base=version)
+            | Q(run__reward_models__model=version)
         ).distinct()
         for child in children.select_related("run", "merge", "project"):
             if child.pk not in seen:
@@ -113,7 +116,9 @@ def _made_from(model: ModelVersion) -> Dependents:
     names = [version.name for version in order]
     project = model.project
     found.active = [
-        *project.runs.active().filter(base_model__in=names),
+        *project.runs.active()
+        .filter(Q(base_model__in=names) | Q(reward_models__model__in=seen))
+        .distinct(),
         *project.studies.active().filter(run__base_model__in=names),
         *(merge for merge in found.merges if merge.is_active),
         *(export for export in found.exports if export.is_active),
@@ -152,7 +157,9 @@ def _children_first(models: list[ModelVersion]) -> list[ModelVersion]:
             if version.merge
             else set()
         )
-        parents[version.pk] = ({version.base_id} | of_merge) & keys
+        scored = version.run.reward_models.all() if version.run else []
+        of_run = {used.model_id for used in scored}
+        parents[version.pk] = ({version.base_id} | of_merge | of_run) & keys
     order: list[ModelVersion] = []
     left = {version.pk: version for version in models}
     while left:

@@ -18,13 +18,15 @@ from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
 from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
 from training import serving
+from training.alarms import heed
 from training.cards import write_card
 from training.causes import of_error
 from training.dataset_settings import stored_settings
 from training.datasets import freeze, load_pairs
 from training.fitting import keep_peaks
 from training.merges import carry_out_merge
-from training.ml.config import TRACKERS
+from training.ml.config import ON_TEXTS, TRACKERS
+from training.ml.data import prompts_of
 from training.ml.objectives import why_not_labels
 from training.model_files import carry_out_export
 from training.models import (
@@ -59,6 +61,8 @@ FLUSH_SECONDS = 1.0
 
 
 SECONDS_BETWEEN_REPORTS = 1.0
+LOGGED = (("accuracy", 3), ("loss", 4), ("score", 3), ("holdout", 3), ("kl", 2), ("length", 1))
+"""What a line of the log tells of a measurement, and with how many digits."""
 
 
 @shared_task
@@ -245,6 +249,11 @@ def go_on(
         record.say(f"Worker {run.worker.rsplit(':', 1)[0]} took the run.")
         metrics = _call_recipe(run, record, alone=alone)
         record.flush()
+        if "paused" in metrics:
+            _pause(run, metrics["paused"])
+            return
+        if "alarm" in metrics:
+            metrics["alarm"] = heed(run, metrics["alarm"])
         model = _end(run, metrics)
         record.say(f"Finished: model {model.name}.")
     except JobCancelled:
@@ -264,6 +273,16 @@ def go_on(
         record.close()
 
 
+def _pause(run: Run, alarm: dict) -> None:
+    """Leave the run as it is until somebody resumes it."""
+    told = heed(run, alarm)
+    words = (
+        f"Paused by an alarm at step {told['step']}: {'; '.join(told['words'])}. "
+        f"{told['n_comparisons']} comparisons wait for people. Resume goes on all the same."
+    )
+    run.finish(Run.Status.PAUSED, error=words)
+
+
 def _end(run: Run, metrics: dict) -> ModelVersion:
     """The run's end and its model, both or neither. Raises: JobTaken."""
     with transaction.atomic():
@@ -279,7 +298,7 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
 def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     train_rows, test_rows = _rows(run, record)
     # These import torch: only workers pay for it.
-    from training.ml import dpo, loading, reward_model, sft
+    from training.ml import dpo, loading, ppo, quiet_star, reward_model, sft
     from training.ml.peaks import Peak, give_memory_back
     from training.ml.steps import resume_point
 
@@ -300,8 +319,10 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     train = {
         Run.Kind.REWARD: reward_model.train,
         Run.Kind.DPO: dpo.train,
+        Run.Kind.PPO: ppo.train,
         Run.Kind.SFT: sft.train,
         Run.Kind.PRETRAIN: sft.pretrain,
+        Run.Kind.QUIET_STAR: quiet_star.train,
     }[Run.Kind(run.kind)]
     if run.report_to:
         record.tracker = _tracker(run)
@@ -326,14 +347,18 @@ def _tracker(run: Run) -> "Tracker":
 
 
 def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
-    """(train, test): pairs of the frozen dataset, or texts of the file that the recipe names.
+    """(train, test): pairs of the frozen dataset, or their prompts; or texts of the file that the
+    recipe names.
 
     Raises: ValueError if they are gone, or no longer what the run began with.
     """
-    if run.kind != Run.Kind.PRETRAIN:
+    if run.kind not in ON_TEXTS:
         if run.dataset is None:
             _freeze_labels(run, record)
-        return load_pairs(run.dataset)
+        sides = load_pairs(run.dataset)
+        if run.kind == Run.Kind.PPO:
+            sides = tuple(prompts_of(pairs) for pairs in sides)
+        return sides
     recipe = recipe_of(run)
     sha256 = text_sha256(recipe.text)
     if run.text_sha256 and run.text_sha256 != sha256:
@@ -393,10 +418,9 @@ class Recorder:
             if self.tracker:
                 self._track(lambda tracker: tracker.log(report))
         if report.split == "test" and report.values:
-            found = f"loss {report.values['loss']:.4f}"
-            if "accuracy" in report.values:
-                found = f"accuracy {report.values['accuracy']:.3f}, {found}"
-            self.lines.append(f"Step {report.step}: test {found}.")
+            told = [f"{n} {report.values[n]:.{d}f}" for n, d in LOGGED if n in report.values]
+            self.lines.append(f"Step {report.step}: test {', '.join(told)}.")
+        self.lines += [f"Step {report.step}: {note}." for note in report.notes]
         if self.show:
             self.show(report)
         if report.checkpoint:

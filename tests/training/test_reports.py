@@ -90,6 +90,26 @@ def test_a_reward_model_is_measured_when_its_run_ends_and_its_page_leads_to_the_
     assert client.get(f"{address}file/").content.decode() == text
 
 
+def test_a_report_on_an_ensemble_says_where_its_members_disagree(client, tiny_model):
+    project = labeled_project(24)
+    run = trained(
+        project, tiny_model, recipe_settings=QUICK | {"members": 2, "max_steps": 2, "epochs": 1}
+    )
+
+    found = reported(run).result
+
+    assert found["spread"]["mean"]["value"] == pytest.approx(run.metrics["spread"], abs=1e-5)
+    quarters = found["spread"]["quarters"]
+    assert sum(quarter["accuracy"]["n"] for quarter in quarters) == found["n"]
+    spreads = [row["spread"] for row in found["disputed"]]
+    assert len(spreads) == found["n"]
+    assert min(spreads) == quarters[0]["low"] > 0
+    lead_of(client, project)
+    page = client.get(f"/projects/polite/training/models/reward-{run.pk}/report/")
+    assert page.context["disputed"][0]["comparison"].project == project
+    assert "Does it know when it does not know?" in page.content.decode()
+
+
 @pytest.mark.parametrize("kind", ["dpo", "sft"])
 def test_a_policy_is_measured_against_its_base_and_shown_beside_it(
     client, tiny_model, kind, monkeypatch

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import secrets
+import shutil
 import socket
 import sys
 import time
@@ -190,6 +191,10 @@ def environment(verbosity: int) -> dict[str, str]:
         # macOS ends a forked child that touches Objective-C, as looking up proxies does.
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
     }
+    if web_processes() > 1:  # they count requests together: see config/metrics.py
+        counts = settings.PREFLOOP_STORAGE / "metrics"
+        shutil.rmtree(counts, ignore_errors=True)
+        defaults["PROMETHEUS_MULTIPROC_DIR"] = str(counts)
     return defaults | os.environ | {"PYTHONUNBUFFERED": "1"}
 
 

@@ -257,7 +257,7 @@ PLANNED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 def planner(first: int) -> None:
-    """What is foretold of the peak beside what a child process takes, from the so many-th row on."""
+    """What is foretold of the peak beside what a child process takes, from this row on."""
     from tests.bench.memory import save_model
     from tests.training.reward_models import save_reward_model
     from training.ml.architecture import read_architecture

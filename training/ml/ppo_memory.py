@@ -113,7 +113,7 @@ def predict(
         "rank": recipe.lora_rank,
         "norms": recipe.train_norms,
     }
-    learning = {"rows": some, "tokens": tokens, "number": number}
+    learning: dict[str, Any] = {"rows": some, "tokens": tokens, "number": number}
     reading = work_space(arch, rows=rows, tokens=tokens, number=number, method=method)
     moments = {
         "rollout": {

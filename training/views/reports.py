@@ -343,7 +343,8 @@ def _note_on_spread(spread: dict[str, Any]) -> Note:
     """What the members' disagreement is good for."""
     gain, doubt = spread["gain"], spread["gain_of_doubt"]
     if gain.get("low") is None:
-        return Note("", _("Too few prompts are held out to say what the disagreement tells."))
+        text = _("What the disagreement tells is open: too few prompts, or no pair it gets wrong.")
+        return Note("", text)
     if gain["low"] > 0:
         text = _(
             "Where the members agree it is right more often: send people the pairs they disagree "

@@ -256,8 +256,8 @@ PLANNED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 """Models by what differs from LARGE, and recipes."""
 
 
-def planner() -> None:
-    """What is foretold of the peak beside what a child process takes."""
+def planner(first: int) -> None:
+    """What is foretold of the peak beside what a child process takes, from this row on."""
     from tests.bench.memory import save_model
     from tests.training.reward_models import save_reward_model
     from training.ml.architecture import read_architecture
@@ -269,7 +269,7 @@ def planner() -> None:
         "minibatches": 1, "epochs": 1, "rollout_batch_size": 16, "dtype": "float32",
     }  # fmt: skip
     print("| model and recipe | foretold MiB | measured MiB | error | moment |")
-    for words, shape, changed in PLANNED:
+    for words, shape, changed in PLANNED[first:]:
         with tempfile.TemporaryDirectory() as root:
             base = Path(root) / "base"
             save_model(base, LARGE | shape)
@@ -474,7 +474,7 @@ def main() -> None:
     asked_speed.add_argument("--folder", type=Path, required=True)
     asked_speed.add_argument("--steps", type=int, default=4)
     parts.add_parser("memory")
-    parts.add_parser("planner")
+    parts.add_parser("planner").add_argument("--first", type=int, default=0)
     asked_world = parts.add_parser("world")
     asked_world.add_argument("--folder", type=Path, required=True)
     asked_world.add_argument("--seed", type=int, default=7)
@@ -491,7 +491,7 @@ def main() -> None:
     elif asked.part == "memory":
         memory()
     elif asked.part == "planner":
-        planner()
+        planner(asked.first)
     elif asked.part == "world":
         print(json.dumps(world(asked.folder, asked.seed, asked.settings), indent=1))
     else:

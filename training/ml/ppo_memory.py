@@ -113,7 +113,7 @@ def predict(
         "rank": recipe.lora_rank,
         "norms": recipe.train_norms,
     }
-    learning = {"rows": some, "tokens": tokens, "number": number}
+    learning: dict[str, Any] = {"rows": some, "tokens": tokens, "number": number}
     reading = work_space(arch, rows=rows, tokens=tokens, number=number, method=method)
     moments = {
         "rollout": {
@@ -138,7 +138,8 @@ def predict(
     terms = [Term(name, found.get(name, 0), words) for name, words in WORDS.items()]
     terms += surroundings(device, moving)
     told = tuple(term for term in terms if term.bytes)
-    return Estimate(told, moment, trained, arch.weights, tokens, device)
+    at_once = some if moment in ("update", "step") else rows
+    return Estimate(told, moment, trained, arch.weights, tokens, device, (at_once, tokens))
 
 
 def _logits(arch: Architecture, positions: int) -> int:

@@ -58,7 +58,7 @@ def test_the_hold_out_falling_while_the_score_rises_is_an_alarm_at_the_second_lo
     "later",
     [
         [(2, 1), (3, 1.5)],  # both rise
-        [(0.5, 0.2), (0.4, 0.1)],  # both fall
+        [(0.5, 0.4), (0.4, 0.3)],  # both fall
         [(2, 0.5), (2.2, 1.3)],  # it fell once
     ],
 )

@@ -16,6 +16,7 @@ from labeling.changes import note_change
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
 from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
+from training.arenas import carry_out_arena
 from training.cards import write_card
 from training.causes import of_error
 from training.dataset_settings import stored_settings
@@ -26,12 +27,15 @@ from training.ml.config import TRACKERS
 from training.ml.objectives import why_not_labels
 from training.model_files import carry_out_export
 from training.models import (
+    Arena,
     Checkpoint,
     DatasetDraft,
     Merge,
     ModelExport,
     ModelReport,
     ModelVersion,
+    Round,
+    RoundMeasure,
     Run,
     RunStep,
     SideBySide,
@@ -40,6 +44,7 @@ from training.models import (
 from training.playground import carry_out_pair, forget_served_models
 from training.previews import build
 from training.reports import can_report, figures_of, report_on
+from training.rounds import carry_out_round, measure_of
 from training.runs import Impossible, keep_model, recipe_of
 from training.studies import result_of
 from training.sweeps import may_start, wake_next
@@ -124,6 +129,30 @@ def export_model(export_id: int) -> None:
     if export is None:
         return
     _end_of(export, carry_out_export)
+
+
+@shared_task
+def choose_pairs(round_id: int) -> None:
+    """Carry one Round from queued to the pairs that people are given."""
+    round_ = Round.objects.claim(round_id)
+    if round_ is None:
+        return
+    _end_of(round_, carry_out_round)
+
+
+@shared_task
+def fill_arena(arena_id: int) -> None:
+    """Carry one Arena from queued to the comparisons that people are given."""
+    arena = Arena.objects.claim(arena_id)
+    if arena is None:
+        return
+    _end_of(arena, carry_out_arena)
+
+
+@shared_task
+def measure_round(measure_id: int) -> None:
+    """Carry one RoundMeasure from queued to its figures."""
+    _compute(RoundMeasure, measure_id, lambda measure, tell: measure_of(measure.round))
 
 
 def _end_of(job: Job, carry: Callable[[Any], Any]) -> None:

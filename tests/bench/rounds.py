@@ -49,13 +49,23 @@ from training.near_duplicates import jaccard, shingles  # noqa: E402
 from training.study_figures import over_seeds  # noqa: E402
 
 ROUNDS = 3
-RECIPE: dict[str, Any] = {"method": "head", "learning_rate": 3e-3, "epochs": 20, "batch_size": 16}
+RECIPES: dict[str, dict[str, Any]] = {
+    "head": {
+        "method": "head",
+        "learning_rate": 3e-3,
+        "epochs": 60,
+        "batch_size": 64,
+        "weight_decay": 3.0,
+    },
+    "lora": DemoSettings().reward,
+}
 N_TEST = 8  # responses to each held-out prompt
 ARMS = {
     "random 200": ("random", 200),
     "random 400": ("random", 400),
     "random 600": ("random", 600),
-    "chosen 200": ("d_optimal", 200),
+    "i_optimal 200": ("i_optimal", 200),
+    "d_optimal 200": ("d_optimal", 200),
     "bald 200": ("bald", 200),
 }
 
@@ -95,13 +105,14 @@ class World:
     """For each round its candidates, in random order."""
     test: list[tuple[str, list[str]]]
     """Held-out prompts with their responses."""
+    recipe: str
 
 
 def _said(role: str, text: str) -> Messages:
     return [{"role": role, "content": text}]
 
 
-def world_of(seed: int, base: Path, k: int, alike: float) -> World:
+def world_of(seed: int, base: Path, k: int, alike: float, recipe: str) -> World:
     rng = random.Random(f"rounds {seed}")
     prompts = microworld.prompts()
     rng.shuffle(prompts)
@@ -115,7 +126,7 @@ def world_of(seed: int, base: Path, k: int, alike: float) -> World:
         (prompt, [microworld.sample_response(prompt, rng) for _ in range(N_TEST)])
         for prompt in prompts[half:]
     ]
-    return World(seed, base, pools, test)
+    return World(seed, base, pools, test, recipe)
 
 
 def _candidates(prompt: str, k: int, alike: float, rng: random.Random) -> list[Candidate]:
@@ -134,19 +145,14 @@ def _candidates(prompt: str, k: int, alike: float, rng: random.Random) -> list[C
     return found
 
 
-def carry_out(
-    world: World, kind: str, n: int, members: int, ridge: float, every: bool
-) -> list[dict[str, Any]]:
+def carry_out(world: World, way: str, n: int, members: int, every: bool) -> list[dict[str, Any]]:
     """Three rounds; what the reward model is worth after each, or after the last alone."""
     labels: list[Candidate] = []
     folder: Path | None = None
     rows = []
     with tempfile.TemporaryDirectory() as place:
         for number, pool in enumerate(world.pools):
-            labels += choose(world, kind, n, pool, labels, folder, number, ridge)
-            is_last = number == ROUNDS - 1
-            if kind == "random" and not (every or is_last):
-                continue
+            labels += choose(world, way, n, pool, labels, folder, number)
             folder = Path(place) / str(number)
             began = time.monotonic()
             _train(world, labels, folder, members)
@@ -165,45 +171,30 @@ def carry_out(
 
 def choose(
     world: World,
-    kind: str,
+    way: str,
     n: int,
     pool: list[Candidate],
     labels: list[Candidate],
     folder: Path | None,
     number: int,
-    ridge: float,
 ) -> list[Candidate]:
     """The candidates that a round asks about."""
-    if kind == "random":
+    if way == "random":
         return pool[:n]
-    n_best = n - selection.n_at_random(n)
-    rewards, features = _read(world.base, folder, [*pool, *labels])
-    gaps = rewards[:, ::2] - rewards[:, 1::2]  # (members, pairs)
-    probs = selection.prob_of_gap(gaps)
-    if folder is None:  # no label yet: nobody knows a probability
-        probs = np.full_like(probs, 0.5)
-    if kind == "bald" and folder is not None:
-        order = np.argsort(-selection.bald(probs[:, : len(pool)]), kind="stable").tolist()
-    else:
-        phi = selection.unit_features(features[::2] - features[1::2])
-        mean = probs.mean(axis=0)
-        order, _gains = selection.d_optimal(
-            phi[: len(pool)],
-            mean[: len(pool)],
-            n_best,
-            labeled=phi[len(pool) :],
-            labeled_probs=mean[len(pool) :],
-            ridge=ridge,
-        )
-    design = selection.best_and_random(order, n, len(pool))
-    taken = selection.draw(design, seed=1000 * world.seed + number)
-    return [pool[p] for p in taken.places]
+    read = _read(world.base, folder, [*pool, *labels])
+    candidates, labeled = (
+        selection.Read(read.gaps[:, part], read.features[part], read.is_trained)
+        for part in (slice(len(pool)), slice(len(pool), None))
+    )
+    if way == "bald" and folder is None:
+        way = "i_optimal"
+    probs, _scores = selection.design(way, n, candidates, labeled, prompts=[c.prompt for c in pool])
+    taken = selection.draw(probs, seed=1000 * world.seed + number)
+    return [pool[place] for place in taken.places]
 
 
-def _read(
-    base: Path, folder: Path | None, candidates: list[Candidate]
-) -> tuple[selection.Floats, selection.Floats]:
-    """Rewards (members, sides) and features (sides, width) of both sides of each candidate."""
+def _read(base: Path, folder: Path | None, candidates: list[Candidate]) -> selection.Read:
+    """The candidates under the reward model of the round before, or the base's last layer."""
     from training.ml.candidates import read_responses
     from training.ml.loading import load_reward_model, load_scorer, load_tokenizer
 
@@ -217,7 +208,10 @@ def _read(
     place = {key: at for at, key in enumerate(unique)}
     seen = read_responses(model, tokenizer, list(unique.values()), batch_size=128)
     rows = [place[json.dumps(side)] for side in sides]
-    return seen.rewards[:, rows], seen.features[rows]
+    rewards, features = seen.rewards[:, rows], seen.features[rows]
+    return selection.Read(
+        rewards[:, ::2] - rewards[:, 1::2], features[::2] - features[1::2], folder is not None
+    )
 
 
 def _train(world: World, labels: list[Candidate], folder: Path, members: int) -> None:
@@ -230,7 +224,7 @@ def _train(world: World, labels: list[Candidate], folder: Path, members: int) ->
         members=members,
         eval_every=never,
         checkpoint_every=never,
-        **RECIPE,
+        **RECIPES[world.recipe],
     )
     folder.mkdir()
     pairs = [c.pair() for c in labels]
@@ -274,9 +268,8 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=4, help="responses to a prompt")
     parser.add_argument("--alike", type=float, default=0.9)
     parser.add_argument("--members", type=int, default=4)
-    parser.add_argument("--ridge", type=float, default=1.0)
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after these")
-    parser.add_argument("--tag", default="")
+    parser.add_argument("--recipe", choices=RECIPES, default="head")
     parser.add_argument("--table", action="store_true", help="print what the file holds")
     asked = parser.parse_args()
     began = time.monotonic()
@@ -284,20 +277,26 @@ def main() -> None:
     if not asked.table:
         warnings.filterwarnings("ignore")
         base = storage_path("models") / base_model(DemoSettings(), lambda what, done, total: None)
-        done = {(row["seed"], row["arm"], row["tag"]) for row in rows}
+        setting = (asked.recipe, asked.k, asked.members)
+        done = {(row["seed"], row["arm"], row["recipe"], row["k"], row["members"]) for row in rows}
         for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
-            todo = [arm for arm in asked.arms if (seed, arm, asked.tag) not in done]
-            world = world_of(seed, base, asked.k, asked.alike) if todo else None
+            todo = [arm for arm in asked.arms if (seed, arm, *setting) not in done]
+            world = world_of(seed, base, asked.k, asked.alike, asked.recipe) if todo else None
             for arm in todo:
                 if world is None or time.monotonic() - began > 60 * asked.minutes:
                     print("time is up: run the same line again")
                     return
-                kind, n = ARMS[arm]
-                found = carry_out(
-                    world, kind, n, asked.members, asked.ridge, every=arm == "random 200"
-                )
+                way, n = ARMS[arm]
+                found = carry_out(world, way, n, asked.members)
                 for row in found:
-                    row |= {"seed": seed, "arm": arm, "tag": asked.tag, "pool": len(world.pools[0])}
+                    row |= {
+                        "seed": seed,
+                        "arm": arm,
+                        "recipe": asked.recipe,
+                        "k": asked.k,
+                        "members": asked.members,
+                        "pool": len(world.pools[0]),
+                    }
                     rows.append(row)
                     with asked.out.open("a") as file:
                         file.write(json.dumps(row) + "\n")
@@ -306,7 +305,58 @@ def main() -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    pass
+    """Every arm by round, and each against random labels, paired by seed."""
+    settings = sorted({(row["recipe"], row["k"], row["members"]) for row in rows})
+    for recipe, k, members in settings:
+        some = [r for r in rows if (r["recipe"], r["k"], r["members"]) == (recipe, k, members)]
+        at = {(r["arm"], r["round"], r["seed"]): r for r in some}
+        arms = [arm for arm in ARMS if any(r["arm"] == arm for r in some)]
+        print(f"\n{recipe}, {k} responses to a prompt, {members} members, {some[0]['pool']} pairs")
+        for figure in ("accuracy", "utility"):
+            print(
+                f"{figure:>16}  " + "  ".join(f"{'round ' + str(n + 1):>9}" for n in range(ROUNDS))
+            )
+            for arm in arms:
+                seeds = sorted({r["seed"] for r in some if r["arm"] == arm})
+                means = [np.mean([at[arm, n + 1, s][figure] for s in seeds]) for n in range(ROUNDS)]
+                print(
+                    f"{arm:>16}  " + "  ".join(f"{m:9.4f}" for m in means) + f"  {len(seeds)} seeds"
+                )
+        for arm in arms:
+            for other in ("random 200", "random 400", "random 600"):
+                if arm.startswith("random") or other not in arms:
+                    continue
+                for n in range(1, ROUNDS + 1):
+                    seeds = [s for (a, r, s) in at if a == arm and r == n and (other, n, s) in at]
+                    words = [f"{arm} against {other}, round {n}"]
+                    for figure in ("accuracy", "utility"):
+                        gaps = [at[arm, n, s][figure] - at[other, n, s][figure] for s in seeds]
+                        found = over_seeds(gaps)
+                        words.append(f"{figure} {found['value']:+.4f}")
+                        if found.get("low") is not None:
+                            words.append(f"[{found['low']:+.4f}, {found['high']:+.4f}]")
+                    print("  ".join(words))
+            if not arm.startswith("random"):
+                print(f"{arm}: worth {worth(some, arm):.0f} random labels after three rounds")
+
+
+def worth(rows: list[dict[str, Any]], arm: str) -> float:
+    """How many random labels reach the mean accuracy of an arm's last round: read off the line
+    through the random arms' means, made to rise (isotonic), cut at both ends."""
+    from sklearn.isotonic import IsotonicRegression
+
+    by_n: dict[int, list[float]] = {}
+    for row in rows:
+        if row["arm"].startswith("random"):
+            by_n.setdefault(row["labels"], []).append(row["accuracy"])
+    ns = np.array(sorted(by_n))
+    means = np.array([np.mean(by_n[n]) for n in ns])
+    weights = [len(by_n[n]) for n in ns]
+    rising = IsotonicRegression().fit(np.log(ns), means, sample_weight=weights)
+    fine = np.exp(np.linspace(np.log(ns[0]), np.log(ns[-1]), 2_000))
+    target = np.mean([r["accuracy"] for r in rows if r["arm"] == arm and r["round"] == ROUNDS])
+    reached = fine[rising.predict(np.log(fine)) >= target]
+    return float(reached[0]) if len(reached) else float(ns[-1])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from training.ml.data import Messages, chat_tokens
-from training.ml.loading import HEADS, members_of
+from training.ml.loading import (
+    HEADS,
+    adapter_base,
+    load_reward_model,
+    load_scorer,
+    load_tokenizer,
+    members_of,
+)
 from training.ml.logprobs import pad_right
 from training.ml.selection import Floats
 
@@ -88,3 +95,21 @@ def _at_the_end(states: Tensor, mask: Tensor, head: Any) -> Tensor:
     # A learned prompt stands before what the mask counts.
     last = states.shape[1] - mask.shape[1] + mask.sum(dim=1) - 1
     return states[torch.arange(len(states)), last]
+
+
+def load_reader(folder: str, *, is_trained: bool) -> tuple[Any, Any]:
+    """(model, tokenizer) for read_responses: a reward model; or the base of a model that writes,
+    with a head that is random and the same every time.
+
+    Raises: ModelMissing.
+    """
+    if is_trained:
+        return load_reward_model(folder)
+    while (base := adapter_base(folder)) is not None:
+        folder = base
+    tokenizer = load_tokenizer(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = load_scorer(folder)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer

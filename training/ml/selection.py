@@ -51,20 +51,18 @@ def bald(probs: ArrayLike) -> Floats:
     return np.maximum(entropy(p.mean(axis=0)) - entropy(p).mean(axis=0), 0.0)
 
 
-def uncertain_gap(gaps: ArrayLike) -> Floats:
-    """How large the difference of a pair could be: |mean gap| + its sd over the members.
+def uncertain_gap(gap: ArrayLike, spread: ArrayLike) -> Floats:
+    """How large the difference of a pair could be: |gap| + its standard deviation; 0 where the gap
+    is known, since a label tells nothing new there.
 
-    Where all members say the same the gap is known and a label tells nothing new: 0.
-
-    Args: gaps: (members, pairs). Returns: (pairs,), in units of reward.
-    Raises: ValueError for fewer than two members.
+    Args: gap, spread: (pairs,), in units of reward.
+    Raises: ValueError for a negative spread.
     Source: an upper confidence bound of the gap, as in DeltaUCB for choosing pairs for DPO.
     """
-    found = np.asarray(gaps, dtype=float)
-    if found.ndim != 2 or len(found) < 2:
-        raise ValueError("how uncertain a gap is needs at least two members")
-    spread = found.std(axis=0, ddof=1)
-    return np.where(spread > 0, np.abs(found.mean(axis=0)) + spread, 0.0)
+    mean, sd = np.asarray(gap, dtype=float), np.asarray(spread, dtype=float)
+    if (sd < 0).any():
+        raise ValueError("a spread is at least 0")
+    return np.where(sd > 0, np.abs(mean) + sd, 0.0)
 
 
 def answer_spread(probs: ArrayLike) -> Floats:
@@ -217,6 +215,121 @@ def unit_features(features: ArrayLike, seed: int = 0) -> Floats:
         phi = phi @ rng.standard_normal((phi.shape[1], MOST_WIDE))
     length = math.sqrt(float((phi**2).sum(axis=1).mean()))
     return phi / length if length else phi
+
+
+# From rewards to a design -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Read:
+    """Pairs under a reward model."""
+
+    gaps: Floats
+    """(members, pairs)"""
+    features: Floats
+    """(pairs, width) what the last layer reads of A minus what it reads of B."""
+    is_trained: bool = True
+    """Whether the rewards mean anything: a head that is still random has features alone."""
+
+    @property
+    def probs(self) -> Floats:
+        """(members, pairs) that A is preferred; ½ where nobody knows."""
+        found = prob_of_gap(self.gaps)
+        return found if self.is_trained else np.full_like(found, 0.5)
+
+
+WAYS = {
+    "i_optimal": "what makes all gaps known best",
+    "d_optimal": "what tells most about the last layer",
+    "bald": "where the members of an ensemble contradict each other",
+    "uncertain_gap": "what could differ most",
+    "decision": "what decides between two models",
+    "random": "uniformly",
+}
+TAKES_BEST = ("i_optimal", "d_optimal", "bald", "uncertain_gap")
+"""Ways that take the best for sure; the others draw in proportion."""
+MOST_OF_A_PROMPT = 2
+"""Pairs of one prompt that are taken for a score each: they say much the same. The optimal designs
+see that by themselves."""
+
+
+def design(
+    way: str,
+    n: int,
+    candidates: Read,
+    labeled: Read | None = None,
+    *,
+    prompts: Sequence[object] = (),
+    worth: ArrayLike | None = None,
+    share: float = LEAST_RANDOM,
+) -> tuple[Floats, Floats]:
+    """With which probability each candidate is taken, and what a label of it would tell.
+
+    Args:
+        way: of WAYS.
+        labeled: pairs with a label, read by the same model.
+        prompts: (candidates,) of each; for the ways that score each pair by itself.
+        worth: (candidates,) of "decision": see `decision_gain`.
+    Returns: probabilities (candidates,) that sum to n, and scores (candidates,), NaN where a
+        candidate was not scored.
+    Raises: ValueError for "bald" with one member, or an unknown way.
+    """
+    n_candidates = candidates.gaps.shape[1]
+    scores = np.full(n_candidates, np.nan)
+    if way == "random":
+        return in_proportion(np.ones(n_candidates), n, share), scores
+    if way == "decision":
+        scores = np.sqrt(np.asarray(worth, dtype=float))
+        return in_proportion(scores, n, share), scores
+    if way in ("i_optimal", "d_optimal"):
+        phi, known, q = _on_one_scale(candidates, labeled)
+        find = i_optimal if way == "i_optimal" else d_optimal
+        n_best = n - n_at_random(n, share)
+        p = candidates.probs.mean(axis=0)
+        order, gains = find(phi, p, n_best, labeled=known, labeled_probs=q)
+        scores[order] = gains
+    elif way == "bald":
+        scores = bald(candidates.probs)
+        order = _few_of_a_prompt(scores, prompts)
+    elif way == "uncertain_gap":
+        scores = uncertain_gap(candidates.gaps.mean(axis=0), _spread(candidates, labeled))
+        order = _few_of_a_prompt(scores, prompts)
+    else:
+        raise ValueError(f"there is no way {way!r} to choose pairs")
+    return best_and_random(order, n, n_candidates, share), scores
+
+
+def _on_one_scale(
+    candidates: Read, labeled: Read | None
+) -> tuple[Floats, Floats | None, Floats | None]:
+    """Features of candidates and of labeled pairs in the same units, and the latter's p."""
+    if labeled is None or not labeled.gaps.shape[1]:
+        return unit_features(candidates.features), None, None
+    n = len(candidates.features)
+    both = unit_features(np.concatenate([candidates.features, labeled.features]))
+    return both[:n], both[n:], labeled.probs.mean(axis=0)
+
+
+def _spread(candidates: Read, labeled: Read | None) -> Floats:
+    """(pairs,) standard deviation of the gaps: over the members of an ensemble; of a single model,
+    of its last layer given the labeled pairs (Laplace's approximation: √(φᵀA⁻¹φ))."""
+    if len(candidates.gaps) > 1:
+        return np.asarray(candidates.gaps.std(axis=0, ddof=1))
+    phi, known, q = _on_one_scale(candidates, labeled)
+    inverse = np.linalg.inv(_information(phi.shape[1], known, q, 1.0))
+    return np.sqrt(np.einsum("ij,ij->i", phi @ inverse, phi))
+
+
+def _few_of_a_prompt(scores: Floats, prompts: Sequence[object]) -> list[int]:
+    """The places in the order of their scores, without the third and further of a prompt."""
+    seen: dict[object, int] = {}
+    order = []
+    for place in np.argsort(-scores, kind="stable").tolist():
+        prompt = prompts[place] if prompts else place
+        seen[prompt] = seen.get(prompt, 0) + 1
+        if seen[prompt] <= MOST_OF_A_PROMPT:
+            order.append(place)
+    return order
 
 
 # Which are drawn ----------------------------------------------------------------------------------

@@ -295,7 +295,8 @@ def prompts_of(project: Project, settings: RoundSettings) -> list[Prompt]:
 
 def usable_prompts(project: Project) -> Any:
     """Prompts of the project's work: not those of the raters' sets, whose answers are known."""
-    sets = project.comparisons.of_sets().values("prompt")
+    # As a list: `of_sets` names the table itself, which a subquery would call by another name.
+    sets = list(project.comparisons.of_sets().values_list("prompt", flat=True))
     return project.prompts.exclude(pk__in=sets)
 
 
@@ -381,14 +382,19 @@ def sampled(
     file = folder_of(job, kind) / f"{place}.jsonl"
     said = _kept(file)
     by_key = {prompt.content_hash: prompt for prompt in prompts}
-    left = [prompt for prompt in prompts if prompt.content_hash not in said]
+    parts = [
+        prompts[start : start + PROMPTS_AT_ONCE]
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE)
+    ]
+    left = [part for part in parts if any(prompt.content_hash not in said for prompt in part)]
     if left:
         with file.open("a", encoding="utf-8") as out:
-            for key, texts in _answers(
+            for answers in _answers(
                 job.project, model, left, draws, temperature, max_new_tokens, seed
             ):
-                said[key] = texts
-                out.write(json.dumps([key, texts], ensure_ascii=False) + "\n")
+                said |= answers
+                lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in answers.items()]
+                out.write("".join(lines))
                 out.flush()
                 on_texts(draws * len(said))
     for key, texts in said.items():
@@ -413,13 +419,13 @@ def _kept(file: Path) -> dict[str, list[str]]:
 def _answers(
     project: Project,
     model_name: str,
-    prompts: Sequence[Prompt],
+    parts: Sequence[Sequence[Prompt]],
     draws: int,
     temperature: float,
     max_new_tokens: int,
     seed: int,
-) -> Iterator[tuple[str, list[str]]]:
-    """(prompt's hash, texts) of each prompt; no text where the prompt leaves no room for one."""
+) -> Iterator[dict[str, list[str]]]:
+    """Of each part its answers by the prompt's hash; none where a prompt leaves no room for one."""
     from training.ml.data import chat_tokens
     from training.ml.generation import sample
     from training.ml.loading import load_policy, longest_allowed
@@ -428,26 +434,26 @@ def _answers(
     folder = named_model(project, model_name)
     model, tokenizer = load_policy(folder)
     room = longest_allowed(folder, 1 << 20) - max_new_tokens
-    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        part = prompts[start : start + PROMPTS_AT_ONCE]
+    for part in parts:
         fitting = [
             p for p in part if len(chat_tokens(tokenizer, p.messages, open_answer=True)) <= room
         ]
+        # By what is asked and who is: a job that goes on draws what it would have drawn, and two
+        # models do not draw the same numbers.
+        own_seed = int(content_hash(model_name, seed, [p.content_hash for p in fitting])[:8], 16)
         texts = sample(
             model,
             tokenizer,
             [prompt.messages for prompt in fitting for _ in range(draws)],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
-            # By the prompts themselves: a job that goes on draws what it would have drawn.
-            seed=int(content_hash(seed, [p.content_hash for p in fitting])[:8], 16),
+            seed=own_seed,
         )
-        said = {
-            p.content_hash: [storable(t) for t in texts[n * draws : (n + 1) * draws]]
-            for n, p in enumerate(fitting)
-        }
-        for prompt in part:
-            yield prompt.content_hash, said.get(prompt.content_hash, [])
+        said: dict[str, list[str]] = {prompt.content_hash: [] for prompt in part}
+        for n, prompt in enumerate(fitting):
+            own = texts[n * draws : (n + 1) * draws]
+            said[prompt.content_hash] = [storable(text) for text in own]
+        yield said
     del model
     give_memory_back()
 

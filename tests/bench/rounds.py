@@ -145,8 +145,8 @@ def _candidates(prompt: str, k: int, alike: float, rng: random.Random) -> list[C
     return found
 
 
-def carry_out(world: World, way: str, n: int, members: int, every: bool) -> list[dict[str, Any]]:
-    """Three rounds; what the reward model is worth after each, or after the last alone."""
+def carry_out(world: World, way: str, n: int, members: int) -> list[dict[str, Any]]:
+    """Three rounds, and what the reward model is worth after each."""
     labels: list[Candidate] = []
     folder: Path | None = None
     rows = []

@@ -32,8 +32,10 @@ from labeling.models import Comparison, Preference  # noqa: E402
 from tests.factories import ComparisonFactory, ProjectFactory  # noqa: E402
 
 MODEL, LOG, SEED, WHAT = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-# With fewer, a quick worker would be done before the third has loaded its model.
-N = 200 if WHAT == "share" else 30
+N = 80 if WHAT == "share" else 30
+# Three who share a run stop after their second batch until this file is there: else a quick worker
+# would be done before the third has loaded its model.
+ALL_AT_WORK = LOG.with_suffix(".all-at-work")
 CHANCE = random.Random(SEED)
 CALL = {
     "project": "kitchen",
@@ -48,7 +50,9 @@ asked = runs._batches
 
 def noted(*arguments: Any) -> Any:
     """The batches of the real function, each noted with its comparisons and this process."""
-    for batch in asked(*arguments):
+    for n, batch in enumerate(asked(*arguments), start=1):
+        if WHAT == "share" and n > 2:
+            wait(ALL_AT_WORK.exists)
         line = json.dumps([os.getpid(), [comparison.pk for comparison, _outcome in batch]])
         with LOG.open("a") as log:
             log.write(line + "\n")
@@ -123,6 +127,8 @@ def share() -> dict[str, Any]:
     pids = [start()]
     wait(lambda: n_asked() > 0)
     pids += [start(join=True), start(join=True)]
+    wait(lambda: RunWorker.objects.exclude(asking_since=None).filter(left_at=None).count() == 3)
+    ALL_AT_WORK.touch()
     wait(lambda: RunWorker.objects.filter(n_judged__gt=0, left_at=None).count() == 3)
     victim = pids[CHANCE.randrange(3)]
     wait(lambda: Claim.objects.filter(worker__name__contains=f":{victim}:").exists())

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 WAYS = {
     "i_optimal": _lazy("What makes all other pairs known best (I-optimal)"),
     "d_optimal": _lazy("What tells most about the last layer (D-optimal)"),
+    "near_tie": _lazy("Where the model cannot tell which is better"),
     "bald": _lazy("Where the members of an ensemble contradict each other (BALD)"),
     "uncertain_gap": _lazy("What could differ most"),
     "decision": _lazy("What decides between the models"),

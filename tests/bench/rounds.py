@@ -2,16 +2,18 @@
 
     python -m tests.bench.rounds --out FILE [--seeds 5] [--first-seed 1] [--minutes 9] [--table]
 
-Three rounds in the micro-world. Each round samples four responses to each of 540 prompts and asks
-one rater of the world's five, drawn at random, about some of the pairs: a label is one vote. Then a
-reward model is trained from the base on all labels so far. Arms differ in which pairs are asked
-about:
+Three rounds in the micro-world. Each round samples four responses to each of 540 prompts and has
+some of the pairs labeled: by the majority of the world's five raters as in the demo, or with
+--votes 1 by one of them, drawn at random. Then a reward model is trained from the base on all
+labels so far. Arms differ in which pairs are asked about:
 
     random 200 | 400 | 600   so many a round, uniformly
-    chosen 200               a tenth uniformly; the rest by the product's own choice for reward
-                             models (training/ml/selection.py): D-optimal on what the last layer of
-                             the model of the round before reads, the first round on the base's
-    bald 200                 the same, the rest by the disagreement of an ensemble
+    i_optimal 200            a tenth uniformly; the rest by the product's own choice for reward
+                             models (training/ml/selection.py), on what the last layer of the model
+                             of the round before reads; in the first round, on the base's
+    d_optimal 200            the same, the rest D-optimal
+    near_tie 200             the same, the rest where the model cannot tell, two of a prompt at most
+    bald 200                 the same, the rest by the disagreement of --members
 
 Held against the truth on 540 prompts that no label was given for, eight responses each: the share
 of pairs of unequal utility that the model puts in the right order, and the true utility of the
@@ -66,21 +68,26 @@ ARMS = {
     "random 600": ("random", 600),
     "i_optimal 200": ("i_optimal", 200),
     "d_optimal 200": ("d_optimal", 200),
+    "near_tie 200": ("near_tie", 200),
     "bald 200": ("bald", 200),
 }
 
 
+SETTING = ("votes", "recipe", "k", "members")
+"""What rows of a table have in common."""
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """Two responses to a prompt, and a vote that is only looked at once it is paid for."""
+    """Two responses to a prompt, and a label that is only looked at once it is paid for."""
 
     prompt: str
     a: str
     b: str
-    vote: str
+    label: str
 
     def pair(self) -> Pair:
-        prob_a = {"a": 1.0, "b": 0.0, "tie": 0.5}[self.vote]
+        prob_a = {"a": 1.0, "b": 0.0, "tie": 0.5}[self.label]
         chosen, rejected = (self.a, self.b) if prob_a >= 0.5 else (self.b, self.a)
         return Pair(
             prompt=_said("user", self.prompt),
@@ -112,14 +119,14 @@ def _said(role: str, text: str) -> Messages:
     return [{"role": role, "content": text}]
 
 
-def world_of(seed: int, base: Path, k: int, alike: float, recipe: str) -> World:
+def world_of(seed: int, base: Path, k: int, alike: float, votes: int, recipe: str) -> World:
     rng = random.Random(f"rounds {seed}")
     prompts = microworld.prompts()
     rng.shuffle(prompts)
     half = len(prompts) // 2
     pools = []
     for _ in range(ROUNDS):
-        pool = [c for prompt in prompts[:half] for c in _candidates(prompt, k, alike, rng)]
+        pool = [c for prompt in prompts[:half] for c in _candidates(prompt, k, alike, votes, rng)]
         rng.shuffle(pool)
         pools.append(pool)
     test = [
@@ -129,8 +136,10 @@ def world_of(seed: int, base: Path, k: int, alike: float, recipe: str) -> World:
     return World(seed, base, pools, test, recipe)
 
 
-def _candidates(prompt: str, k: int, alike: float, rng: random.Random) -> list[Candidate]:
-    """Pairs of k responses that are not nearly the same, each with the vote it would get."""
+def _candidates(
+    prompt: str, k: int, alike: float, votes: int, rng: random.Random
+) -> list[Candidate]:
+    """Pairs of k responses that are not nearly the same, each with the label it would get."""
     texts: list[str] = []
     for _ in range(k):
         text = microworld.sample_response(prompt, rng)
@@ -140,8 +149,8 @@ def _candidates(prompt: str, k: int, alike: float, rng: random.Random) -> list[C
     for place, b in enumerate(texts):
         for a in texts[:place]:
             gap = microworld.utility(prompt, a) - microworld.utility(prompt, b)
-            rater = rng.choice(microworld.RATERS)
-            found.append(Candidate(prompt, a, b, microworld.vote(rater, gap, rng).choice))
+            given = [vote.choice for vote in microworld.votes(gap, rng, n=votes)]
+            found.append(Candidate(prompt, a, b, microworld.majority(given)))
     return found
 
 
@@ -161,7 +170,7 @@ def carry_out(world: World, way: str, n: int, members: int) -> list[dict[str, An
                 {
                     "round": number + 1,
                     "labels": len(labels),
-                    "ties": sum(c.vote == "tie" for c in labels) / len(labels),
+                    "ties": sum(c.label == "tie" for c in labels) / len(labels),
                     "seconds": round(time.monotonic() - began, 1),
                     **found,
                 }
@@ -269,6 +278,7 @@ def main() -> None:
     parser.add_argument("--alike", type=float, default=0.9)
     parser.add_argument("--members", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after these")
+    parser.add_argument("--votes", type=int, default=5, help="people who make one label")
     parser.add_argument("--recipe", choices=RECIPES, default="head")
     parser.add_argument("--table", action="store_true", help="print what the file holds")
     asked = parser.parse_args()
@@ -277,11 +287,15 @@ def main() -> None:
     if not asked.table:
         warnings.filterwarnings("ignore")
         base = storage_path("models") / base_model(DemoSettings(), lambda what, done, total: None)
-        setting = (asked.recipe, asked.k, asked.members)
-        done = {(row["seed"], row["arm"], row["recipe"], row["k"], row["members"]) for row in rows}
+        setting = tuple(getattr(asked, name) for name in SETTING)
+        done = {(row["seed"], row["arm"], *(row[name] for name in SETTING)) for row in rows}
         for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
             todo = [arm for arm in asked.arms if (seed, arm, *setting) not in done]
-            world = world_of(seed, base, asked.k, asked.alike, asked.recipe) if todo else None
+            world = (
+                world_of(seed, base, asked.k, asked.alike, asked.votes, asked.recipe)
+                if todo
+                else None
+            )
             for arm in todo:
                 if world is None or time.monotonic() - began > 60 * asked.minutes:
                     print("time is up: run the same line again")
@@ -292,9 +306,7 @@ def main() -> None:
                     row |= {
                         "seed": seed,
                         "arm": arm,
-                        "recipe": asked.recipe,
-                        "k": asked.k,
-                        "members": asked.members,
+                        **dict(zip(SETTING, setting, strict=True)),
                         "pool": len(world.pools[0]),
                     }
                     rows.append(row)
@@ -306,12 +318,12 @@ def main() -> None:
 
 def table(rows: list[dict[str, Any]]) -> None:
     """Every arm by round, and each against random labels, paired by seed."""
-    settings = sorted({(row["recipe"], row["k"], row["members"]) for row in rows})
-    for recipe, k, members in settings:
-        some = [r for r in rows if (r["recipe"], r["k"], r["members"]) == (recipe, k, members)]
+    for setting in sorted({tuple(row[name] for name in SETTING) for row in rows}):
+        some = [row for row in rows if tuple(row[name] for name in SETTING) == setting]
         at = {(r["arm"], r["round"], r["seed"]): r for r in some}
         arms = [arm for arm in ARMS if any(r["arm"] == arm for r in some)]
-        print(f"\n{recipe}, {k} responses to a prompt, {members} members, {some[0]['pool']} pairs")
+        words = ", ".join(f"{name} {v}" for name, v in zip(SETTING, setting, strict=True))
+        print(f"\n{words}; {some[0]['pool']} candidates a round")
         for figure in ("accuracy", "utility"):
             print(
                 f"{figure:>16}  " + "  ".join(f"{'round ' + str(n + 1):>9}" for n in range(ROUNDS))

@@ -241,13 +241,12 @@ class Read:
 WAYS = {
     "i_optimal": "what makes all gaps known best",
     "d_optimal": "what tells most about the last layer",
+    "near_tie": "where the model cannot tell",
     "bald": "where the members of an ensemble contradict each other",
     "uncertain_gap": "what could differ most",
     "decision": "what decides between two models",
     "random": "uniformly",
 }
-TAKES_BEST = ("i_optimal", "d_optimal", "bald", "uncertain_gap")
-"""Ways that take the best for sure; the others draw in proportion."""
 MOST_OF_A_PROMPT = 2
 """Pairs of one prompt that are taken for a score each: they say much the same. The optimal designs
 see that by themselves."""
@@ -281,6 +280,8 @@ def design(
     if way == "decision":
         scores = np.sqrt(np.asarray(worth, dtype=float))
         return in_proportion(scores, n, share), scores
+    if way == "near_tie" and not candidates.is_trained:
+        way = "i_optimal"  # where no reward is known, every pair is a near tie
     if way in ("i_optimal", "d_optimal"):
         phi, known, q = _on_one_scale(candidates, labeled)
         find = i_optimal if way == "i_optimal" else d_optimal
@@ -288,6 +289,9 @@ def design(
         p = candidates.probs.mean(axis=0)
         order, gains = find(phi, p, n_best, labeled=known, labeled_probs=q)
         scores[order] = gains
+    elif way == "near_tie":
+        scores = entropy(candidates.probs.mean(axis=0))
+        order = _few_of_a_prompt(scores, prompts)
     elif way == "bald":
         scores = bald(candidates.probs)
         order = _few_of_a_prompt(scores, prompts)

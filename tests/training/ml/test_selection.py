@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from training.ml.selection import (
+    WAYS,
     Read,
     answer_spread,
     bald,
@@ -137,7 +138,7 @@ def test_every_way_gives_probabilities_that_sum_to_the_labels():
     read = Read(rng.normal(size=(3, 40)), rng.normal(size=(40, 5)))
     labeled = Read(rng.normal(size=(3, 8)), rng.normal(size=(8, 5)))
     prompts = [place // 4 for place in range(40)]
-    for way in ("i_optimal", "d_optimal", "bald", "uncertain_gap", "decision", "random"):
+    for way in WAYS:
         probs, scores = design(way, 10, read, labeled, prompts=prompts, worth=rng.random(40))
         assert probs.sum() == pytest.approx(10), way
         assert probs.min() > 0
@@ -150,6 +151,7 @@ def test_every_way_gives_probabilities_that_sum_to_the_labels():
 def test_where_nobody_knows_a_probability_only_the_features_count():
     rng = np.random.default_rng(7)
     gaps, phi = rng.normal(size=(1, 30)), rng.normal(size=(30, 4))
+    assert np.isnan(design("near_tie", 5, Read(gaps, phi, False))[1]).any()  # scored otherwise
     random_head = [design("i_optimal", 5, Read(g, phi, False))[0] for g in (gaps, 9 * gaps)]
     assert random_head[0].tolist() == random_head[1].tolist()
     trained, _scores = design("i_optimal", 5, Read(9 * gaps, phi))

@@ -33,7 +33,7 @@ VOLUME /data
 FROM application AS trainer
 COPY --from=build-trainer /venv /venv
 CMD ["celery", "-A", "config", "worker", "--queues", "gpu", "--concurrency", "1", \
-     "--max-tasks-per-child", "1"]
+     "--max-memory-per-child", "250000"]
 
 FROM application AS worker
 COPY --from=build-worker /venv /venv
@@ -41,6 +41,8 @@ CMD ["celery", "-A", "config", "worker", "--queues", "web", "--concurrency", "2"
 
 FROM application AS web
 COPY --from=build /venv /venv
+# The processes count requests together there: see config/metrics.py.
+ENV PROMETHEUS_MULTIPROC_DIR=/dev/shm/prefloop-metrics
 EXPOSE 8000
 CMD ["gunicorn", "config.wsgi:application", "--bind", "0.0.0.0:8000", "--worker-class", "gthread", \
      "--workers", "2", "--threads", "8", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]

@@ -1,4 +1,5 @@
-"""The whole loop on a world whose truth is known: comparisons, raters, judge, reward model, DPO.
+"""The whole loop on a world whose truth is known: comparisons, raters, judge, reward model, and
+policies by SFT, DPO and PPO.
 
 Every stage goes through the product's own doors: the import, the judge's run, the agreement report,
 the training runs. What comes out can be looked at in the browser, and because the micro-world's
@@ -130,8 +131,27 @@ class DemoSettings:
     reward: dict[str, Any] = field(
         default_factory=lambda: {"learning_rate": 2e-3, "epochs": 3, "batch_size": 16}
     )
+    sft: dict[str, Any] = field(
+        default_factory=lambda: {"learning_rate": 1e-3, "epochs": 1, "batch_size": 16}
+    )
     dpo: dict[str, Any] = field(
         default_factory=lambda: {"learning_rate": 5e-4, "epochs": 1, "batch_size": 16, "beta": 0.2}
+    )
+    ppo: dict[str, Any] = field(
+        default_factory=lambda: {
+            "steps": 24,
+            "prompts_per_step": 128,
+            "max_new_tokens": 64,
+            "rollout_batch_size": 128,
+            "batch_size": 32,
+            "minibatches": 8,
+            "learning_rate": 2e-3,
+            "critic_learning_rate": 4e-3,
+            "critic_warmup": 1,
+            "kl_target": 8.0,
+            "eval_every": 6,
+            "test_prompts": 64,
+        }
     )
 
 
@@ -169,10 +189,16 @@ def run_demo(
         reward_run = trained(settings, project, "reward", base, progress)
         reward = reward_figures(settings, reward_run, progress)
         rows += reward["rows"]
+    with clock("SFT"):
+        sft_run = trained(settings, project, "sft", base, progress)
     with clock("DPO"):
         dpo_run = trained(settings, project, "dpo", base, progress)
+    with clock("PPO"):
+        rewarding = reward_run.model_version.name
+        ppo_run = trained(settings, project, "ppo", base, progress, reward_models=rewarding)
     with clock("true utility"):
-        gain = policy_figures(settings, project, base, dpo_run, progress)
+        made = {"SFT": sft_run, "DPO": dpo_run, "PPO": ppo_run}
+        gain = policy_figures(settings, base, made, progress)
         rows += gain["rows"]
     with clock("new comparisons"):
         n_new = keep_new_comparisons(settings, project, base, dpo_run, gain["samples"], progress)
@@ -188,6 +214,8 @@ def run_demo(
             "judge": judge,
             "reward": reward_run.model_version.name,
             "policy": dpo_run.model_version.name,
+            "sft": sft_run.model_version.name,
+            "ppo": ppo_run.model_version.name,
         },
         "seconds": clock.seconds,
         "measured_at": timezone.now().isoformat(timespec="seconds"),
@@ -433,10 +461,16 @@ def agreement_figures(project: Project) -> dict[str, Any]:
 
 
 def trained(
-    settings: DemoSettings, project: Project, kind: str, base: str, progress: Progress
+    settings: DemoSettings,
+    project: Project,
+    kind: str,
+    base: str,
+    progress: Progress,
+    **more: Any,
 ) -> Run:
     """A finished run of a recipe on people's labels; an earlier one with equal settings will do.
 
+    Args: more: settings besides those of the demo.
     Raises: DemoError if the run failed.
     """
     chosen: dict[str, Any] = {
@@ -445,12 +479,18 @@ def trained(
         "eval_every": 100,
         "checkpoint_every": 100,
         **getattr(settings, kind),
+        **more,
     }
     recipe = make_recipe(kind, {**chosen, "base_model": named_model(project, base)})
     for earlier in project.runs.filter(kind=kind, status=Run.Status.SUCCEEDED):
         if earlier.recipe == asdict(recipe):
             return earlier
-    what = {"reward": "reward model trains", "dpo": "DPO trains the policy"}[kind]
+    what = {
+        "reward": "reward model trains",
+        "sft": "SFT trains a policy",
+        "dpo": "DPO trains the policy",
+        "ppo": "PPO trains a policy",
+    }[kind]
     run = create_run(
         project,
         kind=kind,
@@ -628,50 +668,64 @@ def reward_figures(settings: DemoSettings, run: Run, progress: Progress) -> dict
 
 
 def policy_figures(
-    settings: DemoSettings, project: Project, base: str, run: Run, progress: Progress
+    settings: DemoSettings, base: str, runs: dict[str, Run], progress: Progress
 ) -> dict[str, Any]:
-    """True utility of the new policy and of the start on the held-out prompts, paired by prompt."""
+    """True utility of the start and of every new policy on the held-out prompts, paired by prompt.
+
+    Args: runs: SFT's, DPO's and PPO's, which share their held-out prompts.
+    Returns: "rows"; "gain" of DPO over the start; "samples" of these two.
+    """
     from training.ml.loading import load_policy  # noqa: F401 - fails here if torch is missing
 
-    _train, test = load_pairs(run.dataset)
+    _train, test = load_pairs(runs["DPO"].dataset)
     prompts = sorted({_text(pair.prompt) for pair in test})
     asked = [prompt for prompt in prompts for _ in range(settings.samples_per_prompt)]
-    written = []
-    for who, folder in (
-        ("start", storage_path("models") / base),
-        ("new policy", storage_path(run.folder) / "model"),
-    ):
+    folders = {"start": storage_path("models") / base}
+    folders |= {name: storage_path(run.folder) / "model" for name, run in runs.items()}
+    written, utilities = {}, {}
+    for who, folder in folders.items():
+        what = f"{who} answers held-out prompts"
         # Another seed than the comparisons', so the start is measured on fresh responses too.
-        written.append(
-            sample_responses(
-                folder,
-                asked,
-                settings.seed + 1,
-                settings.temperature,
-                lambda done, total, who=who: progress(
-                    f"{who} answers held-out prompts", done, total
-                ),
-            )
+        written[who] = sample_responses(
+            folder,
+            asked,
+            settings.seed + 1,
+            settings.temperature,
+            lambda done, total, what=what: progress(what, done, total),
         )
-    utilities = [
-        np.array([microworld.utility(p, r) for p, r in zip(asked, responses, strict=True)])
-        .reshape(len(prompts), settings.samples_per_prompt)
-        .mean(axis=1)
-        for responses in written
-    ]  # two of (prompts,)
-    start, new = (_bootstrap_mean(values, settings.seed) for values in utilities)
-    gain = _bootstrap_mean(utilities[1] - utilities[0], settings.seed)
-    low, high = microworld.LOWEST, microworld.HIGHEST
+        utilities[who] = (
+            np.array([microworld.utility(p, r) for p, r in zip(asked, written[who], strict=True)])
+            .reshape(len(prompts), settings.samples_per_prompt)
+            .mean(axis=1)
+        )  # (prompts,)
+
+    def gain(of: str, over: str) -> dict[str, Any]:
+        return _bootstrap_mean(utilities[of] - utilities[over], settings.seed)
+
+    scale = f"from {microworld.LOWEST:g} to {microworld.HIGHEST:g}"
+    names = {"start": "the start"} | {name: f"the {name} policy" for name in runs}
+    rows = [
+        _row(f"True utility of {names[who]}", _bootstrap_mean(values, settings.seed), scale)
+        for who, values in utilities.items()
+    ]
+    rows += [
+        _row(f"  {of} over {names[over]}, by prompt", gain(of, over), against)
+        for of, over, against in (
+            ("SFT", "start", ""),
+            ("DPO", "start", "0 must lie outside the interval"),
+            ("PPO", "start", "0 must lie outside the interval"),
+            ("PPO", "SFT", "0 must lie outside the interval"),
+            ("PPO", "DPO", "at least 0"),
+        )
+    ]
     return {
-        "gain": gain,
-        "rows": [
-            _row("True utility of the start", start, f"from {low:g} to {high:g}"),
-            _row("True utility of the DPO policy", new, f"from {low:g} to {high:g}"),
-            _row("  gain, paired by prompt", gain, "0 must lie outside the interval"),
-        ],
+        "gain": gain("DPO", "start"),
+        "rows": rows,
         "samples": [
-            {"prompt": prompt, "start": before, "new": after}
-            for prompt, before, after in zip(asked, *written, strict=True)
+            {"prompt": prompt, "start": before, "new": after, "ppo": rewarded}
+            for prompt, before, after, rewarded in zip(
+                asked, written["start"], written["DPO"], written["PPO"], strict=True
+            )
         ][:: settings.samples_per_prompt],
     }
 

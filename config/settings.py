@@ -53,6 +53,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "config.tracing.request_id",
+    "config.metrics.count_requests",
+    "config.health.answers_to_health",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.gzip.GZipMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -227,6 +230,9 @@ CACHES["default"].setdefault("OPTIONS", {})
 if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
     CACHES["default"]["OPTIONS"]["MAX_ENTRIES"] = 10_000
 
+# Programs that collect /metrics show it as "Authorization: Bearer …"; empty: administrators alone.
+PREFLOOP_METRICS_TOKEN = env.str("PREFLOOP_METRICS_TOKEN", default="")
+
 # Requests a minute of one token in one scope; 0: no limit. Jobs are imports, reports and runs.
 PREFLOOP_API_PER_MINUTE = env.int("PREFLOOP_API_PER_MINUTE", default=600)
 PREFLOOP_API_JOBS_PER_MINUTE = env.int("PREFLOOP_API_JOBS_PER_MINUTE", default=30)
@@ -264,8 +270,18 @@ SPECTACULAR_SETTINGS = {
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"traced": {"()": "config.tracing.Traced"}},
+    "formatters": {
+        "line": {"format": "%(asctime)s %(levelname)s %(name)s [%(trace)s] %(message)s"},
+        "json": {"()": "config.tracing.JSONLines"},
+    },
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": env.str("LOG_FORMAT", default="line"),
+            "filters": ["traced"],
+        }
+    },
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
     # It asks for a package that fetches compiled kernels from the hub; training does without.
     "loggers": {"bitsandbytes.backends.cpu.ops": {"level": "ERROR"}},

@@ -6,6 +6,7 @@ from django.contrib.messages.views import SuccessMessageMixin
 from django.urls import include, path
 from django.utils.translation import gettext_lazy as _lazy
 
+from config.metrics import metrics
 from labeling.api.refusals import unknown_address
 
 
@@ -21,6 +22,7 @@ urlpatterns = [
     # Keeps the language that a person chooses in the header, in a cookie.
     path("i18n/", include("django.conf.urls.i18n")),
     path("admin/", admin.site.urls),
+    path("metrics", metrics, name="metrics"),
     path("api/", include("labeling.api.urls")),
     path("api/", include("judges.api")),
     path("api/", include("training.api")),

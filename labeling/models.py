@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from datetime import timedelta
 from typing import Any, Self
 
 from django.conf import settings
@@ -845,3 +846,31 @@ class Leaderboard(Job):
         from labeling.tasks import run_leaderboard
 
         run_leaderboard.delay_on_commit(self.pk)
+
+
+class WorkerQuerySet(models.QuerySet):
+    def present(self) -> Self:
+        """Workers that were heard of within three reports."""
+        limit = timezone.now() - timedelta(seconds=3 * settings.PREFLOOP_HEARTBEAT_SECONDS)
+        return self.filter(heartbeat_at__gte=limit)
+
+
+class Worker(models.Model):
+    """A Celery process, on whichever machine: written by itself, see labeling/workers.py."""
+
+    name = models.CharField(max_length=200, unique=True)  # host:pid
+    queues = models.JSONField(default=list)
+    versions = models.JSONField(default=dict)  # {package: version}
+    gpus = models.JSONField(default=list)  # see labeling.workers.gpus
+    disk_free = models.BigIntegerField()  # bytes, where its storage is
+    disk_total = models.BigIntegerField()
+    started_at = models.DateTimeField()
+    heartbeat_at = models.DateTimeField()
+
+    objects = WorkerQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name

@@ -15,6 +15,7 @@ from labeling.views import (
     queue,
     rank,
     raters,
+    status,
     tokens,
     webhooks,
 )
@@ -22,6 +23,7 @@ from labeling.views import (
 app_name = "labeling"
 urlpatterns = [
     path("", projects.home, name="home"),
+    path("status/", status.status, name="status"),
     path("account/tokens/", tokens.tokens, name="tokens"),
     path("account/tokens/<int:pk>/revoke/", tokens.revoke_token, name="revoke_token"),
     path("projects/new/", projects.create, name="create"),

@@ -35,6 +35,7 @@ WITHOUT_PROJECT = {
 }
 # The installation's, not a project's.
 FOR_ADMINISTRATORS = {
+    "labeling:status",
     "judges:servers",
     "judges:allow_server",
     "judges:server",

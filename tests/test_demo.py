@@ -28,7 +28,9 @@ SMALL = DemoSettings(
     },
     judge={"steps": 60, "batch_size": 4, "learning_rate": 5e-3},
     reward={"learning_rate": 1e-3, "max_steps": 4, "batch_size": 4},
+    sft={"learning_rate": 1e-3, "max_steps": 4, "batch_size": 4},
     dpo={"learning_rate": 1e-3, "max_steps": 4, "batch_size": 4},
+    ppo={"steps": 2, "prompts_per_step": 8, "max_new_tokens": 16, "minibatches": 1, "epochs": 1},
 )
 
 
@@ -50,7 +52,7 @@ def test_the_loop_runs_from_nothing_and_a_second_time_from_what_is_there(storage
     assert Preference.objects.current().of_judges().count() == 10
 
     rows = {row["what"].strip(): row for row in results["rows"]}
-    assert len(rows) == len(results["rows"]) == 23
+    assert len(rows) == len(results["rows"]) == 29
     for row in rows.values():
         assert row["n"] > 0, row
         if row["low"] is not None:  # ten verdicts are few
@@ -72,7 +74,7 @@ def test_the_loop_runs_from_nothing_and_a_second_time_from_what_is_there(storage
     # The new policy's responses are the next comparisons, and open to people.
     new_ones = Comparison.objects.filter(project=project).exclude(pk__in=first)
     assert new_ones.count() == results["new_comparisons"] > 0
-    policy = ModelVersion.objects.get(kind="policy")
+    policy = ModelVersion.objects.get(kind="policy", name=results["models"]["policy"])
     for comparison in new_ones:
         sources = {comparison.response_a.source, comparison.response_b.source}
         assert sources == {results["models"]["base"], policy.name}
@@ -93,7 +95,7 @@ def test_the_loop_runs_from_nothing_and_a_second_time_from_what_is_there(storage
 
     assert again["rows"] == results["rows"]
     assert again["models"] == results["models"]
-    assert Run.objects.count() == 2
+    assert Run.objects.count() == 4
     assert Comparison.objects.filter(project=project).count() == first.count() + new_ones.count()
     assert Verdict.objects.count() == 10
     assert not {what for what, _done, _total in told} & {

@@ -11,6 +11,7 @@ from training.models import (
     ModelVersion,
     Round,
     Run,
+    RunRewardModel,
     Study,
     Sweep,
 )
@@ -26,6 +27,12 @@ class RunAdmin(admin.ModelAdmin):
     list_display = ["__str__", "project", "status", "base_model", "created_at"]
     list_filter = ["status", "kind"]
     raw_id_fields = ["project", "dataset", "sweep", "created_by"]
+
+
+@admin.register(RunRewardModel)
+class RunRewardModelAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "place", "holds_out"]
+    raw_id_fields = ["run", "model"]
 
 
 @admin.register(Sweep)

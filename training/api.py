@@ -5,8 +5,10 @@ from typing import Any
 
 from django.core.exceptions import ValidationError as Refused
 from django.db.models import Prefetch
+from django.http import FileResponse, Http404, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import path
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions, status
 from rest_framework.generics import GenericAPIView, ListAPIView
@@ -17,25 +19,38 @@ from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
 from labeling.reports import compute_anew
-from labeling.storage import check_model_name
+from labeling.storage import check_model_name, storage_path
 from training.arenas import ArenaSettings, compare_policies, start_arena
 from training.cards import card_of
 from training.dataset_settings import DatasetSettings
 from training.datasets import dataset_named
 from training.merges import start_merge
-from training.models import Arena, DatasetDraft, ModelVersion, Round, Run, Study
-from training.registry import StillInUse, delete_model, describe
+from training.model_files import folder_of, serving_command, start_export, zipped
+from training.models import (
+    Arena,
+    DatasetDraft,
+    ModelExport,
+    ModelVersion,
+    Round,
+    Run,
+    SideBySide,
+    Study,
+)
+from training.playground import QueueFull, send_to_people, start_pair
+from training.registry import StillInUse, delete_model, delete_run, describe
 from training.reports import can_report
 from training.rounds import defaults_for, measure_round, start_round, train_on_labels
 from training.runs import cancel_run, resume_run, start_run
 from training.serializers import (
     ArenaSerializer,
+    AskSerializer,
     BuildSerializer,
     CardSerializer,
     DatasetSerializer,
     DeleteSerializer,
     DescribeSerializer,
     DraftSerializer,
+    ExportSerializer,
     MergeSerializer,
     ModelReportSerializer,
     ModelSerializer,
@@ -44,7 +59,10 @@ from training.serializers import (
     OneSweepSerializer,
     RoundSerializer,
     RunSerializer,
+    ServingSerializer,
+    SideBySideSerializer,
     StartArenaSerializer,
+    StartExportSerializer,
     StartMergeSerializer,
     StartRoundSerializer,
     StartSerializer,
@@ -235,15 +253,44 @@ class DeleteModel(GenericAPIView):
     @idempotent
     def post(self, request: Request, slug: str, pk: int) -> Response:
         """Delete a model with all that was made from it; the call names each of them."""
-        model = _model(request, pk)
-        given = DeleteSerializer(data=request.data)
-        given.is_valid(raise_exception=True)
-        named = request.project.models.filter(name__in=given.validated_data["models"])
-        try:
-            gone = delete_model(model, request.user, agreed=set(named.values_list("pk", flat=True)))
-        except StillInUse as problem:
-            raise Conflict(str(problem)) from None
-        return Response({"models": [version.name for version in gone.models]})
+        return _deleted(request, _model(request, pk), delete_model)
+
+
+@extend_schema(tags=["Training"])
+class DeleteRun(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = DeleteSerializer
+
+    @extend_schema(request=DeleteSerializer, responses={200: DeleteSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Delete a run with its steps, checkpoints and studies, and its model with all that was
+        made from it; the call names each model."""
+        return _deleted(request, get_object_or_404(_runs(request), pk=pk), delete_run)
+
+
+def _deleted(request: Request, subject: Any, delete: Any) -> Response:
+    """What `delete_model` or `delete_run` did, or its refusal as an answer."""
+    given = DeleteSerializer(data=request.data)
+    given.is_valid(raise_exception=True)
+    named = request.project.models.filter(name__in=given.validated_data["models"])
+    judges = request.project.raters.filter(kind="judge", name__in=given.validated_data["judges"])
+    try:
+        gone = delete(
+            subject,
+            request.user,
+            agreed=set(named.values_list("pk", flat=True)),
+            agreed_judges=set(judges.values_list("pk", flat=True)),
+        )
+    except StillInUse as problem:
+        raise Conflict(str(problem)) from None
+    return Response(
+        {
+            "models": [version.name for version in gone.models],
+            "judges": [r.name for r in gone.judges if r.project_id == request.project.pk],
+            "checkpoints": len(gone.checkpoints),
+        }
+    )
 
 
 @extend_schema(tags=["Training"])
@@ -310,6 +357,174 @@ class ResumeMerge(GenericAPIView):
         if not merge.resume():
             raise Conflict(f"This merge is {merge.status}: there is nothing to do again.")
         return Response(MergeSerializer(merge).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class Playground(ListAPIView):
+    """Prompts to which two models answered, newest first."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = SideBySideSerializer
+
+    def get_queryset(self) -> Any:
+        return self.request.project.sides_by_side.all()
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=AskSerializer, responses={202: SideBySideSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Have a worker let two models answer a prompt; refused while too many pairs wait."""
+        given = AskSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        asked = dict(given.validated_data)
+        prompt = [{"role": "user", "content": asked.pop("text")}]
+        try:
+            pair = start_pair(request.project, prompt=prompt, created_by=request.user, **asked)
+        except QueueFull as problem:
+            raise Conflict(str(problem)) from None
+        except ValueError as problem:
+            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        return Response(SideBySideSerializer(pair).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class OnePair(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = SideBySideSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """What two models have said so far."""
+        return Response(SideBySideSerializer(_pair(request, pk)).data)
+
+
+@extend_schema(tags=["Training"])
+class CancelPair(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = SideBySideSerializer
+
+    @extend_schema(request=None, responses={200: SideBySideSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop two models; what they have said is kept."""
+        pair = _pair(request, pk)
+        pair.request_cancel()
+        return Response(SideBySideSerializer(pair).data)
+
+
+@extend_schema(tags=["Training"])
+class SendPair(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = SideBySideSerializer
+
+    @extend_schema(request=None, responses={200: SideBySideSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Make a pair a comparison of the project, once; the models are its sources."""
+        pair = _pair(request, pk)
+        try:
+            send_to_people(pair, request.user)
+        except ValueError as problem:
+            raise Conflict(str(problem)) from None
+        return Response(SideBySideSerializer(pair).data)
+
+
+@extend_schema(tags=["Training"])
+class ModelFiles(GenericAPIView):
+    allowed = {"GET": "lead"}
+    serializer_class = ModelSerializer
+
+    @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY})
+    def get(self, request: Request, slug: str, pk: int) -> StreamingHttpResponse:
+        """A model's folder as a zip, made while it is sent."""
+        model = _model(request, pk)
+        if folder_of(model) is None:
+            raise Http404("The files of this model are not on this machine.")
+        response = StreamingHttpResponse(zipped(model), content_type="application/zip")
+        response.headers["Content-Disposition"] = f'attachment; filename="{model.name}.zip"'
+        response.headers["Content-Encoding"] = "identity"  # weights do not get smaller
+        return response
+
+
+@extend_schema(tags=["Training"])
+class Serving(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = ServingSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """The command that serves a model with vLLM, a base with all its adapters."""
+        found = serving_command(_model(request, pk))
+        left_out = [{"model": name, "reason": reason} for name, reason in found["left_out"]]
+        return Response({"command": found["command"], "left_out": left_out})
+
+
+@extend_schema(tags=["Training"])
+class Exports(ListAPIView):
+    """GGUF files of a model, newest first."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = ExportSerializer
+
+    def get_queryset(self) -> Any:
+        return _model(self.request, self.kwargs["pk"]).exports.select_related("model")
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=StartExportSerializer, responses={202: ExportSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Have a worker write a model as GGUF; what cannot become one is refused at once."""
+        given = StartExportSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        numbers = given.validated_data["numbers"]
+        try:
+            export = start_export(request.project, _model(request, pk), numbers, request.user)
+        except ValueError as problem:
+            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        return Response(ExportSerializer(export).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class OneExport(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = ExportSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """How far a GGUF file is."""
+        return Response(ExportSerializer(_export(request, pk)).data)
+
+
+@extend_schema(tags=["Training"])
+class CancelExport(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = ExportSerializer
+
+    @extend_schema(request=None, responses={200: ExportSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop writing a file; nothing of it is kept."""
+        export = _export(request, pk)
+        export.request_cancel()
+        return Response(ExportSerializer(export).data)
+
+
+@extend_schema(tags=["Training"])
+class ExportedFile(GenericAPIView):
+    allowed = {"GET": "lead"}
+    serializer_class = ExportSerializer
+
+    @extend_schema(responses={(200, "application/octet-stream"): OpenApiTypes.BINARY})
+    def get(self, request: Request, slug: str, pk: int) -> FileResponse:
+        """A GGUF file as it was written."""
+        export = _export(request, pk)
+        path = storage_path(export.path)
+        if not export.path or not path.is_file():
+            raise Http404("The file is not there.")
+        return FileResponse(path.open("rb"), as_attachment=True, filename=path.name)
 
 
 @extend_schema(tags=["Training"])
@@ -680,6 +895,20 @@ def _model(request: Request, pk: int) -> ModelVersion:
     return found
 
 
+def _pair(request: Request, pk: int) -> SideBySide:
+    found: SideBySide = get_object_or_404(
+        request.project.sides_by_side.select_related("project", "comparison"), pk=pk
+    )
+    return found
+
+
+def _export(request: Request, pk: int) -> ModelExport:
+    found: ModelExport = get_object_or_404(
+        request.project.model_exports.select_related("model"), pk=pk
+    )
+    return found
+
+
 def _study(request: Request, pk: int) -> Study:
     found: Study = get_object_or_404(request.project.studies.all(), pk=pk)
     return found
@@ -688,13 +917,6 @@ def _study(request: Request, pk: int) -> Study:
 def _draft(request: Request, pk: int) -> DatasetDraft:
     found: DatasetDraft = get_object_or_404(
         request.project.dataset_drafts.select_related("dataset"), pk=pk
-    )
-    return found
-
-
-def _model(request: Request, pk: int) -> ModelVersion:
-    found: ModelVersion = get_object_or_404(
-        request.project.models.select_related("base", "project"), pk=pk
     )
     return found
 
@@ -722,6 +944,7 @@ urlpatterns = [
     path(f"{PROJECT}runs/<int:pk>/", OneRun.as_view(), name="run"),
     path(f"{PROJECT}runs/<int:pk>/cancel/", CancelRun.as_view(), name="cancel"),
     path(f"{PROJECT}runs/<int:pk>/resume/", ResumeRun.as_view(), name="resume"),
+    path(f"{PROJECT}runs/<int:pk>/delete/", DeleteRun.as_view(), name="delete_run"),
     path(f"{PROJECT}runs/<int:pk>/studies/", Studies.as_view(), name="studies"),
     path(f"{PROJECT}studies/<int:pk>/", OneStudy.as_view(), name="study"),
     path(f"{PROJECT}studies/<int:pk>/cancel/", CancelStudy.as_view(), name="cancel_study"),
@@ -738,6 +961,16 @@ urlpatterns = [
     path(f"{PROJECT}merges/<int:pk>/resume/", ResumeMerge.as_view(), name="resume_merge"),
     path(f"{PROJECT}models/<int:pk>/report/", ModelReports.as_view(), name="report"),
     path(f"{PROJECT}models/<int:pk>/card/", Card.as_view(), name="card"),
+    path(f"{PROJECT}models/<int:pk>/files/", ModelFiles.as_view(), name="files"),
+    path(f"{PROJECT}models/<int:pk>/serving/", Serving.as_view(), name="serving"),
+    path(f"{PROJECT}models/<int:pk>/exports/", Exports.as_view(), name="exports"),
+    path(f"{PROJECT}exports/<int:pk>/", OneExport.as_view(), name="export"),
+    path(f"{PROJECT}exports/<int:pk>/cancel/", CancelExport.as_view(), name="cancel_export"),
+    path(f"{PROJECT}exports/<int:pk>/file/", ExportedFile.as_view(), name="exported_file"),
+    path(f"{PROJECT}playground/", Playground.as_view(), name="playground"),
+    path(f"{PROJECT}playground/<int:pk>/", OnePair.as_view(), name="pair"),
+    path(f"{PROJECT}playground/<int:pk>/cancel/", CancelPair.as_view(), name="cancel_pair"),
+    path(f"{PROJECT}playground/<int:pk>/send/", SendPair.as_view(), name="send_pair"),
     path(f"{PROJECT}datasets/", Datasets.as_view(), name="datasets"),
     path(f"{PROJECT}datasets/<int:pk>/", OneDataset.as_view(), name="dataset"),
     path(f"{PROJECT}dataset-drafts/<int:pk>/", OneDraft.as_view(), name="draft"),

@@ -24,7 +24,7 @@ from labeling.judge_requests import ask_judges_first
 from labeling.models import Comparison, Project, Prompt, content_hash
 from training.datasets import pair_rows
 from training.models import Arena, Dataset, ModelVersion, Round
-from training.playground import forget_served_models, writers
+from training.playground import writers
 from training.rounds import held_out_rule, new_and_previous, sampled, usable_prompts
 
 MOST_MODELS = 12
@@ -129,7 +129,6 @@ def carry_out_arena(arena: Arena) -> None:
 
     Raises: ModelMissing; ValueError if no prompt is held out; JobCancelled, JobTaken.
     """
-    forget_served_models()
     began = time.monotonic()
     settings, project = settings_of(arena), arena.project
     prompts = held_out_prompts(project, settings.models)

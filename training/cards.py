@@ -81,6 +81,9 @@ def _made(model: ModelVersion, run: Run, report: ModelReport | None) -> list[str
         ("Code", run.code_version),
         ("Trained on", f"{run.finished_at:%Y-%m-%d %H:%M} UTC" if run.finished_at else "–"),
     ]
+    for used in run.reward_models.select_related("model"):
+        what = "Hold-out reward model" if used.holds_out else "Reward model"
+        facts.append((what, used.model.name))
     metrics = run.metrics
     if metrics.get("parameters"):
         trained, total = metrics["trained_parameters"], metrics["parameters"]
@@ -139,6 +142,8 @@ def _results(run: Run, report: ModelReport | None) -> list[str]:
                 ("longer_wins", "Baseline: the longer one"),
                 ("loss", "Loss on what was held out, nats a token"),
                 ("base_loss", "The base's loss"),
+                ("gain", "Gain of the score on test prompts, in deviations of the start"),
+                ("holdout_gain", "The same by a reward model it never learned from"),
             )
             if isinstance(metrics.get(name), dict)
         ]
@@ -211,6 +216,11 @@ def _limits(model: ModelVersion, run: Run, report: ModelReport | None) -> list[s
         limits.append(
             "Preferred responses became less likely too while it was trained (likelihood "
             "displacement)."
+        )
+    if run.kind == Run.Kind.PPO:
+        limits.append(
+            "It learned to score high by a reward model, and may score higher than it is good: "
+            "only people's comparisons tell."
         )
     if model.kind == ModelVersion.Kind.POLICY:
         limits.append("It may write what is false or harmful; nothing here measured that.")

@@ -1,4 +1,4 @@
-"""Why a run failed, in plain words, and what to change before the next try."""
+"""Why a run or another job failed, in plain words, and what to change before the next try."""
 
 import errno
 import re
@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from labeling.reports import StatisticsMissing
-from training.ml.config import TRACKERS, Recipe
+from training.ml.config import TRACKERS, AnyRecipe, PPORecipe
 from training.ml.methods import why_not
 from training.models import Run
 
@@ -36,8 +36,18 @@ CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.
 SMALLEST_LENGTH = 128
 
 
-def of_error(error: Exception) -> tuple[str, str]:
-    """(cause, words) of an exception, for people who do not read tracebacks."""
+LESS_MEMORY = (
+    "Lower batch_size (and raise gradient_accumulation), lower max_length, turn on "
+    "gradient_checkpointing, or use QLoRA."
+)
+"""What to change in a run that ran out."""
+
+
+def of_error(error: Exception, less_memory: str = LESS_MEMORY) -> tuple[str, str]:
+    """(cause, words) of an exception, for people who do not read tracebacks.
+
+    Args: less_memory: what to change where it did not fit.
+    """
     text = str(error).strip() or type(error).__name__
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if (
@@ -46,9 +56,8 @@ def of_error(error: Exception) -> tuple[str, str]:
         or any(words in text.lower() for words in WITHOUT_MEMORY)
     ):
         return MEMORY, (
-            "The model and its batch did not fit into memory. Lower batch_size (and raise "
-            "gradient_accumulation), lower max_length, turn on gradient_checkpointing, or use "
-            f"QLoRA. ({text.splitlines()[0][:200]})"
+            f"The model and its batch did not fit into memory. {less_memory} "
+            f"({text.splitlines()[0][:200]})"
         )
     if isinstance(error, ModuleNotFoundError) and error.name in TRACKERS:
         return PACKAGE, (
@@ -72,7 +81,7 @@ def of_error(error: Exception) -> tuple[str, str]:
 
 
 def of_exit(returncode: int, peak: int | None, *, ran_out: bool) -> tuple[str, str]:
-    """(cause, words) of a training process that is gone without having said why.
+    """(cause, words) of a job whose process is gone without having said why.
 
     Args:
         returncode: of the process; below 0 it is the signal that ended it.
@@ -82,25 +91,25 @@ def of_exit(returncode: int, peak: int | None, *, ran_out: bool) -> tuple[str, s
     held = f" It held {peak / 2**30:.1f} GiB at most." if peak else ""
     if returncode == -signal.SIGKILL and ran_out:
         return MEMORY, (
-            "The machine ran out of memory, and the system ended the training process." + held
+            "The machine ran out of memory, and the system ended the process that did this." + held
         )
     if returncode == -signal.SIGKILL:
         return KILLED, (
-            "The training process was killed (SIGKILL). If nobody did that by hand, the machine or "
-            "its container ran out of memory." + held
+            "The process that did this was killed (SIGKILL). If nobody did that by hand, the "
+            "machine or its container ran out of memory." + held
         )
     if -returncode in CRASHES:
         name = signal.Signals(-returncode).name
         return CRASH, (
-            f"The training process crashed in compiled code ({name}): a driver, a library or "
+            f"The process that did this crashed in compiled code ({name}): a driver, a library or "
             "faulty memory. The last lines of its output stand in the log." + held
         )
     if returncode < 0:
         name = signal.Signals(-returncode).name
-        return KILLED, f"The training process was ended from outside ({name})."
+        return KILLED, f"The process that did this was ended from outside ({name})."
     return UNKNOWN, (
-        f"The training process ended with exit status {returncode} before it could say why. The "
-        "last lines of its output stand in the log."
+        f"The process that did this ended with exit status {returncode} before it could say why. "
+        "The last lines of its output stand in the log."
     )
 
 
@@ -117,7 +126,7 @@ class Remedy:
     changes: dict[str, Any]
 
 
-def remedies(run: Run, recipe: Recipe) -> list[Remedy]:
+def remedies(run: Run, recipe: AnyRecipe) -> list[Remedy]:
     """What to change after a failure, what alters no result first."""
     if run.cause in (MEMORY, KILLED):
         return _for_less_memory(run.kind, recipe)
@@ -148,9 +157,21 @@ def remedies(run: Run, recipe: Recipe) -> list[Remedy]:
     return []
 
 
-def _for_less_memory(kind: str, recipe: Recipe) -> list[Remedy]:
+def _for_less_memory(kind: str, recipe: AnyRecipe) -> list[Remedy]:
     found = []
-    if recipe.batch_size > 1:
+    if isinstance(recipe, PPORecipe):
+        halves = {
+            name: getattr(recipe, name) // 2
+            for name in ("batch_size", "rollout_batch_size")
+            if getattr(recipe, name) > 1
+        }
+        if halves:
+            found.append(Remedy(_("half as many responses in memory at once"), halves))
+        if recipe.algorithm == "ppo":
+            changes = {"algorithm": "rloo"}
+            changes |= {"samples_per_prompt": max(2, recipe.samples_per_prompt)}
+            found.append(Remedy(_("RLOO, which needs no critic"), changes))
+    elif recipe.batch_size > 1:
         half = recipe.batch_size // 2
         summed = recipe.gradient_accumulation * (recipe.batch_size // half)
         changes = {"batch_size": half, "gradient_accumulation": summed}

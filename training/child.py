@@ -1,8 +1,9 @@
-"""The process that trains: one for every attempt of a run, started and watched by its worker.
+"""The process that does what loads a model: started and watched by its worker.
 
-python -m training.child RUN CLAIM
+python -m training.child KIND KEY CLAIM     one job, in a new process each time
+python -m training.child serve              answers of the playground, as long as the worker asks
 
-What it does to itself, to the GPU or to the machine's memory ends the run and never the worker. It
+What it does to itself, to the GPU or to the machine's memory ends the job and never the worker. It
 ends with its worker: standard input is a pipe that closes when the worker is gone, however it went.
 """
 
@@ -14,23 +15,34 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from queue import SimpleQueue
 
 PR_SET_PDEATHSIG = 1  # prctl(2) of Linux
 GOES_FIRST = "500"
 """Added to what the system holds against this process when it must end one for want of memory."""
+SERVE = "serve"
 
 
-def end_with_worker() -> None:
-    """See to it that this process and its children do not outlive the worker."""
+def end_with_worker() -> "SimpleQueue[str]":
+    """See to it that this process and its children do not outlive the worker.
+
+    Returns: the lines that the worker writes.
+    """
     with contextlib.suppress(OSError, AttributeError):  # not Linux: the pipe alone has to do
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    lines: SimpleQueue[str] = SimpleQueue()
 
-    def wait_for_the_end() -> None:
-        while os.read(0, 1):
-            pass
+    def listen() -> None:
+        # Not sys.stdin, whose lock this thread would hold while the interpreter ends.
+        waiting = b""
+        while block := os.read(0, 4096):
+            *whole, waiting = (waiting + block).split(b"\n")
+            for line in whole:
+                lines.put(line.decode())
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
-    threading.Thread(target=wait_for_the_end, name="ends with the worker", daemon=True).start()
+    threading.Thread(target=listen, name="ends with the worker", daemon=True).start()
+    return lines
 
 
 def go_first() -> None:
@@ -40,8 +52,7 @@ def go_first() -> None:
 
 
 def main() -> None:
-    run_id, claim = int(sys.argv[1]), sys.argv[2]
-    end_with_worker()
+    lines = end_with_worker()
     go_first()
     faulthandler.enable()  # a crash leaves the line of Python that led to it
     import django
@@ -49,18 +60,42 @@ def main() -> None:
     django.setup()
     from django.db import connections
 
-    from training.models import Run
-    from training.tasks import go_on
-
-    run = Run.objects.filter(pk=run_id, status=Run.Status.RUNNING, worker=claim).first()
-    if run is not None:  # else it has gone to another worker meanwhile
-        go_on(run)
+    if sys.argv[1] == SERVE:
+        serve(lines)
+    kind, key, claim = sys.argv[1:]
+    carry_out(kind, int(key), claim)
     connections.close_all()
     sys.stdout.flush()
     sys.stderr.flush()
     # All is written. Compiled libraries that crash while the interpreter takes itself apart would
     # make a bad end of a good one.
     os._exit(0)
+
+
+def carry_out(kind: str, key: int, claim: str) -> None:
+    """Do a job if it is still the worker's who claimed it: else it has gone to another meanwhile.
+
+    Args: kind: the name of its model, in small letters.
+    """
+    from django.apps import apps
+
+    from labeling.jobs import Job
+    from training.tasks import do
+
+    jobs = apps.get_model("training", kind).objects
+    job = jobs.filter(pk=key, status=Job.Status.RUNNING, worker=claim).first()
+    if job is not None:
+        do(job)
+
+
+def serve(lines: "SimpleQueue[str]") -> None:
+    """Do the jobs whose KIND, KEY and CLAIM the worker writes, a line each, until it ends this."""
+    from django.db import connections
+
+    while True:
+        kind, key, claim = lines.get().split(" ", 2)
+        carry_out(kind, int(key), claim)
+        connections.close_all()  # it may be minutes until the next one
 
 
 if __name__ == "__main__":

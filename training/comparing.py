@@ -9,8 +9,10 @@ from training.models import Run
 MOST_COMPARED = 12
 POINTS = 200
 """Points of one curve at most, where several curves share a picture."""
-CURVES = ("loss", "accuracy", "margin")
-HIGHER_IS_BETTER = {"accuracy": True, "loss": False}
+CURVES = ("loss", "accuracy", "margin", "score", "holdout", "kl", "length")
+HIGHER_IS_BETTER = {"accuracy": True, "holdout_gain": True, "gain": True, "loss": False}
+JUDGED_BY = ("reward_models", "judge_model", "holdout_reward_model", "combine", "reward_scaling")
+"""Settings of PPO that decide what its scores mean."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def differing_settings(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
 
 
 def held_out(run: Run) -> tuple[str, dict[str, Any]] | None:
-    """(measure, figure) by which runs are ordered: accuracy on pairs, loss on tokens; None before
-    the end, or where nothing was held out."""
+    """(measure, figure) by which runs are ordered: accuracy on pairs, loss on tokens, of PPO the
+    gain by its hold-out, else of the score; None before the end, or where nothing was held out."""
     for measure in HIGHER_IS_BETTER:
         figure = run.metrics.get(measure)
         if isinstance(figure, dict) and figure.get("value") is not None:
@@ -53,7 +55,10 @@ def best_of(runs: Sequence[Run]) -> Best | None:
     """The best run of those that were measured by the same figure on the same rows; None where
     fewer than two of them were."""
     found = [(run, *measured) for run in runs if (measured := held_out(run)) is not None]
-    same = {(measure, run.dataset_id, run.text_sha256) for run, measure, _figure in found}
+    same = {
+        (measure, run.dataset_id, run.text_sha256, *(run.recipe.get(name) for name in JUDGED_BY))
+        for run, measure, _figure in found
+    }
     if len(found) < 2 or len(same) > 1:
         return None
     measure = found[0][1]

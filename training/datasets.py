@@ -419,7 +419,9 @@ def refuse_too_few(counts: Mapping[str, int], labels: str) -> None:
 # The file -----------------------------------------------------------------------------------------
 
 
-def freeze(project: Project, settings: DatasetSettings | None = None) -> Dataset:
+def freeze(
+    project: Project, settings: DatasetSettings | None = None, *, for_study: bool = False
+) -> Dataset:
     """Write the dataset and its row; the same labels and settings give the same dataset.
 
     Prompts that say nearly the same are not looked for: `training.previews.build` does.
@@ -429,7 +431,7 @@ def freeze(project: Project, settings: DatasetSettings | None = None) -> Dataset
     settings = settings or DatasetSettings(near_duplicates=0.0)
     with rows_file() as rows:
         made = plan(project, settings, with_texts=True, on_row=lambda row: write_row(rows, row))
-        return keep(project, settings, made, rows)
+        return keep(project, settings, made, rows, for_study=for_study)
 
 
 def rows_file() -> IO[bytes]:
@@ -473,6 +475,8 @@ def keep(
     made: Plan,
     rows: IO[bytes],
     preview: Mapping[str, Any] | None = None,
+    *,
+    for_study: bool = False,
 ) -> Dataset:
     """Give every written row its side, and the file its name: the SHA-256 of all of it.
 
@@ -499,8 +503,11 @@ def keep(
     dataset, _created = Dataset.objects.get_or_create(
         project=project,
         sha256=sha256,
-        defaults={"path": str(path), **head, "preview": preview or {}},
+        defaults={"path": str(path), **head, "preview": preview or {}, "for_study": for_study},
     )
+    if dataset.for_study and not for_study:  # somebody else wants it too: it is listed from now on
+        dataset.for_study = False
+        dataset.save(update_fields=["for_study"])
     if preview and not dataset.preview:  # frozen before by the quick way
         dataset.preview = dict(preview)
         dataset.save(update_fields=["preview"])

@@ -10,8 +10,9 @@ from typing import Any
 from django.conf import settings
 from django.core.cache import cache
 
+from training.ml import ppo_memory
 from training.ml.architecture import Architecture, read_architecture
-from training.ml.config import Recipe
+from training.ml.config import AnyRecipe, PPORecipe
 from training.ml.memory import (
     Estimate,
     Suggestion,
@@ -95,17 +96,30 @@ def _look() -> tuple[str, int | None, str]:
     return "cpu", int(free.split()[1]) * 1024 if free else None, "memory"
 
 
-def fit(kind: str, recipe: Recipe, where: Machine) -> Fit:
+def fit(kind: str, recipe: AnyRecipe, where: Machine) -> Fit:
     """Whether a run fits, what it takes, and what would fit.
 
     Raises: ValueError in plain words where it cannot be told: no config, an uncounted model.
     """
     arch: Architecture = read_architecture(recipe.base_model)
-    found = predict(kind, recipe, arch, device=where.device)
+    found = foretold(kind, recipe, arch, device=where.device)
     others: list[Suggestion] = []
     if where.available is not None and found.peak > where.available:
-        others = suggestions(kind, recipe, arch, where.available, device=where.device)
+        asked: dict[str, Any] = {"device": where.device}
+        if isinstance(recipe, PPORecipe):
+            others = ppo_memory.suggestions(recipe, arch, where.available, **asked)
+        else:
+            others = suggestions(kind, recipe, arch, where.available, **asked)
     return Fit(found, where, others, error_band(found.peak, where.device, recipe.method))
+
+
+def foretold(
+    kind: str, recipe: AnyRecipe, arch: Architecture, *, device: str, tokens: int | None = None
+) -> Estimate:
+    """The peak of a run of any recipe; see training/ml/memory.py and ppo_memory.py."""
+    if isinstance(recipe, PPORecipe):
+        return ppo_memory.predict(recipe, arch, device=device, tokens=tokens)
+    return predict(kind, recipe, arch, device=device, tokens=tokens)
 
 
 def fit_work(use: str, work: Work, folder: str, where: Machine) -> Fit:
@@ -147,12 +161,12 @@ def error_band(peak: int, device: str, method: str) -> dict[str, Any]:
 
 
 def keep_peaks(
-    run: Run, recipe: Recipe, metrics: dict[str, Any], device: str, measured: int | None
+    run: Run, recipe: AnyRecipe, metrics: dict[str, Any], device: str, measured: int | None
 ) -> None:
     """Write beside the run what was foretold for its longest row, and what was measured."""
     try:
         arch = read_architecture(recipe.base_model)
-        found = predict(run.kind, recipe, arch, device=device, tokens=metrics.get("longest"))
+        found = foretold(run.kind, recipe, arch, device=device, tokens=metrics.get("longest"))
     except ValueError:  # a model that is not counted; the measurement stands alone
         predicted = None
     else:

@@ -26,17 +26,20 @@ from training.ml.config import (
     DTYPES,
     IMITATE,
     METHODS,
+    ON_TEXTS,
     RECIPES,
     SCHEDULERS,
     TRACKERS,
+    PPORecipe,
     make_recipe,
+    names_in,
     settings_of,
 )
 from training.ml.memory import USES, make_work
-from training.ml.methods import SETTINGS, other_settings, why_not
+from training.ml.methods import BESIDE, SETTINGS, other_settings, why_not
 from training.ml.objectives import why_not_labels
-from training.models import Dataset, Run, Study
-from training.runs import check_base, known_models, named_model
+from training.models import Dataset, ModelVersion, Run, Study
+from training.runs import check_base, known_models, named_model, with_folders
 from training.studies import MOST_SEEDS, REFERENCES
 from training.sweeps import can_be_swept, combinations, read_grid
 from training.texts import known_texts, text_path
@@ -44,8 +47,20 @@ from training.texts import known_texts, text_path
 MAIN = (
     "imitate",
     "loss",
+    "algorithm",
+    "steps",
+    "prompts_per_step",
+    "samples_per_prompt",
+    "max_new_tokens",
+    "kl_coefficient",
+    "kl_target",
+    "on_alarm",
+    "kl_budget",
     "method",
     "beta",
+    "thought_length",
+    "n_thoughts",
+    "true_tokens",
     "learning_rate",
     "epochs",
     "batch_size",
@@ -53,6 +68,8 @@ MAIN = (
     "seed",
 )
 """Settings that stand in the open; the others are folded away."""
+REWARDING = ("reward_models", "holdout_reward_model")
+"""Settings of PPO that name models of the project."""
 CHOICES = {"method": METHODS, "dtype": DTYPES, "scheduler": SCHEDULERS, "imitate": IMITATE}
 LARGEST = 2**31 - 1
 """What an integer column of the database holds at most."""
@@ -106,6 +123,48 @@ NAMES = {
     "rope_factor": _lazy("RoPE factor"),
     "validation_share": _lazy("Validation share"),
     "early_stopping": _lazy("Early stopping"),
+    "reward_models": _lazy("Reward models"),
+    "holdout_reward_model": _lazy("Hold-out reward model"),
+    "judge_model": _lazy("Judge"),
+    "judge_guidelines": _lazy("What the judge looks at"),
+    "algorithm": _lazy("Algorithm"),
+    "combine": _lazy("Several reward models as one"),
+    "uncertainty_weight": _lazy("Weight of uncertainty"),
+    "steps": _lazy("Steps"),
+    "prompts_per_step": _lazy("Prompts a step"),
+    "samples_per_prompt": _lazy("Responses to a prompt"),
+    "max_new_tokens": _lazy("Longest response"),
+    "temperature": _lazy("Temperature"),
+    "critic_learning_rate": _lazy("Learning rate of the critic"),
+    "critic_warmup": _lazy("Warm-up of the critic"),
+    "minibatches": _lazy("Minibatches"),
+    "rollout_batch_size": _lazy("Batch size of sampling"),
+    "kl": _lazy("Estimate of KL"),
+    "kl_coefficient": _lazy("Price of KL"),
+    "kl_target": _lazy("Target of KL"),
+    "kl_horizon": _lazy("Horizon of the price"),
+    "kl_budget": _lazy("Budget of KL"),
+    "gamma": _lazy("Gamma"),
+    "gae_lambda": _lazy("GAE lambda"),
+    "whiten_advantages": _lazy("Whiten advantages"),
+    "clip": _lazy("Clip"),
+    "value_clip": _lazy("Clip of values"),
+    "stop_kl": _lazy("KL that ends a step"),
+    "reward_scaling": _lazy("Scale of the scores"),
+    "reward_clip": _lazy("Clip of scores"),
+    "missing_end_penalty": _lazy("Penalty for a missing end"),
+    "on_alarm": _lazy("On an alarm"),
+    "test_prompts": _lazy("Test prompts"),
+    "thought_length": _lazy("Thought length"),
+    "n_thoughts": _lazy("Thoughts after a token"),
+    "true_tokens": _lazy("True tokens told"),
+    "policy_weight": _lazy("Weight of REINFORCE"),
+    "plain_weight": _lazy("Weight without thoughts"),
+    "only_helpful": _lazy("Helpful thoughts alone"),
+    "start_like": _lazy("Start mark begins as"),
+    "end_like": _lazy("End mark begins as"),
+    "mark_speed": _lazy("Speed of the marks"),
+    "first_mixing": _lazy("First mixing weight"),
 }
 
 
@@ -269,6 +328,17 @@ class DatasetForm(forms.Form):
         return cleaned
 
 
+class RewardModels(forms.MultipleChoiceField):
+    """Names of reward models, as a recipe holds them: one text with commas."""
+
+    def clean(self, value: Any) -> str:
+        return ", ".join(super().clean(value))
+
+    def prepare_value(self, value: Any) -> Any:
+        """An earlier run's text as the names in it."""
+        return names_in(value) if isinstance(value, str) else value
+
+
 class LaunchForm(forms.Form):
     """What is learned from, the base model and every setting of one recipe, looked at before a
     worker is woken."""
@@ -327,11 +397,12 @@ class LaunchForm(forms.Form):
                 required=False, max_length=200, label=_("Values, with commas between")
             )
         self.project, self.kind, self.user = project, kind, user
-        newest = project.datasets.order_by("-pk").values_list("pk", flat=True)[:DATASETS_OFFERED]
+        listed = project.datasets.listed().order_by("-pk")
+        newest = listed.values_list("pk", flat=True)[:DATASETS_OFFERED]
         offered = project.datasets.filter(pk__in=list(newest)).order_by("-pk")
         self.fields["dataset"].queryset = offered
         self.fields["dataset"].label_from_instance = dataset_in_words
-        if kind == Run.Kind.PRETRAIN:
+        if kind in ON_TEXTS:
             del self.fields["dataset"], self.fields["labels"]
             self.fields["text"].choices = [(name, name) for name in known_texts()]
             self.fields["test_share"].help_text = _("Share of the texts kept for measuring.")
@@ -343,6 +414,8 @@ class LaunchForm(forms.Form):
         for setting in settings_of(kind):
             if setting.metadata:
                 self.fields[setting.name] = _field(setting)
+        if kind == Run.Kind.PPO:
+            self._offer_reward_models()
         self.fields["method"].widget.attrs |= {
             "hx-post": "",  # to this page
             "hx-target": "#method-settings",
@@ -354,13 +427,49 @@ class LaunchForm(forms.Form):
                 default = self.fields[name].initial
                 self.data[name] = "on" if default is True else str(default)
 
+    def _offer_reward_models(self) -> None:
+        """The project's reward models to learn from and to hold out, and the methods that go with
+        them on one base."""
+        names = [
+            model.name for model in self.project.models.filter(kind=ModelVersion.Kind.REWARD)
+        ]  # newest first
+        texts = {name: self.fields[name].help_text for name in REWARDING}
+        labels = {name: NAMES[name] for name in REWARDING}
+        if not names:
+            texts["reward_models"] = _("This project has no reward model yet: train one first.")
+        self.fields["reward_models"] = RewardModels(
+            choices=[(name, name) for name in names],
+            widget=forms.CheckboxSelectMultiple,
+            initial=names[:1],
+            required=False,  # a judge may do
+            help_text=texts["reward_models"],
+            label=labels["reward_models"],
+        )
+        self.fields["holdout_reward_model"] = forms.ChoiceField(
+            choices=[("", _("none")), *((name, name) for name in names)],
+            required=False,
+            initial="".join(names[1:2]),
+            help_text=texts["holdout_reward_model"],
+            label=labels["holdout_reward_model"],
+        )
+        kinds = (ModelVersion.Kind.BASE, ModelVersion.Kind.POLICY)
+        writers = self.project.models.filter(kind__in=kinds)
+        self.fields["judge_model"] = forms.ChoiceField(
+            choices=[("", _("none")), *((model.name, model.name) for model in writers)],
+            required=False,
+            help_text=self.fields["judge_model"].help_text,
+            label=NAMES["judge_model"],
+        )
+        self.fields["judge_guidelines"].required = False
+        self.fields["method"].choices = [(name, _(METHODS[name])) for name in BESIDE]
+
     def clean_base_model(self) -> str:
         check_model_name(self.cleaned_data["base_model"], self.user)
         return str(self.cleaned_data["base_model"])
 
     def data_fields(self) -> list[forms.BoundField]:
         """What is learned from what: the first card of the form."""
-        names = ("base_model", "text", "dataset", "labels", "test_share")
+        names = ("base_model", *REWARDING, "text", "dataset", "labels", "test_share")
         return [self[name] for name in names if name in self.fields]
 
     def main_fields(self) -> list[forms.BoundField]:
@@ -368,7 +477,7 @@ class LaunchForm(forms.Form):
 
     def method_fields(self) -> list[forms.BoundField]:
         """The settings of the chosen method."""
-        return [self[name] for name in SETTINGS[self.chosen_method]]
+        return [self[name] for name in SETTINGS[self.chosen_method] if name in self.fields]
 
     @property
     def method_problem(self) -> str:
@@ -403,9 +512,10 @@ class LaunchForm(forms.Form):
         """Settings that the sender did not see: without JavaScript the page still shows those of
         the method that was chosen before. They keep their defaults."""
         shown = self.data.get("settings_of", "")
-        return other_settings(self.chosen_method) | (
+        hidden = other_settings(self.chosen_method) | (
             other_settings(shown) if shown in SETTINGS else set()
         )
+        return hidden & self.fields.keys()
 
     @property
     def more_has_errors(self) -> bool:
@@ -423,6 +533,8 @@ class LaunchForm(forms.Form):
         try:
             recipe = make_recipe(self.kind, settings | {"base_model": folder})
             check_base(folder, recipe)
+            if isinstance(recipe, PPORecipe):
+                with_folders(self.project, recipe)
         except ValueError as error:
             refuse(self, str(error))
         cleaned["recipe_settings"] = {
@@ -430,7 +542,7 @@ class LaunchForm(forms.Form):
         }
         if "sweep" in self.data:
             self._clean_sweep(cleaned, settings | {"base_model": folder})
-        if self.kind == Run.Kind.PRETRAIN:
+        if self.kind in ON_TEXTS:
             return cleaned
         found = self.preview()
         if cleaned["dataset"] is None and found["problem"]:
@@ -471,7 +583,7 @@ class LaunchForm(forms.Form):
         Settings that are missing or make no sense are taken at their defaults. Of a file of text,
         nothing but its size: a worker reads it.
         """
-        if self.kind == Run.Kind.PRETRAIN:
+        if self.kind in ON_TEXTS:
             return self._text_preview()
         frozen = (
             self.fields["dataset"].queryset.filter(sha256=self["dataset"].value() or "").first()

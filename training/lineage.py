@@ -102,6 +102,7 @@ def lineage(model: ModelVersion) -> Graph:
                 add(_of_labels(dataset, slug), f"dataset-{dataset.pk}")
             elif version.run.recipe.get("text"):
                 add(_of_texts(version.run), towards)
+            parents += [known[used.model_id] for used in version.run.reward_models.all()]
         if version.merge:
             towards = f"merge-{version.merge.pk}"
             add(_of_merge(version.merge, slug), me)
@@ -130,13 +131,15 @@ def _reachable(model: ModelVersion) -> dict[int, ModelVersion]:
         versions = (
             ModelVersion.objects.filter(pk__in=wanted)
             .select_related("run__dataset", "merge", "base")
-            .prefetch_related("merge__parts")
+            .prefetch_related("merge__parts", "run__reward_models")
         )
         wanted = set()
         for version in versions:
             found[version.pk] = version
             merge = version.merge
             parts = [part.model_id for part in merge.parts.all()] if merge else []
+            if version.run:
+                parts += [used.model_id for used in version.run.reward_models.all()]
             wanted |= {version.base_id, merge.base_id if merge else None, *parts}
         wanted -= {None, *found}
     return found

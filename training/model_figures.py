@@ -35,6 +35,8 @@ MOST_SLICES = 12
 """Tags and topics that are shown, those with the most pairs."""
 MOST_WRONG = 50
 """Pairs that are kept for a person to look at."""
+QUARTERS = 4
+"""Parts of equal size, by spread, that pairs are divided into."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Scored:
     """bool: people labeled it, not AI judges."""
     topics: Mapping[str, np.ndarray]
     """Tag or topic -> bool."""
+    spread: np.ndarray
+    """Standard deviation of the margin over an ensemble's members; NaN of a single model."""
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -106,6 +110,8 @@ def reward_figures(scored: Scored, a_share_in_training: float | None) -> dict[st
         "length": length_figures(scored),
         "slices": slices(scored),
     }
+    if len(scored) and not np.isnan(scored.spread).any():
+        found["spread"] = spread_figures(scored)
     try:
         after = cross_fitted(fit_temperature, prob, said, scored.prompt)
     except ValueError:  # fewer prompts than folds
@@ -200,12 +206,19 @@ def length_figures(scored: Scored) -> dict[str, Figure]:
     }
 
 
+LEVEL = gettext_noop("Scores or lengths never differ.")
+
+
 def _statistic(
-    parts: np.ndarray, prompt: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]
+    parts: np.ndarray,
+    prompt: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    why: str = LEVEL,
 ) -> Figure:
+    """Args: why: what it means that the statistic is not defined."""
     value = float(statistic(parts.sum(axis=0, keepdims=True))[0]) if len(parts) else np.nan
     if np.isnan(value):
-        return refused(gettext_noop("Scores or lengths never differ."), len(parts))
+        return refused(why, len(parts))
     return {"value": value, **bootstrap(parts, prompt, statistic, RESAMPLES), "n": len(parts)}
 
 
@@ -266,6 +279,56 @@ def slices(scored: Scored) -> list[dict[str, Any]]:
     return [cut for cut in found if cut["rows"]]
 
 
+# The spread of an ensemble ------------------------------------------------------------------------
+
+
+def spread_figures(scored: Scored) -> dict[str, Any]:
+    """What the disagreement of an ensemble's members says of a pair; s is the standard deviation of
+    its margin Δ over them.
+
+    Returns:
+        "mean" of s.
+        "quarters": pairs in four parts of equal size, those the members agree on most first: "low"
+            and "high" of s, "accuracy", and "said", the mean of σ(|Δ|) that the ensemble gives to
+            the response it prefers: where accuracy falls below it, the margins are too sure.
+        "gain": accuracy on the half with the smaller s less that on the other half.
+        "doubting": log-loss of σ(Δ / √(1 + πs²/8)), which a margin's spread pulls towards one half,
+            and "gain_of_doubt", that of σ(Δ) less it: above 0, the spread is worth reading.
+            MacKay 1992, "The evidence framework applied to classification networks", eq. 10: the
+            mean of σ over a normal distribution of Δ, approximately.
+    """
+    right, spread, margin = rightness(scored.margin), scored.spread, scored.margin
+    order = np.argsort(spread, kind="stable")
+    quarters = []
+    for own in np.array_split(order, min(QUARTERS, len(order))):
+        quarters.append(
+            {
+                "low": float(spread[own].min()),
+                "high": float(spread[own].max()),
+                "accuracy": mean_of(scored.prompt[own], right[own]),
+                "said": mean_of(scored.prompt[own], _sigmoid(np.abs(margin[own]))),
+            }
+        )
+    agreed = np.zeros(len(scored))
+    agreed[order[: (len(order) + 1) // 2]] = 1
+    parts = np.column_stack([right * agreed, agreed, right * (1 - agreed), 1 - agreed])
+
+    def gain(sums: np.ndarray) -> np.ndarray:
+        return divide(sums[:, 0], sums[:, 1]) - divide(sums[:, 2], sums[:, 3])
+
+    plain = np.logaddexp(0.0, -margin)
+    doubting = np.logaddexp(0.0, -margin / np.sqrt(1 + np.pi * spread**2 / 8))
+    return {
+        "mean": mean_of(scored.prompt, spread),
+        "quarters": quarters,
+        "gain": _statistic(
+            parts, scored.prompt, gain, gettext_noop("One pair has no other half beside it.")
+        ),
+        "doubting": mean_of(scored.prompt, doubting),
+        "gain_of_doubt": difference(scored.prompt, plain, doubting),
+    }
+
+
 # The worst ----------------------------------------------------------------------------------------
 
 
@@ -276,13 +339,23 @@ def most_wrong(margin: np.ndarray, most: int = MOST_WRONG) -> list[tuple[int, fl
     return [(int(i), float(_sigmoid(margin[i]))) for i in order if margin[i] < 0]
 
 
+def most_disputed(
+    margin: np.ndarray, spread: np.ndarray, most: int = MOST_WRONG
+) -> list[tuple[int, float]]:
+    """(place, probability that the ensemble gives to the label) of the pairs that its members
+    disagree on most, for what a margin of that size is worth: s / (1 + |Δ|), the largest first."""
+    order = np.argsort(-spread / (1 + np.abs(margin)), kind="stable")[:most]
+    return [(int(i), float(_sigmoid(margin[i]))) for i in order]
+
+
 def _sigmoid(z: Any) -> Any:
     return np.exp(-np.logaddexp(0.0, -np.asarray(z, dtype=float)))
 
 
 def columns(rows: Sequence[Mapping[str, Any]], topics: Mapping[str, set[str]]) -> Scored:
     """Scored pairs as columns. Each row: "prompt", "chosen", "rejected", "chosen_chars",
-    "rejected_chars", "a_chosen", "votes" ({choice: n}), "strength", "by_people", "comparison".
+    "rejected_chars", "a_chosen", "votes" ({choice: n}), "strength", "by_people", "comparison"; of
+    an ensemble "spread".
 
     Args: topics: tag or topic -> comparisons that bear it.
     """
@@ -305,6 +378,7 @@ def columns(rows: Sequence[Mapping[str, Any]], topics: Mapping[str, set[str]]) -
         top_share=divide(most, n_votes),
         strength=np.array([row["strength"] or np.nan for row in rows], dtype=float),
         by_people=column("by_people", bool),
+        spread=np.array([row.get("spread") for row in rows], dtype=float),
         topics={
             name: found
             for name, known in topics.items()

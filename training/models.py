@@ -1,6 +1,8 @@
 """Preferences become models: frozen datasets, runs, their steps and log, checkpoints, models; and
 what is done with these: merges, answers side by side, exports."""
 
+from typing import Self
+
 from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext as _
@@ -8,6 +10,16 @@ from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.jobs import Job
 from labeling.models import Comparison, Project
+
+
+class DatasetQuerySet(models.QuerySet):
+    def of_studies_alone(self) -> Self:
+        """Datasets that studies froze and nobody else has used."""
+        return self.filter(for_study=True, runs=None)
+
+    def listed(self) -> Self:
+        """All others: those that people froze, or that a run was trained on."""
+        return self.exclude(pk__in=self.of_studies_alone().values("pk"))
 
 
 class Dataset(models.Model):
@@ -24,7 +36,11 @@ class Dataset(models.Model):
     raters = models.JSONField(default=list)
     # What was seen of it before it was frozen: see training/previews.py. Empty: made with a run.
     preview = models.JSONField(default=dict)
+    # Made for a study, and by nobody else since.
+    for_study = models.BooleanField(default=False)
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = DatasetQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -86,8 +102,10 @@ class Run(Job):
     class Kind(models.TextChoices):
         REWARD = "reward", _lazy("Reward model")
         DPO = "dpo", _lazy("DPO policy")
+        PPO = "ppo", _lazy("PPO policy")
         SFT = "sft", _lazy("SFT policy")
         PRETRAIN = "pretrain", _lazy("Continued pre-training")
+        QUIET_STAR = "quiet_star", _lazy("Quiet-STaR")
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="runs")
     kind = models.CharField(max_length=20, choices=Kind)
@@ -127,6 +145,24 @@ class Run(Job):
         from training.tasks import train
 
         train.delay_on_commit(self.pk)
+
+
+class RunRewardModel(models.Model):
+    """A reward model that a run learns from, or that watches over it."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="reward_models")
+    model = models.ForeignKey("ModelVersion", models.CASCADE, related_name="rewarded_runs")
+    place = models.PositiveSmallIntegerField()  # from 1, as the recipe names them
+    holds_out = models.BooleanField(default=False)  # watches, and is never learned from
+
+    class Meta:
+        ordering = ["place"]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "model"], name="reward_model_once_per_run")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} of {self.run}"
 
 
 class RunStep(models.Model):

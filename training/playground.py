@@ -1,7 +1,6 @@
 """The playground: two models answer the same prompt, side by side; a pair worth judging goes to
 people."""
 
-import sys
 import time
 from typing import Any
 
@@ -97,9 +96,13 @@ def carry_out_pair(pair: SideBySide) -> None:
                 pair.report(**{f"text_{side}": storable(text), "n_done": done + n_tokens})
                 reported_at = time.monotonic()
 
-        answer = of_process().answer(
-            named_model(pair.project, name), pair.prompt, sampling, on_text
-        )
+        try:
+            answer = of_process().answer(
+                named_model(pair.project, name), pair.prompt, sampling, on_text
+            )
+        except (MemoryError, RuntimeError):  # torch's are RuntimeErrors: the next one wants room
+            of_process().forget()
+            raise
         seconds = time.monotonic() - began
         done += sampling.max_new_tokens
         found[side] = {
@@ -116,13 +119,6 @@ def carry_out_pair(pair: SideBySide) -> None:
 def storable(text: str) -> str:
     """The text without NUL, which a byte-level model may write and PostgreSQL does not take."""
     return text.replace("\x00", "�")
-
-
-def forget_served_models() -> None:
-    """Give back the memory of models that answered in this process: a run is going to need it."""
-    serving = sys.modules.get("training.ml.serving")
-    if serving is not None:  # else it has never been imported, and holds nothing
-        serving.of_process().forget()
 
 
 def send_to_people(pair: SideBySide, by: Any) -> Comparison:

@@ -266,7 +266,7 @@ def _leaks(
         "n_exact": len(exact),
         "n_near": len(near),
         "threshold": sketches.threshold,
-        "datasets_looked_at": min(DATASETS_LOOKED_AT, project.datasets.count()),
+        "datasets_looked_at": min(DATASETS_LOOKED_AT, project.datasets.listed().count()),
         "by_set": [
             {"name": name, "exact": hits["exact"], "near": hits["near"]}
             for name, hits in sorted(by_set.items())
@@ -288,7 +288,7 @@ def _evaluation_prompts(project: Project) -> Iterator[tuple[str, str]]:
     known = project.comparisons.exclude(gold="").values_list("prompt__content_hash", "purpose")
     for prompt, purpose in known.iterator(chunk_size=5_000):
         yield prompt, "gold" if purpose == Comparison.Purpose.WORK else purpose
-    for dataset in project.datasets.order_by("-pk")[:DATASETS_LOOKED_AT]:
+    for dataset in project.datasets.listed().order_by("-pk")[:DATASETS_LOOKED_AT]:
         path = storage_path(dataset.path)
         if path.exists():
             with path.open("rb") as file:

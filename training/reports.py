@@ -33,7 +33,7 @@ SAMPLED_PROMPTS = 24
 NEW_TOKENS = 192
 AT_ONCE = 500
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
-POLICIES = (Run.Kind.DPO, Run.Kind.SFT)
+POLICIES = (Run.Kind.DPO, Run.Kind.PPO, Run.Kind.SFT)
 
 
 def can_report(model: ModelVersion) -> bool:
@@ -51,7 +51,8 @@ def report_on(model: ModelVersion) -> ModelReport:
 def figures_of(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
     """The figures of a report, see `reward_figures` and `policy_figures`; with
         "kind": reward or policy; "left_out": held-out pairs too long or without text;
-        reward: "training" {"accuracy", "wrong"} and "wrong", see `_wrong`;
+        reward: "training" {"accuracy", "wrong"} and "wrong", see `_wrong`; of an ensemble
+        "disputed", see `_disputed`;
         policy: "written" (figures), "samples" [{"prompt", "policy", "base"}];
         "versions" of the libraries.
 
@@ -94,6 +95,8 @@ def _of_reward_model(model: ModelVersion, on_progress: OnProgress) -> dict[str, 
         return {"kind": "reward", "n": 0, "why": _nothing_held_out()}
     figures = reward_figures(columns(test, _topics(model.project, test)), a_share)
     figures |= {"kind": "reward", "left_out": _n_test(rows) - len(test), "wrong": _wrong(test)}
+    if "spread" in figures:
+        figures["disputed"] = _disputed(test)
     if learned:
         of_training = columns(learned, {})
         figures["training"] = {
@@ -233,6 +236,7 @@ def _with_facts(
                 "comparison": row["comparison"],
                 "chosen": one.chosen,
                 "rejected": one.rejected,
+                "spread": one.spread,
                 "chosen_chars": n_chars(row["chosen"]),
                 "rejected_chars": n_chars(row["rejected"]),
                 "a_chosen": outcome == Choice.A,
@@ -247,20 +251,40 @@ def _with_facts(
 
 
 def _wrong(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The pairs that the model gets most wrong: {"comparison" (its hash), "outcome" (the label),
-    "prob" (that the model gives to the label), "votes", "decided", "by_people"}."""
-    import numpy as np
-
+    """The pairs that the model gets most wrong, the worst first, see `_kept`."""
     from training.model_figures import most_wrong
 
-    once = {row["comparison"]: row for row in reversed(rows)}  # each vote may be a row
-    rows = list(once.values())
-    margins = np.array([row["chosen"] - row["rejected"] for row in rows], dtype=float)
-    kept = ("comparison", "outcome", "votes", "decided", "by_people")
+    rows, margins = _once(rows)
+    return [_kept(rows[place], prob) for place, prob in most_wrong(margins)]
+
+
+def _disputed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pairs that an ensemble's members disagree on most, see `_kept`, with their "spread"."""
+    import numpy as np
+
+    from training.model_figures import most_disputed
+
+    rows, margins = _once(rows)
+    spread = np.array([row["spread"] for row in rows], dtype=float)
     return [
-        {name: rows[place][name] for name in kept} | {"prob": prob}
-        for place, prob in most_wrong(margins)
+        _kept(rows[place], prob) | {"spread": rows[place]["spread"]}
+        for place, prob in most_disputed(margins, spread)
     ]
+
+
+def _once(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], Any]:
+    """The first row of each comparison, of which each vote may be one; and their margins."""
+    import numpy as np
+
+    first = list({row["comparison"]: row for row in reversed(rows)}.values())
+    return first, np.array([row["chosen"] - row["rejected"] for row in first], dtype=float)
+
+
+def _kept(row: dict[str, Any], prob: float) -> dict[str, Any]:
+    """{"comparison" (its hash), "outcome" (the label), "prob" (that the model gives to the label),
+    "votes", "decided", "by_people"}."""
+    kept = ("comparison", "outcome", "votes", "decided", "by_people")
+    return {name: row[name] for name in kept} | {"prob": prob}
 
 
 def _parts(values: Sequence[str]) -> Iterable[Sequence[str]]:

@@ -38,7 +38,7 @@ from labeling.storage import storage_path
 from training.datasets import load_pairs, pair_rows, side_of
 from training.models import ModelVersion, Round, RoundMeasure, RoundPair, Run
 from training.near_duplicates import jaccard, shingles
-from training.playground import forget_served_models, storable, writers
+from training.playground import storable, writers
 from training.runs import named_model, start_run, unusual
 from training.runs import recipe_of as recipe_of_run
 
@@ -248,7 +248,6 @@ def carry_out_round(round_: Round) -> None:
 
     Raises: ModelMissing, ValueError if there is nothing to choose from; JobCancelled, JobTaken.
     """
-    forget_served_models()
     began = time.monotonic()
     settings = settings_of(round_)
     project = round_.project

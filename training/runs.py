@@ -23,20 +23,23 @@ from labeling.storage import model_folder, storage_path
 from training.dataset_settings import settings_of_now
 from training.datasets import freeze
 from training.ml.architecture import model_folder as cached_folder
+from training.ml.architecture import named_layers
 from training.ml.config import (
     METHODS,
+    ON_TEXTS,
     RECIPES,
     TRACKERS,
-    PretrainRecipe,
-    Recipe,
+    AnyRecipe,
+    PPORecipe,
+    TextRecipe,
     is_target,
     make_recipe,
     targets,
 )
-from training.ml.methods import IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
+from training.ml.merge_recipe import root_of
+from training.ml.methods import BESIDE, IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
 from training.ml.objectives import why_not_base, why_not_labels
-from training.ml.weights import linear_layers
-from training.models import Dataset, ModelVersion, Run, Sweep
+from training.models import Dataset, ModelVersion, Run, RunRewardModel, Sweep
 from training.texts import text_path
 
 STEPS_OF_PACE = 20
@@ -98,7 +101,7 @@ class Impossible(ValueError):
     """This recipe cannot train this base by this method, or from these labels."""
 
 
-def check_base(folder: str, recipe: Recipe) -> None:
+def check_base(folder: str, recipe: AnyRecipe) -> None:
     """Look at the base before a run is queued, without loading it.
 
     Raises: ValueError that begins with the name of the setting to change; Impossible, one of them.
@@ -126,6 +129,7 @@ def check_base(folder: str, recipe: Recipe) -> None:
                 f"base_model: {folder} is neither a folder here nor in the hub's cache, and "
                 "HF_HUB_OFFLINE=1 forbids fetching it"
             )
+        _check_targets(folder, recipe)
         return
     adapter = (path / "adapter_config.json").exists()
     if not adapter and not (path / "config.json").exists():
@@ -135,7 +139,9 @@ def check_base(folder: str, recipe: Recipe) -> None:
     if not any(path.glob("*.safetensors")):
         raise ValueError(f"base_model: {folder} has no weights as safetensors")
     if adapter:
-        if recipe.method in IN_4_BITS:
+        # PPO goes on with an adapter of its own kind as it is; others are merged into their base.
+        goes_on = kind == Run.Kind.PPO and _made_by(path) in BESIDE
+        if recipe.method in IN_4_BITS and not goes_on:
             raise Impossible(
                 "method: the base is an adapter; merge it first, or use LoRA instead of QLoRA"
             )
@@ -156,21 +162,32 @@ def check_base(folder: str, recipe: Recipe) -> None:
             and "rope" in _config_of(path, made.name)
         ):
             raise Impossible("rope_scaling: the positions of this policy are scaled already")
+        base = root_of(str(path))
+        if Path(base).is_absolute() and not Path(base).is_dir():
+            raise ValueError(
+                f"base_model: {folder} is an adapter of {base}, which is not on this machine"
+            )
+    _check_targets(str(path), recipe)
+
+
+def _check_targets(folder: str, recipe: AnyRecipe) -> None:
+    """Hold the target modules against the layers of the base, where their names are at hand.
+
+    Raises: ValueError if a target is no layer of the base, or too narrow for the rank.
+    """
+    layers = named_layers(folder) if "target_modules" in SETTINGS[recipe.method] else {}
+    if not layers:
         return
-    if "target_modules" in SETTINGS[recipe.method]:
-        _check_targets(recipe, linear_layers(path))
-
-
-def _check_targets(recipe: Recipe, layers: Mapping[str, list[int]]) -> None:
-    """Raises: ValueError if a target is no layer of the base, or too narrow for the rank."""
     wanted = targets(recipe)
     if isinstance(wanted, list):
         missing = [end for end in wanted if not any(is_target(path, [end]) for path in layers)]
         if missing:
             names = sorted({path.rpartition(".")[2] for path in layers})
+            numbers = [int(n) for path in layers for n in re.findall(r"\.(\d+)\.", f".{path}")]
+            blocks = f" in layers 0 to {max(numbers)}" if numbers else ""
             raise ValueError(
                 f"target_modules: the model has no layer {', '.join(missing)}; it has "
-                f"{', '.join(names)}"
+                f"{', '.join(names)}{blocks}"
             )
     room = min((min(s) for path, s in layers.items() if is_target(path, wanted)), default=0)
     if recipe.method in ("pissa", "loftq") and recipe.lora_rank > room:
@@ -194,6 +211,12 @@ def _config_of(folder: Path, file: str = "config.json") -> dict[str, Any]:
     return found
 
 
+def _made_by(folder: Path) -> str:
+    """The method by which an adapter was trained here; "lora" where nobody said."""
+    place = folder / "made_by.json"
+    return str(_config_of(folder, place.name).get("method", "lora")) if place.exists() else "lora"
+
+
 def _cached(name: str) -> Path | None:
     """Where a hub id's config and weights lie in the hub's cache, if they do."""
     try:
@@ -211,7 +234,7 @@ def checked_recipe(
     recipe_settings: Mapping[str, Any] | None,
     dataset: Dataset | None,
     test_share: float,
-) -> Recipe:
+) -> AnyRecipe:
     """The recipe of a run that could be carried out, as far as can be told without loading it.
 
     Raises: ValueError in plain words: unknown setting, missing model or file; Impossible, one of
@@ -219,13 +242,15 @@ def checked_recipe(
     """
     folder = named_model(project, base_model)
     chosen = {**(recipe_settings or {}), "base_model": folder}
-    if kind == Run.Kind.PRETRAIN:
+    if kind in ON_TEXTS:
         chosen.setdefault("test_share", test_share)
     recipe = make_recipe(kind, chosen)
     check_base(folder, recipe)
-    if isinstance(recipe, PretrainRecipe):
+    if isinstance(recipe, PPORecipe):
+        with_folders(project, recipe)
+    if isinstance(recipe, TextRecipe):
         if dataset is not None:
-            raise ValueError("dataset: continued pre-training reads a file of text, no dataset")
+            raise ValueError("dataset: this recipe reads a file of text, no dataset")
         text_path(recipe.text)
     return recipe
 
@@ -259,7 +284,7 @@ def create_run(
         dataset=dataset,
         test_share=test_share,
     )
-    if dataset is None and not isinstance(recipe, PretrainRecipe):
+    if dataset is None and not isinstance(recipe, TextRecipe):
         dataset = freeze(project, settings_of_now(labels, test_share, recipe.seed))
     return write_run(
         project, kind, base_model, recipe, dataset, report_to=report_to, created_by=created_by
@@ -314,10 +339,10 @@ def start_run(
 
 
 def labels_of_now(
-    recipe: Recipe, dataset: Dataset | None, labels: str, test_share: float
+    recipe: AnyRecipe, dataset: Dataset | None, labels: str, test_share: float
 ) -> dict[str, Any]:
     """The settings by which a worker will freeze a dataset; empty if there is nothing to freeze."""
-    if dataset is not None or isinstance(recipe, PretrainRecipe):
+    if dataset is not None or isinstance(recipe, TextRecipe):
         return {}
     return settings_of_now(labels, test_share, recipe.seed).as_json()
 
@@ -326,7 +351,7 @@ def write_run(
     project: Project,
     kind: str,
     base_model: str,
-    recipe: Recipe,
+    recipe: AnyRecipe,
     dataset: Dataset | None,
     *,
     labels: dict[str, Any] | None = None,
@@ -358,13 +383,21 @@ def write_run(
         )
         run.folder = f"runs/{run.pk}"
         run.save(update_fields=["folder"])
-        if isinstance(recipe, PretrainRecipe):
+        if isinstance(recipe, PPORecipe):
+            RunRewardModel.objects.bulk_create(
+                RunRewardModel(run=run, model=model, place=place, holds_out=holds_out)
+                for place, (model, holds_out) in enumerate(reward_models_of(project, recipe), 1)
+            )
+        if isinstance(recipe, TextRecipe):
             text = f"Queued on the texts of {recipe.text}."
         elif dataset is None:
             text = "Queued on the labels of now; the worker freezes them."
         else:
             text = f"Queued on {dataset}: {dataset.counts['train']} training pairs."
-            if n_ties := dataset.counts.get("ties_kept"):
+            if isinstance(recipe, PPORecipe):
+                text = f"Queued on the prompts of {dataset}: {dataset.counts['train_prompts']} to "
+                text += "learn on."
+            elif n_ties := dataset.counts.get("ties_kept"):
                 text += f" {n_ties} ties stand in its file and train nothing."
         run.events.create(text=text)
     return run
@@ -374,7 +407,7 @@ def _named(dataset: Dataset | None) -> str:
     return dataset.sha256[:12] if dataset else ""
 
 
-def unusual(recipe: Recipe) -> dict[str, Any]:
+def unusual(recipe: AnyRecipe) -> dict[str, Any]:
     """The settings of a recipe that are not the defaults."""
     return {
         field.name: getattr(recipe, field.name)
@@ -383,11 +416,70 @@ def unusual(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def recipe_of(run: Run) -> Recipe:
+def recipe_of(run: Run) -> AnyRecipe:
     """The run's recipe, its base where it lies now."""
     known = {field.name for field in fields(RECIPES[run.kind])}
     recipe = RECIPES[run.kind](**{k: v for k, v in run.recipe.items() if k in known})
-    return replace(recipe, base_model=named_model(run.project, run.base_model))
+    return with_folders(
+        run.project, replace(recipe, base_model=named_model(run.project, run.base_model))
+    )
+
+
+def with_folders(project: Project, recipe: AnyRecipe) -> AnyRecipe:
+    """The recipe with folders in the place of the reward models' names.
+
+    Raises: ValueError as `reward_models_of`.
+    """
+    if not isinstance(recipe, PPORecipe):
+        return recipe
+    folders: dict[bool, list[str]] = {False: [], True: []}
+    for model, holds_out in reward_models_of(project, recipe):
+        folders[holds_out].append(version_folder(model))
+    return replace(
+        recipe,
+        reward_models=",".join(folders[False]),
+        holdout_reward_model=",".join(folders[True]),
+        judge_model=recipe.judge_model and version_folder(judge_of(project, recipe)),
+    )
+
+
+def judge_of(project: Project, recipe: PPORecipe) -> ModelVersion:
+    """The language model that rates the responses. Raises: ValueError if it is none of the
+    project's."""
+    kinds = (ModelVersion.Kind.BASE, ModelVersion.Kind.POLICY)
+    found = project.models.filter(name=recipe.judge_model, kind__in=kinds).first()
+    if found is None:
+        raise ValueError(
+            f"judge_model: {recipe.judge_model} is no language model of this project; it must be "
+            "one of its bases or policies"
+        )
+    return found
+
+
+def reward_models_of(project: Project, recipe: PPORecipe) -> list[tuple[ModelVersion, bool]]:
+    """The reward models that a recipe names, and whether each holds out: watches, and is never
+    learned from.
+
+    Raises: ValueError that begins with the name of the setting to change.
+    """
+    known = {model.name: model for model in project.models.filter(kind=ModelVersion.Kind.REWARD)}
+    there = f"there are {', '.join(known)}" if known else "train one first"
+    names = recipe.folders
+    if not names and not recipe.judge_model:
+        raise ValueError(f"reward_models: name a reward model of this project; {there}")
+    watching = [recipe.holdout_reward_model] if recipe.holdout_reward_model else []
+    for setting, asked in (("reward_models", names), ("holdout_reward_model", watching)):
+        for name in asked:
+            if name not in known:
+                raise ValueError(f"{setting}: {name} is no reward model of this project; {there}")
+    if len(set(names)) < len(names):
+        raise ValueError("reward_models: one is named twice")
+    if set(watching) & set(names):
+        raise ValueError(
+            "holdout_reward_model: the policy learns from this one; what watches over it must be "
+            "another"
+        )
+    return [(known[name], False) for name in names] + [(known[name], True) for name in watching]
 
 
 def cancel_run(run: Run, by: Any) -> None:
@@ -428,8 +520,10 @@ def keep_model(run: Run) -> ModelVersion:
     kind = {
         Run.Kind.REWARD: ModelVersion.Kind.REWARD,
         Run.Kind.DPO: ModelVersion.Kind.POLICY,
+        Run.Kind.PPO: ModelVersion.Kind.POLICY,
         Run.Kind.SFT: ModelVersion.Kind.POLICY,
         Run.Kind.PRETRAIN: ModelVersion.Kind.POLICY,
+        Run.Kind.QUIET_STAR: ModelVersion.Kind.POLICY,
     }[Run.Kind(run.kind)]
     base = base_version(run.project, run.base_model)  # first: it may take the name we would have
     version, _created = ModelVersion.objects.get_or_create(

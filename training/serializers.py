@@ -6,24 +6,28 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from labeling.serializers import JOB_FIELDS, ObjectField
+from labeling.serializers import JOB_FIELDS, MessagesField, ObjectField
 from training.arenas import MOST_MODELS as MOST_MEETING
 from training.comparing import best_of
 from training.dataset_settings import LABELS, make_settings
 from training.ml.config import TRACKERS
 from training.ml.merge_recipe import MERGES, MOST_MODELS
+from training.model_files import NUMBERS
 from training.models import (
     Arena,
     Dataset,
     DatasetDraft,
     Merge,
+    ModelExport,
     ModelReport,
     ModelVersion,
     Round,
     Run,
+    SideBySide,
     Study,
     Sweep,
 )
+from training.playground import LONGEST_PROMPT
 from training.registry import clean_tags
 from training.rounds import LEAST_SHARE, MOST_SHARE, WAY_OF, WAYS, round_rows
 from training.studies import MOST_SEEDS, REFERENCES
@@ -39,7 +43,7 @@ class DatasetSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Dataset
-        fields = ["id", "sha256", "filters", "counts", "raters", "created_at"]
+        fields = ["id", "sha256", "filters", "counts", "raters", "for_study", "created_at"]
         read_only_fields = fields
 
 
@@ -145,6 +149,17 @@ class DeleteSerializer(serializers.Serializer):
         max_length=1_000,
         help_text="Names of all models that go: the model, and each that was made from it.",
     )
+    judges = serializers.ListField(
+        child=serializers.CharField(max_length=200),
+        max_length=1_000,
+        required=False,
+        default=list,
+        help_text="Names of the project's judges that ask one of these models: they stay with all "
+        "they said, and cannot be asked again.",
+    )
+    checkpoints = serializers.IntegerField(
+        read_only=True, help_text="How many went, of the runs that made these models."
+    )
 
 
 class MergePartSerializer(serializers.Serializer):
@@ -195,6 +210,70 @@ class StartMergeSerializer(serializers.Serializer):
             if not isinstance(value, (str, int, float)) or len(str(value)) > 500:
                 raise serializers.ValidationError(f"{name[:50]}: a text or a number.")
         return settings
+
+
+class SideBySideSerializer(serializers.ModelSerializer):
+    prompt = MessagesField()
+    sampling = ObjectField(read_only=True)
+    result = ObjectField(read_only=True, help_text="Of each side: tokens, seconds, why it ended.")
+    comparison = serializers.IntegerField(
+        source="comparison_id",
+        allow_null=True,
+        read_only=True,
+        help_text="What people were given of it.",
+    )
+
+    class Meta:
+        model = SideBySide
+        fields = [
+            *JOB_FIELDS,
+            "prompt",
+            "model_a",
+            "model_b",
+            "sampling",
+            "text_a",
+            "text_b",
+            "result",
+            "comparison",
+        ]
+        read_only_fields = fields
+
+
+class AskSerializer(serializers.Serializer):
+    text = serializers.CharField(max_length=LONGEST_PROMPT, help_text="What both are asked.")
+    model_a = serializers.CharField(
+        max_length=200, help_text="A model of the project that writes, or a folder under models/."
+    )
+    model_b = serializers.CharField(max_length=200)
+    temperature = serializers.FloatField(min_value=0, max_value=5, default=0.7)
+    seed = serializers.IntegerField(min_value=0, max_value=LARGEST_SETTING, default=0)
+    max_new_tokens = serializers.IntegerField(min_value=1, max_value=4096, default=128)
+
+
+class ExportSerializer(serializers.ModelSerializer):
+    model = serializers.CharField(source="model.name", read_only=True)
+    result = ObjectField(read_only=True, help_text="Bytes, tensors and seconds of a written file.")
+
+    class Meta:
+        model = ModelExport
+        fields = [*JOB_FIELDS, "model", "numbers", "result"]
+        read_only_fields = fields
+
+
+class StartExportSerializer(serializers.Serializer):
+    numbers = serializers.ChoiceField(choices=list(NUMBERS.items()), default="float16")
+
+
+class LeftOutSerializer(serializers.Serializer):
+    model = serializers.CharField()
+    reason = serializers.CharField()
+
+
+class ServingSerializer(serializers.Serializer):
+    command = serializers.CharField(
+        allow_blank=True, help_text="Serves the model with vLLM; empty where it cannot."
+    )
+    left_out = LeftOutSerializer(many=True, help_text="Adapters that vLLM does not take.")
 
 
 class StartSerializer(serializers.Serializer):

@@ -191,7 +191,7 @@ def _on_side(
 ) -> list[Pair]:
     """The pairs of now whose prompts are on this side of the run's dataset; of prompts that it did
     not hold, since all votes on them were divided, those that the same draw puts there."""
-    train, test = load_pairs(freeze(project, settings))
+    train, test = load_pairs(freeze(project, settings, for_study=True))
     return [
         pair
         for own, pairs in (("train", train), ("test", test))

@@ -16,7 +16,16 @@ from training.models import Dataset, Run, Sweep
 from training.runs import checked_recipe, labels_of_now, write_run
 
 MOST_RUNS = 12
-NOT_SWEPT = {"base_model", "text", "test_share", "target_modules"}
+NOT_SWEPT = {
+    "base_model",
+    "text",
+    "test_share",
+    "target_modules",
+    "reward_models",
+    "holdout_reward_model",
+    "judge_model",
+    "judge_guidelines",
+}
 
 
 def can_be_swept(kind: str) -> list[str]:

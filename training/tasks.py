@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celery import shared_task
+from celery import Task, shared_task
+from celery.signals import task_prerun
 from django.conf import settings
 from django.db import transaction
 from django.utils.translation import gettext_noop
@@ -16,6 +17,8 @@ from labeling.changes import note_change
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
 from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
+from training import serving
+from training.alarms import heed
 from training.arenas import carry_out_arena
 from training.cards import write_card
 from training.causes import of_error
@@ -23,7 +26,8 @@ from training.dataset_settings import stored_settings
 from training.datasets import freeze, load_pairs
 from training.fitting import keep_peaks
 from training.merges import carry_out_merge
-from training.ml.config import TRACKERS
+from training.ml.config import ON_TEXTS, TRACKERS
+from training.ml.data import prompts_of
 from training.ml.objectives import why_not_labels
 from training.model_files import carry_out_export
 from training.models import (
@@ -41,7 +45,7 @@ from training.models import (
     SideBySide,
     Study,
 )
-from training.playground import carry_out_pair, forget_served_models
+from training.playground import carry_out_pair
 from training.previews import build
 from training.reports import can_report, figures_of, report_on
 from training.rounds import carry_out_round, measure_of
@@ -62,6 +66,8 @@ FLUSH_SECONDS = 1.0
 
 
 SECONDS_BETWEEN_REPORTS = 1.0
+LOGGED = (("accuracy", 3), ("loss", 4), ("score", 3), ("holdout", 3), ("kl", 2), ("length", 1))
+"""What a line of the log tells of a measurement, and with how many digits."""
 
 
 @shared_task
@@ -70,19 +76,11 @@ def build_dataset(draft_id: int) -> None:
     draft = DatasetDraft.objects.claim(draft_id)
     if draft is None:  # cancelled while queued, or another worker has it
         return
-    reported_at = 0.0
-
-    def on_progress(done: int, total: int) -> None:
-        nonlocal reported_at
-        if time.monotonic() - reported_at >= SECONDS_BETWEEN_REPORTS:
-            draft.report(n_done=done, n_total=total)
-            reported_at = time.monotonic()
-
     try:
         chosen = stored_settings(draft.filters)
         with heartbeat(draft):
             preview, dataset = build(
-                draft.project, chosen, freezing=draft.freezing, on_progress=on_progress
+                draft.project, chosen, freezing=draft.freezing, on_progress=_teller(draft)
             )
         with transaction.atomic():
             ended = draft.finish(Job.Status.SUCCEEDED, result=preview, dataset=dataset)
@@ -106,99 +104,192 @@ def build_dataset(draft_id: int) -> None:
 @shared_task
 def merge_models(merge_id: int) -> None:
     """Carry one Merge from queued to its end: a model that passed its check, or the reason."""
-    merge = Merge.objects.claim(merge_id)
-    if merge is None:  # cancelled while queued, or another worker has it
-        return
-    forget_served_models()
-    _end_of(merge, carry_out_merge)
+    _in_child(Merge, merge_id)
+
+
+@shared_task
+def export_model(export_id: int) -> None:
+    """Carry one ModelExport from queued to its file."""
+    _in_child(ModelExport, export_id)
+
+
+@shared_task
+def report_on_model(report_id: int) -> None:
+    """Carry one ModelReport from queued to its end."""
+    _in_child(ModelReport, report_id)
+
+
+@shared_task
+def carry_out_study(study_id: int) -> None:
+    """Carry one Study from queued to its end, or on from the training that it was stopped in."""
+    _in_child(Study, study_id)
+
+
+@shared_task
+def choose_pairs(round_id: int) -> None:
+    """Carry one Round from queued to the pairs that people are given."""
+    _in_child(Round, round_id)
+
+
+@shared_task
+def fill_arena(arena_id: int) -> None:
+    """Carry one Arena from queued to the comparisons that people are given."""
+    _in_child(Arena, arena_id)
+
+
+@shared_task
+def measure_round(measure_id: int) -> None:
+    """Carry one RoundMeasure from queued to its figures: of answers alone, no model is loaded."""
+    carry_out_job(RoundMeasure, measure_id)
 
 
 @shared_task
 def answer_side_by_side(pair_id: int) -> None:
     """Let two models answer a prompt; the page polls the row for what they have said so far."""
     pair = SideBySide.objects.claim(pair_id)
-    if pair is None:
-        return
-    _end_of(pair, carry_out_pair)
-
-
-@shared_task
-def export_model(export_id: int) -> None:
-    """Carry one ModelExport from queued to its file."""
-    export = ModelExport.objects.claim(export_id)
-    if export is None:
-        return
-    _end_of(export, carry_out_export)
-
-
-@shared_task
-def choose_pairs(round_id: int) -> None:
-    """Carry one Round from queued to the pairs that people are given."""
-    round_ = Round.objects.claim(round_id)
-    if round_ is None:
-        return
-    _end_of(round_, carry_out_round)
-
-
-@shared_task
-def fill_arena(arena_id: int) -> None:
-    """Carry one Arena from queued to the comparisons that people are given."""
-    arena = Arena.objects.claim(arena_id)
-    if arena is None:
-        return
-    _end_of(arena, carry_out_arena)
-
-
-@shared_task
-def measure_round(measure_id: int) -> None:
-    """Carry one RoundMeasure from queued to its figures."""
-    _compute(RoundMeasure, measure_id, lambda measure, tell: measure_of(measure.round))
-
-
-def _end_of(job: Job, carry: Callable[[Any], Any]) -> None:
-    """Do a job whose function ends its own row; note in plain words what went wrong."""
-    try:
-        with heartbeat(job):
-            carry(job)
-    except (JobCancelled, JobTaken):
-        return
-    except Exception as error:
-        logger.exception("%s failed", job)
-        job.finish(Job.Status.FAILED, error=of_error(error)[1])
+    if pair is not None:
+        with heartbeat(pair):
+            serving.answer(pair)
 
 
 @shared_task
 def train(run_id: int) -> None:
     """Carry one run from queued to its end, in a process of its own."""
-    if not may_start(run_id):  # the run of its sweep that is before it wakes it
+    if may_start(run_id):  # else the run of its sweep that is before it wakes it
+        _in_child(Run, run_id)
+        wake_next(run_id)
+
+
+@task_prerun.connect
+def make_room(task: Task, **_: Any) -> None:
+    """Other work of this worker, a judge's too, may need the memory that the playground holds."""
+    if task.name != answer_side_by_side.name:
+        serving.end()
+
+
+def _in_child(kind: type[Job], pk: int) -> None:
+    job = kind.objects.claim(pk)
+    if job is not None:  # else cancelled while queued, or another worker has it
+        with heartbeat(job):
+            carry_out_in_child(job)
+
+
+def carry_out_job(kind: type[Job], pk: int) -> None:
+    """Carry one job from queued to its end in this very process, as a command line does."""
+    job = kind.objects.claim(pk)
+    if job is not None:  # else cancelled while queued, or another worker has it
+        with heartbeat(job):
+            do(job)
+
+
+def do(job: Job) -> None:
+    """Carry a claimed job to its end in this process. Its row holds all state."""
+    match job:
+        case Run():
+            go_on(job, alone=True)
+        case Merge():
+            _end_of(job, carry_out_merge)
+        case ModelExport():
+            _end_of(job, carry_out_export)
+        case SideBySide():
+            _end_of(job, carry_out_pair)
+        case ModelReport():
+            _end_of(job, _report)
+        case Study():
+            _end_of(job, _study)
+        case Round():
+            _end_of(job, carry_out_round)
+        case Arena():
+            _end_of(job, carry_out_arena)
+        case RoundMeasure():
+            _end_of(job, _measure)
+        case _:
+            raise TypeError(f"nothing here does {job!r}")
+
+
+def _end_of(job: Job, carry: Callable[[Any], Any]) -> None:
+    """Do a job whose function ends its own row; note in plain words what went wrong."""
+    try:
+        carry(job)
+    except (JobCancelled, JobTaken):
         return
-    run = Run.objects.claim(run_id)
-    if run is not None:  # else cancelled while queued, or another worker has it
-        forget_served_models()
-        with heartbeat(run):
-            carry_out_in_child(run)
-    wake_next(run_id)
+    except Exception as error:
+        logger.exception("%s failed", job)
+        job.finish(Job.Status.FAILED, error=of_error(error, LESS_MEMORY[type(job)])[1])
 
 
-def carry_out(run_id: int, show: Callable[["StepReport"], None] | None = None) -> None:
+LESS_MEMORY: dict[type[Job], str] = {
+    Merge: "Merge fewer models, or where there is more memory.",
+    ModelExport: "Write the file where there is more memory.",
+    SideBySide: "Choose smaller models, or two adapters of one base, which is then held once.",
+    ModelReport: "The report uses the batch_size of the run: start the run with a smaller one.",
+    Study: "The study uses the settings of the run: start the run with a smaller batch_size.",
+    Round: "Ask fewer prompts, for shorter responses, or smaller models.",
+    Arena: "Ask for shorter responses, or smaller models.",
+    RoundMeasure: "Measure where there is more memory.",
+}
+"""What to change in a job that did not fit."""
+
+
+def _report(report: ModelReport) -> None:
+    result = figures_of(report.model, _teller(report))
+    if report.finish(Job.Status.SUCCEEDED, result=result):
+        write_card(report.model)
+
+
+def _study(study: Study) -> None:
+    study.finish(Job.Status.SUCCEEDED, result=result_of(study, _teller(study)))
+
+
+def _measure(measure: RoundMeasure) -> None:
+    measure.finish(Job.Status.SUCCEEDED, result=measure_of(measure.round))
+
+
+def _teller(job: Job) -> Callable[[int, int], None]:
+    """Stores a job's progress, about once a second."""
+    reported_at = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= SECONDS_BETWEEN_REPORTS:
+            job.report(n_done=done, n_total=total)
+            reported_at = time.monotonic()
+
+    return tell
+
+
+def carry_out(
+    run_id: int, show: Callable[["StepReport"], None] | None = None, *, alone: bool = False
+) -> None:
     """Carry one run from queued to its end in this very process, as a command line does.
 
-    Args: show: is told every report as well, for a progress line.
+    Args: show: is told every report as well, for a progress line; alone: see go_on.
     """
     run = Run.objects.claim(run_id)
     if run is None:  # cancelled while queued, or another worker has it
         return
     with heartbeat(run):
-        go_on(run, show)
+        go_on(run, show, alone=alone)
 
 
-def go_on(run: Run, show: Callable[["StepReport"], None] | None = None) -> None:
-    """Carry a run that this worker has claimed to its end. The run's row holds all state."""
+def go_on(
+    run: Run, show: Callable[["StepReport"], None] | None = None, *, alone: bool = False
+) -> None:
+    """Carry a run that this worker has claimed to its end. The run's row holds all state.
+
+    Args: alone: this process has done nothing else before, so that the memory that it takes is the
+        run's. Else its peak is not kept as a measurement.
+    """
     record = Recorder(run, show)
     try:
         record.say(f"Worker {run.worker.rsplit(':', 1)[0]} took the run.")
-        metrics = _call_recipe(run, record)
+        metrics = _call_recipe(run, record, alone=alone)
         record.flush()
+        if "paused" in metrics:
+            _pause(run, metrics["paused"])
+            return
+        if "alarm" in metrics:
+            metrics["alarm"] = heed(run, metrics["alarm"])
         model = _end(run, metrics)
         record.say(f"Finished: model {model.name}.")
     except JobCancelled:
@@ -218,6 +309,16 @@ def go_on(run: Run, show: Callable[["StepReport"], None] | None = None) -> None:
         record.close()
 
 
+def _pause(run: Run, alarm: dict) -> None:
+    """Leave the run as it is until somebody resumes it."""
+    told = heed(run, alarm)
+    words = (
+        f"Paused by an alarm at step {told['step']}: {'; '.join(told['words'])}. "
+        f"{told['n_comparisons']} comparisons wait for people. Resume goes on all the same."
+    )
+    run.finish(Run.Status.PAUSED, error=words)
+
+
 def _end(run: Run, metrics: dict) -> ModelVersion:
     """The run's end and its model, both or neither. Raises: JobTaken."""
     with transaction.atomic():
@@ -230,10 +331,10 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
         return model
 
 
-def _call_recipe(run: Run, record: "Recorder") -> dict:
+def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     train_rows, test_rows = _rows(run, record)
     # These import torch: only workers pay for it.
-    from training.ml import dpo, loading, reward_model, sft
+    from training.ml import dpo, loading, ppo, quiet_star, reward_model, sft
     from training.ml.peaks import Peak, give_memory_back
     from training.ml.steps import resume_point
 
@@ -254,15 +355,17 @@ def _call_recipe(run: Run, record: "Recorder") -> dict:
     train = {
         Run.Kind.REWARD: reward_model.train,
         Run.Kind.DPO: dpo.train,
+        Run.Kind.PPO: ppo.train,
         Run.Kind.SFT: sft.train,
         Run.Kind.PRETRAIN: sft.pretrain,
+        Run.Kind.QUIET_STAR: quiet_star.train,
     }[Run.Kind(run.kind)]
     if run.report_to:
         record.tracker = _tracker(run)
         record.say(f"Its numbers go to {TRACKERS[run.report_to]} as well.")
     peak = Peak()
     metrics = train(recipe, train_rows, test_rows, folder, record)
-    keep_peaks(run, recipe, metrics, peak.device, peak.bytes())
+    keep_peaks(run, recipe, metrics, peak.device, peak.bytes() if alone else None)
     return metrics
 
 
@@ -280,14 +383,18 @@ def _tracker(run: Run) -> "Tracker":
 
 
 def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
-    """(train, test): pairs of the frozen dataset, or texts of the file that the recipe names.
+    """(train, test): pairs of the frozen dataset, or their prompts; or texts of the file that the
+    recipe names.
 
     Raises: ValueError if they are gone, or no longer what the run began with.
     """
-    if run.kind != Run.Kind.PRETRAIN:
+    if run.kind not in ON_TEXTS:
         if run.dataset is None:
             _freeze_labels(run, record)
-        return load_pairs(run.dataset)
+        sides = load_pairs(run.dataset)
+        if run.kind == Run.Kind.PPO:
+            sides = tuple(prompts_of(pairs) for pairs in sides)
+        return sides
     recipe = recipe_of(run)
     sha256 = text_sha256(recipe.text)
     if run.text_sha256 and run.text_sha256 != sha256:
@@ -302,51 +409,6 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
         f"{n_repeated} repeated ones left out."
     )
     return train, test
-
-
-@shared_task
-def report_on_model(report_id: int) -> None:
-    """Carry one ModelReport from queued to its end."""
-    if report := _compute(ModelReport, report_id, lambda made, tell: figures_of(made.model, tell)):
-        write_card(report.model)
-
-
-@shared_task
-def carry_out_study(study_id: int) -> None:
-    """Carry one Study from queued to its end, or on from the training that it was stopped in."""
-    _compute(Study, study_id, result_of)
-
-
-def _compute(
-    kind: type[Job],
-    pk: int,
-    work: Callable[[Any, Callable[[int, int], None]], dict[str, Any]],
-) -> Any:
-    """Claim a job whose `result` is what `work` returns, given the job and a teller of progress.
-
-    Returns: the job if it succeeded, else None.
-    """
-    job = kind.objects.claim(pk)
-    if job is None:  # cancelled while queued, or another worker has it
-        return None
-    reported_at = 0.0
-
-    def tell(done: int, total: int) -> None:
-        nonlocal reported_at
-        if time.monotonic() - reported_at >= SECONDS_BETWEEN_REPORTS:
-            job.report(n_done=done, n_total=total)
-            reported_at = time.monotonic()
-
-    try:
-        with heartbeat(job):
-            result = work(job, tell)
-        return job if job.finish(Job.Status.SUCCEEDED, result=result) else None
-    except (JobCancelled, JobTaken):
-        return None
-    except Exception as error:
-        logger.exception("%s %s failed", job._meta.verbose_name, job.pk)
-        job.finish(Job.Status.FAILED, error=of_error(error)[1])
-        return None
 
 
 def _freeze_labels(run: Run, record: "Recorder") -> None:
@@ -392,10 +454,9 @@ class Recorder:
             if self.tracker:
                 self._track(lambda tracker: tracker.log(report))
         if report.split == "test" and report.values:
-            found = f"loss {report.values['loss']:.4f}"
-            if "accuracy" in report.values:
-                found = f"accuracy {report.values['accuracy']:.3f}, {found}"
-            self.lines.append(f"Step {report.step}: test {found}.")
+            told = [f"{n} {report.values[n]:.{d}f}" for n, d in LOGGED if n in report.values]
+            self.lines.append(f"Step {report.step}: test {', '.join(told)}.")
+        self.lines += [f"Step {report.step}: {note}." for note in report.notes]
         if self.show:
             self.show(report)
         if report.checkpoint:

@@ -6,6 +6,7 @@ from training.views import (
     arenas,
     compare,
     datasets,
+    deleting,
     fits,
     merges,
     models,
@@ -25,6 +26,7 @@ urlpatterns = [
     path("projects/<slug:slug>/training/runs/<int:pk>/", runs.run, name="run"),
     path("projects/<slug:slug>/training/runs/<int:pk>/cancel/", runs.cancel, name="cancel"),
     path("projects/<slug:slug>/training/runs/<int:pk>/resume/", runs.resume, name="resume"),
+    path("projects/<slug:slug>/training/runs/<int:pk>/delete/", deleting.run, name="delete_run"),
     path("projects/<slug:slug>/training/compare/", compare.compare, name="compare"),
     path("projects/<slug:slug>/training/sweeps/<int:pk>/", sweeps.sweep, name="sweep"),
     path(
@@ -60,7 +62,7 @@ urlpatterns = [
     ),
     path(
         "projects/<slug:slug>/training/models/<slug:name>/delete/",
-        models.delete,
+        deleting.model,
         name="delete_model",
     ),
     path(

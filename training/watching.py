@@ -1,7 +1,8 @@
-"""A worker's side of a run: the process that trains, its signs of life, and its end.
+"""A worker's side of what loads a model: the process that does it, its signs of life, and its end.
 
-A process of its own for each run, and a new interpreter each time: it costs some seconds of imports
-(docs/training.md has the figures) and gives back everything at the end, a GPU's memory as well.
+A process of its own for each job, and a new interpreter each time: it costs some seconds of imports
+(docs/training.md has the figures) and gives back everything at the end, a GPU's memory as well. The
+playground alone keeps its process from one answer to the next, see training/serving.py.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import IO
@@ -17,58 +19,56 @@ from typing import IO
 from django.conf import settings
 from django.db import DatabaseError, connection
 
+from labeling.jobs import Job
 from labeling.storage import storage_path
 from training import causes
-from training.models import Run
+from training.models import Merge, ModelExport, Run
+from training.registry import own_path, remove
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-"""Between two looks at the process and at the run's row."""
+"""Between two looks at the process and at the job's row."""
 CANCEL_SECONDS = 2.0
-"""Time to end by itself, at its next report, for a run that was asked to stop; then it is killed.
-What it saved last is whole in any case: checkpoints are sealed."""
+"""Time to end by itself, at its next report, for a job that was asked to stop; then it is killed.
+What a run saved last is whole in any case: checkpoints are sealed."""
 LAST_SECONDS = 30.0
-"""Time to end for a process whose run has ended."""
+"""Time to end for a process whose job has ended."""
 LAST_LINES = 20
 OUTPUT = "output.log"
-"""In the run's folder: what the training process and its libraries wrote, of all attempts."""
+"""In a run's folder: what the training process and its libraries wrote, of all attempts."""
 OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 
 
-def carry_out_in_child(run: Run) -> None:
-    """Train in a process of its own and wait for its end; the run's row then says how it ended.
+def carry_out_in_child(job: Job) -> None:
+    """Do a job in a process of its own and wait for its end; the job's row then says how it ended.
 
-    The caller keeps the run's claim alive meanwhile.
+    The caller keeps the job's claim alive meanwhile.
     """
-    folder = storage_path(run.folder)
-    folder.mkdir(parents=True, exist_ok=True)
     n_killed_before = n_killed_for_memory()
-    with (folder / OUTPUT).open("ab") as output:
-        child = start(run, output)
+    with output_of(job) as output:
+        child = start([job._meta.model_name or "", str(job.pk), job.worker], output)
         try:
-            peak, stopped = watch(run, child)
+            peak, stopped = watch(job, child)
         finally:
             kill(child)
-    if not _is_mine(run):
-        return
-    if stopped:
-        if run.finish(Run.Status.CANCELLED):
-            run.events.create(
-                text="Cancelled in the middle of a step. Resume goes on from the last checkpoint."
-            )
-        return
-    ran_out = n_killed_for_memory() > n_killed_before
-    cause, words = causes.of_exit(child.returncode, peak, ran_out=ran_out)
-    logger.error("run %s: %s", run.pk, words)
-    if run.finish(Run.Status.FAILED, error=words, cause=cause):
-        run.events.create(text=f"Failed: {words}\n{last_words(folder / OUTPUT)}")
+        ran_out = n_killed_for_memory() > n_killed_before
+        note_end(job, child.returncode, peak, stopped=stopped, ran_out=ran_out, output=output)
 
 
-def start(run: Run, output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """The process that trains, in a group of its own, so that its own children end with it."""
+def output_of(job: Job) -> IO[bytes]:
+    """What a process writes to: a run's is kept in its folder, others' are gone with the job."""
+    if not isinstance(job, Run):
+        return tempfile.TemporaryFile()
+    folder = storage_path(job.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / OUTPUT).open("a+b")
+
+
+def start(words: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A process of training/child.py, in a group of its own: its own children end with it."""
     return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-m", "training.child", str(run.pk), run.worker],
+        [sys.executable, "-m", "training.child", *words],
         cwd=settings.BASE_DIR,
         stdin=subprocess.PIPE,
         stdout=output,
@@ -77,8 +77,8 @@ def start(run: Run, output: IO[bytes]) -> subprocess.Popen[bytes]:
     )
 
 
-def watch(run: Run, child: subprocess.Popen[bytes]) -> tuple[int | None, bool]:
-    """Wait for the end of the process, and bring it about when the run is to stop.
+def watch(job: Job, child: subprocess.Popen[bytes]) -> tuple[int | None, bool]:
+    """Wait for the end of the process, and bring it about when the job is to stop.
 
     Returns: bytes that it held at most; whether it had to be killed because of a cancel.
     """
@@ -91,28 +91,69 @@ def watch(run: Run, child: subprocess.Popen[bytes]) -> tuple[int | None, bool]:
             return peak, stopped
         peak = max(filter(None, (peak, most_held(child.pid))), default=None)
         if kill_at is None:
-            seconds = seconds_to_live(run)
+            seconds = seconds_to_live(job)
             kill_at = None if seconds is None else time.monotonic() + seconds
         elif time.monotonic() >= kill_at:
             stopped = True
             kill(child)
 
 
-def seconds_to_live(run: Run) -> float | None:
+def seconds_to_live(job: Job) -> float | None:
     """How long the process may still take; None while there is no reason to end it."""
+    rows = type(job).objects.filter(pk=job.pk)
     try:
-        row = Run.objects.filter(pk=run.pk).values("status", "worker", "cancel_requested").first()
+        row = rows.values("status", "worker", "cancel_requested").first()
     except DatabaseError as error:  # busy or restarting: the next look tries again
-        logger.warning("watching run %s: %s", run.pk, error)
+        logger.warning("watching %s: %s", job, error)
         connection.close()
         return None
-    if row is None or row["worker"] != run.worker:  # deleted, or gone to another worker
+    if row is None or row["worker"] != job.worker:  # deleted, or gone to another worker
         return 0.0
-    if row["status"] == Run.Status.LOST:  # while the database was away: its claim has lapsed
+    if row["status"] == Job.Status.LOST:  # while the database was away: its claim has lapsed
         return 0.0
-    if row["status"] != Run.Status.RUNNING:
+    if row["status"] != Job.Status.RUNNING:
         return LAST_SECONDS
     return CANCEL_SECONDS if row["cancel_requested"] else None
+
+
+def note_end(
+    job: Job,
+    returncode: int,
+    peak: int | None,
+    *,
+    stopped: bool,
+    ran_out: bool,
+    output: IO[bytes],
+) -> None:
+    """Write how a job ended whose process is gone without having said so; else nothing.
+
+    Args: of causes.of_exit; and stopped: it was killed because of a cancel.
+    """
+    if not is_mine(job):
+        return
+    remove(half_done(job))  # while the job is ours: whoever resumes it begins there
+    if stopped:
+        if job.finish(Job.Status.CANCELLED) and isinstance(job, Run):
+            job.events.create(
+                text="Cancelled in the middle of a step. Resume goes on from the last checkpoint."
+            )
+        return
+    cause, words = causes.of_exit(returncode, peak, ran_out=ran_out)
+    said = last_words(output)
+    logger.error("%s: %s\n%s", job, words, said)
+    if not isinstance(job, Run):
+        job.finish(Job.Status.FAILED, error=words)
+    elif job.finish(Job.Status.FAILED, error=words, cause=cause):
+        job.events.create(text=f"Failed: {words}\n{said}")
+
+
+def half_done(job: Job) -> list[Path]:
+    """Files of a job that was ended in the middle, and of which nothing is kept. Runs and studies
+    go on from theirs."""
+    folders = {Merge: "merges", ModelExport: "exports"}
+    folder = folders.get(type(job))
+    path = own_path(f"{folder}/{job.pk}") if folder else None
+    return [path] if path else []
 
 
 def kill(child: subprocess.Popen[bytes]) -> None:
@@ -121,7 +162,8 @@ def kill(child: subprocess.Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     if child.stdin:
-        child.stdin.close()
+        with contextlib.suppress(OSError):  # of a line that nobody will read
+            child.stdin.close()
 
 
 def most_held(pid: int) -> int | None:
@@ -144,14 +186,20 @@ def n_killed_for_memory() -> int:
     return n
 
 
-def last_words(path: Path) -> str:
-    """The last lines of what the process wrote."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 8000))
-        lines = file.read().decode(errors="replace").splitlines()
-        return "\n".join(lines[-LAST_LINES:])
+def last_words(output: IO[bytes]) -> str:
+    """The last lines of what a process wrote."""
+    output.seek(max(0, output.seek(0, os.SEEK_END) - 8000))
+    return "\n".join(output.read().decode(errors="replace").splitlines()[-LAST_LINES:])
+
+
+def last_words_of(run: Run) -> str:
+    """The last lines of what the last process of a run wrote, if it has had one on this machine."""
+    with contextlib.suppress(OSError), (storage_path(run.folder) / OUTPUT).open("rb") as output:
+        return last_words(output)
     return ""
 
 
-def _is_mine(run: Run) -> bool:
-    return Run.objects.filter(pk=run.pk, status=Run.Status.RUNNING, worker=run.worker).exists()
+def is_mine(job: Job) -> bool:
+    """Whether a job is still in the hands of the worker that claimed it."""
+    mine = type(job).objects.filter(pk=job.pk, status=Job.Status.RUNNING, worker=job.worker)
+    return mine.exists()

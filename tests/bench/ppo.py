@@ -2,6 +2,7 @@
 
     python -m tests.bench.ppo speed --folder DIR     # a plain loop over `generate`, the same work
     python -m tests.bench.ppo memory                 # peaks of child processes
+    python -m tests.bench.ppo planner                # foretold beside measured, child processes
     python -m tests.bench.ppo world --folder DIR --seed 101    # true utility: start, DPO, PPO
 
 DIR keeps the micro-world's models and runs (PREFLOOP_STORAGE), one folder for all seeds. What is
@@ -213,10 +214,11 @@ def memory_child(kind: str, base: str, reward: str, settings: dict[str, Any]) ->
     began = time.monotonic()
     if kind == "shared":
         with tempfile.TemporaryDirectory() as out:
-            ppo.train(recipe, prompts, [], Path(out), lambda report: None)
+            found = ppo.train(recipe, prompts, [], Path(out), lambda report: None)
     else:
-        plain_loop(recipe, prompts)
-    return {"peak": peak.bytes(), "seconds": time.monotonic() - began}
+        found = plain_loop(recipe, prompts)
+    longest = found.get("longest")
+    return {"peak": peak.bytes(), "seconds": time.monotonic() - began, "longest": longest}
 
 
 def memory() -> None:
@@ -234,31 +236,69 @@ def memory() -> None:
             reward = save_reward_model(str(base), Path(root) / method, method=method)
             found = {}
             for kind in ("separate", "shared"):
-                asked = json.dumps(settings | {"method": method})
-                done = subprocess.run(
-                    [
-                        sys.executable,
-                        "-m",
-                        "tests.bench.ppo",
-                        "child",
-                        kind,
-                        str(base),
-                        reward,
-                        asked,
-                    ],
-                    cwd=ROOT,
-                    capture_output=True,
-                    text=True,
-                    env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"},
-                )
-                if done.returncode:
-                    sys.exit(done.stderr)
-                found[kind] = json.loads(done.stdout.splitlines()[-1])
+                found[kind] = child(kind, base, reward, settings | {"method": method})
                 mib, seconds = found[kind]["peak"] / 2**20, found[kind]["seconds"]
                 print(f"| {method} | {kind} | {mib:.0f} MiB | {seconds:.0f} s |", flush=True)
             print(
                 f"{method}: {found['shared']['peak'] / found['separate']['peak']:.3f}", flush=True
             )
+
+
+PLANNED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("one layer of a large model", {"num_hidden_layers": 1}, {"batch_size": 8}),
+    ("4 layers", {"num_hidden_layers": 4}, {"batch_size": 8}),
+    ("4 layers, long responses", {"num_hidden_layers": 4}, {"max_new_tokens": 160}),
+    ("4 layers, RLOO", {"num_hidden_layers": 4}, {"algorithm": "rloo", "samples_per_prompt": 2}),
+    ("4 layers, checkpointing", {"num_hidden_layers": 4}, {"gradient_checkpointing": True}),
+    ("4 layers, in 4 bits", {"num_hidden_layers": 4}, {"method": "qlora"}),
+    ("8 layers, rank 64", {"num_hidden_layers": 8, "hidden_size": 512}, {"lora_rank": 64}),
+]
+"""Models by what differs from LARGE, and recipes."""
+
+
+def planner() -> None:
+    """What is foretold of the peak beside what a child process takes."""
+    from tests.bench.memory import save_model
+    from tests.training.reward_models import save_reward_model
+    from training.ml.architecture import read_architecture
+    from training.ml.config import PPORecipe
+    from training.ml.ppo_memory import predict
+
+    common = {
+        "steps": 1, "prompts_per_step": 8, "max_new_tokens": 64, "batch_size": 4,
+        "minibatches": 1, "epochs": 1, "rollout_batch_size": 16, "dtype": "float32",
+    }  # fmt: skip
+    print("| model and recipe | foretold MiB | measured MiB | error | moment |")
+    for words, shape, changed in PLANNED:
+        with tempfile.TemporaryDirectory() as root:
+            base = Path(root) / "base"
+            save_model(base, LARGE | shape)
+            settings = common | changed
+            method = str(settings.get("method", "lora"))
+            reward = save_reward_model(str(base), Path(root) / "reward", method=method)
+            found = child("shared", base, reward, settings)
+            recipe = PPORecipe(base_model=str(base), reward_models=reward, **settings)
+            told = predict(recipe, read_architecture(base), device="cpu", tokens=found["longest"])
+            foretold, measured = told.peak / 2**20, found["peak"] / 2**20
+            error = foretold / measured - 1
+            print(f"| {words} | {foretold:.0f} | {measured:.0f} | {error:+.1%} | {told.moment} |",
+                  flush=True)  # fmt: skip
+
+
+def child(kind: str, base: Path, reward: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a process of its own says of a run in it."""
+    asked = [sys.executable, "-m", "tests.bench.ppo", "child", kind, str(base), reward]
+    done = subprocess.run(
+        [*asked, json.dumps(settings)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"},
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 # ---- The truth ----------------------------------------------------------------------------------
@@ -434,6 +474,7 @@ def main() -> None:
     asked_speed.add_argument("--folder", type=Path, required=True)
     asked_speed.add_argument("--steps", type=int, default=4)
     parts.add_parser("memory")
+    parts.add_parser("planner")
     asked_world = parts.add_parser("world")
     asked_world.add_argument("--folder", type=Path, required=True)
     asked_world.add_argument("--seed", type=int, default=7)
@@ -449,6 +490,8 @@ def main() -> None:
         speed(asked.folder, asked.steps)
     elif asked.part == "memory":
         memory()
+    elif asked.part == "planner":
+        planner()
     elif asked.part == "world":
         print(json.dumps(world(asked.folder, asked.seed, asked.settings), indent=1))
     else:

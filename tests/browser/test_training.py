@@ -7,8 +7,8 @@ from playwright.sync_api import Page, expect
 
 from tests.factories import MembershipFactory, UserFactory
 from tests.training.projects import labeled_project
-from training.models import Run
-from training.tasks import build_dataset, carry_out, report_on_model
+from training.models import ModelReport, Run
+from training.tasks import build_dataset, carry_out, carry_out_job
 
 LARGE = {
     "model_type": "llama",
@@ -97,7 +97,7 @@ def test_a_run_is_launched_from_the_form_and_its_curves_draw_themselves(
     expect(page.locator("h1")).to_contain_text(f"reward-{run.pk}")
     assert axe_findings(page) == []
 
-    report_on_model(run.model_version.reports.get().pk)
+    carry_out_job(ModelReport, run.model_version.reports.get().pk)
     page.get_by_role("link", name="Report", exact=True).click()
     expect(page.get_by_role("heading", name="What it gets most wrong")).to_be_visible()
     assert axe_findings(page) == []

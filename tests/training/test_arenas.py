@@ -9,7 +9,7 @@ from tests.training.projects import labeled_project
 from training.arenas import ArenaSettings, create_arena, held_out_prompts, progress_of
 from training.datasets import freeze, pair_rows
 from training.models import Arena, Run
-from training.tasks import fill_arena
+from training.tasks import carry_out_job
 
 pytestmark = pytest.mark.django_db
 
@@ -37,7 +37,7 @@ def lead(project, client):
 
 def held(project, *models, **changes) -> Arena:
     made = create_arena(project, ArenaSettings(models=models, **{**SMALL, **changes}))
-    fill_arena(made.pk)
+    carry_out_job(Arena, made.pk)
     made.refresh_from_db()
     return made
 
@@ -93,7 +93,7 @@ def test_the_page_begins_an_arena_and_never_says_who_wins(project, lead):
     arena = Arena.objects.get()
     assert answer.url == reverse("training:arena", args=[project.slug, arena.pk])
     assert "Waiting for a worker" in lead.get(answer.url).content.decode()
-    fill_arena(arena.pk)
+    carry_out_job(Arena, arena.pk)
     ann = RaterFactory(project=project, name="ann-2")
     for comparison in arena.comparisons.select_related("response_a"):
         newer = "a" if comparison.response_a.source == "newer" else "b"

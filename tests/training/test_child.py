@@ -1,4 +1,4 @@
-"""A run in a process of its own: what ends the process, or the worker, ends the run in words."""
+"""Jobs in processes of their own: what ends a process, or the worker, ends the job in words."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from labeling.jobs import process_lives
+from labeling.jobs import Job, process_lives
 from labeling.storage import storage_path
 from tests.factories import UserFactory
 from tests.training.projects import labeled_project
-from training import causes
-from training.models import ModelVersion, Run
+from training import causes, serving, tasks, watching
+from training.models import Merge, ModelExport, ModelReport, ModelVersion, Run, SideBySide, Study
 from training.runs import cancel_run, create_run
 from training.tasks import train
 from training.watching import OUTPUT
@@ -43,10 +43,11 @@ def queued(base: str, **changes) -> Run:
     )
 
 
-def child_of(pid: int, run: Run) -> int | None:
-    """The process that trains for a worker."""
+def child_of(pid: int, job: Job) -> int | None:
+    """The process that does a job for a worker."""
+    words = "serve" if isinstance(job, SideBySide) else f"{job._meta.model_name} {job.pk} "
     found = subprocess.run(
-        ["pgrep", "-P", str(pid), "-f", f"training.child {run.pk} "],
+        ["pgrep", "-P", str(pid), "-f", f"training.child {words}"],
         capture_output=True,
         text=True,
         check=False,
@@ -62,12 +63,12 @@ def wait_for(what, seconds: float = 60):
     return found
 
 
-def in_the_meantime(run: Run, act) -> threading.Thread:
-    """Do something to the process of a run as soon as there is one."""
+def in_the_meantime(job: Job, act) -> threading.Thread:
+    """Do something to the process of a job as soon as there is one."""
 
     def wait_and_act() -> None:
         try:
-            act(wait_for(lambda: child_of(os.getpid(), run)))
+            act(wait_for(lambda: child_of(os.getpid(), job)))
         finally:
             connection.close()
 
@@ -102,6 +103,7 @@ def test_a_run_is_trained_by_its_child_and_a_cancelled_one_stops_while_it_loads(
     run.refresh_from_db()
     assert (run.status, run.error) == ("succeeded", "")
     assert ModelVersion.objects.get(run=run).name == f"reward-{run.pk}"
+    assert run.measured_peak > 10**6
     step = run.steps.filter(split="train").last()
     assert step.values["grad_norm"] > 0
     assert step.cost["tokens"] > 0
@@ -148,3 +150,139 @@ def test_a_killed_worker_takes_its_child_along_and_the_run_is_seen_as_lost(tiny_
     assert mark_lost(Run.objects.orphaned()) == 1
     run.refresh_from_db()
     assert (run.status, run.can_resume) == ("lost", True)
+
+
+@pytest.fixture
+def models(tiny_model):
+    """A project with a model that writes."""
+    project = labeled_project(2)
+    project.models.create(name="one", kind="base", path=tiny_model)
+    return project
+
+
+def job_of(project, kind: type[Job]) -> Job:
+    """A queued job that will be ended before it has looked at its model."""
+    model = project.models.get()
+    if kind is Merge:
+        return kind.objects.create(project=project, name="two", method="fold")
+    if kind is Study:
+        run = Run.objects.create(project=project, kind="reward", base_model="one")
+        return kind.objects.create(project=project, run=run, kind="curve")
+    return kind.objects.create(project=project, model=model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        (Merge, tasks.merge_models),
+        (ModelExport, tasks.export_model),
+        (ModelReport, tasks.report_on_model),
+        (Study, tasks.carry_out_study),
+    ],
+)
+def test_other_work_that_is_killed_or_stopped_ends_alone_and_leaves_nothing(
+    models, storage, kind, task, monkeypatch
+):
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(watching, "CANCEL_SECONDS", 0.1)
+    job = job_of(models, kind)
+    for folder in ("merges", "exports"):
+        (storage / folder / str(job.pk) / "model.part").mkdir(parents=True)
+    kept = storage / "merges" / "77"
+    kept.mkdir()
+    thread = in_the_meantime(job, lambda pid: os.kill(pid, signal.SIGKILL))
+    task(job.pk)
+    thread.join()
+    job.refresh_from_db()
+    assert job.status == "failed"
+    assert "The process that did this was killed (SIGKILL)" in job.error
+    own = {Merge: "merges", ModelExport: "exports"}.get(kind)
+    for folder in ("merges", "exports"):
+        assert (storage / folder / str(job.pk)).exists() == (folder != own)
+    assert kept.exists()
+
+    assert job.requeue()
+
+    def cancel(pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)  # it reports nothing and sees nothing
+        job.request_cancel()
+
+    thread = in_the_meantime(job, cancel)
+    task(job.pk)
+    thread.join()
+    job.refresh_from_db()
+    assert (job.status, job.error) == ("cancelled", "")
+    assert child_of(os.getpid(), job) is None
+
+
+def asked(project) -> SideBySide:
+    return SideBySide.objects.create(
+        project=project,
+        prompt=[{"role": "user", "content": "Tell me about the river."}],
+        model_a="one",
+        model_b="one",
+        sampling={"temperature": 1.0, "seed": 3, "max_new_tokens": 4},
+    )
+
+
+def answered(pair: SideBySide) -> SideBySide:
+    tasks.answer_side_by_side(pair.pk)
+    pair.refresh_from_db()
+    return pair
+
+
+@pytest.fixture
+def no_process_stays():
+    yield
+    serving.end()
+
+
+@pytest.mark.usefixtures("no_process_stays")
+def test_the_playground_keeps_one_process_and_starts_another_when_it_dies(models, monkeypatch):
+    monkeypatch.setattr(watching, "CANCEL_SECONDS", 0.1)
+    pairs = [asked(models) for _n in range(4)]
+    for pair in pairs[:2]:
+        began = time.monotonic()
+        found = answered(pair)
+        assert (found.status, found.error) == ("succeeded", "")
+        assert found.text_a == found.text_b != ""
+    assert time.monotonic() - began < 2  # the second time it imports nothing and loads nothing
+    process = child_of(os.getpid(), pairs[0])
+    os.kill(process, signal.SIGKILL)  # while nobody asks
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # with all its threads
+
+    thread = in_the_meantime(pairs[2], lambda pid: os.kill(pid, signal.SIGABRT))
+    found = answered(pairs[2])
+    thread.join()
+    assert found.status == "failed"
+    assert "crashed in compiled code (SIGABRT)" in found.error
+
+    thread = in_the_meantime(pairs[3], lambda _pid: pairs[3].request_cancel())
+    found = answered(pairs[3])
+    thread.join()
+    assert (found.status, found.error) == ("cancelled", "")
+    assert child_of(os.getpid(), pairs[3]) is None
+
+
+@pytest.mark.usefixtures("no_process_stays")
+def test_the_playgrounds_process_ends_when_nobody_asks_or_its_worker_does_other_work(
+    models, monkeypatch
+):
+    for idle_seconds, does_other_work in ((0.05, False), (60.0, True)):
+        monkeypatch.setattr(serving, "IDLE_SECONDS", idle_seconds)
+        pair = asked(models)
+        seen = []
+
+        def stop(pid: int, pair: SideBySide = pair, seen: list = seen) -> None:
+            seen.append(pid)
+            SideBySide.objects.filter(pk=pair.pk).update(status=Job.Status.CANCELLED)
+
+        thread = in_the_meantime(pair, stop)
+        answered(pair)
+        thread.join()
+        if does_other_work:
+            assert process_lives(seen[0])
+            tasks.make_room(task=tasks.answer_side_by_side)
+            assert process_lives(seen[0])
+            tasks.make_room(task=tasks.train)
+        wait_for(lambda pid=seen[0]: not process_lives(pid), seconds=5)

@@ -15,7 +15,7 @@ from tests.training.ml.test_merging import lora, save_adapter
 from tests.training.projects import labeled_project
 from training.merges import start_merge
 from training.models import Merge, ModelVersion
-from training.tasks import merge_models
+from training.tasks import carry_out_job
 
 pytestmark = pytest.mark.django_db
 
@@ -51,7 +51,7 @@ def lead(project, client):
 
 
 def done(merge: Merge) -> Merge:
-    merge_models(merge.pk)
+    carry_out_job(Merge, merge.pk)
     return Merge.objects.select_related("model_version").get(pk=merge.pk)
 
 

@@ -5,7 +5,14 @@ import pytest
 
 from labeling.calibration import fit_temperature
 from training.ml.evaluation import log_loss
-from training.model_figures import columns, most_wrong, policy_figures, reward_figures, rightness
+from training.model_figures import (
+    columns,
+    most_disputed,
+    most_wrong,
+    policy_figures,
+    reward_figures,
+    rightness,
+)
 from training.study_figures import curve, labels, over_seeds
 
 
@@ -146,3 +153,33 @@ def test_the_interval_over_seeds_is_students():
     found = over_seeds([1.0, 2.0, 3.0])
     assert found["low"] == pytest.approx(2 - 4.302653 / 3**0.5)
     assert over_seeds([1.0])["low"] is None
+
+
+def test_a_spread_that_tells_of_errors_is_seen_to_tell_and_one_that_does_not_is_not():
+    rng = np.random.default_rng(7)
+    spread = rng.uniform(0.2, 4, 800)
+    telling = scored(800, chosen=rng.normal(1, spread), spread=spread)
+    idle = scored(800, chosen=rng.normal(1, 2, 800), spread=spread)
+
+    found, other = (reward_figures(pairs, None)["spread"] for pairs in (telling, idle))
+
+    assert found["gain"]["low"] > 0.1
+    assert other["gain"]["low"] < 0 < other["gain"]["high"]
+    assert found["gain_of_doubt"]["low"] > 0
+    right = [quarter["accuracy"]["value"] for quarter in found["quarters"]]
+    assert right == sorted(right, reverse=True)
+    assert [q["accuracy"]["n"] for q in found["quarters"]] == [200] * 4
+    assert found["quarters"][3]["said"]["value"] > right[3]  # too sure where they disagree
+    assert "spread" not in reward_figures(scored(40), None)  # a single model
+
+
+def test_a_margin_with_a_spread_is_worth_what_mackay_says():
+    pairs = scored(2, chosen=[2.0, -1.0], spread=[0.0, 3.0])
+
+    found = reward_figures(pairs, None)["spread"]
+
+    shrunk = -1.0 / np.sqrt(1 + np.pi * 9 / 8)
+    expected = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-shrunk))) / 2
+    assert found["doubting"]["value"] == pytest.approx(expected)
+    assert found["mean"]["value"] == 1.5
+    assert [place for place, _prob in most_disputed(pairs.margin, pairs.spread)] == [1, 0]

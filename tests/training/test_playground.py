@@ -4,11 +4,11 @@ import pytest
 from django.urls import reverse
 
 from labeling.models import Change
-from tests.factories import MembershipFactory, UserFactory
+from tests.factories import MembershipFactory, UserFactory, bearer
 from tests.training.projects import labeled_project
 from training.models import SideBySide
 from training.playground import MOST_WAITING, QueueFull, start_pair
-from training.tasks import answer_side_by_side
+from training.tasks import carry_out_job
 
 pytestmark = pytest.mark.django_db
 
@@ -44,7 +44,7 @@ def test_two_models_answer_in_a_worker_and_the_page_follows(project, lead):
     card = lead.get(answer.url, headers={"HX-Request": "true"}).content.decode()
     assert "hx-trigger" in card
     assert "Waiting for a worker" in card
-    answer_side_by_side(pair.pk)
+    carry_out_job(SideBySide, pair.pk)
     pair.refresh_from_db()
     assert (pair.status, pair.error) == ("succeeded", "")
     assert pair.text_a == pair.text_b != ""  # one model under two names, and one seed
@@ -57,7 +57,7 @@ def test_two_models_answer_in_a_worker_and_the_page_follows(project, lead):
 def test_a_pair_is_sent_to_people_once_with_its_sources(project, lead):
     ask(lead, project)
     pair = SideBySide.objects.get()
-    answer_side_by_side(pair.pk)
+    carry_out_job(SideBySide, pair.pk)
     SideBySide.objects.update(text_b="Something else.")
     before = project.comparisons.count()
     url = reverse("training:send_to_people", args=[project.slug, pair.pk])
@@ -108,7 +108,7 @@ def test_a_pair_can_be_stopped_and_keeps_what_was_said(project, lead, monkeypatc
     lead.post(reverse("training:cancel_side_by_side", args=[project.slug, pair.pk]))
     pair.refresh_from_db()
     assert (pair.status, pair.text_a) == ("cancelled", "so far")
-    answer_side_by_side(pair.pk)  # a late message wakes nobody
+    carry_out_job(SideBySide, pair.pk)  # a late message wakes nobody
     pair.refresh_from_db()
     assert pair.text_a == "so far"
 
@@ -116,7 +116,37 @@ def test_a_pair_can_be_stopped_and_keeps_what_was_said(project, lead, monkeypatc
 def test_a_prompt_without_room_fails_in_words(project, lead):
     ask(lead, project, max_new_tokens=4000)
     pair = SideBySide.objects.get()
-    answer_side_by_side(pair.pk)
+    carry_out_job(SideBySide, pair.pk)
     pair.refresh_from_db()
     assert pair.status == "failed"
     assert "exceed the context of 256" in pair.error
+
+
+def test_programs_ask_look_stop_and_send_as_people_do(project, client):
+    api = f"/api/projects/{project.slug}/playground/"
+    lead = bearer(MembershipFactory(project=project).user)
+    viewer = bearer(MembershipFactory(project=project, role="viewer").user)
+    body = {"text": "Tell me about the river.", "model_a": "one", "model_b": "two", "seed": 3}
+
+    def post(path, headers, **changes):
+        return client.post(path, body | changes, "application/json", headers=headers)
+
+    assert post(api, viewer).status_code == 403
+    wrong = post(api, lead, model_b="scorer")
+    assert wrong.json()["detail"] == "There is no model scorer that writes."
+    answers = [post(api, lead) for _n in range(MOST_WAITING)]
+    assert {answer.status_code for answer in answers} == {202}
+    assert post(api, lead).status_code == 409
+    one = f"{api}{answers[0].json()['id']}/"
+    assert client.get(one, headers=viewer).json() | {"created_at": ""} == answers[0].json() | {
+        "created_at": ""
+    }
+    assert answers[0].json()["prompt"] == [{"role": "user", "content": body["text"]}]
+    assert client.post(one + "send/", headers=lead).status_code == 409  # nothing said yet
+    SideBySide.objects.update(status="succeeded", text_a="Water.", text_b="More water.")
+    sent = [client.post(one + "send/", headers=lead).json()["comparison"] for _n in range(2)]
+    assert sent[0] == sent[1] == SideBySide.objects.exclude(comparison=None).get().comparison_id
+    other = f"{api}{post(api, lead).json()['id']}/"
+    assert client.post(other + "cancel/", headers=viewer).status_code == 403
+    assert client.post(other + "cancel/", headers=lead).json()["status"] == "cancelled"
+    assert len(client.get(api, headers=viewer).json()["results"]) == MOST_WAITING + 1

@@ -11,14 +11,14 @@ from django.urls import reverse
 
 from labeling.models import Change, Choice
 from labeling.storage import storage_path
-from tests.factories import MembershipFactory, UserFactory, bearer
+from tests.factories import MembershipFactory, ProjectFactory, UserFactory, bearer
 from tests.training.projects import comparison, labeled_project
 from training.datasets import freeze
 from training.lineage import lineage
 from training.model_files import serving_command
 from training.models import Merge, ModelExport, ModelVersion, Run
 from training.registry import StillInUse, delete_model, own_path, what_depends
-from training.tasks import export_model
+from training.tasks import carry_out_job
 
 pytestmark = pytest.mark.django_db
 
@@ -162,6 +162,99 @@ def test_deleting_shows_what_depends_and_takes_all_of_it_or_nothing(
     assert change.after["models"] == ["both", "dpo-1"]
 
 
+def asks(project, name: str, model: str):
+    """A judge of the project whose model is `model`, as a rater."""
+    rater = project.raters.create(kind="judge", name=f"{name} v1")
+    project.judges.create(name=name).versions.create(
+        number=1, model=model, rater=rater, recipe={"mode": "pairwise"}
+    )
+    return rater
+
+
+def test_a_judge_that_asks_a_model_is_shown_and_stays_with_what_it_said(
+    world, client, storage, django_capture_on_commit_callbacks
+):
+    project, _base, trained, _other, merged = world
+    named = asks(project, "named", "both")
+    asks(project, "apart", "dpo-2")
+    asks(project, "hub", "org/both..x")
+    other_project = ProjectFactory(slug="other")
+    by_path = asks(other_project, "by-path", str(storage / "runs" / "1" / "model"))
+    asks(other_project, "same-name", "both")
+    assert what_depends(trained).judges == [named, by_path]
+    url = reverse("training:delete_model", args=[project.slug, "dpo-1"])
+    client = sign_in(client, project)
+    page = client.get(url).content.decode()
+    assert "named v1" in page
+    assert "1 judge of another project" in page
+    assert "by-path" not in page
+
+    agreed = {"agreed": [trained.pk, merged.pk]}
+    client.post(url, agreed)  # the judge was not on the list that was confirmed
+    assert project.models.filter(name="both").exists()
+    running = named.judge_version.runs.create(status="running")
+    client.post(url, agreed | {"agreed_judge": [named.pk]})
+    assert project.models.filter(name="both").exists()
+    running.delete()
+    with django_capture_on_commit_callbacks(execute=True):
+        client.post(url, agreed | {"agreed_judge": [named.pk]})
+    assert not project.models.filter(name="both").exists()
+    assert project.raters.filter(pk=named.pk).exists()
+    assert Change.objects.get(action="delete model").after["judges"] == ["named v1", "by-path v1"]
+
+
+def test_checkpoints_go_with_the_model_and_all_of_a_run_goes_with_the_run(
+    world, client, storage, django_capture_on_commit_callbacks
+):
+    project, _base, trained, _other, merged = world
+    run = trained.run
+    Run.objects.filter(pk=run.pk).update(folder="runs/1")
+    stopped = Run.objects.create(
+        project=project, kind="dpo", base_model="x", status="failed", folder="runs/7"
+    )
+    study = stopped.studies.create(project=project, kind="curve", status="failed")
+    for row, step in ((run, 1), (run, 2), (stopped, 5)):
+        folder = storage / "runs" / ("1" if row == run else "7") / "checkpoints"
+        place = folder / f"checkpoint-{step}"
+        place.mkdir(parents=True)
+        (place / "optimizer.bin").write_bytes(b"0" * 500)
+        row.checkpoints.create(step=step, path=str(place.relative_to(storage)))
+    (storage / "studies" / str(study.pk)).mkdir(parents=True)
+    (storage / "runs" / "1" / "output.log").write_text("said")
+    trained.refresh_from_db()
+
+    client = sign_in(client, project)
+    before = what_depends(trained)
+    assert len(before.checkpoints) == 2
+    url = reverse("training:delete_model", args=[project.slug, "dpo-1"])
+    assert "2 checkpoints" in client.get(url).content.decode()
+    with django_capture_on_commit_callbacks(execute=True):
+        client.post(url, {"agreed": [trained.pk, merged.pk]})
+    assert sorted(path.name for path in (storage / "runs" / "1").iterdir()) == ["output.log"]
+    assert run.checkpoints.count() == 0
+
+    api = f"/api/projects/{project.slug}/runs/{stopped.pk}/delete/"
+    lead = bearer(MembershipFactory(project=project).user)
+    page = client.get(reverse("training:delete_run", args=[project.slug, stopped.pk]))
+    text = page.content.decode()
+    assert "1 checkpoint" in text
+    assert f"Study {study.pk}" in text
+    stopped.studies.update(status="running")
+    refused = client.post(api, {"models": []}, "application/json", headers=lead)
+    assert refused.status_code == 409
+    stopped.studies.update(status="failed")
+    with django_capture_on_commit_callbacks(execute=True):
+        answer = client.post(api, {"models": []}, "application/json", headers=lead)
+    assert answer.json() == {"models": [], "judges": [], "checkpoints": 1}
+    assert not (storage / "runs" / "7").exists()
+    assert list((storage / "studies").iterdir()) == []
+    with django_capture_on_commit_callbacks(execute=True):
+        client.post(reverse("training:delete_run", args=[project.slug, run.pk]))
+    assert not Run.objects.exists()
+    assert not (storage / "runs" / "1").exists()
+    assert project.datasets.count() == 1
+
+
 def test_a_model_that_something_reads_stays(world):
     project, base, _trained, _other, _merged = world
     Run.objects.update(status="running")
@@ -256,7 +349,7 @@ def test_a_gguf_file_is_written_by_a_worker_and_fetched(world, client, tiny_mode
         reverse("training:export_model", args=[project.slug, "whole"]), {"numbers": "float16"}
     )
     export = ModelExport.objects.get()
-    export_model(export.pk)
+    carry_out_job(ModelExport, export.pk)
     export.refresh_from_db()
     assert (export.status, export.error) == ("succeeded", "")
     page = client.get(reverse("training:model", args=[project.slug, "whole"])).content.decode()
@@ -270,6 +363,47 @@ def test_a_gguf_file_is_written_by_a_worker_and_fetched(world, client, tiny_mode
     )
     assert "merge it into its base first" in refused.content.decode()
     assert ModelExport.objects.count() == 1
+
+
+def test_programs_fetch_files_and_commands_as_pages_do(world, client, tiny_model):
+    project, base, trained, *_others = world
+    whole = project.models.create(name="whole", kind="base", path=tiny_model)
+    api = f"/api/projects/{project.slug}"
+    lead = bearer(MembershipFactory(project=project).user)
+    viewer = bearer(MembershipFactory(project=project, role="viewer").user)
+
+    answer = client.get(f"{api}/models/{trained.pk}/files/", headers=lead)
+    names = zipfile.ZipFile(io.BytesIO(b"".join(answer.streaming_content))).namelist()
+    assert "dpo-1/adapter_model.safetensors" in names
+    assert client.get(f"{api}/models/{trained.pk}/files/", headers=viewer).status_code == 403
+    serving = client.get(f"{api}/models/{base.pk}/serving/", headers=viewer).json()
+    assert serving["command"].startswith("vllm serve ")
+    assert [row["model"] for row in serving["left_out"]] == ["dpo-2"]
+
+    refused = client.post(
+        f"{api}/models/{trained.pk}/exports/", {}, "application/json", headers=lead
+    )
+    assert "merge it into its base first" in refused.json()["detail"]
+    asked = client.post(
+        f"{api}/models/{whole.pk}/exports/",
+        {"numbers": "float32"},
+        "application/json",
+        headers=lead,
+    )
+    assert (asked.status_code, asked.json()["status"]) == (202, "queued")
+    one = f"{api}/exports/{asked.json()['id']}/"
+    assert client.get(one + "file/", headers=lead).status_code == 404  # not yet
+    assert client.post(one + "cancel/", headers=viewer).status_code == 403
+    assert client.post(one + "cancel/", headers=lead).json()["status"] == "cancelled"
+    listed = client.get(f"{api}/models/{whole.pk}/exports/", headers=viewer).json()["results"]
+    assert [(row["model"], row["numbers"]) for row in listed] == [("whole", "float32")]
+    path = storage_path(f"exports/{asked.json()['id']}/whole.gguf")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"GGUF")
+    ModelExport.objects.update(path=f"exports/{asked.json()['id']}/whole.gguf", status="succeeded")
+    answer = client.get(one + "file/", headers=lead)
+    assert b"".join(answer.streaming_content) == b"GGUF"
+    assert client.get(one + "file/", headers=viewer).status_code == 403
 
 
 def test_the_command_writes_a_zip_and_says_why_not(world, tmp_path, capsys):

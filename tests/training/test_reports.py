@@ -8,12 +8,13 @@ from labeling.storage import storage_path
 from tests.factories import MembershipFactory, UserFactory
 from tests.training.projects import comparison, labeled_project
 from training.cards import card_of
-from training.datasets import load_pairs
+from training.dataset_settings import stored_settings
+from training.datasets import freeze, load_pairs
 from training.models import ModelReport, Study
 from training.reports import wrong_pairs
 from training.runs import create_run
 from training.studies import part_of, start_study
-from training.tasks import carry_out, carry_out_study, report_on_model
+from training.tasks import carry_out, carry_out_job
 
 pytestmark = pytest.mark.django_db
 
@@ -33,7 +34,7 @@ def reported(run) -> ModelReport:
     """The report that the end of the run asked for, carried out."""
     report = run.model_version.reports.get()
     assert report.status == Job.Status.QUEUED
-    report_on_model(report.pk)
+    carry_out_job(ModelReport, report.pk)
     report.refresh_from_db()
     assert (report.status, report.error) == ("succeeded", "")
     return report
@@ -89,6 +90,26 @@ def test_a_reward_model_is_measured_when_its_run_ends_and_its_page_leads_to_the_
     assert client.get(f"{address}file/").content.decode() == text
 
 
+def test_a_report_on_an_ensemble_says_where_its_members_disagree(client, tiny_model):
+    project = labeled_project(24)
+    run = trained(
+        project, tiny_model, recipe_settings=QUICK | {"members": 2, "max_steps": 2, "epochs": 1}
+    )
+
+    found = reported(run).result
+
+    assert found["spread"]["mean"]["value"] == pytest.approx(run.metrics["spread"], abs=1e-5)
+    quarters = found["spread"]["quarters"]
+    assert sum(quarter["accuracy"]["n"] for quarter in quarters) == found["n"]
+    spreads = [row["spread"] for row in found["disputed"]]
+    assert len(spreads) == found["n"]
+    assert min(spreads) == quarters[0]["low"] > 0
+    lead_of(client, project)
+    page = client.get(f"/projects/polite/training/models/reward-{run.pk}/report/")
+    assert page.context["disputed"][0]["comparison"].project == project
+    assert "Does it know when it does not know?" in page.content.decode()
+
+
 @pytest.mark.parametrize("kind", ["dpo", "sft"])
 def test_a_policy_is_measured_against_its_base_and_shown_beside_it(
     client, tiny_model, kind, monkeypatch
@@ -133,13 +154,13 @@ def test_a_learning_curve_goes_on_where_it_was_stopped(client, tiny_model, monke
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Study, "report", report)
-        carry_out_study(study.pk)
+        carry_out_job(Study, study.pk)
     study.refresh_from_db()
     assert (study.status, list(study.cells)) == ("failed", ["0.5 0"])
     kept = dict(study.cells)
 
     study.requeue()
-    carry_out_study(study.pk)
+    carry_out_job(Study, study.pk)
     study.refresh_from_db()
 
     assert (study.status, study.error) == ("succeeded", "")
@@ -173,7 +194,7 @@ def test_ways_of_making_labels_are_held_against_decisions_that_none_was_trained_
     study = Study.objects.get()
     study.options["arms"] = ["majority", "dawid-skene"]  # two of four, for time
     study.save()
-    carry_out_study(study.pk)
+    carry_out_job(Study, study.pk)
     study.refresh_from_db()
 
     assert answer.url == f"/projects/polite/training/studies/{study.pk}/"
@@ -185,3 +206,15 @@ def test_ways_of_making_labels_are_held_against_decisions_that_none_was_trained_
     assert rows["dawid-skene"]["against"]["n"] == 12
     assert "Against majority" in client.get(answer.url).content.decode()
     assert list((storage_path("studies") / str(study.pk)).iterdir()) == []
+    # What it froze stands in a list of its own, until somebody else freezes the same.
+    of_study = list(project.datasets.of_studies_alone())
+    assert list(project.datasets.listed()) == [run.dataset]
+    address = "/projects/polite/training/datasets/"
+    page = client.get(address).content.decode()
+    assert f"Show the {len(of_study)} of studies" in page
+    assert of_study[0].sha256 not in page
+    page = client.get(address + "?of=studies").content.decode()
+    assert of_study[0].sha256 in page
+    assert run.dataset.sha256 not in page
+    freeze(project, stored_settings(of_study[0].filters))
+    assert of_study[0] in project.datasets.listed()

@@ -27,7 +27,7 @@ from training.rounds import (
     start_round,
     train_on_labels,
 )
-from training.tasks import choose_pairs
+from training.tasks import carry_out_job
 
 pytestmark = pytest.mark.django_db
 
@@ -58,7 +58,7 @@ def lead(project, client):
 def carried_out(project, **changes) -> Round:
     settings = RoundSettings(**{"models": ("base",), "scorer": "scorer", **SMALL, **changes})
     made = create_round(project, settings)
-    choose_pairs(made.pk)
+    carry_out_job(Round, made.pk)
     made.refresh_from_db()
     return made
 
@@ -114,12 +114,12 @@ def test_a_round_that_was_stopped_goes_on_with_what_it_had_sampled(project, monk
 
     report = Round.report
     monkeypatch.setattr(Round, "report", stop_at_the_second)
-    choose_pairs(made.pk)
+    carry_out_job(Round, made.pk)
     made.refresh_from_db()
     assert (made.status, made.pairs.count()) == ("cancelled", 0)
     assert Comparison.objects.filter(metadata__round=made.number).count() == 0
     assert made.resume()
-    choose_pairs(made.pk)
+    carry_out_job(Round, made.pk)
     made.refresh_from_db()
     assert made.status == "succeeded"
     assert set(made.pairs.values_list("comparison__content_hash", flat=True)) == keys

@@ -204,7 +204,7 @@ def test_a_model_that_cannot_be_kept_fails_the_run_in_words_and_resuming_keeps_i
 
 def test_a_worker_that_lost_its_run_at_the_end_keeps_no_model(tiny_model, monkeypatch):
     run = run_of(labeled_project(), tiny_model)
-    monkeypatch.setattr("training.tasks._call_recipe", lambda run, record: {})
+    monkeypatch.setattr("training.tasks._call_recipe", lambda run, record, alone: {})
     monkeypatch.setattr("training.tasks.Recorder.flush", lambda self: taken_over(run))
 
     carry_out(run.pk)
@@ -271,8 +271,8 @@ def test_a_cause_is_said_in_plain_words():
     killed = causes.of_exit(-9, 3 * 2**30, ran_out=True)
     assert killed == (
         causes.MEMORY,
-        "The machine ran out of memory, and the system ended the training process. It held 3.0 GiB "
-        "at most.",
+        "The machine ran out of memory, and the system ended the process that did this. It held "
+        "3.0 GiB at most.",
     )
     assert causes.of_exit(1, None, ran_out=False)[0] == causes.UNKNOWN
 

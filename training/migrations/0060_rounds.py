@@ -9,8 +9,8 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("labeling", "0010_judge_requests"),
-        ('training', '0009_child_runs'),
+        ("labeling", "0011_judge_requests"),
+        ('training', '0050_ppo'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.ml.weights import WORD_LAYERS, tensor_shapes
+from training.ml.weights import WORD_LAYERS, linear_layers, tensor_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,38 @@ class Architecture:
         """All numbers, with the language head."""
         others = self.embeddings + self.language_head + self.norms + self.biases
         return self.linear_weights + others
+
+
+NAMED_BY_CONFIG = (
+    *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"),
+    *("gpt2", "gpt_neox"),
+)
+"""Kinds of models whose layers bear the names that `architecture` gives them; others may not."""
+
+
+def named_layers(name: str | Path) -> dict[str, list[int]]:
+    """Paths and shapes of the linear layers of a folder or hub id: by the headers of its weights,
+    else by its config alone; of an adapter, its base's. Empty where neither tells.
+
+    Raises: ValueError if a file of weights is none.
+    """
+    try:
+        folder = model_folder(str(name))
+    except ValueError:
+        return {}
+    if layers := linear_layers(folder):
+        return layers
+    try:
+        found = architecture(_json(folder / "config.json"))
+    except ValueError:
+        return {}
+    if found.name not in NAMED_BY_CONFIG:
+        return {}
+    return {
+        f"{found.stack}.{layer}.{end}": [d_out, d_in]
+        for layer in range(found.layers)
+        for end, d_in, d_out in found.linears
+    }
 
 
 def model_folder(name: str) -> Path:

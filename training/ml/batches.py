@@ -12,6 +12,10 @@ WINDOW = 16
 """Steps whose rows are put in order of length together: the more, the less padding, and the less
 chance decides which rows share a step."""
 
+SAVED_SHARE, SAVED_POSITIONS = 0.1, 512
+"""What a second pass through the model has to save: of what would be computed, and in positions.
+Below it the pass itself costs as much (tests/bench/padding.py)."""
+
 
 def steps_of(
     lengths: Sequence[int], rows_per_step: int, n_steps: int, seed: int, *, by_length: bool
@@ -63,14 +67,32 @@ def parts_of(
     return parts
 
 
+def passes_of(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of the texts of a part that pass through the model in one go, the longest first: in
+    one pass, or in two, each padded to its own longest, where enough padding is saved."""
+    order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
+    if not order:
+        return []
+    whole = len(order) * lengths[order[0]]
+
+    def computed(cut: int) -> int:
+        return cut * lengths[order[0]] + (len(order) - cut) * lengths[order[cut]]
+
+    cut = min(range(1, len(order)), key=computed, default=0)
+    saved = whole - computed(cut) if cut else 0
+    if saved < max(SAVED_POSITIONS, SAVED_SHARE * whole):
+        return [order]
+    return [order[:cut], order[cut:]]
+
+
 def useful_share(lengths: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]) -> float:
     """Share of the computed positions that are tokens, not padding.
 
-    Args: lengths: of the sequences of each row; parts: places of the rows of each part.
+    Args: lengths: of the texts of each row; parts: places of the rows of each part.
     """
     useful = padded = 0
     for part in parts:
-        sequences = [length for at in part for length in lengths[at]]
-        useful += sum(sequences)
-        padded += len(sequences) * max(sequences)
+        texts = [length for at in part for length in lengths[at]]
+        useful += sum(texts)
+        padded += sum(len(one) * texts[one[0]] for one in passes_of(texts))
     return useful / padded if padded else 1.0

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
@@ -169,6 +169,14 @@ def _marks(tokenizer: Any) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, marks)) or r"(?!)")
 
 
+def prompts_of(pairs: Sequence[Pair]) -> list[Messages]:
+    """Their prompts, each once, in the order of the pairs."""
+    found: dict[str, Messages] = {}
+    for pair in pairs:
+        found.setdefault(json.dumps(pair.prompt, sort_keys=True), pair.prompt)
+    return list(found.values())
+
+
 def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenPair:
     """Token ids of a pair.
 
@@ -220,22 +228,32 @@ def tokenize_pairs(
     return fitting, LeftOut(too_long=too_long, empty=empty)
 
 
-def kept_apart(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """(train, validation): a share of the prompts, drawn by their hash, goes to validation whole.
+Kept = TypeVar("Kept")
 
-    Raises: ValueError if a share above 0 leaves one of them without a pair.
+
+def kept_apart(
+    rows: Sequence[Kept], share: float, seed: int, unit: Callable[[Kept], str]
+) -> tuple[list[Kept], list[Kept]]:
+    """(train, validation): a share of the units, drawn by their hash, goes to validation whole.
+
+    Args: unit: whose a row is, as prompt_of; its rows stay together.
+    Raises: ValueError if a share above 0 leaves one of them without a row.
     """
     if not share:
-        return list(pairs), []
-    sides: tuple[list[Pair], list[Pair]] = ([], [])
-    for pair in pairs:
-        prompt = pair.prompt_id or json.dumps(pair.prompt, sort_keys=True)
-        digest = hashlib.sha256(f"validation:{seed}:{prompt}".encode()).digest()
-        sides[int.from_bytes(digest[:8]) / 2**64 < share].append(pair)
+        return list(rows), []
+    sides: tuple[list[Kept], list[Kept]] = ([], [])
+    for row in rows:
+        digest = hashlib.sha256(f"validation:{seed}:{unit(row)}".encode()).digest()
+        sides[int.from_bytes(digest[:8]) / 2**64 < share].append(row)
     for side, what in zip(sides, ("for training", "for validation"), strict=True):
         if not side:
-            raise ValueError(f"validation_share of {share} leaves no pair {what}")
+            raise ValueError(f"validation_share of {share} leaves nothing {what}")
     return sides
+
+
+def prompt_of(pair: Pair) -> str:
+    """What pairs with the same prompt share."""
+    return pair.prompt_id or json.dumps(pair.prompt, sort_keys=True)
 
 
 def rated(pairs: Sequence[Pair], rating_of: str = "strength") -> list[Pair]:

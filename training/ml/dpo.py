@@ -35,7 +35,7 @@ from training.ml.data import (
     TokenExample,
     TokenPair,
     kept_apart,
-    longest_first,
+    prompt_of,
     to_singles,
     tokenize_pairs,
     tokenize_singles,
@@ -72,6 +72,7 @@ from training.ml.objectives import suiting
 from training.ml.steps import (
     OnStep,
     ReportSteps,
+    measured_together,
     n_steps,
     pair_summary,
     quiet_trainer,
@@ -112,7 +113,7 @@ def train(
         recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe), rope=rope
     )
     suiting(recipe, train)
-    own, validation = kept_apart(train, recipe.validation_share, recipe.seed)
+    own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
     # A tie says nothing about which response the policy should put ahead.
     clear = [pair for pair in validation if pair.prob > 0.5]
     valid_tokens, left_out_valid = tokenize_pairs(clear, tokenizer, limit)
@@ -137,9 +138,7 @@ def train(
     # The base as it is now is the reference, whatever the method makes of it.
     held_out: dict[int, tuple[float, float]] = {}
     for side in (valid_tokens, test_tokens):
-        ordered = longest_first(side)
-        for start in range(0, len(ordered), recipe.batch_size):  # the batches of ReportSteps
-            part = ordered[start : start + recipe.batch_size]
+        for part in measured_together(recipe, side):
             held_out |= zip(
                 map(id, part),
                 pair_logps(base.eval(), tokenizer, part, recipe.dtype),

@@ -168,6 +168,17 @@ def mean_figure(values: Sequence[float]) -> dict[str, Any]:
     return {"value": float(column.mean()), **interval, "n": len(values)}
 
 
+def ratio_figure(
+    tops: Sequence[float], bottoms: Sequence[float], units: Sequence[str]
+) -> dict[str, Any]:
+    """Σ tops / Σ bottoms over rows, with its 95 % bootstrap interval; the rows of a prompt or text
+    are drawn together, and n counts these."""
+    codes = np.unique(np.asarray(units), return_inverse=True)[1]
+    sums: Floats = np.column_stack([np.bincount(codes, column) for column in (tops, bottoms)])
+    value = float(sums[:, 0].sum() / sums[:, 1].sum())
+    return {"value": value, **_unit_interval(sums, _mean_of_sums), "n": len(sums)}
+
+
 def _mean_of_sums(sums: Floats) -> Floats:
     means: Floats = sums[..., 0] / sums[..., 1]
     return means

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from training.ml.batches import passes_of
+
 CHUNK = 512
 """Positions whose logits exist at once: 512 × 150,000 words in float32 are 0.3 GB."""
 
@@ -50,8 +52,25 @@ def batch_logps(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
     asked for; and what the model's forward pass gave beside (without logits worth reading).
 
     The head is applied to the positions of response tokens alone, `CHUNK` of them at once, and
-    again on the way back: logits of all positions never exist together.
+    again on the way back: logits of all positions never exist together. Rows pass in one or two
+    passes, as batches.passes_of says; a model with experts balances them over all rows, in one.
     """
+    lengths = batch["mask"].sum(dim=1).tolist()
+    passes = passes_of(lengths)
+    if len(passes) == 1 or getattr(
+        getattr(model, "module", model).config, "output_router_logits", False
+    ):
+        return _pass_logps(model, batch)
+    sums = torch.zeros(len(lengths), device=batch["ids"].device)
+    for rows in passes:
+        own = {name: batch[name][rows] for name in ("ids", "mask", "starts")}
+        own |= {name: own[name][:, : lengths[rows[0]]] for name in ("ids", "mask")}
+        found, outputs = _pass_logps(model, own)
+        sums = sums.index_put((torch.tensor(rows, device=sums.device),), found)
+    return sums, outputs
+
+
+def _pass_logps(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
     ids, mask, starts = batch["ids"], batch["mask"], batch["starts"]
     causal = model
     while hasattr(causal, "module"):  # around a model on several devices

@@ -1,5 +1,5 @@
-"""The training loop of recipes whose losses are our own: transformers' trainer on steps that are
-divided into parts beforehand."""
+"""The training loop on steps that are divided into parts beforehand: transformers' trainer for the
+recipes on pairs; supervised fine-tuning takes the same steps through TRL's."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,11 +46,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
             args=TrainingArguments(
                 **settings
                 | {
-                    "per_device_train_batch_size": 1,  # one step
-                    "gradient_accumulation_steps": 1,  # its parts are summed up here
-                    "num_train_epochs": 1,
-                    "max_steps": len(steps),
-                    "remove_unused_columns": False,
+                    **of_whole_steps(len(steps)),
                     "label_names": [],
                     # The other kind loses the gradient of adapters below a frozen embedding.
                     "gradient_checkpointing_kwargs": {"use_reentrant": False},
@@ -63,13 +59,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)  # standard output belongs to the caller
 
     def get_train_dataloader(self) -> Any:
-        loader = DataLoader(
-            self.train_dataset,
-            batch_size=1,
-            collate_fn=lambda steps: {"parts": self.parts(steps[0])},
-            pin_memory=self.args.dataloader_pin_memory,
-        )
-        return self.accelerator.prepare(loader)
+        return one_step_at_a_time(self, self.parts)
 
     def training_step(
         self, model: Any, inputs: dict[str, list[Batch]], num_items_in_batch: Any = None
@@ -79,15 +69,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         parts: list[Batch] = self._prepare_inputs(inputs)["parts"]
         n_rows = sum(len(part["weight"]) for part in parts)
         self.prepare(model, parts)
-        whole = torch.zeros((), device=self.args.device)
-        sums: dict[str, Tensor] = {}
-        for part in parts:
-            with self.compute_loss_context_manager():
-                loss, values = self.loss(model, part)
-            self.accelerator.backward(loss / n_rows)
-            whole += loss.detach() / n_rows
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0) + value.detach() / n_rows
+        whole, sums = learn(self, model, parts, self.loss, n_rows)
         self.values = {name: float(value) for name, value in sums.items()}
         return whole
 
@@ -107,6 +89,45 @@ class StepTrainer(Trainer):  # type: ignore[misc]
             for name, tensor in part.items()
             if name.endswith("mask")
         )
+
+
+def of_whole_steps(n_steps: int) -> dict[str, Any]:
+    """Settings of a trainer that sees each step as one batch of one long epoch."""
+    return {
+        "per_device_train_batch_size": 1,  # one step
+        "gradient_accumulation_steps": 1,  # its parts are summed up in `learn`
+        "num_train_epochs": 1,
+        "max_steps": n_steps,
+        "remove_unused_columns": False,
+    }
+
+
+def one_step_at_a_time(trainer: Trainer, parts: Callable[[Any], list[Batch]]) -> Any:
+    """The loader of a trainer whose dataset's rows are steps, in their order."""
+    loader = DataLoader(
+        trainer.train_dataset,
+        batch_size=1,
+        collate_fn=lambda steps: {"parts": parts(steps[0])},
+        pin_memory=trainer.args.dataloader_pin_memory,
+    )
+    return trainer.accelerator.prepare(loader)
+
+
+def learn(
+    trainer: Trainer, model: Any, parts: Sequence[Batch], loss: LossOf, whole: Tensor | float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients of one step from its parts; its loss, and what the curves show, both divided by
+    `whole`: the step's rows, or the weights of its tokens."""
+    total = torch.zeros((), device=trainer.args.device)
+    sums: dict[str, Tensor] = {}
+    for part in parts:
+        with trainer.compute_loss_context_manager():
+            found, values = loss(model, part)
+        trainer.accelerator.backward(found / whole)
+        total += found.detach() / whole
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0) + value.detach() / whole
+    return total, sums
 
 
 class _Places(Dataset[Sequence[int]]):

@@ -21,11 +21,13 @@ from training.ml.config import (
     DTYPES,
     NO_REFERENCE,
     DPORecipe,
+    QuietStarRecipe,
     Recipe,
-    RewardRecipe,
     gettext_noop,
     is_target,
     targets,
+    texts_in_a_row,
+    token_budget,
     typed,
 )
 from training.ml.methods import (
@@ -141,6 +143,10 @@ class Estimate:
     tokens: int
     """Tokens a conversation, the longest."""
     device: str
+    part: tuple[int, int] = (0, 0)
+    """Of a run: texts that are at work together, and the tokens of each."""
+    reference: str = ""
+    """Of a run that has one: how the reference model is asked, a key of REFERENCES."""
 
     @property
     def peak(self) -> int:
@@ -155,6 +161,11 @@ class Suggestion:
     peak: int
     same_result: bool
     """Only the way to the numbers changes, not the numbers: the same pairs in each step."""
+
+    @property
+    def slower(self) -> bool:
+        """Whether a step takes longer for it; a reference asked once saves a pass."""
+        return self.settings.keys() != {"precompute_reference"}
 
 
 # The terms
@@ -223,6 +234,8 @@ def trained_weights(kind: str, recipe: Recipe, arch: Architecture) -> int:
     """
     method, virtual = recipe.method, virtual_tokens(recipe)
     score = arch.hidden if kind in SCORERS else 0
+    if isinstance(recipe, QuietStarRecipe):  # in place of a score: marks and the mixing head
+        score = 3 * arch.hidden**2 + 5 * arch.hidden + 1
     if method in WHOLE:
         return arch.weights - (arch.language_head if kind in SCORERS else 0) + score
     if method == "head":
@@ -509,7 +522,7 @@ def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda")
     largest = max(moments, key=lambda found: sum(found.values()))
     terms = [Term("weights", weights, gettext_noop("the model's weights"))]
     terms += [Term(name, n, WORK_TERMS[name]) for name, n in largest.items()]
-    terms += _surroundings(device, sum(largest.values()))
+    terms += surroundings(device, sum(largest.values()))
     found = tuple(term for term in terms if term.bytes)
     return Estimate(found, use, 0, arch.weights, tokens, device)
 
@@ -541,8 +554,11 @@ def predict(
     number = number_bytes(recipe.dtype, device)
     whole, writes = method in WHOLE, kind not in SCORERS
     # Vectors of a learned prompt stand in the row itself.
-    shape: dict[str, Any] = {"rows": rows_at_once(recipe, tokens), "number": number}
-    shape["tokens"] = tokens + (virtual if method in ("prompt", "ptuning") else 0)
+    rows, each = largest_part(recipe, tokens)
+    shape: dict[str, Any] = {"rows": rows, "number": number}
+    shape["tokens"] = each + (virtual if method in ("prompt", "ptuning") else 0)
+    if isinstance(recipe, QuietStarRecipe):  # a column below every token
+        shape["tokens"] *= recipe.blocks
     trained = trained_weights(kind, recipe, arch)
 
     # What is trained is float32 whatever the base is: training/ml/loading.py train_in_float32.
@@ -553,7 +569,7 @@ def predict(
         "weights": 0 if whole else frozen,
         "trained": trained * 4,
         "optimizer": optimizer_states(recipe, arch, trained),
-        "reference": copy if asks_a_copy(recipe) else 0,
+        "reference": copy if asked_reference(recipe) == "copy" else 0,
     }
     kept: dict[str, Any] = {
         "checkpointing": recipe.gradient_checkpointing,
@@ -568,14 +584,14 @@ def predict(
     of_all = activations(arch, **shape, **kept)
     of_one = activations(replace(arch, layers=1), **shape, **kept)
     logits = tile_logits(arch, **shape, device=device) if writes else 0
-    if isinstance(recipe, DPORecipe):
+    if isinstance(recipe, DPORecipe | QuietStarRecipe):
         logits = chunk_gradients(arch, **shape)
     work = work_space(arch, **shape, method=method)
     if method == "head":  # a frozen base is asked once, before the first step
         of_all = of_one = 0
         work = work_space(arch, rows=2 * FEATURES_AT_ONCE, tokens=tokens, number=number)
     head = arch.vocabulary * arch.hidden * 4 if whole and writes else 0
-    in_parts = recipe.gradient_accumulation > 1 or getattr(recipe, "batch_tokens", 0) > 0
+    in_parts = recipe.gradient_accumulation > 1 or token_budget(recipe) > 0
     all_at_once = not whole or in_parts
     # Either the head works on all kept activations, or a layer does.
     at_the_head = {"logits": logits} if logits >= work else {"work": work}
@@ -598,29 +614,59 @@ def predict(
     found = always | moments[moment]
     moving = sum(found.get(name, 0) for name in ("activations", "logits", "work"))
     terms = [Term(name, found.get(name, 0), words) for name, words in TERMS.items()]
-    terms += _surroundings(device, moving)
+    terms += surroundings(device, moving)
     told = tuple(term for term in terms if term.bytes)
-    return Estimate(told, moment, trained, arch.weights, tokens, device)
+    part = (rows, shape["tokens"])
+    return Estimate(
+        told, moment, trained, arch.weights, tokens, device, part, asked_reference(recipe)
+    )
 
 
-def rows_at_once(recipe: Recipe, tokens: int) -> int:
-    """Rows that pass through the model together with a way back: of a pair both responses, of KTO's
-    single responses the one; as many as batch_size and batch_tokens allow."""
-    if not isinstance(recipe, RewardRecipe | DPORecipe):
-        return recipe.batch_size
-    each = 1 if recipe.loss == "kto" else 2
-    most = recipe.batch_size
-    if recipe.batch_tokens:
-        most = min(most, max(1, recipe.batch_tokens // (2 * tokens)))
-    return each * most
+def largest_part(recipe: Recipe, tokens: int) -> tuple[int, int]:
+    """(texts with a way back, tokens of each) of the largest part of a step that passes through the
+    model together, with conversations of up to so many tokens.
+
+    Of a pair both responses have a way back, of KTO's two texts the one. Under a budget of tokens
+    that is as many of the longest as it holds, or one row more of texts so much shorter that they
+    fill it. What is measured obeys the same budget and has no way back. A text with
+    thoughts counts once for each.
+    """
+    if isinstance(recipe, QuietStarRecipe):
+        return recipe.batch_size * recipe.n_thoughts, tokens
+    each = texts_in_a_row(recipe)
+    with_a_way_back = 1 if getattr(recipe, "loss", "") == "kto" else each
+    n, length = recipe.batch_size, tokens
+    if budget := token_budget(recipe):
+        of_step = recipe.batch_size * recipe.gradient_accumulation
+        n = min(of_step, max(1, budget // (each * tokens)))
+        shorter = budget // (each * (n + 1))
+        if n < of_step and (n + 1) * shorter > n * tokens:
+            n, length = n + 1, shorter
+    return with_a_way_back * n, length
 
 
-def asks_a_copy(recipe: Recipe) -> bool:
-    """Whether a second, frozen model is held: not if the reference was asked before the first step,
-    nor where a loss has none or the policy is its own with its adapter off."""
-    if not isinstance(recipe, DPORecipe) or recipe.precompute_reference:
-        return False
-    return recipe.loss not in NO_REFERENCE and needs_reference_copy(recipe.method)
+def asked_reference(recipe: Recipe) -> str:
+    """How a run asks its reference model, a key of REFERENCES; empty if it has none."""
+    if not isinstance(recipe, DPORecipe) or recipe.loss in NO_REFERENCE:
+        return ""
+    if recipe.precompute_reference:
+        return "before"
+    return "copy" if needs_reference_copy(recipe.method) else "off"
+
+
+REFERENCES = {
+    "before": gettext_noop(
+        "The reference is asked before the first step: no copy of it, and no pass of it in a step."
+    ),
+    "off": gettext_noop(
+        "The reference is the policy with its adapter off: no copy of it. Its pass in each step "
+        "takes less than the way back, which comes after it."
+    ),
+    "copy": gettext_noop(
+        "The reference is a copy of the base; computed once, before the first step, it would take "
+        "nothing."
+    ),
+}
 
 
 TERMS = {
@@ -643,7 +689,7 @@ WORK_TERMS = {
 }
 
 
-def _surroundings(device: str, moving: int) -> list[Term]:
+def surroundings(device: str, moving: int) -> list[Term]:
     """What stands around a model's own memory, of which `moving` bytes come and go."""
     if device == "cuda":
         return [
@@ -667,23 +713,28 @@ def suggestions(
 ) -> list[Suggestion]:
     """The nearest settings that fit, fewest changes first; empty if nothing tried does.
 
-    Tried in every combination: checkpointing, smaller batches summed up to the same step, the base
-    in four bits, shorter conversations. What changes no result comes first, and a suggestion that
+    Tried in every combination: the reference asked before the first step, checkpointing, smaller
+    batches summed up to the same step (under a budget of tokens, a smaller budget), the base in
+    four bits, shorter conversations. What changes no result comes first, and a suggestion that
     gives up more than another and is not smaller by it is left out.
     """
-    batches = _halves(recipe.batch_size, 1)
-    lengths = _halves(min(recipe.max_length, arch.context or recipe.max_length), 128)[:4]
+    budget = token_budget(recipe)
+    batches = halves(budget or recipe.batch_size, 256 if budget else 1)
+    asked_before = [False, *([True] if asked_reference(recipe) == "copy" else [])]
+    lengths = halves(min(recipe.max_length, arch.context or recipe.max_length), 128)[:4]
     methods = [recipe.method, *(["qlora"] if recipe.method in ("lora", "full") else [])]
     checkpointing = [recipe.gradient_checkpointing, True]
     found: dict[int, tuple[int, Suggestion]] = {}
-    for kept, batch, method, length in product(
-        dict.fromkeys(checkpointing), batches, methods, lengths
+    for before, kept, batch, method, length in product(
+        asked_before, dict.fromkeys(checkpointing), batches, methods, lengths
     ):
-        changes: dict[str, Any] = {}
-        cost = 0
+        changes: dict[str, Any] = {"precompute_reference": True} if before else {}
+        cost = 0  # a reference asked once is less work too
         if kept != recipe.gradient_checkpointing:
             changes["gradient_checkpointing"], cost = True, cost + 2
-        if batch != recipe.batch_size:
+        if budget and batch != budget:
+            changes["batch_tokens"], cost = batch, cost + batches.index(batch)
+        elif not budget and batch != recipe.batch_size:
             accumulation = recipe.gradient_accumulation * (recipe.batch_size // batch)
             changes |= {"batch_size": batch, "gradient_accumulation": accumulation}
             cost += batches.index(batch)
@@ -697,9 +748,9 @@ def suggestions(
         peak = predict(kind, replace(recipe, **changes), arch, device=device).peak
         if peak > available:
             continue
-        # One of each kind: which of checkpointing, method and length it gives up.
+        # One of each kind: which of checkpointing, method and length it gives up, and how it asks.
         sort = (kept != recipe.gradient_checkpointing) + 2 * (method != recipe.method)
-        sort += 4 * (length != lengths[0])
+        sort += 4 * (length != lengths[0]) + 8 * before
         if sort not in found or cost < found[sort][0]:
             found[sort] = (cost, Suggestion(changes, peak, same))
     return [suggestion for _cost, suggestion in sorted(found.values(), key=lambda f: f[0])[:most]]
@@ -714,7 +765,7 @@ def lighter_work(
     for in_4_bits in (False, True):
         if work.in_4_bits and not in_4_bits:
             continue
-        for rows in _halves(work.rows, 1):
+        for rows in halves(work.rows, 1):
             lighter = replace(work, rows=rows, in_4_bits=in_4_bits)
             peak = inference(use, lighter, arch, device=device).peak
             if peak <= available:
@@ -725,7 +776,7 @@ def lighter_work(
     return found
 
 
-def _halves(number: int, least: int) -> list[int]:
+def halves(number: int, least: int) -> list[int]:
     """The number and its halves while they are whole and not below `least`."""
     found = [number]
     while found[-1] % 2 == 0 and found[-1] // 2 >= least:

@@ -17,8 +17,8 @@ WHOLE = ("full", "galore")
 IN_4_BITS = ("qlora", "loftq")
 SCORERS = ("reward",)
 """Recipes that make a model with a score head; all others make one that writes."""
-WITH_REFERENCE = ("dpo",)
-"""Recipes that hold the policy near the model it starts from."""
+BESIDE = ("lora", "qlora", "rslora", "dora")
+"""Ways to adapt that leave the base as it is and can stand beside each other on it."""
 
 _LORA = ("lora_rank", "lora_alpha", "lora_dropout", "target_modules", "train_norms")
 SETTINGS = {
@@ -85,6 +85,11 @@ def why_not(
         )
     if kind not in SCORERS and method == "head":
         return "only a reward model has a head of its own to train; choose another method"
+    if kind == "ppo" and method not in BESIDE:
+        return (
+            "the roles of PPO stand beside each other on one base that stays as it is; choose "
+            "LoRA, QLoRA, rsLoRA or DoRA"
+        )
     model_type = str(config.get("model_type", ""))
     if kind not in SCORERS and model_type in ENCODERS:
         return f"the base is an encoder ({model_type}), which writes no text"
@@ -101,6 +106,11 @@ def why_not(
         return (
             f"{name} puts its vectors before a row, so packed texts would share them; turn packing "
             "off"
+        )
+    if kind == "quiet_star" and method in PROMPTS:
+        return (
+            f"{name} puts its vectors before a text by the model's own way in, and the columns of "
+            "Quiet-STaR go around it; choose LoRA"
         )
     if config.get("quantization_config") and method not in ("lora", "rslora", *PROMPTS, "head"):
         return (

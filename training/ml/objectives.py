@@ -6,7 +6,7 @@ No torch in here, as in `methods`.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.ml.config import DPORecipe, Recipe, RewardRecipe, gettext_noop
+from training.ml.config import AnyRecipe, DPORecipe, RewardRecipe, gettext_noop
 from training.ml.data import Pair
 from training.ml.methods import PROMPTS, WHOLE
 
@@ -18,7 +18,7 @@ HARD = gettext_noop(
 )
 
 
-def needs_hard_labels(recipe: Recipe) -> bool:
+def needs_hard_labels(recipe: AnyRecipe) -> bool:
     """Whether the recipe's loss adds a margin, which only a certain label leaves room for."""
     if isinstance(recipe, RewardRecipe):
         return recipe.loss == "margin" and recipe.soft_labels == "kept"
@@ -27,7 +27,7 @@ def needs_hard_labels(recipe: Recipe) -> bool:
     return False
 
 
-def needs_strengths(recipe: Recipe) -> bool:
+def needs_strengths(recipe: AnyRecipe) -> bool:
     """Whether the recipe learns from how much better a response is."""
     if not isinstance(recipe, RewardRecipe):
         return False
@@ -40,7 +40,7 @@ def aspect_count(name: str) -> str:
     return f"aspect {name}"
 
 
-def why_not_labels(recipe: Recipe, counts: Mapping[str, int]) -> str:
+def why_not_labels(recipe: AnyRecipe, counts: Mapping[str, int]) -> str:
     """Why these labels do not suit the recipe's loss, in a sentence; empty if they do.
 
     Args: counts: of a dataset, as training.datasets keeps them: `soft` and `graded` pairs, and
@@ -61,7 +61,7 @@ def why_not_labels(recipe: Recipe, counts: Mapping[str, int]) -> str:
     return ""
 
 
-def _of(recipe: Recipe) -> str:
+def _of(recipe: AnyRecipe) -> str:
     return str(getattr(recipe, "rating_of", ""))
 
 
@@ -69,7 +69,7 @@ def _is_aspect(name: str, counts: Mapping[str, int]) -> bool:
     return name.startswith(aspect_count("")) and counts[name] > 0
 
 
-def why_not_base(recipe: Recipe, config: Mapping[str, Any]) -> str:
+def why_not_base(recipe: AnyRecipe, config: Mapping[str, Any]) -> str:
     """Why an option of the recipe does not fit its method or base, in a sentence; empty if it does.
 
     Args: config: of the base, as its config.json has it; empty if it is not at hand.
@@ -101,7 +101,7 @@ def why_not_base(recipe: Recipe, config: Mapping[str, Any]) -> str:
     return ""
 
 
-def suiting(recipe: Recipe, pairs: Sequence[Pair]) -> None:
+def suiting(recipe: AnyRecipe, pairs: Sequence[Pair]) -> None:
     """Raises: ValueError where why_not_labels would refuse these pairs."""
     counts = {
         "soft": sum(0 < pair.prob < 1 for pair in pairs),
@@ -114,7 +114,7 @@ def suiting(recipe: Recipe, pairs: Sequence[Pair]) -> None:
         raise ValueError(reason)
 
 
-def _name(recipe: Recipe) -> str:
+def _name(recipe: AnyRecipe) -> str:
     return {
         "margin": "a margin",
         "scaled": "this loss",

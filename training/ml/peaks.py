@@ -26,8 +26,8 @@ class Peak:
     """Counts from its making on: make it before the model is loaded, when libraries already are.
 
     On a GPU it is torch's max_memory_reserved. On a CPU it is the process's largest resident set
-    less the one at the start, which Linux alone tells; memory that was freed before the start and
-    is used again does not show, so a long-lived worker's figure can be low.
+    less the one at the start, which Linux alone tells. Memory that was freed before the start and
+    is used again does not show: in a process that did other work before, the figure says nothing.
     """
 
     def __init__(self) -> None:

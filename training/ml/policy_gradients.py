@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-KLS = ("k1", "k2", "k3")
-COMBINED = ("mean", "worst", "uncertainty")
+from training.ml.config import COMBINED, KLS
+
 WEIGHTINGS = ("tokens", "responses", "sums", "constant")
 
 

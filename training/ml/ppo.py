@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,9 +24,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import set_seed
 
-from training.ml.config import DTYPES, SCHEDULERS, gettext_noop
+from training.ml.config import PPORecipe, names_in
 from training.ml.data import Messages, chat_tokens
-from training.ml.evaluation import mean_figure
 from training.ml.loading import (
     load_reward_model,
     load_tokenizer,
@@ -35,9 +34,9 @@ from training.ml.loading import (
     n_parameters,
 )
 from training.ml.losses import soft_pair_loss
+from training.ml.monitors import Alarm, Look, Watch, end_figures, take_look, values_of
+from training.ml.peaks import held_now
 from training.ml.policy_gradients import (
-    COMBINED,
-    KLS,
     combined_scores,
     explained_variance,
     gae,
@@ -53,9 +52,9 @@ from training.ml.policy_gradients import (
     value_loss,
     whiten,
 )
+from training.ml.ratings import Rater
 from training.ml.roles import (
     CRITIC,
-    METHODS,
     POLICY,
     REFERENCE,
     Batch,
@@ -75,13 +74,6 @@ from training.ml.steps import OnStep, StepReport, every, quiet_trainer, resume_p
 
 RewardFunction = Callable[[Sequence[Messages], Sequence[str]], Sequence[float]]
 """Prompts and responses to numbers, higher being better; it may not depend on chance."""
-ALGORITHMS = {
-    "ppo": gettext_noop("PPO: a critic tells each token's worth"),
-    "rloo": gettext_noop("RLOO: each response against the others to its prompt"),
-    "grpo": gettext_noop("GRPO: the same, divided by their spread"),
-    "dr_grpo": gettext_noop("Dr. GRPO: without that division and without one by length"),
-    "online_dpo": gettext_noop("Online DPO: the best response to a prompt against the worst"),
-}
 WEIGHTING = {
     "ppo": "tokens",
     "rloo": "sums",
@@ -89,184 +81,6 @@ WEIGHTING = {
     "dr_grpo": "constant",
     "online_dpo": "responses",
 }
-SCALINGS = {
-    "reference": gettext_noop("mean 0, deviation 1 on the start's responses"),
-    "batch": gettext_noop("divided by the deviation of each step's scores"),
-    "none": gettext_noop("as the reward model says"),
-}
-
-
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPORecipe:
-    """Everything that decides a run of PPO, RLOO or GRPO."""
-
-    base_model: str
-    """Where the policy starts, and what it is held near: a base, or the folder of an adapter."""
-    reward_models: str = _setting(
-        "",
-        gettext_noop("Folders of reward models, with commas; several guard against gaps of one."),
-    )
-    algorithm: str = _setting(
-        "ppo", gettext_noop("How a token's worth is told. RLOO and GRPO need no critic.")
-    )
-    combine: str = _setting(
-        "mean",
-        gettext_noop(
-            "One score of several reward models: mean, worst, or uncertainty: mean less their "
-            "variance (Coste et al. 2024)."
-        ),
-    )
-    uncertainty_weight: float = _setting(
-        1.0, gettext_noop("Weight of the variance under uncertainty.")
-    )
-    method: str = _setting("lora", gettext_noop("LoRA, or a kin of it; QLoRA: base in 4 bits."))
-    lora_rank: int = _setting(
-        16, gettext_noop("Width of the adapters: higher learns more and costs more memory.")
-    )
-    lora_alpha: int = _setting(
-        32, gettext_noop("Scale of the adapters; their effect is alpha / rank.")
-    )
-    lora_dropout: ClassVar[float] = 0.0
-    """Not to be set: the policy that learns must be the one that sampled."""
-    target_modules: str = _setting(
-        "all-linear",
-        gettext_noop("Layers that get adapters: all-linear, or names such as q_proj,v_proj."),
-    )
-    train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
-    dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
-    steps: int = _setting(100, gettext_noop("Rounds of sampling and learning."))
-    prompts_per_step: int = _setting(64, gettext_noop("Prompts that each round answers."))
-    samples_per_prompt: int = _setting(
-        1, gettext_noop("Responses to each of them; RLOO and GRPO compare at least two.")
-    )
-    max_new_tokens: int = _setting(128, gettext_noop("Longest response, in tokens."))
-    temperature: float = _setting(
-        1.0, gettext_noop("Of sampling, and of every log-probability of the run.")
-    )
-    max_length: int = _setting(
-        1024,
-        gettext_noop(
-            "Prompts that leave no room for a response within this, or within the model's context, "
-            "are left out and counted."
-        ),
-    )
-    learning_rate: float = _setting(5e-5, gettext_noop("Highest step size of the policy."))
-    critic_learning_rate: float = _setting(1e-4, gettext_noop("Highest step size of the critic."))
-    scheduler: str = _setting("linear", gettext_noop("How the step sizes fall."))
-    warmup_share: float = _setting(
-        0.05, gettext_noop("Share of the steps in which the step sizes rise.")
-    )
-    weight_decay: float = _setting(0.0, gettext_noop("Pull of the trained weights towards zero."))
-    max_grad_norm: float = _setting(
-        1.0, gettext_noop("Gradients longer than this are shortened to it.")
-    )
-    critic_warmup: int = _setting(0, gettext_noop("First rounds in which the critic alone learns."))
-    epochs: int = _setting(2, gettext_noop("Passes over the responses of a round."))
-    minibatches: int = _setting(4, gettext_noop("Steps of the optimizer in a pass."))
-    batch_size: int = _setting(
-        8, gettext_noop("Responses in memory at once while learning; any number, same gradient.")
-    )
-    rollout_batch_size: int = _setting(
-        64, gettext_noop("Responses in memory at once while sampling and scoring.")
-    )
-    kl: str = _setting(
-        "k1", gettext_noop("Estimate of the KL to the start: k1, k2 or k3 (Schulman 2020).")
-    )
-    kl_coefficient: float = _setting(
-        0.05, gettext_noop("Price of a nat of KL to the start, in units of the reward.")
-    )
-    kl_target: float = _setting(
-        0.0,
-        gettext_noop("KL of a response, in nats, that the price is adapted to; 0: price is fixed."),
-    )
-    kl_horizon: float = _setting(
-        1000.0, gettext_noop("Responses in which an adapted price moves by a fifth.")
-    )
-    gamma: float = _setting(1.0, gettext_noop("Worth of a reward one token later."))
-    gae_lambda: float = _setting(
-        0.95, gettext_noop("Trust in the rewards that came (1) or in the critic (0).")
-    )
-    whiten_advantages: bool = _setting(
-        True, gettext_noop("Bring PPO's advantages to mean 0 and deviation 1.")
-    )
-    clip: float = _setting(
-        0.2, gettext_noop("Most that a token's probability may gain by one round, as a ratio − 1.")
-    )
-    value_clip: float = _setting(
-        0.2, gettext_noop("The same for the critic's values; 0 does not clip.")
-    )
-    stop_kl: float = _setting(
-        0.0,
-        gettext_noop(
-            "No further pass once a token's KL to the round's start exceeds this; 0: off."
-        ),
-    )
-    reward_scaling: str = _setting(
-        "reference", gettext_noop("Scale of the scores, for each reward model.")
-    )
-    reward_clip: float = _setting(
-        0.0, gettext_noop("Scores beyond ± this count as this; 0 does not clip.")
-    )
-    missing_end_penalty: float = _setting(
-        1.0, gettext_noop("Taken from the score of a response that does not come to an end.")
-    )
-    gradient_checkpointing: bool = _setting(
-        False, gettext_noop("Less memory, about a quarter slower.")
-    )
-    eval_every: int = _setting(
-        0, gettext_noop("Steps between measurements on test prompts; 0: ten in a run.")
-    )
-    checkpoint_every: int = _setting(0, gettext_noop("Steps between checkpoints; 0: ten in a run."))
-    seed: int = _setting(0, gettext_noop("Same seed, same numbers: order, new weights, samples."))
-
-    def __post_init__(self) -> None:
-        choices = {
-            "algorithm": ALGORITHMS,
-            "combine": COMBINED,
-            "method": METHODS,
-            "dtype": DTYPES,
-            "scheduler": SCHEDULERS,
-            "kl": KLS,
-            "reward_scaling": SCALINGS,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}"
-                )
-        counted = ["lora_rank", "lora_alpha", "steps", "prompts_per_step", "samples_per_prompt"]
-        counted += ["max_new_tokens", "max_length", "epochs", "minibatches", "batch_size"]
-        for name in (*counted, "rollout_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
-        rates = ("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm")
-        for name in (*rates, "kl_horizon", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be above 0")
-        amounts = ["kl_coefficient", "kl_target", "value_clip", "stop_kl", "reward_clip"]
-        amounts += ["missing_end_penalty", "uncertainty_weight", "weight_decay", "critic_warmup"]
-        for name in (*amounts, "eval_every", "checkpoint_every", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1]")
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError("warmup_share must lie in [0, 1)")
-        if self.algorithm != "ppo" and self.samples_per_prompt < 2:
-            raise ValueError(f"{self.algorithm} compares: samples_per_prompt must be at least 2")
-        n_rows = self.prompts_per_step * self.samples_per_prompt
-        if n_rows < self.minibatches:
-            raise ValueError(f"{n_rows} responses a step cannot be {self.minibatches} minibatches")
-
-    @property
-    def folders(self) -> list[str]:
-        """The reward models' folders."""
-        return [name.strip() for name in self.reward_models.split(",") if name.strip()]
 
 
 @quiet_trainer()
@@ -278,88 +92,140 @@ def train(
     on_step: OnStep,
     *,
     reward: RewardFunction | None = None,
+    look_at: Callable[[Look], None] = lambda look: None,
 ) -> dict[str, Any]:
     """Train a policy on its own responses; leave its adapter in `folder`/model.
 
-    Called again on the same folder, it goes on from the last checkpoint and ends with the same
-    weights as an unbroken run.
+    On test prompts it is watched over (monitors.py): where an alarm stops the run, and wherever
+    there is a hold-out reward model, the weights of the best look are what is left. Called again on
+    the same folder, it goes on from the last checkpoint and ends with the same weights as an
+    unbroken run.
 
-    Args: reward: scores beside those of the reward models, or instead of them.
-    Returns: on the test prompts, under scores as they are optimised, before KL: score_start and
-        score, each {"value", "low", "high", "n"}, gain (paired by prompt); kl (nats a response),
-        length, finished; and n_train, n_steps, too_long, kl_coefficient, trained_parameters,
-        parameters, shared (reward models on this base), response_tokens and seconds_in
-        {"generation", "scoring", "update"} of this session, seconds.
+    Args: reward: scores beside those of the reward models, or instead of them; look_at: is shown
+        every look at the test prompts.
+    Returns: monitors.end_figures, on the test prompts, under scores as they are optimised, before
+        KL; alarm {"step", "kinds", "words", "kept_step", "pairs" [{"prompt", "old", "new"}]} where
+        one stopped the run; n_train, n_steps (taken), too_long_train, too_long_test,
+        kl_coefficient, trained_parameters, parameters, shared (reward models on this base); of this
+        session longest (tokens of a prompt with its response), response_tokens, seconds_in
+        {"generation", "scoring", "update"} and seconds. Where an alarm pauses the run: "paused",
+        the alarm, and nothing else.
     Raises: ModelMissing; ValueError if nothing scores or no prompt fits; whatever on_step raises.
     """
     began = time.monotonic()
-    if not recipe.folders and reward is None:
+    if not (recipe.folders or recipe.judge_model or reward):
         raise ValueError("nothing scores the responses: name a reward model, or give a function")
     tokenizer = load_tokenizer(recipe.base_model)
     room = longest_allowed(recipe.base_model, recipe.max_length) - recipe.max_new_tokens
     asked, held_out = fitting(prompts, tokenizer, room), fitting(test, tokenizer, room)
     if not asked:
-        raise ValueError(f"no prompt of {len(prompts)} leaves room for {recipe.max_new_tokens}")
+        raise ValueError(
+            f"no prompt of {len(prompts)} leaves room for {recipe.max_new_tokens} new tokens "
+            f"within max_length={room + recipe.max_new_tokens}"
+        )
+    too_long = (len(prompts) - len(asked), len(test) - len(held_out))
+    held_out = some_of(held_out, recipe.test_prompts, recipe.seed)
 
     set_seed(recipe.seed)  # adapters start at random
-    scorer = Scorer(recipe, reward)
-    roles = Roles(recipe, scorer.shared, critic=recipe.algorithm == "ppo")
+    if recipe.judge_model and reward is None:
+        reward = Rater(
+            recipe.judge_model,
+            recipe.judge_guidelines,
+            dtype=recipe.dtype,
+            batch_size=recipe.rollout_batch_size,
+        ).ratings
+    elif recipe.judge_model:
+        raise ValueError("judge_model: give a function or a judge, not both")
+    scorer = Scorer(recipe, recipe.folders, reward)
+    watcher = Scorer(recipe, names_in(recipe.holdout_reward_model), first=len(scorer.shared))
+    roles = Roles(recipe, [*scorer.shared, *watcher.shared], critic=recipe.algorithm == "ppo")
     refuse_other_logits(roles, asked[0].ids)
-    learner = Learner(recipe, roles)
+    learner, watch = Learner(recipe, roles), Watch(recipe)
     state = State(kl_coefficient=recipe.kl_coefficient)
     point = resume_point(folder)
     if point is not None:
         state = load_checkpoint(Path(point), learner)
+        watch.restore(state.watch)
     clock = _Clock()
+    pad_id = tokenizer.pad_token_id
     common: dict[str, Any] = {
         "max_new_tokens": recipe.max_new_tokens,
         "temperature": recipe.temperature,
         "ends": end_ids(roles.model.get_base_model(), tokenizer),
-        "pad_id": tokenizer.pad_token_id,
+        "pad_id": pad_id,
         "batch_size": recipe.rollout_batch_size,
     }
 
-    def answers(chosen: Sequence[Prompt], role: str, seed: int) -> list[Rollout]:
-        with clock("generation"), roles.acting(role):
-            return roll_out(roles.model, [p.ids for p in chosen], seed=seed, **common)
+    def alive() -> None:
+        """Whoever called may want an end, which a long step would keep waiting."""
+        on_step(StepReport(step=state.step, n_steps=recipe.steps))
 
-    def scored(chosen: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Tensor:
-        texts = [
-            tokenizer.decode(rollout.response_ids, skip_special_tokens=True).strip()
-            for rollout in rollouts
+    def answers(chosen: Sequence[Prompt], seed: int) -> list[Rollout]:
+        ids = [prompt.ids for prompt in chosen]
+        with clock("generation"), roles.acting(POLICY):
+            return roll_out(roles.model, ids, seed=seed, on_batch=alive, **common)
+
+    def texts_of(rollouts: Sequence[Rollout]) -> list[str]:
+        return [
+            tokenizer.decode(r.response_ids, skip_special_tokens=True).strip() for r in rollouts
         ]
+
+    def scored(by: Scorer, chosen: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
         with clock("scoring"):
-            return scorer.scores(roles, tokenizer, [p.messages for p in chosen], texts)
+            return by.scores(roles, tokenizer, [prompt.messages for prompt in chosen], texts)
 
-    def measure(step: int) -> tuple[list[float], dict[str, float]]:
-        """Scores on the test prompts, always drawn by the same numbers, reported as one point."""
-        rollouts = answers(held_out, POLICY, recipe.seed)
-        each = one_score(recipe, scored(held_out, rollouts), state.scale)
-        read = read_rollouts(roles, rollouts, recipe, tokenizer.pad_token_id)
-        finished = [rollout.finished for rollout in rollouts]
-        values = rollout_metrics(read.logp, read.reference_logp, read.mask, each, finished)
-        on_step(StepReport(step=step, n_steps=recipe.steps, split="test", values=values))
-        return each.tolist(), values
+    def measure(step: int) -> list[Alarm]:
+        """A look at the test prompts, always drawn by the same numbers, reported as one point."""
+        rollouts = answers(held_out, recipe.seed)
+        texts, finished = texts_of(rollouts), [rollout.finished for rollout in rollouts]
+        raw = scored(scorer, held_out, texts)
+        read = read_rollouts(roles, rollouts, recipe, pad_id)
+        numbers = {"score": one_score(recipe, raw, state.scale).tolist()}
+        numbers |= {name: row.tolist() for name, row in each_response(read).items()}
+        numbers["finished"] = finished
+        if len(raw) > 1:
+            numbers["spread"] = on_scale(raw, state.scale).std(dim=0, correction=0).tolist()
+        if watcher.n:
+            held = scored(watcher, held_out, texts)
+            if watch.start is None:
+                state.holdout_scale = scale_of(held)
+            numbers["holdout"] = on_scale(held, state.holdout_scale).mean(dim=0).tolist()
+        words = [r.response_ids[: -1 if r.finished else None] for r in rollouts]
+        look = take_look(step, texts, words, numbers)
+        found = watch.see(look)
+        if watch.best is look:
+            save_best(folder, roles)
+        look_at(look)
+        values = values_of(look, watch.start or look)
+        notes = tuple(alarm.words for alarm in found)
+        on_step(
+            StepReport(step=step, n_steps=recipe.steps, split="test", values=values, notes=notes)
+        )
+        return found
 
-    values: dict[str, float] = {}
-    for step in range(state.step + 1, recipe.steps + 1):
+    n_steps = state.step if state.stopped else recipe.steps
+    for step in range(state.step + 1, n_steps + 1):
+        clock.begin()
         torch.manual_seed(_seed_of(recipe.seed, step, 0))
         chosen = drawn_prompts(asked, recipe, step)
-        rollouts = answers(chosen, POLICY, _seed_of(recipe.seed, step, 1))
-        raw = scored(chosen, rollouts)
+        rollouts = answers(chosen, _seed_of(recipe.seed, step, 1))
+        raw = scored(scorer, chosen, texts_of(rollouts))
         if step == 1:
             # The policy is still its own start here, so these are the reference's responses.
             state.scale = reference_scale(recipe, raw)
             learner.scale_critic(state.scale[0] if scorer.shared else None)
             if held_out:
-                state.start_scores, _start = measure(0)
+                with clock.aside():
+                    measure(0)
+        alive()
         scores = one_score(recipe, raw, state.scale)
         with clock("scoring"):
-            read = read_rollouts(roles, rollouts, recipe, tokenizer.pad_token_id)
+            read = read_rollouts(roles, rollouts, recipe, pad_id)
         finished = [rollout.finished for rollout in rollouts]
         values = rollout_metrics(read.logp, read.reference_logp, read.mask, scores, finished)
         values["kl_coefficient"] = state.kl_coefficient
-        clock.n_tokens += int(read.mask.sum())
+        clock.count(rollouts)
+        alive()
         scores = penalised(recipe, scores, finished)
         if recipe.algorithm == "online_dpo":
             read = read.of(best_and_worst(scores, recipe.samples_per_prompt))
@@ -371,7 +237,8 @@ def train(
                 returns,
                 kl_coefficient=state.kl_coefficient,
                 step=step,
-                pad_id=tokenizer.pad_token_id,
+                pad_id=pad_id,
+                on_batch=alive,
             )
         if recipe.kl_target:
             state.kl_coefficient = next_kl_coefficient(
@@ -383,36 +250,42 @@ def train(
             )
         state.step = step
         _refuse_nan(values, step)
-        on_step(StepReport(step=step, n_steps=recipe.steps, values=values))
+        on_step(StepReport(step=step, n_steps=recipe.steps, values=values, cost=clock.cost()))
         last = step == recipe.steps
-        if step % every(recipe.checkpoint_every, recipe.steps) == 0 or last:
+        stops: list[Alarm] = []
+        if held_out and (last or step % every(recipe.eval_every, recipe.steps) == 0):
+            stops = [alarm for alarm in measure(step) if alarm.stops]
+            watch.known += [alarm.kind for alarm in stops]
+        heeded = bool(stops) and recipe.on_alarm != "note"
+        alarm = told_alarm(watch, stops, held_out) if heeded else {}
+        halts = heeded and not last
+        if heeded and recipe.on_alarm == "stop":
+            state.stopped = alarm
+        if halts or last or step % every(recipe.checkpoint_every, recipe.steps) == 0:
+            state.watch = watch.as_json()
             path = save_checkpoint(folder, learner, state)
             on_step(StepReport(step=step, n_steps=recipe.steps, checkpoint=path))
-        if held_out and step % every(recipe.eval_every, recipe.steps) == 0 and not last:
-            measure(step)
+        if halts and recipe.on_alarm == "pause":
+            return {"paused": alarm}
+        if halts:
+            break
 
+    if watch.best is not None and watch.best.step != state.step:
+        load_best(folder, roles)
     roles.save_policy(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    found: dict[str, Any] = {"n": 0, "why": "no test prompts"}
-    if held_out:
-        end_scores, end = measure(recipe.steps)
-        pairs = zip(end_scores, state.start_scores, strict=True)
-        found = {
-            "n": len(held_out),
-            "score_start": mean_figure(state.start_scores),
-            "score": mean_figure(end_scores),
-            "gain": mean_figure([now - then for now, then in pairs]),
-            **{name: end[name] for name in ("kl", "length", "finished")},
-        }
     _trained, parameters = n_parameters(roles.model)
-    return found | {
+    return end_figures(watch) | {
+        **({"alarm": state.stopped} if state.stopped else {}),
         "n_train": len(asked),
-        "n_steps": recipe.steps,
-        "too_long": len(prompts) + len(test) - len(asked) - len(held_out),
+        "n_steps": state.step,
+        "too_long_train": too_long[0],
+        "too_long_test": too_long[1],
         "kl_coefficient": state.kl_coefficient,
         "trained_parameters": sum(p.numel() for p in learner.parameters()),
         "parameters": parameters,
         "shared": len(scorer.shared),
+        "longest": clock.longest,
         "response_tokens": clock.n_tokens,
         "seconds_in": clock.seconds,
         "seconds": time.monotonic() - began,
@@ -435,6 +308,13 @@ def fitting(prompts: Sequence[Messages], tokenizer: Any, room: int) -> list[Prom
     return [prompt for prompt in made if len(prompt.ids) <= room]
 
 
+def some_of(prompts: Sequence[Prompt], most: int, seed: int) -> list[Prompt]:
+    """So many of the prompts at most, drawn by the seed, in their order."""
+    draw = torch.Generator().manual_seed(_seed_of(seed, 0, 4))
+    places = torch.randperm(len(prompts), generator=draw)[:most].sort().values
+    return [prompts[place] for place in places.tolist()]
+
+
 def drawn_prompts(prompts: Sequence[Prompt], recipe: PPORecipe, step: int) -> list[Prompt]:
     """The prompts of a step, each as often as it is answered, side by side.
 
@@ -453,6 +333,19 @@ def drawn_prompts(prompts: Sequence[Prompt], recipe: PPORecipe, step: int) -> li
     return chosen
 
 
+def told_alarm(watch: Watch, stops: Sequence[Alarm], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What people are told of an alarm, see `train`."""
+    assert watch.now is not None
+    assert watch.best is not None
+    return {
+        "step": watch.now.step,
+        "kinds": [alarm.kind for alarm in stops],
+        "words": [alarm.words for alarm in stops],
+        "kept_step": watch.best.step,
+        "pairs": watch.pairs([prompt.messages for prompt in prompts]),
+    }
+
+
 # ---- Scores -------------------------------------------------------------------------------------
 
 
@@ -460,8 +353,16 @@ class Scorer:
     """What scores responses: reward models on the shared base, others beside it, a function. Every
     member of an ensemble is a scorer of its own."""
 
-    def __init__(self, recipe: PPORecipe, reward: RewardFunction | None) -> None:
-        fits = {n: can_share(n, recipe.base_model, recipe.method) for n in recipe.folders}
+    def __init__(
+        self,
+        recipe: PPORecipe,
+        folders: Sequence[str],
+        reward: RewardFunction | None = None,
+        *,
+        first: int = 0,
+    ) -> None:
+        """Args: first: the place among the roles' reward models that the shared ones begin at."""
+        fits = {n: can_share(n, recipe.base_model, recipe.method) for n in folders}
         self.shared = [
             str(place)
             for name, fit in fits.items()
@@ -471,7 +372,8 @@ class Scorer:
         self.others = [
             load_reward_model(name, dtype=recipe.dtype) for name, fit in fits.items() if not fit
         ]
-        self.reward, self.recipe = reward, recipe
+        self.reward, self.recipe, self.first = reward, recipe, first
+        self.n = len(fits) + (reward is not None)
 
     def scores(
         self, roles: Roles, tokenizer: Any, prompts: Sequence[Messages], texts: Sequence[str]
@@ -495,7 +397,8 @@ class Scorer:
                 places = order[start : start + recipe.rollout_batch_size]
                 part = [rows[place] for place in places]
                 for model in range(len(self.shared)):
-                    told = rewards(roles, reward_role(model), part, tokenizer.pad_token_id)
+                    role = reward_role(self.first + model)
+                    told = rewards(roles, role, part, tokenizer.pad_token_id)
                     scores[model, places] = told.float().cpu()
             found.append(scores)
         if self.others:
@@ -521,17 +424,27 @@ class Scorer:
 
 def reference_scale(recipe: PPORecipe, raw: Tensor) -> list[tuple[float, float]]:
     """(mean, deviation) of each scorer on responses of the reference; (0, 1) if not wanted."""
-    if recipe.reward_scaling != "reference" or raw.shape[1] < 2:
+    if recipe.reward_scaling != "reference":
+        return [(0.0, 1.0)] * len(raw)
+    return scale_of(raw)
+
+
+def scale_of(raw: Tensor) -> list[tuple[float, float]]:
+    """(mean, deviation) of each scorer; (0, 1) from a single response."""
+    if raw.shape[1] < 2:
         return [(0.0, 1.0)] * len(raw)
     return [(float(row.mean()), max(float(row.std()), 1e-4)) for row in raw]
 
 
+def on_scale(raw: Tensor, scale: Sequence[tuple[float, float]]) -> Tensor:
+    """Each scorer's numbers on its scale, (scorers, rows)."""
+    means, deviations = torch.tensor(scale).unbind(dim=1)
+    return (raw - means[:, None]) / deviations[:, None]
+
+
 def one_score(recipe: PPORecipe, raw: Tensor, scale: Sequence[tuple[float, float]]) -> Tensor:
     """One score a response: each scorer on its scale, combined, bounded: (rows,)."""
-    means, deviations = torch.tensor(scale).unbind(dim=1)
-    scores = combined_scores(
-        (raw - means[:, None]) / deviations[:, None], recipe.combine, recipe.uncertainty_weight
-    )
+    scores = combined_scores(on_scale(raw, scale), recipe.combine, recipe.uncertainty_weight)
     if recipe.reward_scaling == "batch" and len(scores) > 1:
         scores = scores / max(float(scores.std()), 1e-4)  # the mean stays: it is the price of KL
     return scores.clamp(-recipe.reward_clip, recipe.reward_clip) if recipe.reward_clip else scores
@@ -597,6 +510,17 @@ def read_rollouts(
     logp, reference_logp, entropy, values = told.unbind(dim=2)  # (rows, longest response)
     mask = response_mask(lengths, told.device)
     return Read(rollouts, mask, logp, reference_logp, entropy, values)
+
+
+def each_response(read: Read) -> dict[str, Tensor]:
+    """Of each response, (rows,): kl, the sum of ρ in nats; length in tokens; entropy, its mean over
+    the tokens."""
+    length = read.mask.sum(dim=1)
+    return {
+        "kl": ((read.logp - read.reference_logp) * read.mask).double().sum(dim=1),
+        "length": length,
+        "entropy": (read.entropy * read.mask).double().sum(dim=1) / length,
+    }
 
 
 def told_advantages(
@@ -671,8 +595,9 @@ class Learner:
         kl_coefficient: float,
         step: int,
         pad_id: int,
+        on_batch: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
-        """Some passes over the responses of a step.
+        """Some passes over the responses of a step; `on_batch` is called within them.
 
         Returns: means over the last pass: loss, of a critic value_loss and explained_variance
             (before the update), update_metrics, grad_norm, epochs, learning_rate. While the critic
@@ -735,6 +660,7 @@ class Learner:
                             loss.backward()  # type: ignore[no-untyped-call]
                         losses[role] += loss.item() / recipe.minibatches
                     norms.append(self._step(role))
+                    on_batch()
             told = {
                 "loss": losses[POLICY],
                 "grad_norm": sum(norms) / len(norms),
@@ -819,11 +745,13 @@ def _refuse_nan(values: dict[str, float], step: int) -> None:
 
 
 class _Clock:
-    """Seconds of each kind of work in this session, and the tokens that were sampled to learn."""
+    """Seconds of each kind of work, and the tokens that were sampled to learn: of this session, and
+    of a step."""
 
     def __init__(self) -> None:
         self.seconds = {"generation": 0.0, "scoring": 0.0, "update": 0.0}
-        self.n_tokens = 0
+        self.n_tokens = self.longest = 0
+        self.begin()
 
     @contextmanager
     def __call__(self, kind: str) -> Iterator[None]:
@@ -831,8 +759,41 @@ class _Clock:
         yield
         self.seconds[kind] += time.monotonic() - began
 
+    def begin(self) -> None:
+        """From here on a step is counted."""
+        self.began, self.before = time.monotonic(), (dict(self.seconds), self.n_tokens)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done meanwhile is none of the step's work."""
+        began, seconds = time.monotonic(), dict(self.seconds)
+        yield
+        self.began += time.monotonic() - began
+        for kind, now in self.seconds.items():
+            self.before[0][kind] += now - seconds[kind]
+
+    def count(self, rollouts: Sequence[Rollout]) -> None:
+        self.n_tokens += sum(len(rollout.response_ids) for rollout in rollouts)
+        self.longest = max(self.longest, *(rollout.n_tokens for rollout in rollouts))
+
+    def cost(self) -> dict[str, float]:
+        """What the step has taken so far, as a StepReport tells it, and the seconds of each kind of
+        work."""
+        seconds, n_tokens = self.before
+        cost: dict[str, float] = {
+            "tokens": self.n_tokens - n_tokens,
+            "seconds": time.monotonic() - self.began,
+        }
+        cost |= {kind: now - seconds[kind] for kind, now in self.seconds.items()}
+        if (memory := held_now()) is not None:
+            cost["memory"] = memory
+        return cost
+
 
 # ---- Checkpoints --------------------------------------------------------------------------------
+
+BEST = "best.safetensors"
+"""The policy's weights at the best look."""
 
 
 @dataclass
@@ -844,8 +805,12 @@ class State:
     kl_coefficient: float = 0.0
     scale: list[tuple[float, float]] = field(default_factory=list)
     """Mean and deviation of each scorer on the start's responses."""
-    start_scores: list[float] = field(default_factory=list)
-    """The start's scores on the test prompts."""
+    holdout_scale: list[tuple[float, float]] = field(default_factory=list)
+    """The same of the hold-out, on the start's responses to the test prompts."""
+    watch: dict[str, Any] = field(default_factory=dict)
+    """See monitors.Watch."""
+    stopped: dict[str, Any] = field(default_factory=dict)
+    """The alarm that stopped the run: resumed, it takes no further step."""
 
 
 def save_checkpoint(folder: Path, learner: Learner, state: State) -> Path:
@@ -861,6 +826,8 @@ def save_checkpoint(folder: Path, learner: Learner, state: State) -> Path:
                 tensors[f"{role}/{name}/{part}"] = value.contiguous()
     save_file(tensors, path / "learner.safetensors")
     (path / "state.json").write_text(json.dumps(asdict(state)))
+    if (folder / BEST).exists():
+        shutil.copyfile(folder / BEST, path / BEST)
     seal(path)
     for older in sorted(path.parent.glob("checkpoint-*"), key=_number)[:-2]:
         shutil.rmtree(older)
@@ -882,8 +849,26 @@ def load_checkpoint(path: Path, learner: Learner) -> State:
                     if value is not None
                 }
     state: dict[str, Any] = json.loads((path / "state.json").read_text())
-    state["scale"] = [(mean, deviation) for mean, deviation in state["scale"]]
+    for name in ("scale", "holdout_scale"):
+        state[name] = [(mean, deviation) for mean, deviation in state[name]]
+    if (path / BEST).exists():  # what was best after this step: it may have been replaced since
+        shutil.copyfile(path / BEST, path.parents[1] / BEST)
     return State(**state)
+
+
+def save_best(folder: Path, roles: Roles) -> None:
+    """The policy's weights of now as the best so far, in one move."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"unfinished-{BEST}"
+    weights = {name: p.data.contiguous() for name, p in roles.trained(POLICY).items()}
+    save_file(weights, unfinished)
+    unfinished.replace(folder / BEST)
+
+
+def load_best(folder: Path, roles: Roles) -> None:
+    saved = load_file(folder / BEST)
+    for name, parameter in roles.trained(POLICY).items():
+        parameter.data.copy_(saved[name])
 
 
 def _number(path: Path) -> int:

@@ -21,7 +21,7 @@ from training.ml.adapting import (
     save_model,
     save_start,
 )
-from training.ml.batches import parts_of, steps_of, useful_share
+from training.ml.batches import parts_of, passes_of, steps_of, useful_share
 from training.ml.config import RewardRecipe
 from training.ml.data import (
     Messages,
@@ -30,6 +30,7 @@ from training.ml.data import (
     chat_tokens,
     kept_apart,
     longest_first,
+    prompt_of,
     rated,
     tokenize_pairs,
 )
@@ -105,7 +106,7 @@ def train(
         rope=(recipe.rope_scaling, recipe.rope_factor),
     )
     suiting(recipe, train)
-    own, validation = kept_apart(train, recipe.validation_share, recipe.seed)
+    own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
     n_own = len(own)
     if recipe.loss == "ratings":
         own = rated(own, recipe.rating_of)
@@ -338,7 +339,17 @@ def _whole_model(recipe: RewardRecipe, tokenizer: Any) -> tuple[RewardsOf, Batch
         return {"ids": ids, "mask": mask} | _labels(pairs)
 
     def rewards_of(model: Any, batch: Batch) -> Tensor:
-        return _forward(model, batch["ids"], batch["mask"], recipe.dtype)
+        ids, mask = batch["ids"], batch["mask"]
+        lengths = mask.sum(dim=1).tolist()
+        passes = passes_of(lengths)
+        if len(passes) == 1:
+            return _forward(model, ids, mask, recipe.dtype)
+        rewards = torch.zeros(len(ids), device=ids.device)
+        for rows in passes:
+            longest = lengths[rows[0]]
+            found = _forward(model, ids[rows, :longest], mask[rows, :longest], recipe.dtype)
+            rewards = rewards.index_put((torch.tensor(rows, device=ids.device),), found)
+        return rewards
 
     return rewards_of, batch_of
 

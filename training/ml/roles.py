@@ -35,11 +35,9 @@ from training.ml.loading import (
     without_dropout,
 )
 from training.ml.logprobs import pad_right
-from training.ml.methods import IN_4_BITS
+from training.ml.methods import BESIDE, IN_4_BITS
 from training.ml.rollouts import Rollout, body_and_head
 
-METHODS = ("lora", "qlora", "rslora", "dora")
-"""Ways to adapt that leave the base as it is and can stand beside each other on it."""
 POLICY, REFERENCE, CRITIC = "default", "reference", "critic"
 """PEFT saves an adapter of the first name as the folder's own."""
 KEPT_LOGITS = 2**24
@@ -59,7 +57,7 @@ def can_share(reward_model: str, start: str, method: str) -> bool:
     another base.
     """
     own_base, base = adapter_base(reward_model), adapter_base(start) or start
-    if own_base is None or made_by(reward_model) not in (*METHODS, "pissa"):
+    if own_base is None or made_by(reward_model) not in (*BESIDE, "pissa"):
         return False
     if (made_by(reward_model) in IN_4_BITS) != (method in IN_4_BITS):
         return False
@@ -83,12 +81,12 @@ class Roles:
                 new adapter whose head says 0.
         Raises: ModelMissing; ValueError for a method or a base that cannot be shared.
         """
-        if recipe.method not in METHODS:
+        if recipe.method not in BESIDE:
             raise ValueError(
-                f"method is {recipe.method!r}; roles share a base by {', '.join(METHODS)}"
+                f"method is {recipe.method!r}; roles share a base by {', '.join(BESIDE)}"
             )
         start = adapter_base(recipe.base_model)
-        if start is not None and made_by(recipe.base_model) not in METHODS:
+        if start is not None and made_by(recipe.base_model) not in BESIDE:
             start = None  # load_causal merges it, or says why it cannot
         self.rope = rope_of(recipe.base_model) if start is not None else UNSCALED
         base = load_causal(

@@ -5,7 +5,7 @@ and a row that has ended leaves the batch, so nothing is computed for it any mor
 draws depends on its own uniform numbers alone: batches may be cut in any way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,12 +60,14 @@ def roll_out(
     pad_id: int,
     seed: int,
     batch_size: int,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> list[Rollout]:
     """One response to each prompt, in the order of the prompts, drawn from the whole distribution.
 
     Args:
         model: a causal language model, with whatever adapter is active now, in eval mode.
         seed: the same seed gives the same responses.
+        on_batch: called after each batch.
     """
     where = next(model.parameters()).device
     draw = torch.Generator().manual_seed(seed)
@@ -80,6 +82,7 @@ def roll_out(
         )
         for place, row in zip(places, tokens.tolist(), strict=True):
             found[place] = up_to_end(prompts[place], row, ends)
+        on_batch()
     return [found[place] for place in range(len(prompts))]
 
 

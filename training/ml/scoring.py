@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from training.ml.data import (
@@ -26,7 +27,7 @@ from training.ml.loading import (
     rope_of,
 )
 from training.ml.peaks import give_memory_back
-from training.ml.reward_model import score
+from training.ml.reward_model import score_members
 
 OnProgress = Callable[[int, int], None]
 
@@ -38,6 +39,8 @@ class ScoredPair:
     pair: Pair
     chosen: float
     rejected: float
+    spread: float | None = None
+    """Of an ensemble the standard deviation of the margin over its members."""
 
 
 def fitting(pairs: Sequence[Pair], tokenizer: Any, max_length: int) -> list[tuple[Pair, TokenPair]]:
@@ -71,13 +74,18 @@ def rewards(
     for start in range(0, len(kept), batch_size):
         part = [pair for pair, _tokens in kept[start : start + batch_size]]
         sides = [pair.prompt + side for pair in part for side in (pair.chosen, pair.rejected)]
-        numbers = score(model, tokenizer, sides, batch_size=2 * batch_size, dtype=dtype)
+        numbers = score_members(model, tokenizer, sides, batch_size=2 * batch_size, dtype=dtype)
         found += [
-            ScoredPair(pair, chosen, rejected)
+            ScoredPair(pair, fmean(chosen), fmean(rejected), _spread(chosen, rejected))
             for pair, chosen, rejected in zip(part, numbers[::2], numbers[1::2], strict=True)
         ]
         on_progress(start + len(part), len(kept))
     return found
+
+
+def _spread(chosen: Sequence[float], rejected: Sequence[float]) -> float | None:
+    margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
+    return stdev(margins) if len(margins) > 1 else None
 
 
 @dataclass(frozen=True)

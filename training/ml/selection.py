@@ -28,7 +28,7 @@ def entropy(probs: ArrayLike) -> Floats:
     p = np.asarray(probs, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
         each = -(p * np.log(p) + (1 - p) * np.log1p(-p))
-    return np.where((p <= 0) | (p >= 1), 0.0, each)
+    return np.asarray(np.where((p <= 0) | (p >= 1), 0.0, each))
 
 
 # What a label would tell --------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def bald(probs: ArrayLike) -> Floats:
     p = np.asarray(probs, dtype=float)
     if p.ndim != 2 or len(p) < 2:
         raise ValueError("how members disagree needs at least two of them")
-    return np.maximum(entropy(p.mean(axis=0)) - entropy(p).mean(axis=0), 0.0)
+    return np.asarray(np.maximum(entropy(p.mean(axis=0)) - entropy(p).mean(axis=0), 0.0))
 
 
 def uncertain_gap(gap: ArrayLike, spread: ArrayLike) -> Floats:
@@ -62,7 +62,7 @@ def uncertain_gap(gap: ArrayLike, spread: ArrayLike) -> Floats:
     mean, sd = np.asarray(gap, dtype=float), np.asarray(spread, dtype=float)
     if (sd < 0).any():
         raise ValueError("a spread is at least 0")
-    return np.where(sd > 0, np.abs(mean) + sd, 0.0)
+    return np.asarray(np.where(sd > 0, np.abs(mean) + sd, 0.0))
 
 
 def answer_spread(probs: ArrayLike) -> Floats:
@@ -72,7 +72,7 @@ def answer_spread(probs: ArrayLike) -> Floats:
     Args: probs: (pairs,). Source: Zrnic & Candès 2024, arXiv:2403.03208, section 3.
     """
     p = np.asarray(probs, dtype=float)
-    return np.sqrt(p * (1 - p))
+    return np.asarray(np.sqrt(p * (1 - p)))
 
 
 def decision_gain(
@@ -214,7 +214,7 @@ def unit_features(features: ArrayLike, seed: int = 0) -> Floats:
         rng = np.random.default_rng(seed)
         phi = phi @ rng.standard_normal((phi.shape[1], MOST_WIDE))
     length = math.sqrt(float((phi**2).sum(axis=1).mean()))
-    return phi / length if length else phi
+    return np.asarray(phi / length if length else phi)
 
 
 # From rewards to a design -------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def _spread(candidates: Read, labeled: Read | None) -> Floats:
         return np.asarray(candidates.gaps.std(axis=0, ddof=1))
     phi, known, q = _on_one_scale(candidates, labeled)
     inverse = np.linalg.inv(_information(phi.shape[1], known, q, 1.0))
-    return np.sqrt(np.einsum("ij,ij->i", phi @ inverse, phi))
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", phi @ inverse, phi)))
 
 
 def _few_of_a_prompt(scores: Floats, prompts: Sequence[object]) -> list[int]:

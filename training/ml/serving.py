@@ -30,8 +30,6 @@ from training.ml.methods import IN_4_BITS
 
 MOST_BASES = 2
 """Bases held at once; the one that was asked longest ago makes room."""
-IDLE_SECONDS = 300.0
-"""After so long without a request all models are let go: others may need the memory."""
 
 OnText = Callable[[str, int], None]
 """Told (all text so far, its tokens) after each token; raises to end the answer."""
@@ -60,9 +58,8 @@ class Server:
     """Models of one process. Two threads take turns: a switch in the middle of an answer would
     finish it with another adapter."""
 
-    def __init__(self, most_bases: int = MOST_BASES, idle_seconds: float = IDLE_SECONDS) -> None:
-        self.most_bases, self.idle_seconds = most_bases, idle_seconds
-        self._clock: threading.Timer | None = None
+    def __init__(self, most_bases: int = MOST_BASES) -> None:
+        self.most_bases = most_bases
         self._models: dict[tuple[str, ...], Any] = {}  # the last asked stands last
         self._turn = threading.RLock()
 
@@ -79,27 +76,16 @@ class Server:
         Raises: ModelMissing; ValueError if the conversation leaves no room; what `on_text` raises.
         """
         with self._turn:
-            self._stop_clock()
-            try:
-                model = self._switched(name)
-                return _generate(model, load_tokenizer(name), messages, sampling, on_text)
-            finally:
-                self._clock = threading.Timer(self.idle_seconds, self.forget)
-                self._clock.daemon = True
-                self._clock.start()
+            model = self._switched(name)
+            return _generate(model, load_tokenizer(name), messages, sampling, on_text)
 
     def forget(self) -> None:
         """Give the memory of all models back."""
         with self._turn:
-            self._stop_clock()
             self._models.clear()
             gc.collect()
             if device().type == "cuda":
                 torch.cuda.empty_cache()
-
-    def _stop_clock(self) -> None:
-        if self._clock is not None:
-            self._clock.cancel()
 
     @property
     def n_bases(self) -> int:
@@ -218,5 +204,5 @@ _OF_PROCESS = Server()
 
 
 def of_process() -> Server:
-    """The models that this worker process holds from one request to the next."""
+    """The models that this process holds from one request to the next."""
     return _OF_PROCESS

@@ -17,11 +17,14 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from training.ml.adapting import optimizer_of, optimizer_words, save_model, save_start
+from training.ml.batches import parts_of, passes_of, steps_of, useful_share
 from training.ml.config import PretrainRecipe, SFTRecipe
 from training.ml.data import (
     Pair,
     TokenExample,
+    kept_apart,
     longest_first,
+    prompt_of,
     text_pieces,
     to_imitate,
     tokenize_examples,
@@ -37,11 +40,13 @@ from training.ml.loading import (
     train_in_float32,
 )
 from training.ml.logprobs import pad_right, response_logps
+from training.ml.loop import Batch, learn, of_whole_steps, one_step_at_a_time
 from training.ml.methods import PROMPTS, WHOLE, virtual_tokens
 from training.ml.steps import (
     OnStep,
     ReportSteps,
     StepReport,
+    measured_together,
     n_steps,
     quiet_trainer,
     resume_point,
@@ -65,7 +70,8 @@ def train(
     weights as an unbroken run.
 
     Returns: token_metrics of the test responses, of which the prompts' tokens are no part; and
-        n_train, n_steps, train_tokens (read in one pass), max_length (the model's context, where
+        n_train, n_validation, n_steps, best_step, train_tokens (read in one pass), useful_tokens
+        (share of what was computed that is no padding), max_length (the model's context, where
         that is less than asked), too_long_train, too_long_test, empty, trained_parameters,
         parameters, longest (tokens of a row), optimizer, seconds, and the pairs that gave nothing
         to imitate: ties, other, repeated.
@@ -80,24 +86,30 @@ def train(
         virtual_tokens=virtual_tokens(recipe),
         rope=(recipe.rope_scaling, recipe.rope_factor),
     )
-    train_examples, none_train = to_imitate(train, recipe.imitate)
+    own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
+    train_examples, none_train = to_imitate(own, recipe.imitate)
+    valid_examples, none_valid = to_imitate(validation, recipe.imitate)
     test_examples, none_test = to_imitate(test, recipe.imitate)
     if not train_examples:
         raise ValueError(
-            f"imitate: none of the {len(train)} training pairs holds a response to imitate "
+            f"imitate: none of the {len(own)} training pairs holds a response to imitate "
             f"({recipe.imitate})"
         )
     train_tokens, left_out_train = tokenize_examples(train_examples, tokenizer, limit)
+    valid_tokens, left_out_valid = tokenize_examples(valid_examples, tokenizer, limit)
     test_tokens, left_out_test = tokenize_examples(test_examples, tokenizer, limit)
     if not train_tokens:
         raise ValueError(f"no training response of {len(train_examples)} fits max_length={limit}")
+    if validation and not valid_tokens:
+        raise ValueError(f"validation_share leaves no response that fits max_length={limit}")
     n_left_out = left_out_test.too_long + left_out_test.empty
-    found = _train(recipe, tokenizer, limit, train_tokens, test_tokens, n_left_out, folder, on_step)
+    sides = (train_tokens, valid_tokens, test_tokens)
+    found = _train(recipe, tokenizer, limit, sides, n_left_out, folder, on_step)
     return found | {
-        "too_long_train": left_out_train.too_long,
+        "too_long_train": left_out_train.too_long + left_out_valid.too_long,
         "too_long_test": left_out_test.too_long,
-        "empty": left_out_train.empty + left_out_test.empty,
-        **{reason: n + none_test[reason] for reason, n in none_train.items()},
+        "empty": left_out_train.empty + left_out_valid.empty + left_out_test.empty,
+        **{reason: n + none_valid[reason] + none_test[reason] for reason, n in none_train.items()},
         "seconds": time.monotonic() - began,
     }
 
@@ -123,19 +135,24 @@ def pretrain(
         virtual_tokens=virtual_tokens(recipe),
         rope=(recipe.rope_scaling, recipe.rope_factor),
     )
-    sides = [
-        [
+    own, validation = kept_apart(train, recipe.validation_share, recipe.seed, str)
+
+    def pieces(side: Sequence[str]) -> list[TokenExample]:
+        return [
             piece
             for place, text in enumerate(side)
             for piece in text_pieces(text, str(place), tokenizer, limit)
         ]
-        for side in (train, test)
-    ]
-    if not sides[0]:
-        raise ValueError(f"no training text of {len(train)} holds two tokens")
-    found = _train(recipe, tokenizer, limit, sides[0], sides[1], 0, folder, on_step)
+
+    sides = (pieces(own), pieces(validation), pieces(test))
+    for side, texts, what in zip(
+        sides, (own, validation), ("training", "validation"), strict=False
+    ):
+        if texts and not side:
+            raise ValueError(f"no {what} text of {len(texts)} holds two tokens")
+    found = _train(recipe, tokenizer, limit, sides, 0, folder, on_step)
     return found | {
-        "n_texts": len(train),
+        "n_texts": len(own),
         "too_long_train": 0,
         "too_long_test": 0,
         "empty": 0,
@@ -148,12 +165,13 @@ def _train(
     recipe: SFTRecipe | PretrainRecipe,
     tokenizer: Any,
     limit: int,
-    train: Sequence[TokenExample],
-    test: Sequence[TokenExample],
+    sides: tuple[list[TokenExample], list[TokenExample], list[TokenExample]],
     n_left_out: int,
     folder: Path,
     on_step: OnStep,
 ) -> dict[str, Any]:
+    """Train on the first side, choose the weights by the second, measure on the third."""
+    train, validation, test = sides
     prompt_weight = noise = 0.0
     if isinstance(recipe, SFTRecipe):
         prompt_weight, noise = recipe.prompt_loss_weight, recipe.neftune_alpha
@@ -189,12 +207,32 @@ def _train(
 
     # Before there is an adapter: not every method could be turned off again.
     base_nll: list[float] = []
-    ordered = longest_first(test)
-    for start in range(0, len(ordered), recipe.batch_size):
-        base_nll += losses(base.eval(), ordered[start : start + recipe.batch_size])
+    for part in measured_together(recipe, test):
+        base_nll += losses(base.eval(), part)
         on_step(StepReport(step=0, n_steps=total, split="test"))
 
-    n_tokens = [len(example.response_ids) for example in ordered]
+    lengths = [len(row["input_ids"]) for row in rows]
+    steps = steps_of(
+        lengths,
+        recipe.batch_size * recipe.gradient_accumulation,
+        total,
+        recipe.seed,
+        by_length=recipe.group_by_length,
+    )
+
+    def places(step: Sequence[int]) -> list[list[int]]:
+        found = parts_of(
+            [lengths[at] for at in step],
+            most_rows=recipe.batch_size,
+            most_tokens=recipe.batch_tokens,
+        )
+        return [
+            [step[part[at]] for at in one]
+            for part in found
+            for one in passes_of([lengths[step[at]] for at in part])
+        ]
+
+    collate = collator(tokenizer.pad_token_id, packing=recipe.packing)
     report: ReportSteps[TokenExample] = ReportSteps(
         recipe,
         total,
@@ -202,7 +240,9 @@ def _train(
         lambda examples: losses(trainer.model, examples),
         on_step,
         logged={},
-        summary=lambda nll: {"loss": sum(nll) / sum(n_tokens)},
+        summary=lambda nll: {"loss": sum(nll) / sum(map(n_told, report.rows))},
+        validation=validation,
+        folder=folder,
     )
     trainer = _Trainer(
         model=base,
@@ -213,11 +253,11 @@ def _train(
             neftune_noise_alpha=noise or None,
             # What is too long was left out before; TRL would cut or drop it in silence.
             max_length=None,
-            **trainer_settings(recipe, folder, len(rows)),
+            **trainer_settings(recipe, folder, len(rows)) | of_whole_steps(total),
         ),
+        parts=lambda step: [collate([rows[at] for at in part]) for part in places(step["rows"])],
         processing_class=tokenizer,
-        data_collator=collator(tokenizer.pad_token_id, packing=recipe.packing),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list([{"rows": step} for step in steps]),
         callbacks=[report],
         optimizers=(optimizer_of(base, recipe), None),
     )
@@ -226,21 +266,32 @@ def _train(
     save_start(trainer.model, recipe, folder)
     trainer.train(resume_from_checkpoint=resume_point(folder))
 
+    report.choose_best(trainer.model)
     save_model(trainer.model, recipe, folder)
     tokenizer.save_pretrained(folder / "model")
-    nll = report.measured_at(total, trainer.model)
+    nll = report.measured_at_end(trainer.model)
     trained, parameters = n_parameters(trainer.model)
-    units = [example.unit for example in report.test]
+    units, n_tokens = [example.unit for example in report.test], list(map(n_told, report.test))
     return token_metrics(nll, base_nll, n_tokens, units, n_left_out=n_left_out) | {
         "n_train": len(train),
-        "n_steps": total,
-        "longest": max(len(row["input_ids"]) for row in rows),
+        "n_validation": len(validation),
+        "n_steps": report.reached,
+        "best_step": report.best_step,
+        "longest": max(lengths),
+        "useful_tokens": useful_share(
+            [[length] for length in lengths], [part for step in steps for part in places(step)]
+        ),
         "train_tokens": sum(example.n_tokens for example in train),
         "max_length": limit,
         "trained_parameters": trained,
         "parameters": parameters,
         "optimizer": optimizer_words(recipe),
     }
+
+
+def n_told(example: TokenExample) -> int:
+    """Tokens that a measurement counts."""
+    return len(example.response_ids)
 
 
 def pack(examples: Sequence[TokenExample], room: int) -> list[list[TokenExample]]:
@@ -277,7 +328,7 @@ def training_row(examples: Sequence[TokenExample], prompt_weight: float) -> dict
 
 
 def collator(pad_id: int, *, packing: bool) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
-    """Rows to a batch, padded behind.
+    """Rows to a batch, padded behind; n_tokens of them are no padding.
 
     Packed rows say by their positions where a conversation begins, and bear no mask: models then
     keep conversations apart by themselves.
@@ -290,7 +341,7 @@ def collator(pad_id: int, *, packing: bool) -> Callable[[list[dict[str, Any]]], 
         for at, row in enumerate(rows):
             weights[at, : len(row["weights"])] = torch.tensor(row["weights"])
             places[at, : len(row["position_ids"])] = torch.tensor(row["position_ids"])
-        batch = {"input_ids": ids, "weights": weights}
+        batch = {"input_ids": ids, "weights": weights, "n_tokens": mask.sum()}
         batch["labels"] = ids.masked_fill(weights == 0, -100)
         return batch | ({"position_ids": places} if packing else {"attention_mask": mask})
 
@@ -325,44 +376,44 @@ def _refuse_mixing(model: Any, examples: Sequence[TokenExample]) -> None:
 
 
 class _Trainer(SFTTrainer):  # type: ignore[misc]
-    """TRL's trainer with a weight for each token, on rows that are tokens already, without messages
-    to the outside."""
+    """TRL's trainer with a weight for each token, on steps that are divided into parts beforehand,
+    without messages to the outside."""
 
-    loss_is_scaled_for_ga = True
-    _signature_columns: list[str] | None
+    def __init__(self, *, parts: Callable[[Any], list[Batch]], **settings: Any) -> None:
+        self.parts = parts
+        super().__init__(**settings)
 
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["input_ids", "weights", "position_ids"]
+    def get_train_dataloader(self) -> Any:
+        return one_step_at_a_time(self, self.parts)
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: Any) -> Tensor:
-        """Sum of the weights of the batches that make one step, in place of their tokens' number:
-        a step is the weighted mean over all its tokens, however they are divided."""
-        total: Tensor = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum()
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            total = self.accelerator.gather(total.to(device)).sum()
-        return total.to(device)
+    def training_step(
+        self, model: Any, inputs: dict[str, list[Batch]], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Gradients of one step; returns its loss, Σ w · −log p / Σ w over all its tokens, however
+        they are divided. With weights of 0 and 1 it is TRL's own."""
+        model.train()
+        parts: list[Batch] = self._prepare_inputs(inputs)["parts"]
+        whole = torch.stack([part["weights"].sum() for part in parts]).sum()
+        loss, _values = learn(self, model, parts, self._loss, whole.clamp(min=1e-9))
+        return loss
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
-    ) -> Any:
-        """Σ w · −log p / Σ w over the tokens. With weights of 0 and 1 it is TRL's own loss."""
-        weights = inputs.pop("weights")[:, 1:]  # (rows, tokens - 1): the token at t + 1, told at t
+    def _loss(self, model: Any, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Σ w · −log p over the tokens of a part."""
+        given = {name: part[name] for name in part if name not in ("weights", "n_tokens")}
+        weights = part["weights"][:, 1:]  # (rows, tokens - 1): the token at t + 1, told at t
         extra = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        outputs = model(**inputs, **extra, use_cache=False, fused_lm_head=True)
+        outputs = model(**given, **extra, use_cache=False, fused_lm_head=True)
         # From behind: prompt tuning puts tokens of its own in front.
-        logps = outputs.log_probs[:, -weights.shape[1] :]
-        whole = weights.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = -(weights * logps).sum() / whole.clamp(min=1e-9)
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes
+        loss = -(weights * outputs.log_probs[:, -weights.shape[1] :]).sum()
         if self.aux_loss_enabled:
-            share = self.current_gradient_accumulation_steps if self.model.training else 1
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / share
-        return (loss, outputs) if return_outputs else loss
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss * weights.sum()
+        return loss, {}
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # nobody reads it, and it would look for the tokens of one batch
+
+    def _track_num_input_tokens(self, inputs: dict[str, list[Batch]]) -> None:
+        self.state.num_input_tokens_seen += sum(int(part["n_tokens"]) for part in inputs["parts"])
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         return dataset

@@ -18,7 +18,8 @@ from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from training.ml.adapting import load_network, optimizer_name, save_network
-from training.ml.config import Recipe
+from training.ml.batches import parts_of
+from training.ml.config import Recipe, RowsRecipe, texts_in_a_row, token_budget
 from training.ml.data import Row, longest_first
 from training.ml.evaluation import log_loss, share_right
 from training.ml.loading import device, number_format
@@ -43,6 +44,8 @@ class StepReport:
     """What a training step took: tokens (padding not counted), seconds, memory (bytes held)."""
     checkpoint: Path | None = None
     """A checkpoint of this step has just been written here."""
+    notes: tuple[str, ...] = ()
+    """What people should read of this step, a line each."""
 
 
 OnStep = Callable[[StepReport], None]
@@ -61,6 +64,18 @@ def n_steps(recipe: Recipe, n_train: int) -> int:
 def every(asked: int, total: int) -> int:
     """Steps between two measurements or checkpoints; 0 asked means ten in the whole run."""
     return asked or max(1, total // 10)
+
+
+def measured_together(recipe: Recipe, rows: Sequence[Row]) -> list[list[Row]]:
+    """Held-out rows that pass through the model together, the longest first: if memory runs out at
+    all, it does so at once."""
+    parts = parts_of(
+        [row.n_tokens for row in rows],
+        most_rows=recipe.batch_size,
+        most_tokens=token_budget(recipe),
+        each=texts_in_a_row(recipe),
+    )
+    return [[rows[at] for at in part] for part in parts]
 
 
 def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, Any]:
@@ -271,8 +286,8 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         was_training = model.training
         model.eval()
         found: list[float] = []
-        for start in range(0, len(rows), self.recipe.batch_size):
-            found += self.numbers(rows[start : start + self.recipe.batch_size])
+        for part in measured_together(self.recipe, rows):
+            found += self.numbers(part)
             self.on_step(StepReport(step=step, n_steps=self.total, split=split))
         model.train(was_training)
         _refuse_nan(sum(found), step)
@@ -282,9 +297,11 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
 
     def _is_worn_out(self) -> bool:
         """Whether as many measurements as `early_stopping` allows brought no lower loss."""
-        patience = getattr(self.recipe, "early_stopping", 0)
         measured = self._measured()
-        if not patience or not measured:
+        if not measured or not isinstance(self.recipe, RowsRecipe):
+            return False
+        patience = self.recipe.early_stopping
+        if not patience:
             return False
         best = min(measured, key=lambda step: measured[step])
         return sum(step > best for step in measured) >= patience

@@ -17,6 +17,10 @@ TITLES = {
     "loss": _lazy("Loss"),
     "accuracy": _lazy("Accuracy"),
     "margin": _lazy("Reward margin"),
+    "score": _lazy("Score"),
+    "holdout": _lazy("Hold-out score"),
+    "kl": _lazy("KL to the start, nats a response"),
+    "length": _lazy("Tokens a response"),
 }
 RUNS_OFFERED = 100
 FIGURES = {
@@ -24,6 +28,9 @@ FIGURES = {
     "longer_wins": _lazy("baseline “the longer wins”"),
     "loss": _lazy("loss, nats a token"),
     "base_loss": _lazy("loss of the base"),
+    "gain": _lazy("gain of the score, in deviations of the start"),
+    "holdout_gain": _lazy("gain by the hold-out"),
+    "win": _lazy("responses better than the start’s"),
 }
 """Results that have an interval, as far as a run has them."""
 PLAIN = {

@@ -36,12 +36,20 @@ SETS = {
 @login_required
 @require_safe
 def overview(request: HttpRequest, slug: str) -> HttpResponse:
-    """Frozen datasets, newest first, and drafts that are on their way."""
+    """Frozen datasets, newest first, and drafts that are on their way; those that studies alone
+    made when asked for."""
     project = project_for(request.user, slug, to="view")
+    of_studies = project.datasets.of_studies_alone()
+    asks_studies = request.GET.get("of") == "studies"
+    shown = of_studies if asks_studies else project.datasets.listed()
     context = {
         "project": project,
         "active": "training",
-        "datasets": project.datasets.order_by("-pk").defer("preview", "raters")[:SHOWN],
+        "of_studies": asks_studies,
+        "n_of_studies": of_studies.count(),
+        "n_shown": shown.count(),
+        "most_shown": SHOWN,
+        "datasets": shown.order_by("-pk").defer("preview", "raters")[:SHOWN],
         "drafts": project.dataset_drafts.active().filter(freezing=True),
     }
     return render(request, "training/datasets.html", context)

@@ -18,7 +18,8 @@ from labeling.storage import check_model_name
 from training.fitting import Fit, fit, fit_work, machine
 from training.forms import NAMES, WorkForm
 from training.ml.config import METHODS, RECIPES, make_recipe
-from training.runs import named_model
+from training.ml.memory import REFERENCES
+from training.runs import named_model, with_folders
 
 
 @login_required
@@ -39,7 +40,7 @@ def fit_context(data: QueryDict, user: Any, project: Project, kind: str) -> dict
         check_model_name(data.get("base_model", ""), user)
         folder = named_model(project, data.get("base_model", ""))
         recipe = make_recipe(kind, posted_settings(data, kind) | {"base_model": folder})
-        found = fit(kind, recipe, machine())
+        found = fit(kind, with_folders(project, recipe), machine())
     except (ValueError, ValidationError) as error:
         text = str(getattr(error, "message", error))
         return {"fit": None, "problem": text[:1].upper() + text[1:]}
@@ -48,8 +49,10 @@ def fit_context(data: QueryDict, user: Any, project: Project, kind: str) -> dict
 
 def _told(found: Fit) -> dict[str, Any]:
     """What training/fits.html shows of a fit."""
+    reference = REFERENCES.get(found.estimate.reference)
     return {
         "fit": found,
+        "reference": _(reference) if reference else "",
         "terms": [(_(term.words), term.bytes) for term in found.estimate.terms],
         "suggestions": [
             (json.dumps(suggestion.settings), _in_words(suggestion.settings), suggestion)
@@ -102,6 +105,8 @@ def posted_settings(data: QueryDict, kind: str) -> dict[str, Any]:
             continue
         if setting.type is bool:
             found[setting.name] = setting.name in data
+        elif setting.name == "reward_models":  # a box for each
+            found[setting.name] = ",".join(data.getlist(setting.name))
         elif data.get(setting.name, "") != "":
             found[setting.name] = data[setting.name]
     return found

@@ -17,7 +17,7 @@ from django.http import (
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from labeling.access import project_for
 from labeling.models import Project
@@ -37,7 +37,7 @@ from training.model_files import (
 )
 from training.model_forms import DescribeForm
 from training.models import ModelVersion
-from training.registry import StillInUse, delete_model, describe, what_depends
+from training.registry import describe
 from training.views.runs import counts_in_words
 
 PAGE = 50
@@ -141,6 +141,8 @@ def model(request: HttpRequest, slug: str, name: str) -> HttpResponse:
     if found.run:
         context["method"] = _(METHODS[found.run.recipe.get("method", "lora")])
         context["counts"] = counts_in_words(found.run.dataset)
+        used = found.run.reward_models.select_related("model")
+        context["reward_names"] = ", ".join(one.model.name for one in used if not one.holds_out)
         raters = found.run.dataset.raters if found.run.dataset else []
         context["people"] = [r for r in raters if r["kind"] == "person"]
         context["judges"] = [r for r in raters if r["kind"] == "judge"]
@@ -175,34 +177,6 @@ def change(request: HttpRequest, slug: str, name: str) -> HttpResponse:
         for errors in form.errors.values():
             messages.error(request, " ".join(errors))
     return redirect("training:model", slug, name)
-
-
-@login_required
-@require_http_methods(["GET", "POST"])
-def delete(request: HttpRequest, slug: str, name: str) -> HttpResponse:
-    """What would go with a model; a POST that names all of it deletes it."""
-    project = project_for(request.user, slug, to="lead")
-    found = _model(project, name)
-    if request.method == "POST":
-        agreed = {int(key) for key in request.POST.getlist("agreed") if key.isdecimal()}
-        try:
-            gone = delete_model(found, request.user, agreed=agreed)
-        except StillInUse as error:
-            text = str(error)
-            messages.error(request, text[:1].upper() + text[1:] + ".")
-            return redirect("training:delete_model", slug, name)
-        messages.success(
-            request,
-            _("Deleted: %(names)s.") % {"names": ", ".join(m.name for m in gone.models)},
-        )
-        return redirect("training:models", slug)
-    context = {
-        "project": project,
-        "active": "training",
-        "model": found,
-        "depends": what_depends(found),
-    }
-    return render(request, "training/delete_model.html", context)
 
 
 @login_required

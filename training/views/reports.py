@@ -51,6 +51,14 @@ ROWS = {
     ("source", "ai"): _lazy("AI judges"),
 }
 
+QUARTERS = (
+    _lazy("the quarter they agree on most"),
+    _lazy("the second"),
+    _lazy("the third"),
+    _lazy("the quarter they disagree on most"),
+)
+"""Of the pairs, by how far an ensemble's members are apart."""
+
 
 @dataclass(frozen=True)
 class Note:
@@ -216,6 +224,19 @@ def _figures(project: Project, model: ModelVersion, found: dict[str, Any]) -> di
             for cut in found["slices"]
         ]
     }
+    if "spread" in found:
+        context |= {
+            "quarters": [
+                row
+                | {
+                    "words": words,
+                    "span": Span(**{k: row["accuracy"].get(k) for k in ENDS}),
+                }
+                for words, row in zip(QUARTERS, found["spread"]["quarters"], strict=False)
+            ],
+            "spread_note": _note_on_spread(found["spread"]),
+            "disputed": wrong_pairs(project, found["disputed"][:WRONG_SHOWN]),
+        }
     if found["kind"] == "reward":
         context |= {
             "against_length": _note_on_length_baseline(found["against_longer"]),
@@ -316,6 +337,33 @@ def _note_on_training(found: dict[str, Any]) -> Note | None:
             ),
         )
     return Note("ok", _("It does about as well on new prompts as on those it was trained on."))
+
+
+def _note_on_spread(spread: dict[str, Any]) -> Note:
+    """What the members' disagreement is good for."""
+    gain, doubt = spread["gain"], spread["gain_of_doubt"]
+    if gain.get("low") is None:
+        text = _("What the disagreement tells is open: too few prompts, or no pair it gets wrong.")
+        return Note("", text)
+    if gain["low"] > 0:
+        text = _(
+            "Where the members agree it is right more often: send people the pairs they disagree "
+            "on, and trust a reward judge less there."
+        )
+        if doubt["low"] is not None and doubt["low"] > 0:
+            text += " " + _("Margins that the spread makes smaller are the better probabilities.")
+        return Note("ok", text)
+    if gain["high"] < 0:
+        return Note(
+            "warn", _("Where the members agree it is wrong more often: they share a mistake.")
+        )
+    return Note(
+        "",
+        _(
+            "Whether the disagreement tells anything is open: the interval holds 0. More members, "
+            "or members that differ more (a larger rank, more epochs), tell more."
+        ),
+    )
 
 
 def _note_on_displacement(figure: dict[str, Any]) -> Note:

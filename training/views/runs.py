@@ -1,5 +1,6 @@
 """Pages of runs and models: the launch form, a run with its curves, a model's lineage."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 from urllib.parse import urlencode
@@ -19,13 +20,14 @@ from labeling.storage import storage_path
 from training import causes
 from training.datasets import COUNTED
 from training.forms import LaunchForm
-from training.ml.config import RECIPES, TRACKERS, settings_of
+from training.ml.config import ON_TEXTS, RECIPES, TRACKERS, settings_of
 from training.ml.methods import other_settings
 from training.models import Dataset, Run
 from training.runs import cancel_run, pace, recipe_of, resume_run, seconds_left, start_run
 from training.sweeps import start_sweep
+from training.views import rewarded
 from training.views.fits import fit_context, with_suggestion
-from training.watching import OUTPUT, last_words
+from training.watching import last_words_of
 
 POINTS_SHOWN = 400
 """Points of one curve at most: more than a screen has room for."""
@@ -37,14 +39,21 @@ MODELS_SHOWN = RUNS_SHOWN = DATASETS_SHOWN = 50
 NEW = {
     "reward": _lazy("New reward model"),
     "dpo": _lazy("New DPO policy"),
+    "ppo": _lazy("New PPO policy"),
     "sft": _lazy("New SFT policy"),
     "pretrain": _lazy("New continued pre-training"),
+    "quiet_star": _lazy("New Quiet-STaR policy"),
 }
 ABOUT = {
     "reward": _lazy("Learns to give a response a number, so that the preferred one gets more."),
     "dpo": _lazy(
         "Moves a policy towards preferred responses, held near the model it starts from; the "
         "reference is the same model with its adapter off."
+    ),
+    "ppo": _lazy(
+        "Lets a policy answer prompts, score its own answers by a reward model, and learn to score "
+        "higher while it stays near its start: PPO, RLOO, GRPO or online DPO, on one base for all "
+        "roles."
     ),
     "sft": _lazy(
         "Imitates preferred responses, or better answers that raters wrote, word by word (TRL "
@@ -54,17 +63,47 @@ ABOUT = {
         "Reads raw text of a domain and learns every token of it, before supervised fine-tuning; "
         "needs no labels."
     ),
+    "quiet_star": _lazy(
+        "Thinks after every token of raw text, and learns which thoughts make the text behind them "
+        "likelier (Zelikman et al. 2024). For small models and short texts: a step costs a text "
+        "for every token of a thought."
+    ),
 }
+EXPERIMENTAL = ("quiet_star",)
 CURVES = {
     "loss": _lazy("Loss"),
     "accuracy": _lazy("Accuracy"),
     "margin": _lazy("Reward margin"),
+    "score": _lazy("Score"),
+    "holdout": _lazy("Hold-out score"),
+    "kl": _lazy("KL to the start, nats a response"),
+    "length": _lazy("Tokens a response"),
+    "entropy": _lazy("Entropy, nats a token"),
+    "clip_fraction": _lazy("Share of tokens clipped"),
+    "finished": _lazy("Share that comes to an end"),
+    "win": _lazy("Share better than the start’s"),
+    "repeated": _lazy("Share of repeated 4-grams"),
+    "spread": _lazy("Spread of the reward models"),
+    "lists": _lazy("Share with lists"),
+    "bold": _lazy("Share with bold words"),
+    "kl_coefficient": _lazy("Price of KL"),
+    "explained_variance": _lazy("What the critic explains"),
+    "thought_loss": _lazy("Loss with thoughts"),
+    "thought_benefit": _lazy("Benefit of thoughts, nats a token"),
+    "mixing_weight": _lazy("Mixing weight of the thought"),
+    "thought_reward": _lazy("Reward of REINFORCE, nats"),
     "learning_rate": _lazy("Learning rate"),
     "grad_norm": _lazy("Gradient norm"),
     "tokens_per_second": _lazy("Tokens a second"),
 }
 """What a run's points may hold; runs that learn tokens and not pairs have a loss alone of the first
-three. The others are of training steps alone."""
+three. Learning rate, gradient norm and tokens a second are of training steps alone."""
+TESTED = {"loss", "accuracy", "margin", "score", "holdout", "kl", "length", "finished"}
+TESTED |= {"entropy", "win", "repeated", "spread", "lists", "bold"}
+TESTED |= {"thought_loss", "thought_benefit", "mixing_weight"}
+"""Curves that test points may stand on."""
+HABITS = ("repeated", "lists", "bold")
+"""Curves that are worth a place only where they leave 0."""
 
 
 PAIRWISE = (Run.Kind.REWARD, Run.Kind.DPO)
@@ -87,7 +126,7 @@ def overview(request: HttpRequest, slug: str) -> HttpResponse:
     if request.htmx:
         return render(request, "training/overview.html#runs", context)
     context["models"] = project.models.select_related("run", "base")[:MODELS_SHOWN]
-    context["datasets"] = project.datasets.order_by("-pk")[:DATASETS_SHOWN]
+    context["datasets"] = project.datasets.listed().order_by("-pk")[:DATASETS_SHOWN]
     return render(request, "training/overview.html", context)
 
 
@@ -107,7 +146,8 @@ def launch(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
         initial=_first_values(request.GET, project, kind),
     )
     context = {"project": project, "active": "training", "form": form, "kind": Run.Kind(kind)}
-    context |= {"title": NEW[kind], "about": ABOUT[kind]}
+    context |= {"title": NEW[kind], "about": ABOUT[kind], "experimental": kind in EXPERIMENTAL}
+    context["reads_text"] = kind in ON_TEXTS
     if request.method == "POST" and request.htmx.trigger == "id_method":
         return render(request, "training/launch.html#method", context)
     if request.method == "POST" and request.htmx:
@@ -188,7 +228,9 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     if found.dataset:
         context["many_too_long"] = 10 * (_too_long(found) or 0) > found.dataset.counts["pairs"]
     drawn = context["curves"]["curves"]
-    context["charts"] = [(name, CURVES[name]) for name in drawn]
+    context["charts"] = [(name, CURVES[name], name in TESTED) for name in drawn]
+    if found.kind == Run.Kind.PPO:
+        context |= rewarded.ppo_context(found)
     measured = {name: curve for name, curve in drawn.items() if curve["test"]}
     context["measured"] = [CURVES[name] for name in measured]
     context["test_points"] = _test_points(measured)
@@ -201,7 +243,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     if found.report_to:
         context |= _tracker(found)
     if "lead" in project.may and found.folder:
-        context["output"] = last_words(storage_path(found.folder) / OUTPUT)
+        context["output"] = last_words_of(found)
     return render(request, "training/run.html", context)
 
 
@@ -259,15 +301,23 @@ def curves(run: Run) -> dict[str, Any]:
         for name in CURVES.keys() & values.keys():
             found[name]["test"].append([step, values[name]])
     first = ("loss", "accuracy", "margin") if run.kind in PAIRWISE else ("loss",)
+    shown: Sequence[str] = list(found)
+    if run.kind == Run.Kind.PPO:
+        first = ("score", "kl")
+        shown = [name for name in rewarded.CURVES if name not in HABITS or _varies(found[name])]
     return {
         "curves": {
-            name: curve
-            for name, curve in found.items()
-            if name in first or curve["train"] or curve["test"]
+            name: found[name]
+            for name in shown
+            if name in first or found[name]["train"] or found[name]["test"]
         },
         "steps_per_point": each,
         "held_out": "validation" if points["validation"] else "test",
     }
+
+
+def _varies(curve: dict[str, list[list[float]]]) -> bool:
+    return any(value for points in curve.values() for _step, value in points)
 
 
 def _test_points(found: dict[str, Any]) -> list[tuple[int, list[float]]]:

@@ -18,7 +18,7 @@ BAR_WIDTH = 30
 class Command(BaseCommand):
     help = (
         "Run the loop on a micro-world with a known truth: import, simulated raters, AI judge, "
-        "agreement, reward model, DPO. A second run uses what is there."
+        "agreement, reward model, SFT, DPO, PPO. A second run uses what is there."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -97,10 +97,11 @@ def table(results: dict[str, Any]) -> list[str]:
         lines.append(
             f"{row['what']:<44} {value:>7}   {interval:<18} {row['n']:>6,}   {row['against']}"
         )
-    lines += ["", "What the policy writes, before and after DPO:"]
+    lines += ["", "What the policy writes, before and after DPO, and after PPO:"]
     for sample in results["samples"]:
         lines += [f"  {sample['prompt']}"]
         lines += [f"    before: {sample['start']}", f"    after:  {sample['new']}"]
+        lines += [f"    PPO:    {sample['ppo']}"]
     spent = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in results["seconds"].items())
     lines += [
         "",

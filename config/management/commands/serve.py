@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import secrets
+import shutil
 import socket
 import sys
 import time
@@ -24,6 +25,9 @@ from labeling.reports import libraries_missing
 START_SECONDS = 90
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ADMIN = "admin"
+KIB_AFTER_A_JOB = "250000"
+"""What a worker's process may have held at most to be kept: more than ours takes (62 MB), less than
+one that has imported torch (470 MB)."""
 
 
 class Command(BaseCommand):
@@ -187,6 +191,10 @@ def environment(verbosity: int) -> dict[str, str]:
         # macOS ends a forked child that touches Objective-C, as looking up proxies does.
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
     }
+    if web_processes() > 1:  # they count requests together: see config/metrics.py
+        counts = settings.PREFLOOP_STORAGE / "metrics"
+        shutil.rmtree(counts, ignore_errors=True)
+        defaults["PROMETHEUS_MULTIPROC_DIR"] = str(counts)
     return defaults | os.environ | {"PYTHONUNBUFFERED": "1"}
 
 
@@ -229,12 +237,13 @@ def sweep_worker_command() -> list[str]:
 
 
 def gpu_worker_command() -> list[str]:
-    """One job at a time in a process of its own, which a crash or out-of-memory may take along.
+    """One job at a time. What trains or loads a model of training has a process of its own; a
+    judge's model lies in Celery's, which is replaced after a job that needed as much.
 
     It yields the processor to the pages, which matters where training runs on the CPU.
     """
     worker = worker_command("gpu", concurrency=1)
-    return ["nice", "-n", "5", *worker, "--max-tasks-per-child", "1"]
+    return ["nice", "-n", "5", *worker, "--max-memory-per-child", KIB_AFTER_A_JOB]
 
 
 def wait_until_served(tree: ProcessTree, address: str) -> None:

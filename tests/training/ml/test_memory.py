@@ -103,6 +103,47 @@ def test_what_makes_a_run_larger_makes_its_peak_larger():
     assert peak(dtype="float32") > peak(dtype="bfloat16")
 
 
+def test_a_budget_of_tokens_bounds_what_is_at_work_together():
+    arch = architecture(QWEN_HALF_B)
+
+    def told(name="reward", **settings):
+        recipe = RECIPES[name](base_model="x", max_length=1000, **settings)
+        return predict(name, recipe, arch)
+
+    eight = told(batch_size=8)
+    assert eight.part == (16, 1000)
+    assert told(batch_size=8, batch_tokens=4000).part == (4, 1000)
+    assert told(batch_size=2, gradient_accumulation=4, batch_tokens=99_999) == eight
+    # Two pairs of the longest leave room; three of 833 tokens fill it.
+    assert told(batch_size=8, batch_tokens=5000).part == (6, 833)
+    assert told(batch_size=8, batch_tokens=100).part == (2, 1000)  # one pair alone, whatever it has
+    assert told("sft", batch_size=8, batch_tokens=4000).part == (4, 1000)
+    assert told("dpo", batch_size=8, batch_tokens=4000, loss="kto").part == (2, 1000)
+    recipe = RewardRecipe(base_model="x", batch_size=8, batch_tokens=16_000, max_length=1000)
+    found = suggestions("reward", recipe, arch, told(batch_size=8, batch_tokens=4000).peak)
+    assert {"batch_tokens": 4000} in [s.settings for s in found if s.same_result]
+
+
+def test_a_reference_that_was_asked_before_is_not_in_the_peak():
+    arch = architecture(QWEN_HALF_B)
+
+    def told(**settings):
+        return predict("dpo", DPORecipe(base_model="x", batch_size=2, **settings), arch)
+
+    live = {"precompute_reference": False}
+    before, copied = told(method="full"), told(method="full", **live)
+    assert (before.reference, copied.reference) == ("before", "copy")
+    assert copied.peak - before.peak == base_weights(arch, method="lora", number=2)
+    off = told(**live)
+    assert (off.reference, off.peak) == ("off", told().peak)
+    assert told(loss="simpo").reference == told(loss="orpo", **live).reference == ""
+    recipe = DPORecipe(base_model="x", batch_size=2, method="full", **live)
+    (first, *_others) = suggestions("dpo", recipe, arch, before.peak)
+    assert (first.settings, first.same_result, first.slower) == (
+        {"precompute_reference": True}, True, False,
+    )  # fmt: skip
+
+
 def test_attention_without_flash_keeps_the_matrices_of_all_heads():
     arch = architecture(QWEN_HALF_B)
     shape = {"rows": 2, "tokens": 512, "number": 2}

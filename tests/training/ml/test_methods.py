@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,17 @@ from safetensors.torch import load_file
 from judges.ml.config import JudgeRecipe
 from judges.ml.reward import load_reward_model as load_judge
 from tests.training.tiny import polite_pairs, save_tiny_model
-from training.ml import adapting, dpo, reward_model, sft
+from training.ml import adapting, dpo, ppo, ppo_memory, quiet_star, reward_model, sft
 from training.ml.architecture import read_architecture
-from training.ml.config import METHODS, RECIPES, make_recipe
-from training.ml.data import chat_tokens, text_pieces, to_imitate, tokenize_examples, tokenize_pairs
+from training.ml.config import METHODS, ON_TEXTS, RECIPES, make_recipe
+from training.ml.data import (
+    chat_tokens,
+    prompts_of,
+    text_pieces,
+    to_imitate,
+    tokenize_examples,
+    tokenize_pairs,
+)
 from training.ml.generation import sample
 from training.ml.loading import (
     adapter_config,
@@ -28,7 +36,7 @@ from training.ml.loading import (
 )
 from training.ml.logprobs import response_logps
 from training.ml.memory import predict
-from training.ml.methods import PROMPTS, SETTINGS, WHOLE, other_settings, why_not
+from training.ml.methods import BESIDE, PROMPTS, SETTINGS, WHOLE, why_not
 from training.runs import Impossible, check_base
 
 PAIRS = polite_pairs(24)
@@ -38,8 +46,10 @@ TEXTS = [
 TRAIN = {
     "reward": reward_model.train,
     "dpo": dpo.train,
+    "ppo": partial(ppo.train, reward=lambda prompts, texts: [float(len(text)) for text in texts]),
     "sft": sft.train,
     "pretrain": sft.pretrain,
+    "quiet_star": quiet_star.train,
 }
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 SMALL = {
@@ -54,23 +64,40 @@ SMALL = {
     "eval_every": 2,
     "checkpoint_every": 2,
 }
+SHORT = {
+    "steps": 2,
+    "prompts_per_step": 4,
+    "max_new_tokens": 4,
+    "minibatches": 1,
+    "epochs": 1,
+    "dtype": "float32",
+    "learning_rate": 2e-3,
+    "lora_rank": 4,
+}
+"""Of a recipe whose steps are its own."""
 TABLE_AT = re.compile(r"<!-- methods -->\n(.*?)\n<!-- end -->", re.DOTALL)
 
 
 def recipe_of(kind: str, base: str, **chosen):
-    more = {"text": "rivers.txt"} if kind == "pretrain" else {}
+    if kind == "ppo":
+        return make_recipe(kind, SHORT | chosen | {"base_model": base})
+    more = {"text": "rivers.txt"} if kind in ON_TEXTS else {}
+    if kind == "quiet_star":
+        more |= {"thought_length": 1, "true_tokens": 1}
     if chosen.get("method") in PROMPTS and kind == "pretrain":
         more["packing"] = False
     return make_recipe(kind, SMALL | more | chosen | {"base_model": base})
 
 
 def train(kind: str, base: str, folder: Path, on_step=lambda report: None, **chosen):
-    rows = (TEXTS[:8], TEXTS[8:]) if kind == "pretrain" else (PAIRS[:16], PAIRS[16:])
+    rows = (TEXTS[:8], TEXTS[8:]) if kind in ON_TEXTS else (PAIRS[:16], PAIRS[16:])
+    if kind == "ppo":
+        rows = tuple(prompts_of(pairs) for pairs in rows)
     return TRAIN[kind](recipe_of(kind, base, **chosen), *rows, folder, on_step)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> str:
+def base(settled_imports, tmp_path_factory) -> str:
     """Folder of a random Llama of one layer."""
     return str(save_tiny_model(tmp_path_factory.mktemp("models") / "one-layer", layers=1))
 
@@ -105,7 +132,7 @@ def outcome(base, trained):
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (path,) = (folder / "model").glob("*.safetensors")
+    (path,) = (folder / "model").glob("*model.safetensors")
     return load_file(path)
 
 
@@ -160,7 +187,8 @@ def test_a_method_trains_leaves_the_base_and_loads_again_with_the_numbers_it_mea
         assert all(not torch.equal(old[name], saved[name]) for name in old if name in saved)
     else:
         assert 0 < metrics["trained_parameters"] < metrics["parameters"] / 2
-    foretold = predict(kind, recipe_of(kind, base, method=method), read_architecture(base))
+    recipe, arch = recipe_of(kind, base, method=method), read_architecture(base)
+    foretold = ppo_memory.predict(recipe, arch) if kind == "ppo" else predict(kind, recipe, arch)
     assert foretold.trained == metrics["trained_parameters"]
     assert not [p for p in (folder / "model").iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
     if kind == "reward":
@@ -168,6 +196,8 @@ def test_a_method_trains_leaves_the_base_and_loads_again_with_the_numbers_it_mea
         return
     change = policy_change(kind, folder / "model", base, method)
     assert abs(change) > 1e-5
+    if kind == "ppo":
+        return
     if kind == "dpo":
         assert change == pytest.approx(metrics["chosen_logp_change"], abs=1e-3)
     else:
@@ -323,6 +353,42 @@ def test_targets_that_match_no_layer_are_refused_before_and_in_the_run(tiny_mode
     assert missing in str(within.value)
 
 
+def test_targets_are_held_against_an_adapters_base_and_against_a_config_alone(
+    tiny_model, tmp_path, monkeypatch
+):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+
+    def stands_on(base: str) -> None:
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+
+    def check(base, wanted: str) -> None:
+        check_base(str(base), recipe_of("sft", str(base), target_modules=wanted))
+
+    stands_on(tiny_model)
+    check(adapter, "q_proj,layers.1.*")
+    with pytest.raises(ValueError, match=r"no layer layers\.2\.\*; it has .* in layers 0 to 1$"):
+        check(adapter, "layers.2.*")
+    stands_on(str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match=r"is an adapter of .*gone, which is not on this machine"):
+        check(adapter, "q_proj")
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    cached = tmp_path / "hub" / "models--some--model" / "snapshots" / "1"
+    cached.mkdir(parents=True)
+    config = json.loads((Path(tiny_model) / "config.json").read_text())
+    (cached / "config.json").write_text(json.dumps(config))
+    check("some/model", "layers.1.mlp.*")
+    with pytest.raises(ValueError, match="no layer c_attn; it has down_proj, gate_proj, k_proj"):
+        check("some/model", "c_attn")
+    # Whose layers bear other names than a config tells is asked in the run alone.
+    (cached / "config.json").write_text(json.dumps(config | {"model_type": "phi3"}))
+    check("some/model", "qkv_proj")
+    check("nobody/knows", "whatever")
+
+
 @pytest.mark.parametrize(
     ("kind", "method", "config", "checkpointing", "reason"),
     [
@@ -345,10 +411,13 @@ def test_what_does_not_fit_is_refused_with_its_reason(kind, method, config, chec
 
 def test_every_method_names_its_settings_and_they_are_settings_of_every_recipe():
     assert SETTINGS.keys() == METHODS.keys()
-    for recipe in RECIPES.values():
+    for kind, recipe in RECIPES.items():
         known = recipe.__dataclass_fields__
-        assert all(name in known for names in SETTINGS.values() for name in names)
-        assert all(known[name].metadata["help"] for name in other_settings("full"))
+        methods = BESIDE if kind == "ppo" else METHODS  # of others why_not says why not
+        names = {name for method in methods for name in SETTINGS[method]}
+        names -= {"lora_dropout"} if kind == "ppo" else set()
+        assert names <= known.keys()
+        assert all(known[name].metadata["help"] for name in names)
 
 
 def test_the_table_in_the_documents_is_what_runs_and_what_is_refused(outcome):

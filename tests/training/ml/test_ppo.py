@@ -2,7 +2,11 @@ import copy
 import dataclasses
 import json
 import math
+import os
+import random
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.training.reward_models import save_reward_model
 from tests.training.tiny import save_tiny_model
-from training.ml import ppo
+from training.ml import ppo, ppo_memory, ratings
+from training.ml.architecture import read_architecture
 from training.ml.loading import load_policy, load_reward_model, load_tokenizer
 from training.ml.ppo import Learner, PPORecipe, read_rollouts, told_advantages
 from training.ml.roles import CRITIC, POLICY, Roles
@@ -296,7 +301,7 @@ def test_members_of_an_ensemble_share_the_base_and_are_scored_apart(tiny_model, 
     talks = [[{"role": "user", "content": "Why?"}]] * 2
     texts = ["Because.", "I do not know."]
     recipe = PPORecipe(base_model=tiny_model, reward_models=str(first), dtype="float32")
-    scorer, tokenizer = ppo.Scorer(recipe, None), load_tokenizer(tiny_model)
+    scorer, tokenizer = ppo.Scorer(recipe, recipe.folders), load_tokenizer(tiny_model)
     assert len(scorer.shared) == 2
     roles = Roles(recipe, scorer.shared, critic=False)
 
@@ -332,10 +337,10 @@ def test_step_sizes_rise_and_fall_and_are_never_zero():
     [
         ({"algorithm": "reinforce"}, "algorithm is 'reinforce'"),
         ({"algorithm": "rloo"}, "samples_per_prompt must be at least 2"),
-        ({"method": "pissa"}, "method is 'pissa'"),
+        ({"method": "magic"}, "method is 'magic'"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"gae_lambda": 1.5}, r"gae_lambda must lie in \[0, 1\]"),
-        ({"prompts_per_step": 2}, "2 responses a step cannot be 4 minibatches"),
+        ({"prompts_per_step": 2}, "minibatches: 2 responses a step cannot be 4 of them"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(chosen, why):
@@ -346,3 +351,121 @@ def test_a_recipe_that_makes_no_sense_is_refused(chosen, why):
 def test_without_anything_that_scores_a_run_does_not_start(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="nothing scores the responses"):
         ppo.train(PPORecipe(base_model=tiny_model), PROMPTS, [], tmp_path, lambda report: None)
+
+
+def test_what_is_foretold_of_memory_counts_the_roles_as_they_are(
+    tiny_model, reward_model, tmp_path
+):
+    recipe = PPORecipe(base_model=tiny_model, reward_models=reward_model, **SMALL | {"steps": 1})
+    metrics = ppo.train(recipe, PROMPTS[:8], [], tmp_path, lambda report: None)
+    arch = read_architecture(tiny_model)
+    found = {term.name: term.bytes for term in ppo_memory.predict(recipe, arch).terms}
+    alone = dataclasses.replace(recipe, algorithm="rloo", samples_per_prompt=2)
+    without = {term.name: term.bytes for term in ppo_memory.predict(alone, arch).terms}
+
+    assert found["trained"] == 4 * metrics["trained_parameters"]
+    assert found["frozen"] == 4 * ppo_memory.adapter_numbers(reward_model)
+    assert found["trained"] - without["trained"] == found["frozen"] + 4  # the critic, and its bias
+    assert "beside" not in found
+    in_4_bits = dataclasses.replace(recipe, method="qlora")
+    beside = {term.name: term.bytes for term in ppo_memory.predict(in_4_bits, arch).terms}
+    assert beside["beside"] > found["frozen"]  # it was trained on the base in full
+    assert beside["weights"] < found["weights"]
+    # A policy that goes on from an adapter holds a frozen copy of it as its reference.
+    further = dataclasses.replace(recipe, base_model=str(tmp_path / "model"))
+    again = {term.name: term.bytes for term in ppo_memory.predict(further, arch).terms}
+    assert again["frozen"] - found["frozen"] == 4 * ppo_memory.adapter_numbers(further.base_model)
+
+
+def test_suggestions_fit_and_say_what_they_give_up(tiny_model):
+    recipe = PPORecipe(base_model=tiny_model, dtype="float32", max_length=256)
+    arch = read_architecture(tiny_model)
+    peak = ppo_memory.predict(recipe, arch, device="cpu").peak
+    found = ppo_memory.suggestions(recipe, arch, peak - 1, device="cpu")
+
+    assert found[0].settings == {"batch_size": 4, "rollout_batch_size": 32}
+    assert found[0].same_result
+    assert all(suggestion.peak < peak for suggestion in found)
+    assert [s.same_result for s in found] == [True, False, False]
+    assert "algorithm" in found[1].settings
+
+
+KILL_SEED = int(os.environ.get("PREFLOOP_TEST_SEED") or random.SystemRandom().randrange(10**6))
+"""Of the moments at which processes are killed; a failing test prints it."""
+
+
+def killed_at(moment: float, run) -> bool:
+    """A forked process that trains and dies by SIGKILL: at its so many-th report where `moment` is
+    whole, else after so many seconds, whatever it does then. Whether it had not ended by then."""
+    reports = 0
+
+    def on_step(report):
+        nonlocal reports
+        reports += 1
+        if reports == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if not (pid := os.fork()):
+        try:
+            run(on_step)
+        finally:
+            os._exit(0)
+    if moment != int(moment):
+        time.sleep(moment)
+        os.kill(pid, signal.SIGKILL)  # a process that has ended waits for us, and feels nothing
+    return os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tiny_model, reward_model, tmp_path):
+    """In a rollout, in scoring, between minibatches, in a look, while a checkpoint is written."""
+    watching = save_reward_model(tiny_model, tmp_path / "watching", seed=5)
+    recipe = PPORecipe(
+        base_model=tiny_model, reward_models=reward_model, holdout_reward_model=watching,
+        on_alarm="note", kl_budget=1e-6, **SMALL | {"checkpoint_every": 1, "eval_every": 1},
+    )  # fmt: skip
+    reports = []
+
+    def run(folder, on_step):
+        return ppo.train(recipe, PROMPTS[:14], PROMPTS[14:], tmp_path / folder, on_step)
+
+    began = time.monotonic()
+    unbroken = run("whole", reports.append)
+    seconds = time.monotonic() - began
+    chance = random.Random(KILL_SEED)
+    moments = [chance.randint(2, len(reports) // 2), chance.uniform(0.2, 0.8) * seconds]
+    print(f"PREFLOOP_TEST_SEED={KILL_SEED}: killed at {moments}")
+    assert killed_at(moments[0], lambda on_step: run("cut", on_step))
+    killed_at(moments[1], lambda on_step: run("cut", on_step))
+    resumed = run("cut", lambda report: None)
+
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    session = ("seconds", "seconds_in", "response_tokens", "longest")
+    assert {k: v for k, v in resumed.items() if k not in session} == {
+        k: v for k, v in unbroken.items() if k not in session
+    }
+    best = [load_file(tmp_path / name / "best.safetensors") for name in ("whole", "cut")]
+    assert same(*best)
+
+
+def test_a_judge_rates_by_the_digits_it_would_say(tiny_model, tmp_path):
+    rater = ratings.Rater(tiny_model, "Be calm.", dtype="float32", batch_size=2)
+    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0]]
+    texts = ["A calm place.", "No.", "A calm place."]
+    found = rater.ratings(prompts, texts)
+
+    row = rater._asked(PROMPTS[1], "No.")
+    with torch.no_grad():
+        probs = rater.model(input_ids=torch.tensor([row])).logits[0, -1].softmax(-1)
+    each = [float(probs[tokens].sum()) for tokens in rater.digits]
+    by_hand = sum(g * p for g, p in zip(range(1, 10), each, strict=True)) / sum(each)
+    assert found[1] == pytest.approx((by_hand - 5) / 4, abs=1e-5)
+    assert found[0] == pytest.approx(found[2], abs=1e-6)
+    assert found[0] != pytest.approx(found[1], abs=1e-6)
+
+    recipe = PPORecipe(
+        base_model=tiny_model, judge_model=tiny_model, algorithm="rloo",
+        **SMALL | {"steps": 1, "samples_per_prompt": 2},
+    )  # fmt: skip
+    metrics = ppo.train(recipe, PROMPTS[:8], [], tmp_path, lambda report: None)
+    assert metrics["n_steps"] == 1
+    assert all(w.abs().max() > 0 for name, w in weights(tmp_path).items() if "lora_B" in name)

@@ -15,7 +15,15 @@ from judges.ml.reward import load_reward_model as load_judge
 from tests.training.tiny import polite_pairs
 from training.ml import dpo, reward_model, sft
 from training.ml.config import POLICY_LOSSES, RECIPES, make_recipe
-from training.ml.data import Pair, chat_tokens, kept_apart, rated, to_singles, tokenize_pairs
+from training.ml.data import (
+    Pair,
+    chat_tokens,
+    kept_apart,
+    prompt_of,
+    rated,
+    to_singles,
+    tokenize_pairs,
+)
 from training.ml.evaluation import length_correlations
 from training.ml.loading import (
     load_causal,
@@ -96,14 +104,14 @@ def test_a_single_response_is_good_if_it_is_more_often_the_better_one():
 
 def test_validation_takes_whole_prompts_and_the_same_for_the_same_seed():
     pairs = PAIRS + PAIRS
-    train_side, validation = kept_apart(pairs, 0.3, 5)
+    train_side, validation = kept_apart(pairs, 0.3, 5, prompt_of)
 
     assert {p.prompt_id for p in train_side}.isdisjoint({p.prompt_id for p in validation})
     assert 0 < len(validation) < len(pairs) / 2
-    assert kept_apart(pairs, 0.3, 5) == (train_side, validation)
-    assert kept_apart(pairs, 0.0, 5) == (pairs, [])
-    with pytest.raises(ValueError, match="leaves no pair for validation"):
-        kept_apart(PAIRS[:1], 0.1, 0)
+    assert kept_apart(pairs, 0.3, 5, prompt_of) == (train_side, validation)
+    assert kept_apart(pairs, 0.0, 5, prompt_of) == (pairs, [])
+    with pytest.raises(ValueError, match="leaves nothing for validation"):
+        kept_apart(PAIRS[:1], 0.1, 0, prompt_of)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +265,7 @@ def test_the_best_weights_on_validation_pairs_are_kept_and_the_run_ends_early(
     tiny_model, tmp_path, kind
 ):
     # Labels turned round: the more a model learns of them, the worse for the validation pairs.
-    own, validation = kept_apart(PAIRS[:24], 0.3, 0)
+    own, validation = kept_apart(PAIRS[:24], 0.3, 0, prompt_of)
     names = {p.prompt_id for p in validation}
     pairs = [
         p if p.prompt_id in names else replace(p, chosen=p.rejected, rejected=p.chosen)

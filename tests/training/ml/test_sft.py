@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from tests.training.tiny import SENTENCES, polite_pairs
 from training.ml import dpo, sft
+from training.ml.batches import steps_of
 from training.ml.config import DPORecipe, PretrainRecipe, SFTRecipe, make_recipe
 from training.ml.data import (
     Pair,
@@ -83,12 +84,14 @@ def test_with_weights_of_0_and_1_a_run_is_one_of_the_stock_trainer(
     )
 
     recipe = SFTRecipe(**{"base_model": tiny_model} | QUICK | settings)
+    examples = tokens_of(PAIRS[:24], tiny_model)
+    steps = steps_of([e.n_tokens for e in examples], 8, 3, recipe.seed, by_length=True)
     rows = [
         {
             "input_ids": e.prompt_ids + e.response_ids,
             "completion_mask": [0] * len(e.prompt_ids) + [1] * len(e.response_ids),
         }
-        for e in tokens_of(PAIRS[:24], tiny_model)
+        for e in (examples[at] for step in steps for at in step)
     ]
     found = []
 
@@ -104,6 +107,7 @@ def test_with_weights_of_0_and_1_a_run_is_one_of_the_stock_trainer(
         args=SFTConfig(
             completion_only_loss=responses_only,
             max_length=None,
+            train_sampling_strategy="sequential",
             **trainer_settings(recipe, tmp_path / "stock", 24),
         ),
         processing_class=load_tokenizer(tiny_model),
@@ -168,6 +172,31 @@ def test_the_policy_learns_its_base_stays_and_the_saved_one_gives_the_measured_l
     recipe = DPORecipe(base_model=str(tmp_path / "model"), **QUICK | {"max_steps": 1})
     after = dpo.train(recipe, PAIRS[:24], PAIRS[24:], tmp_path / "dpo", lambda report: None)
     assert after["n"] == 12
+
+
+@pytest.mark.parametrize("kind", ["sft", "pretrain"])
+def test_the_best_weights_on_what_was_kept_apart_stay_and_the_run_ends_early(
+    tiny_model, tmp_path, kind
+):
+    settings = QUICK | {"max_steps": 20, "validation_share": 0.3, "early_stopping": 2}
+    settings |= {"eval_every": 2, "learning_rate": 10, "warmup_share": 0.0}  # far too fast
+    reports = []
+    if kind == "sft":
+        recipe = SFTRecipe(base_model=tiny_model, **settings)
+        metrics = sft.train(recipe, PAIRS[:24], PAIRS[24:], tmp_path, reports.append)
+    else:
+        recipe = PretrainRecipe(base_model=tiny_model, text="domain.txt", **settings)
+        texts = [f"{sentence} {i}." for i in range(8) for sentence in SENTENCES]
+        metrics = sft.pretrain(recipe, texts[:16], texts[16:], tmp_path, reports.append)
+        assert metrics["n_texts"] + metrics["n_validation"] == 16  # a text is one piece here
+
+    points = {r.step: r.values["loss"] for r in reports if r.split == "validation" and r.values}
+    assert list(points) == [0, 2, 4]
+    assert points[0] < min(points[2], points[4])
+    assert (metrics["best_step"], metrics["n_steps"]) == (0, 4)
+    assert 0 < metrics["n_validation"] < metrics["n_train"]
+    assert [r.step for r in reports if r.split == "test" and r.values] == [4]  # measured once
+    assert metrics["change"]["value"] == pytest.approx(0, abs=1e-6)  # no step did any good
 
 
 def test_a_learned_prompt_takes_no_packed_rows(tiny_model, tmp_path):

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from labeling.storage import model_folder
 from training.fitting import Fit, Machine, fit, fit_work, machine
 from training.ml.config import METHODS, RECIPES, make_recipe
-from training.ml.memory import GIB, USES, Work, make_work
+from training.ml.memory import GIB, REFERENCES, USES, Work, make_work
 
 
 class Command(BaseCommand):
@@ -62,6 +62,8 @@ class Command(BaseCommand):
                 "peak": estimate.peak,
                 "moment": estimate.moment,
                 "tokens": estimate.tokens,
+                "part": estimate.part,
+                "reference": estimate.reference,
                 "trained": estimate.trained,
                 "parameters": estimate.parameters,
                 "terms": {term.name: term.bytes for term in estimate.terms},
@@ -76,6 +78,10 @@ class Command(BaseCommand):
             for term in estimate.terms:
                 self.stdout.write(f"{term.bytes / GIB:9.3f} GiB  {term.words}")
             self.stdout.write(f"{estimate.peak / GIB:9.3f} GiB  peak, in {estimate.moment}")
+            if estimate.part[0]:
+                self.stdout.write("{:,} texts of {:,} tokens at once".format(*estimate.part))
+            if estimate.reference:
+                self.stdout.write(REFERENCES[estimate.reference])
             if estimate.trained:
                 self.stdout.write(
                     f"{estimate.trained:,} of {estimate.parameters:,} numbers are trained "

@@ -11,7 +11,7 @@ from labeling.models import Project
 from training.merges import check_in_words, create_merge, start_merge
 from training.ml.merge_recipe import MERGES
 from training.models import Merge
-from training.tasks import merge_models
+from training.tasks import carry_out_job
 
 
 class Command(BaseCommand):
@@ -59,7 +59,7 @@ class Command(BaseCommand):
         except ValueError as error:
             raise CommandError(str(error)) from None
         if options["wait"]:
-            merge_models(merge.pk)
+            carry_out_job(Merge, merge.pk)
             merge = Merge.objects.select_related("model_version").get(pk=merge.pk)
         self.show(merge, options["json"])
         if merge.status not in (Job.Status.SUCCEEDED, Job.Status.QUEUED):

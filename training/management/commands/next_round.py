@@ -12,7 +12,7 @@ from labeling.jobs import Job
 from labeling.models import Project
 from training.models import Round
 from training.rounds import RoundSettings, create_round, defaults_for, round_rows, start_round
-from training.tasks import choose_pairs
+from training.tasks import carry_out_job
 
 OFTEN = ("purpose", "models", "scorer", "n_labels", "seed")
 """Settings with an option of their own; the others go through --set."""
@@ -62,7 +62,7 @@ class Command(BaseCommand):
         except ValueError as error:
             raise CommandError(str(error)) from None
         if not options["queue"]:
-            choose_pairs(made.pk)
+            carry_out_job(Round, made.pk)
             made = Round.objects.get(pk=made.pk)
         self.show(made, options["json"])
         if made.status not in (Job.Status.SUCCEEDED, Job.Status.QUEUED):

@@ -14,11 +14,15 @@ from training.models import Run
 from training.runs import Impossible, create_run, start_run
 
 MEASURED = {
+    "gain": "score gained",
+    "holdout_gain": "by hold-out",
     "accuracy": "accuracy",
     "longer_wins": "longer wins",
     "loss": "nats a token",
     "base_loss": "of the base",
     "perplexity": "perplexity",
+    "thought_loss": "with thoughts",
+    "thought_benefit": "thoughts gain",
 }
 
 
@@ -36,7 +40,9 @@ class Command(BaseCommand):
             "--dataset", default="", metavar="SHA", help="a frozen dataset; else the labels of now"
         )
         parser.add_argument(
-            "--text", metavar="FILE", help="pretrain: a .txt or .jsonl file under texts/"
+            "--text",
+            metavar="FILE",
+            help="pretrain, quiet_star: a .txt or .jsonl file under texts/",
         )
         parser.add_argument("--labels", choices=list(LABELS), default="mixed")
         parser.add_argument("--test-share", type=float, default=0.1)
@@ -91,7 +97,8 @@ class Command(BaseCommand):
         if options["wait"]:
             from training.tasks import carry_out
 
-            carry_out(run.pk, show=self.show_progress if sys.stderr.isatty() else None)
+            show = self.show_progress if sys.stderr.isatty() else None
+            carry_out(run.pk, show, alone=True)
             run.refresh_from_db()
         self.print_result(run, as_json=options["json"])
         if options["wait"] and run.status != Run.Status.SUCCEEDED:
@@ -103,7 +110,7 @@ class Command(BaseCommand):
             return
         numbers = "  ".join(
             f"{name} {report.values[name]:.3f}"
-            for name in ("loss", "accuracy")
+            for name in ("loss", "accuracy", "score", "kl")
             if name in report.values
         )
         line = f"\r{report.split:>5} step {report.step}/{report.n_steps}  {numbers}  "
@@ -144,7 +151,8 @@ class Command(BaseCommand):
             self.stdout.write(f"{run}: {run.status}. Texts of {run.recipe['text']}.")
         if metrics:
             if run.dataset:
-                self.stdout.write(f"{filtered} pairs were too long and left out.")
+                what = "prompts" if run.kind == Run.Kind.PPO else "pairs"
+                self.stdout.write(f"{filtered} {what} were too long and left out.")
             self.stdout.write(f"Model {model.name if model else '–'}")
             for name, words in MEASURED.items():
                 if name in metrics:

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("labeling", "0009_certificate_in_force"),
+        ("labeling", "0010_workers"),
     ]
 
     operations = [

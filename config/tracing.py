@@ -1,0 +1,83 @@
+"""What belongs to one request or one task carries one id, in every line of the log.
+
+`LOG_FORMAT=json` writes a JSON object a line, for programs that collect logs.
+"""
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from django.http import HttpRequest, HttpResponse
+
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+"""Of the request or task at work; empty outside of both."""
+GIVEN = re.compile(r"[A-Za-z0-9._-]{8,64}")
+"""An id that a proxy in front may give: never a line break, which would forge lines of the log."""
+requests = logging.getLogger("prefloop.requests")
+
+
+def request_id(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Middleware: every request has an id, from X-Request-ID or new, and its answer names it."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        given = request.headers.get("X-Request-ID", "")
+        name = given if GIVEN.fullmatch(given) else uuid.uuid4().hex
+        token = trace_id.set(name)
+        began = time.monotonic()
+        try:
+            response = get_response(request)
+            response.headers["X-Request-ID"] = name
+            match = request.resolver_match
+            requests.info(
+                "%s %s %s",
+                request.method,
+                request.path,
+                response.status_code,
+                extra={
+                    "method": request.method,
+                    "route": match.view_name if match else "",
+                    "status": response.status_code,
+                    "seconds": round(time.monotonic() - began, 4),
+                    "user": getattr(getattr(request, "user", None), "pk", None),
+                },
+            )
+            return response
+        finally:
+            trace_id.reset(token)
+
+    return middleware
+
+
+class Traced(logging.Filter):
+    """Puts the id into every record, so that any format may name it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.trace = trace_id.get() or "-"
+        return True
+
+
+class JSONLines(logging.Formatter):
+    """A record as one line of JSON: time, level, logger, message, id, and what `extra` held."""
+
+    usual = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "trace"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "id": getattr(record, "trace", "-"),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in self.usual}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+    converter = time.gmtime

@@ -76,9 +76,6 @@ class RoundForm(forms.Form):
     )
     seed = forms.IntegerField(label=_lazy("Seed"), min_value=0, max_value=LARGEST)
 
-    main = ("purpose", "scorer", "n_labels", "n_prompts", "responses")
-    further = ("way", "random_share", "temperature", "max_new_tokens", "alike", "seed")
-
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["models"].choices = [(name, name) for name in writers(project)]
@@ -87,11 +84,9 @@ class RoundForm(forms.Form):
             *((name, name) for name in scorers(project)),
         ]
 
-    def main_fields(self) -> list[Any]:
-        return [self[name] for name in self.main]
-
-    def further_fields(self) -> list[Any]:
-        return [self[name] for name in self.further]
+    def numbers(self) -> list[Any]:
+        """Every field but the boxes of the models."""
+        return [self[name] for name in self.fields if name != "models"]
 
     def clean(self) -> dict[str, Any]:
         values = super().clean() or {}

@@ -692,8 +692,8 @@ def _give_to_people(
 
 
 def train_on_labels(round_: Round, kind: str, user: Any) -> Run:
-    """Start a run on the labels of now, as the project's last one of this kind was, and tie it to
-    the round: a reward model, or a policy that goes on from the round's first model.
+    """Start a run on all labels of now, with base and settings of the project's last one of this
+    kind, else the defaults on the base under the round's first model; and tie it to the round.
 
     Raises: ValueError in plain words: a round that has not chosen yet, a run on its way already,
         or what `start_run` refuses.

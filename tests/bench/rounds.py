@@ -3,9 +3,9 @@
     python -m tests.bench.rounds --out FILE [--seeds 5] [--first-seed 1] [--minutes 9] [--table]
 
 Three rounds in the micro-world. Each round samples four responses to each of 540 prompts and has
-some of the pairs labeled: by the majority of the world's five raters as in the demo, or with
---votes 1 by one of them, drawn at random. Then a reward model is trained from the base on all
-labels so far. Arms differ in which pairs are asked about:
+some of the pairs labeled: by the majority of the world's five raters as in the demo, with --votes 1
+by one of them, drawn at random, or with --votes 0 by the truth. Then a reward model is trained from
+the base on all labels so far. Arms differ in which pairs are asked about:
 
     random 200 | 400 | 600   so many a round, uniformly
     i_optimal 200            a tenth uniformly; the rest by the product's own choice for reward
@@ -150,7 +150,9 @@ def _candidates(
         for a in texts[:place]:
             gap = microworld.utility(prompt, a) - microworld.utility(prompt, b)
             given = [vote.choice for vote in microworld.votes(gap, rng, n=votes)]
-            found.append(Candidate(prompt, a, b, microworld.majority(given)))
+            truth = "a" if gap > 0 else "b" if gap < 0 else "tie"
+            label = microworld.majority(given) if votes else truth
+            found.append(Candidate(prompt, a, b, label))
     return found
 
 
@@ -278,7 +280,7 @@ def main() -> None:
     parser.add_argument("--alike", type=float, default=0.9)
     parser.add_argument("--members", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after these")
-    parser.add_argument("--votes", type=int, default=5, help="people who make one label")
+    parser.add_argument("--votes", type=int, default=5, help="people who make one label; 0: truth")
     parser.add_argument("--recipe", choices=RECIPES, default="head")
     parser.add_argument("--table", action="store_true", help="print what the file holds")
     asked = parser.parse_args()

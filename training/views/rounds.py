@@ -125,6 +125,8 @@ def one(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 def _context(project: Project, found: Round) -> dict[str, Any]:
     settings = settings_of(found)
+    arena, measured = found.arenas.first(), found.measures.first()
+    jobs = (found, found.reward_run, found.policy_run, arena, measured)
     return {
         "project": project,
         "active": "training",
@@ -133,8 +135,9 @@ def _context(project: Project, found: Round) -> dict[str, Any]:
         "settings": settings,
         "way": WAYS[settings.way_of_choice],
         "pair": new_and_previous(found),
-        "arena": found.arenas.first(),
-        "measure": found.measures.first(),
+        "arena": arena,
+        "measure": measured,
+        "waits": any(job is not None and job.is_active for job in jobs),
     }
 
 

@@ -195,6 +195,8 @@ CELERY_TASK_ROUTES = {
     "training.tasks.export_model": {"queue": "gpu"},
     "training.tasks.report_on_model": {"queue": "gpu"},
     "training.tasks.carry_out_study": {"queue": "gpu"},
+    "training.tasks.choose_pairs": {"queue": "gpu"},
+    "training.tasks.fill_arena": {"queue": "gpu"},
     # A queue of its own: behind two long imports, a killed worker would not be noticed.
     "labeling.tasks.sweep_jobs": {"queue": "sweep"},
 }

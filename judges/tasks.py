@@ -149,7 +149,10 @@ def run_routing(run_id: int) -> None:
 
 @shared_task
 def tend_certificates() -> None:
-    """Revoke certificates whose ground has changed, and send workers for what they let stand."""
+    """Revoke certificates whose ground has changed, and send workers for what they let stand and
+    for what is to be judged before people see it."""
     from judges.certificates import tend_all
+    from judges.requests import take_requests
 
     tend_all()
+    take_requests()

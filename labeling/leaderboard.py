@@ -13,7 +13,7 @@ Decisions, all of them visible in the figures:
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -473,6 +473,27 @@ def pair_figures(answers: Answers, a: int, b: int, judge: str | None) -> dict[st
         "more": labels_to_decide(best),
         "sequential": sequential_win_rate(in_order),
     }
+
+
+def only(answers: Answers, keys: Collection[int]) -> Answers:
+    """Those of the answers that are about these comparisons."""
+    mask = np.isin(answers.keys, np.fromiter(keys, dtype=np.int64, count=len(keys)))
+    return replace(
+        answers,
+        keys=answers.keys[mask],
+        prompt=answers.prompt[mask],
+        first=answers.first[mask],
+        second=answers.second[mask],
+        length_first=answers.length_first[mask],
+        length_second=answers.length_second[mask],
+        people=answers.people[:, mask],
+        random=answers.random[:, mask],
+        probability=answers.probability[mask],
+        first_answer=answers.first_answer[mask],
+        first_at=answers.first_at[mask],
+        judges={name: verdict[mask] for name, verdict in answers.judges.items()},
+        style=answers.style[mask],
+    )
 
 
 def _between(answers: Answers, a: int, b: int) -> Answers:

@@ -636,6 +636,23 @@ class Decision(models.Model):
         return f"{self.comparison}: {self.choice}"
 
 
+class JudgeRequest(models.Model):
+    """Comparisons that a judge is to answer before people: see labeling/judge_requests.py."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="judge_requests")
+    comparisons = models.JSONField()  # keys
+    created_at = models.DateTimeField(auto_now_add=True)
+    # Once the judges' app has seen to it; what it did stands in `outcome`.
+    taken_at = models.DateTimeField(null=True, blank=True)
+    outcome = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        return f"{len(self.comparisons)} comparisons for the judge of {self.project}"
+
+
 class Change(models.Model):
     """Who changed what in a project, and what it was before. Rows are added, never changed."""
 

@@ -3,11 +3,13 @@
 from django.contrib import admin
 
 from training.models import (
+    Arena,
     Checkpoint,
     Dataset,
     DatasetDraft,
     ModelReport,
     ModelVersion,
+    Round,
     Run,
     RunRewardModel,
     Study,
@@ -70,3 +72,17 @@ class StudyAdmin(admin.ModelAdmin):
     list_display = ["__str__", "kind", "project", "status", "created_at"]
     list_filter = ["status", "kind"]
     raw_id_fields = ["project", "run", "created_by"]
+
+
+@admin.register(Round)
+class RoundAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "project", "purpose", "status", "created_at"]
+    list_filter = ["status", "purpose"]
+    raw_id_fields = ["project", "reward_run", "policy_run", "created_by"]
+
+
+@admin.register(Arena)
+class ArenaAdmin(admin.ModelAdmin):
+    list_display = ["__str__", "project", "status", "created_at"]
+    list_filter = ["status"]
+    raw_id_fields = ["project", "round", "created_by", "comparisons"]

@@ -1,5 +1,6 @@
 """Training for programs: runs, models and datasets; start a run, cancel it, resume it."""
 
+from dataclasses import replace
 from typing import Any
 
 from django.core.exceptions import ValidationError as Refused
@@ -19,17 +20,29 @@ from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
 from labeling.reports import compute_anew
 from labeling.storage import check_model_name, storage_path
+from training.arenas import ArenaSettings, compare_policies, start_arena
 from training.cards import card_of
 from training.dataset_settings import DatasetSettings
 from training.datasets import dataset_named
 from training.merges import start_merge
 from training.model_files import folder_of, serving_command, start_export, zipped
-from training.models import DatasetDraft, ModelExport, ModelVersion, Run, SideBySide, Study
+from training.models import (
+    Arena,
+    DatasetDraft,
+    ModelExport,
+    ModelVersion,
+    Round,
+    Run,
+    SideBySide,
+    Study,
+)
 from training.playground import QueueFull, send_to_people, start_pair
 from training.registry import StillInUse, delete_model, delete_run, describe
 from training.reports import can_report
+from training.rounds import defaults_for, measure_round, start_round, train_on_labels
 from training.runs import cancel_run, resume_run, start_run
 from training.serializers import (
+    ArenaSerializer,
     AskSerializer,
     BuildSerializer,
     CardSerializer,
@@ -42,17 +55,22 @@ from training.serializers import (
     ModelReportSerializer,
     ModelSerializer,
     OneDatasetSerializer,
+    OneRoundSerializer,
     OneSweepSerializer,
+    RoundSerializer,
     RunSerializer,
     ServingSerializer,
     SideBySideSerializer,
+    StartArenaSerializer,
     StartExportSerializer,
     StartMergeSerializer,
+    StartRoundSerializer,
     StartSerializer,
     StartStudySerializer,
     StartSweepSerializer,
     StudySerializer,
     SweepSerializer,
+    TrainRoundSerializer,
 )
 from training.studies import start_study
 from training.sweeps import cancel_sweep, start_sweep
@@ -674,6 +692,202 @@ class ResumeStudy(GenericAPIView):
         return Response(StudySerializer(study).data, status=status.HTTP_202_ACCEPTED)
 
 
+@extend_schema(tags=["Training"])
+class Rounds(ListAPIView):
+    """Rounds of labels and training, newest first."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = RoundSerializer
+
+    def get_queryset(self) -> Any:
+        return self.request.project.rounds.all()
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=StartRoundSerializer, responses={202: RoundSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Have a worker sample responses and give people the pairs that are worth a label."""
+        given = StartRoundSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        asked = dict(given.validated_data)
+        if "models" in asked:
+            asked["models"] = tuple(asked["models"])
+        try:
+            settings = replace(defaults_for(request.project), **asked)
+            made = start_round(request.project, settings, request.user)
+        except ValueError as problem:
+            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        return Response(RoundSerializer(made).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class OneRound(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = OneRoundSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """How far a round and its labels are, and what it brought."""
+        return Response(OneRoundSerializer(_round(request, pk)).data)
+
+
+@extend_schema(tags=["Training"])
+class CancelRound(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = RoundSerializer
+
+    @extend_schema(request=None, responses={200: RoundSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop a round; what it has sampled is kept."""
+        found = _round(request, pk)
+        found.request_cancel()
+        return Response(RoundSerializer(found).data)
+
+
+@extend_schema(tags=["Training"])
+class ResumeRound(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = RoundSerializer
+
+    @extend_schema(request=None, responses={202: RoundSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Queue a stopped round again; it goes on with the next prompts."""
+        found = _round(request, pk)
+        if not found.resume():
+            raise Conflict(f"This round is {found.status}: there is nothing to resume.")
+        return Response(RoundSerializer(found).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class TrainRound(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = RunSerializer
+
+    @extend_schema(request=TrainRoundSerializer, responses={202: RunSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Start the round's run on the labels of now, as the project's last one of its kind."""
+        given = TrainRoundSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        try:
+            run = train_on_labels(_round(request, pk), given.validated_data["kind"], request.user)
+        except (ValueError, OSError) as problem:
+            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class CompareRound(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = ArenaSerializer
+
+    @extend_schema(request=None, responses={202: ArenaSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Give people pairs of the round's policy and the one before, blind."""
+        try:
+            arena = compare_policies(_round(request, pk), request.user)
+        except ValueError as problem:
+            raise Conflict(str(problem)) from None
+        return Response(ArenaSerializer(arena).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class MeasureRound(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = RoundSerializer
+
+    @extend_schema(request=None, responses={202: RoundSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Have a worker compute the gain from the labels of now; ask for the round to see it."""
+        found = _round(request, pk)
+        measure_round(found)
+        return Response(RoundSerializer(found).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class Arenas(ListAPIView):
+    """Blind arenas, newest first. Who wins stands in the leaderboard."""
+
+    allowed = {"GET": "view", "POST": "lead"}
+    serializer_class = ArenaSerializer
+
+    def get_queryset(self) -> Any:
+        return self.request.project.arenas.all()
+
+    def get_throttles(self) -> list[Any]:
+        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
+        return [kind() for kind in kinds]
+
+    @extend_schema(request=StartArenaSerializer, responses={202: ArenaSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str) -> Response:
+        """Have a worker make the comparisons of these models that are still missing."""
+        given = StartArenaSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        asked = dict(given.validated_data)
+        try:
+            settings = ArenaSettings(**{**asked, "models": tuple(asked["models"])})
+            arena = start_arena(request.project, settings, request.user)
+        except ValueError as problem:
+            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        return Response(ArenaSerializer(arena).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(tags=["Training"])
+class OneArena(GenericAPIView):
+    allowed = {"GET": "view"}
+    serializer_class = ArenaSerializer
+
+    def get(self, request: Request, slug: str, pk: int) -> Response:
+        """How far an arena is, and what it made."""
+        return Response(ArenaSerializer(_arena(request, pk)).data)
+
+
+@extend_schema(tags=["Training"])
+class CancelArena(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = ArenaSerializer
+
+    @extend_schema(request=None, responses={200: ArenaSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Stop an arena; what it has sampled is kept."""
+        found = _arena(request, pk)
+        found.request_cancel()
+        return Response(ArenaSerializer(found).data)
+
+
+@extend_schema(tags=["Training"])
+class ResumeArena(GenericAPIView):
+    allowed = {"POST": "lead"}
+    serializer_class = ArenaSerializer
+
+    @extend_schema(request=None, responses={202: ArenaSerializer})
+    @idempotent
+    def post(self, request: Request, slug: str, pk: int) -> Response:
+        """Queue a stopped arena again; it goes on with the next prompts."""
+        found = _arena(request, pk)
+        if not found.resume():
+            raise Conflict(f"This arena is {found.status}: there is nothing to resume.")
+        return Response(ArenaSerializer(found).data, status=status.HTTP_202_ACCEPTED)
+
+
+def _round(request: Request, pk: int) -> Round:
+    found: Round = get_object_or_404(request.project.rounds.select_related("project"), pk=pk)
+    return found
+
+
+def _arena(request: Request, pk: int) -> Arena:
+    found: Arena = get_object_or_404(request.project.arenas.all(), pk=pk)
+    return found
+
+
 def _model(request: Request, pk: int) -> ModelVersion:
     found: ModelVersion = get_object_or_404(
         request.project.models.select_related("base", "run__dataset", "project"), pk=pk
@@ -761,4 +975,15 @@ urlpatterns = [
     path(f"{PROJECT}datasets/<int:pk>/", OneDataset.as_view(), name="dataset"),
     path(f"{PROJECT}dataset-drafts/<int:pk>/", OneDraft.as_view(), name="draft"),
     path(f"{PROJECT}dataset-drafts/<int:pk>/cancel/", CancelDraft.as_view(), name="cancel_draft"),
+    path(f"{PROJECT}rounds/", Rounds.as_view(), name="rounds"),
+    path(f"{PROJECT}rounds/<int:pk>/", OneRound.as_view(), name="round"),
+    path(f"{PROJECT}rounds/<int:pk>/cancel/", CancelRound.as_view(), name="cancel_round"),
+    path(f"{PROJECT}rounds/<int:pk>/resume/", ResumeRound.as_view(), name="resume_round"),
+    path(f"{PROJECT}rounds/<int:pk>/train/", TrainRound.as_view(), name="train_round"),
+    path(f"{PROJECT}rounds/<int:pk>/compare/", CompareRound.as_view(), name="compare_round"),
+    path(f"{PROJECT}rounds/<int:pk>/measure/", MeasureRound.as_view(), name="measure_round"),
+    path(f"{PROJECT}arenas/", Arenas.as_view(), name="arenas"),
+    path(f"{PROJECT}arenas/<int:pk>/", OneArena.as_view(), name="arena"),
+    path(f"{PROJECT}arenas/<int:pk>/cancel/", CancelArena.as_view(), name="cancel_arena"),
+    path(f"{PROJECT}arenas/<int:pk>/resume/", ResumeArena.as_view(), name="resume_arena"),
 ]

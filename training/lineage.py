@@ -27,6 +27,8 @@ class Node:
     title: str
     detail: str
     url: str
+    is_asked: bool = False
+    """The model whose ancestors are drawn."""
     x: int = 0
     y: int = 0
 
@@ -87,7 +89,9 @@ def lineage(model: ModelVersion) -> Graph:
             edges.append((node.key, leads_to))
         return is_new
 
-    add(_of_model(known[model.pk], slug), None)
+    asked = _of_model(known[model.pk], slug)
+    asked.is_asked = True
+    add(asked, None)
     while waiting:
         version = known[waiting.popleft()]
         me = f"model-{version.pk}"

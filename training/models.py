@@ -407,3 +407,108 @@ class Study(Job):
         from training.tasks import carry_out_study
 
         carry_out_study.delay_on_commit(self.pk)
+
+
+class Round(Job):
+    """One turn of the loop: responses are sampled, pairs chosen and given to people; later a model
+    is trained on the labels and held against the one before."""
+
+    class Purpose(models.TextChoices):
+        REWARD = "reward", _lazy("A better reward model")
+        DPO = "dpo", _lazy("A better policy, by DPO")
+        EVALUATION = "evaluation", _lazy("Which model is better")
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="rounds")
+    number = models.PositiveIntegerField()  # from 1, in its project
+    purpose = models.CharField(max_length=12, choices=Purpose)
+    options = models.JSONField(default=dict)  # the RoundSettings, whole: see training/rounds.py
+    result = models.JSONField(default=dict)  # what was sampled, left out and chosen
+    # What came of it, once there are labels.
+    reward_run = models.ForeignKey(
+        Run, models.SET_NULL, null=True, blank=True, related_name="rounds_of_reward"
+    )
+    policy_run = models.ForeignKey(
+        Run, models.SET_NULL, null=True, blank=True, related_name="rounds_of_policy"
+    )
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "number"], name="round_number_per_project")
+        ]
+
+    def __str__(self) -> str:
+        return _("round %(number)s") % {"number": self.number}
+
+    def enqueue(self) -> None:
+        from training.tasks import choose_pairs
+
+        choose_pairs.delay_on_commit(self.pk)
+
+
+class RoundPair(models.Model):
+    """A comparison that a round chose, and how it came to be chosen."""
+
+    round = models.ForeignKey(Round, models.CASCADE, related_name="pairs")
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="round_pairs")
+    # With which the round's design takes this candidate: see training/ml/selection.py.
+    probability = models.FloatField()
+    # Belongs to the part that is a uniform sample of all candidates.
+    at_random = models.BooleanField(default=False)
+    score = models.FloatField(null=True, blank=True)  # what a label would tell; None: not scored
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["round", "comparison"], name="pair_once_per_round")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.comparison} in {self.round}"
+
+
+class Arena(Job):
+    """Comparisons between models on prompts that none of them was trained on, on their way."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="arenas")
+    # The round whose new policy is held against the one before; empty: a lead's own.
+    round = models.ForeignKey(Round, models.CASCADE, null=True, blank=True, related_name="arenas")
+    options = models.JSONField(default=dict)  # the ArenaSettings, whole: see training/arenas.py
+    comparisons = models.ManyToManyField(Comparison, related_name="arenas")
+    result = models.JSONField(default=dict)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return _("arena %(pk)s") % {"pk": self.pk}
+
+    def enqueue(self) -> None:
+        from training.tasks import fill_arena
+
+        fill_arena.delay_on_commit(self.pk)
+
+
+class RoundMeasure(Job):
+    """How much better a round's policy is than the one before, by the labels of one moment."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="round_measures")
+    round = models.ForeignKey(Round, models.CASCADE, related_name="measures")
+    result = models.JSONField(default=dict)  # see training/rounds.py
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"measure of {self.round}"
+
+    def enqueue(self) -> None:
+        from training.tasks import measure_round
+
+        measure_round.delay_on_commit(self.pk)

@@ -7,18 +7,21 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from labeling.serializers import JOB_FIELDS, MessagesField, ObjectField
+from training.arenas import MOST_MODELS as MOST_MEETING
 from training.comparing import best_of
 from training.dataset_settings import LABELS, make_settings
 from training.ml.config import TRACKERS
 from training.ml.merge_recipe import MERGES, MOST_MODELS
 from training.model_files import NUMBERS
 from training.models import (
+    Arena,
     Dataset,
     DatasetDraft,
     Merge,
     ModelExport,
     ModelReport,
     ModelVersion,
+    Round,
     Run,
     SideBySide,
     Study,
@@ -26,6 +29,7 @@ from training.models import (
 )
 from training.playground import LONGEST_PROMPT
 from training.registry import clean_tags
+from training.rounds import LEAST_SHARE, MOST_SHARE, WAY_OF, WAYS, round_rows
 from training.studies import MOST_SEEDS, REFERENCES
 from training.sweeps import MOST_RUNS
 
@@ -400,3 +404,102 @@ class StartSweepSerializer(StartSerializer):
             for value in values:
                 self.validate_settings({name: value})
         return grid
+
+
+class RoundSerializer(serializers.ModelSerializer):
+    options = ObjectField(read_only=True, help_text="The settings, whole.")
+    result = ObjectField(
+        read_only=True, help_text="What was sampled, left out and chosen; empty until the end."
+    )
+    reward_run = serializers.IntegerField(source="reward_run_id", allow_null=True, read_only=True)
+    policy_run = serializers.IntegerField(source="policy_run_id", allow_null=True, read_only=True)
+
+    class Meta:
+        model = Round
+        fields = [
+            *JOB_FIELDS,
+            "number",
+            "purpose",
+            "options",
+            "result",
+            "reward_run",
+            "policy_run",
+        ]
+        read_only_fields = fields
+
+
+class OneRoundSerializer(RoundSerializer):
+    progress = serializers.SerializerMethodField(
+        help_text="Pairs and labels, the figures of what was trained, and what to do next."
+    )
+
+    class Meta(RoundSerializer.Meta):
+        fields = [*RoundSerializer.Meta.fields, "progress"]
+        read_only_fields = fields
+
+    @extend_schema_field(ObjectField())
+    def get_progress(self, round_: Round) -> dict[str, Any]:
+        row = next(row for row in round_rows(round_.project) if row.round.pk == round_.pk)
+        return {
+            "n_pairs": row.n_pairs,
+            "n_at_random": row.n_random,
+            "n_done": row.n_done,
+            "n_labels": row.n_labels,
+            "n_verdicts": row.n_verdicts,
+            "seconds_of_people": row.seconds,
+            "accuracy": row.accuracy,
+            "gain": row.gain,
+            "advice": row.advice.word if row.advice else "",
+            "advice_text": row.advice.text if row.advice else "",
+        }
+
+
+class StartRoundSerializer(serializers.Serializer):
+    """Settings of a round; what is left out is as in the project's next round by one click."""
+
+    purpose = serializers.ChoiceField(choices=list(WAY_OF), required=False)
+    models = serializers.ListField(
+        child=serializers.CharField(max_length=100), min_length=1, max_length=20, required=False
+    )
+    scorer = serializers.CharField(max_length=100, allow_blank=True, required=False)
+    way = serializers.ChoiceField(choices=list(WAYS.items()), allow_blank=True, required=False)
+    n_labels = serializers.IntegerField(min_value=1, max_value=100_000, required=False)
+    n_prompts = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
+    responses = serializers.IntegerField(min_value=1, max_value=64, required=False)
+    temperature = serializers.FloatField(min_value=0, max_value=10, required=False)
+    max_new_tokens = serializers.IntegerField(min_value=1, max_value=100_000, required=False)
+    random_share = serializers.FloatField(
+        min_value=LEAST_SHARE, max_value=MOST_SHARE, required=False
+    )
+    alike = serializers.FloatField(min_value=0.1, max_value=1, required=False)
+    seed = serializers.IntegerField(min_value=0, max_value=LARGEST_SETTING, required=False)
+
+
+class TrainRoundSerializer(serializers.Serializer):
+    kind = serializers.ChoiceField(choices=["reward", "dpo"])
+
+
+class ArenaSerializer(serializers.ModelSerializer):
+    options = ObjectField(read_only=True, help_text="The settings, whole.")
+    result = ObjectField(read_only=True, help_text="Counts; empty until the end.")
+    round = serializers.IntegerField(source="round_id", allow_null=True, read_only=True)
+
+    class Meta:
+        model = Arena
+        fields = [*JOB_FIELDS, "options", "result", "round"]
+        read_only_fields = fields
+
+
+class StartArenaSerializer(serializers.Serializer):
+    models = serializers.ListField(
+        child=serializers.CharField(max_length=100), min_length=2, max_length=MOST_MEETING
+    )
+    n_pairs = serializers.IntegerField(
+        min_value=1,
+        max_value=10_000,
+        default=100,
+        help_text="Comparisons of each two models, those of earlier arenas among them.",
+    )
+    temperature = serializers.FloatField(min_value=0, max_value=10, default=0.8)
+    max_new_tokens = serializers.IntegerField(min_value=1, max_value=100_000, default=128)
+    seed = serializers.IntegerField(min_value=0, max_value=LARGEST_SETTING, default=0)

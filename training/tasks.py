@@ -19,6 +19,7 @@ from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
 from training import serving
 from training.alarms import heed
+from training.arenas import carry_out_arena
 from training.cards import write_card
 from training.causes import of_error
 from training.dataset_settings import stored_settings
@@ -30,12 +31,15 @@ from training.ml.data import prompts_of
 from training.ml.objectives import why_not_labels
 from training.model_files import carry_out_export
 from training.models import (
+    Arena,
     Checkpoint,
     DatasetDraft,
     Merge,
     ModelExport,
     ModelReport,
     ModelVersion,
+    Round,
+    RoundMeasure,
     Run,
     RunStep,
     SideBySide,
@@ -44,6 +48,7 @@ from training.models import (
 from training.playground import carry_out_pair
 from training.previews import build
 from training.reports import can_report, figures_of, report_on
+from training.rounds import carry_out_round, measure_of
 from training.runs import Impossible, keep_model, recipe_of
 from training.studies import result_of
 from training.sweeps import may_start, wake_next
@@ -121,6 +126,24 @@ def carry_out_study(study_id: int) -> None:
 
 
 @shared_task
+def choose_pairs(round_id: int) -> None:
+    """Carry one Round from queued to the pairs that people are given."""
+    _in_child(Round, round_id)
+
+
+@shared_task
+def fill_arena(arena_id: int) -> None:
+    """Carry one Arena from queued to the comparisons that people are given."""
+    _in_child(Arena, arena_id)
+
+
+@shared_task
+def measure_round(measure_id: int) -> None:
+    """Carry one RoundMeasure from queued to its figures: of answers alone, no model is loaded."""
+    carry_out_job(RoundMeasure, measure_id)
+
+
+@shared_task
 def answer_side_by_side(pair_id: int) -> None:
     """Let two models answer a prompt; the page polls the row for what they have said so far."""
     pair = SideBySide.objects.claim(pair_id)
@@ -174,6 +197,12 @@ def do(job: Job) -> None:
             _end_of(job, _report)
         case Study():
             _end_of(job, _study)
+        case Round():
+            _end_of(job, carry_out_round)
+        case Arena():
+            _end_of(job, carry_out_arena)
+        case RoundMeasure():
+            _end_of(job, _measure)
         case _:
             raise TypeError(f"nothing here does {job!r}")
 
@@ -195,6 +224,9 @@ LESS_MEMORY: dict[type[Job], str] = {
     SideBySide: "Choose smaller models, or two adapters of one base, which is then held once.",
     ModelReport: "The report uses the batch_size of the run: start the run with a smaller one.",
     Study: "The study uses the settings of the run: start the run with a smaller batch_size.",
+    Round: "Ask fewer prompts, for shorter responses, or smaller models.",
+    Arena: "Ask for shorter responses, or smaller models.",
+    RoundMeasure: "Measure where there is more memory.",
 }
 """What to change in a job that did not fit."""
 
@@ -207,6 +239,10 @@ def _report(report: ModelReport) -> None:
 
 def _study(study: Study) -> None:
     study.finish(Job.Status.SUCCEEDED, result=result_of(study, _teller(study)))
+
+
+def _measure(measure: RoundMeasure) -> None:
+    measure.finish(Job.Status.SUCCEEDED, result=measure_of(measure.round))
 
 
 def _teller(job: Job) -> Callable[[int, int], None]:

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from training.views import (
+    arenas,
     compare,
     datasets,
     deleting,
@@ -11,6 +12,7 @@ from training.views import (
     models,
     playground,
     reports,
+    rounds,
     runs,
     sweeps,
 )
@@ -123,5 +125,32 @@ urlpatterns = [
         "projects/<slug:slug>/training/studies/<int:pk>/resume/",
         reports.resume_study,
         name="resume_study",
+    ),
+    path("projects/<slug:slug>/training/rounds/", rounds.overview, name="rounds"),
+    path("projects/<slug:slug>/training/rounds/<int:pk>/", rounds.one, name="round"),
+    path(
+        "projects/<slug:slug>/training/rounds/<int:pk>/cancel/", rounds.cancel, name="cancel_round"
+    ),
+    path(
+        "projects/<slug:slug>/training/rounds/<int:pk>/resume/", rounds.resume, name="resume_round"
+    ),
+    path("projects/<slug:slug>/training/rounds/<int:pk>/train/", rounds.train, name="train_round"),
+    path(
+        "projects/<slug:slug>/training/rounds/<int:pk>/compare/",
+        rounds.compare,
+        name="compare_round",
+    ),
+    path(
+        "projects/<slug:slug>/training/rounds/<int:pk>/measure/",
+        rounds.measure,
+        name="measure_round",
+    ),
+    path("projects/<slug:slug>/training/arenas/", arenas.overview, name="arenas"),
+    path("projects/<slug:slug>/training/arenas/<int:pk>/", arenas.arena, name="arena"),
+    path(
+        "projects/<slug:slug>/training/arenas/<int:pk>/cancel/", arenas.cancel, name="cancel_arena"
+    ),
+    path(
+        "projects/<slug:slug>/training/arenas/<int:pk>/resume/", arenas.resume, name="resume_arena"
     ),
 ]

@@ -305,6 +305,8 @@ def write(folder: str, tokenizer: Any, rows: int, tokens: int) -> None:
 
     model, _tokenizer = load_policy(folder)
     prompts = conversations(tokenizer, rows, tokens // 2)
+    # Prompts are of unlike length, as a rule: one that is shorter, and attention needs its mask.
+    prompts[0] = conversations(tokenizer, 1, tokens // 2 - 8)[0]
     sample(model, tokenizer, prompts, max_new_tokens=tokens // 2, batch_size=rows)
 
 

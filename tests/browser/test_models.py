@@ -85,6 +85,10 @@ def test_two_adapters_are_merged_and_asked_side_by_side_by_the_keyboard(
     graph = page.get_by_role("region", name="What it came from")
     for name in ("tiny", "calm", "kind", "both"):
         expect(graph.get_by_role("link", name=name).first).to_be_attached()
+    page.set_viewport_size({"width": 390, "height": 800})  # the model itself stays in view
+    expect(graph.locator(".is-asked")).to_be_in_viewport()
+    expect(graph.get_by_role("link", name="tiny")).not_to_be_in_viewport()
+    page.set_viewport_size({"width": 1280, "height": 800})
     assert axe_findings(page) == []
 
     tab_to(page, "Playground")

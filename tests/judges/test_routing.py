@@ -37,10 +37,12 @@ from judges.models import (
     Verdict,
 )
 from judges.outlook import outlook
+from judges.requests import take_requests
 from judges.routing import near_tie, spread, uncertain_gap, undecided_pairs
 from judges.tasks import route_new_labels, run_routing
 from labeling.assignment import next_comparison
 from labeling.jobs import Job
+from labeling.judge_requests import ask_judges_first
 from labeling.models import (
     Assignment,
     Change,
@@ -829,3 +831,26 @@ def test_a_judge_that_a_certificate_names_stays_and_the_page_says_why(project, a
 
     assert "Certificate stage: certificate 1, judy v1" in re.sub(r"<[^>]+>", "", said)
     assert project.judges.get() == version.judge
+
+
+# What is asked of the judge first -----------------------------------------------------------------
+
+
+def test_with_a_certificate_in_force_the_judge_is_asked_before_people(project, queued):
+    a_world(project)
+    routed(project)
+    project.refresh_from_db()
+    new = comparisons_of(project, 6, first=1_000)
+    request = ask_judges_first(project, [c.pk for c in new])
+
+    assert take_requests() == 1
+
+    run = JudgeRun.objects.get()
+    assert run.version == ChosenJudge.objects.get(project=project).version
+    assert run.selection["comparisons"] == sorted(c.pk for c in new)
+    request.refresh_from_db()
+    assert request.outcome == f"judge run {run.pk}"
+    later = ask_judges_first(project, [new[0].pk])
+    assert take_requests() == 0  # the judge is at work: it waits
+    later.refresh_from_db()
+    assert later.taken_at is None

@@ -157,9 +157,9 @@ def test_the_interval_over_seeds_is_students():
 
 def test_a_spread_that_tells_of_errors_is_seen_to_tell_and_one_that_does_not_is_not():
     rng = np.random.default_rng(7)
-    spread = rng.uniform(0.2, 4, 800)
-    telling = scored(800, chosen=rng.normal(1, spread), spread=spread)
-    idle = scored(800, chosen=rng.normal(1, 2, 800), spread=spread)
+    spread = rng.uniform(0.2, 4, 2_000)
+    telling = scored(2_000, chosen=rng.normal(1, spread), spread=spread)
+    idle = scored(2_000, chosen=rng.normal(1, 2, 2_000), spread=spread)
 
     found, other = (reward_figures(pairs, None)["spread"] for pairs in (telling, idle))
 
@@ -168,7 +168,7 @@ def test_a_spread_that_tells_of_errors_is_seen_to_tell_and_one_that_does_not_is_
     assert found["gain_of_doubt"]["low"] > 0
     right = [quarter["accuracy"]["value"] for quarter in found["quarters"]]
     assert right == sorted(right, reverse=True)
-    assert [q["accuracy"]["n"] for q in found["quarters"]] == [200] * 4
+    assert [q["accuracy"]["n"] for q in found["quarters"]] == [500] * 4
     assert found["quarters"][3]["said"]["value"] > right[3]  # too sure where they disagree
     assert "spread" not in reward_figures(scored(40), None)  # a single model
 

@@ -150,7 +150,11 @@ def test_the_form_as_it_stands_launches_a_run_with_the_recipes_defaults(as_role,
     [
         ({"base_model": "a/b/gone"}, "base_model", "There is no model folder a/b/gone."),
         ({"base_model": "/no/model"}, "base_model", "Only an administrator names a path."),
-        ({"target_modules": "c_attn"}, "target_modules", "no layer c_attn; it has q_proj in layers 0 to 0."),
+        (
+            {"target_modules": "c_attn"},
+            "target_modules",
+            "no layer c_attn; it has q_proj in layers 0 to 0.",
+        ),
         ({"learning_rate": "0"}, "learning_rate", "Must be above 0."),
         ({"method": "magic"}, "method", "Select a valid choice."),
         ({"method": "prompt"}, "method", "Prompt tuning puts vectors in the place of word ids"),

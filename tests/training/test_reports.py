@@ -211,7 +211,7 @@ def test_ways_of_making_labels_are_held_against_decisions_that_none_was_trained_
     assert list(project.datasets.listed()) == [run.dataset]
     address = "/projects/polite/training/datasets/"
     page = client.get(address).content.decode()
-    assert f"Show the {len(of_study)} of studies" in page
+    assert f"Show the {len(of_study)} datasets that studies froze" in page
     assert of_study[0].sha256 not in page
     page = client.get(address + "?of=studies").content.decode()
     assert of_study[0].sha256 in page

@@ -108,7 +108,7 @@ def thought_rewards(logps: Tensor) -> Tensor:
     over all thoughts of that place.
 
     Args: logps: nats, (thoughts, …). Returns: the same shape; over the thoughts it sums to 0.
-    Source: section 4.4.1, algorithm 1.
+    Source: section 4.4, algorithm 1.
     """
     return logps - logps.mean(dim=0, keepdim=True)
 
@@ -117,7 +117,7 @@ def reinforce_losses(rewards: Tensor, thought_logps: Tensor, *, only_helpful: bo
     """−r · log p(thought | the text before it), of every thought; with `only_helpful` 0 where r is
     not above 0. No gradient flows through r.
 
-    Source: section 4.4.1, algorithm 1: −r · 1[r > 0] · log p; Williams 1992, eq. 11.
+    Source: section 4.4, algorithm 1: −r · 1[r > 0] · log p; Williams 1992.
     """
     rewards = rewards.clamp(min=0) if only_helpful else rewards
     return -rewards.detach() * thought_logps

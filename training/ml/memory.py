@@ -507,8 +507,8 @@ def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda")
             return {"work": passing}
         cache = kv_cache(arch, rows=work.rows, tokens=held, number=number)
         copies = cache // (2 * arch.layers) if use == "write" else 0
-        # One layer's, repeated for all heads: under the mask of texts of unlike length, which a
-        # judge's reading does without.
+        # One layer's, repeated for all heads: under the mask of texts of unlike length, without
+        # which a judge reads.
         if use == "write" and arch.heads != arch.kv_heads:
             copies += work.rows * held * 2 * arch.heads * arch.head_dim * number
         logits = work.rows * arch.vocabulary * 4 * 4

@@ -512,7 +512,9 @@ def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda")
         if use == "write" and arch.heads != arch.kv_heads:
             copies += work.rows * held * 2 * arch.heads * arch.head_dim * number
         logits = work.rows * arch.vocabulary * 4 * 4
-        return {"cache": cache, "copies": copies, "logits": logits, "work": passing}
+        # Logits come when the last layer is done, and what passed through it is gone.
+        larger = {"logits": logits} if logits > passing else {"work": passing}
+        return {"cache": cache, "copies": copies, **larger}
 
     if use == "write":
         prompt = max(1, tokens - work.new_tokens)

@@ -10,7 +10,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ("labeling", "0011_judge_requests"),
-        ('training', '0050_ppo'),
+        ('training', '0012_ppo'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

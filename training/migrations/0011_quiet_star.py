@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("training", "0020_datasets_of_studies")]
+    dependencies = [("training", "0010_datasets_of_studies")]
 
     operations = [
         migrations.AlterField(

@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("training", "0040_quiet_star"),
+        ("training", "0011_quiet_star"),
     ]
 
     operations = [

@@ -1,11 +1,16 @@
 """Where files lie, and what a model's name means."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
+
+LONGEST_NAME = 255
+"""Bytes of a file's or folder's name at most, on the systems we know."""
 
 
 def storage_path(relative: str | Path) -> Path:
@@ -36,10 +41,12 @@ def names_a_path(name: str) -> bool:
 
 def check_model_name(name: str, user: Any) -> None:
     """Refuse paths of the worker's machine to everybody but administrators: they would lead to
-    other projects' models.
+    other projects' models. And names that no folder could bear.
 
     Raises: ValidationError.
     """
+    if any(len(part.encode()) > LONGEST_NAME for part in Path(name).parts):
+        raise ValidationError(os.strerror(errno.ENAMETOOLONG))
     if names_a_path(name) and not user.is_superuser:
         raise ValidationError(
             _(

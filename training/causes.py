@@ -11,7 +11,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from labeling.reports import StatisticsMissing
-from training.ml.config import TRACKERS, AnyRecipe, PPORecipe
+from training.ml.config import TRACKERS, AnyRecipe, PPORecipe, token_budget
+from training.ml.memory import halves
 from training.ml.methods import why_not
 from training.models import Run
 
@@ -160,19 +161,24 @@ def remedies(run: Run, recipe: AnyRecipe) -> list[Remedy]:
 def _for_less_memory(kind: str, recipe: AnyRecipe) -> list[Remedy]:
     found = []
     if isinstance(recipe, PPORecipe):
-        halves = {
+        fewer = {
             name: getattr(recipe, name) // 2
             for name in ("batch_size", "rollout_batch_size")
             if getattr(recipe, name) > 1
         }
-        if halves:
-            found.append(Remedy(_("half as many responses in memory at once"), halves))
+        if fewer:
+            found.append(Remedy(_("half as many responses in memory at once"), fewer))
         if recipe.algorithm == "ppo":
             changes = {"algorithm": "rloo"}
             changes |= {"samples_per_prompt": max(2, recipe.samples_per_prompt)}
             found.append(Remedy(_("RLOO, which needs no critic"), changes))
+    elif budget := token_budget(recipe):  # holds as many rows as it may, whatever batch_size says
+        if budget // 2 >= SMALLEST_LENGTH:
+            words = f"{_('Tokens at once')}: {budget // 2:,}"
+            found.append(Remedy(words, {"batch_tokens": budget // 2}))
     elif recipe.batch_size > 1:
-        half = recipe.batch_size // 2
+        smaller = halves(recipe.batch_size, 1)[1:]
+        half = next(batch for batch in smaller if recipe.batch_size % batch == 0)
         summed = recipe.gradient_accumulation * (recipe.batch_size // half)
         changes = {"batch_size": half, "gradient_accumulation": summed}
         words = _("batches of %(n)s, %(summed)s of them summed up before a step")

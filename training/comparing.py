@@ -56,7 +56,7 @@ def best_of(runs: Sequence[Run]) -> Best | None:
     fewer than two of them were."""
     found = [(run, *measured) for run in runs if (measured := held_out(run)) is not None]
     same = {
-        (measure, run.dataset_id, run.text_sha256, *(run.recipe.get(name) for name in JUDGED_BY))
+        (measure, *rows_of(run), *(run.recipe.get(name) for name in JUDGED_BY))
         for run, measure, _figure in found
     }
     if len(found) < 2 or len(same) > 1:
@@ -66,6 +66,12 @@ def best_of(runs: Sequence[Run]) -> Best | None:
     run, _measure, figure = max(found, key=lambda row: sign * row[2]["value"])
     others = [other for owner, _measure, other in found if owner is not run]
     return Best(run, measure, figure, len(found), sum(_overlap(figure, other) for other in others))
+
+
+def rows_of(run: Run) -> tuple[Any, ...]:
+    """What tells on which held-out rows a run was measured: another max_length, or another
+    tokenizer, leaves out other rows, or counts other tokens."""
+    return run.dataset_id, run.text_sha256, run.metrics.get("n"), run.metrics.get("test_tokens")
 
 
 def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from training.ml.memory import (
     read_bytes,
     suggestions,
 )
+from training.ml.methods import why_not
 from training.models import Run
 
 SEEN_SECONDS = 30
@@ -99,9 +100,19 @@ def _look() -> tuple[str, int | None, str]:
 def fit(kind: str, recipe: AnyRecipe, where: Machine) -> Fit:
     """Whether a run fits, what it takes, and what would fit.
 
-    Raises: ValueError in plain words where it cannot be told: no config, an uncounted model.
+    Raises: ValueError in plain words where it cannot be told: no config, an uncounted model, a
+        method that the recipe or the base refuses.
     """
     arch: Architecture = read_architecture(recipe.base_model)
+    reason = why_not(
+        kind,
+        recipe.method,
+        {"model_type": arch.name},
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        packing=getattr(recipe, "packing", False),
+    )
+    if reason:
+        raise ValueError(reason)
     found = foretold(kind, recipe, arch, device=where.device)
     others: list[Suggestion] = []
     if where.available is not None and found.peak > where.available:

@@ -553,8 +553,13 @@ class LaunchForm(forms.Form):
             and not found.get("uncounted")
         ):
             self.add_error("imitate", _("No rater’s better answer is among these pairs."))
-        elif recipe and (reason := why_not_labels(recipe, found["counts"])):
-            refuse(self, reason)
+        elif recipe and not found.get("uncounted"):
+            if reason := why_not_labels(recipe, found["counts"]):
+                refuse(self, reason)
+            for swept in cleaned.get("swept", []):
+                if (other := why_not_labels(swept, found["counts"])) and other != reason:
+                    self.add_error("sweep_values_1", other[:1].upper() + other[1:] + ".")
+                    break
         return cleaned
 
     def _clean_sweep(self, cleaned: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -566,8 +571,8 @@ class LaunchForm(forms.Form):
         }
         try:
             grid = read_grid({name: text for name, (_field, text) in filled.items()})
-            for chosen in combinations(self.kind, grid):
-                recipe = make_recipe(self.kind, settings | chosen)
+            recipes = [make_recipe(self.kind, settings | c) for c in combinations(self.kind, grid)]
+            for recipe in recipes:
                 check_base(recipe.base_model, recipe)
         except ValueError as error:
             text = str(error)
@@ -575,7 +580,7 @@ class LaunchForm(forms.Form):
             place = about[0] if about else "sweep_values_1"
             self.add_error(place, text[:1].upper() + text[1:] + ".")
         else:
-            cleaned["grid"] = grid
+            cleaned |= {"grid": grid, "swept": recipes}
 
     def preview(self) -> dict[str, Any]:
         """Counts of the dataset that these settings would give, and what is wrong with it.

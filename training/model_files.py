@@ -166,7 +166,8 @@ def _served_name(version: ModelVersion, folder: Path) -> str:
 def _why_not_vllm(folder: str) -> tuple[str, int]:
     """(why vLLM does not take this adapter or "", its rank).
 
-    Source: vLLM's lora/peft_helper.py: no layers trained whole, no DoRA; rsLoRA is known.
+    Source: vLLM's lora/peft_helper.py: no layers trained whole, no DoRA; rsLoRA is known. An
+    adapter is served over a whole model, whose positions are as its own config says.
     """
     settings = settings_of(folder)
     if form_of(folder) != "lora":
@@ -176,6 +177,10 @@ def _why_not_vllm(folder: str) -> tuple[str, int]:
         return f"it has layers trained whole ({whole}); merge it into its base", 0
     if settings.get("use_dora"):
         return "it is a DoRA; merge it into its base", 0
+    if form_of(base_of(folder)) != "whole":
+        return "it stands on another adapter; merge it into its base", 0
+    if "rope" in settings_of(folder, "made_by.json"):
+        return "its base would be served without its longer context; merge it into its base", 0
     rank = max([settings["r"], *(settings.get("rank_pattern") or {}).values()])
     if rank > VLLM_RANKS[-1]:
         return f"its rank {rank} is above {VLLM_RANKS[-1]}; merge it into its base", 0

@@ -208,6 +208,8 @@ def _config_of(folder: Path, file: str = "config.json") -> dict[str, Any]:
         return {}
     except ValueError:
         raise ValueError(f"base_model: {folder / file} is not JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"base_model: {folder / file} holds no settings")
     return found
 
 

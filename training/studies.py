@@ -25,6 +25,7 @@ from labeling.storage import storage_path
 from training.dataset_settings import DatasetSettings, stored_settings
 from training.datasets import freeze, load_pairs, pair_rows
 from training.ml.data import Pair
+from training.ml.objectives import suiting
 from training.models import Run, Study
 from training.runs import recipe_of
 
@@ -97,11 +98,13 @@ def result_of(study: Study, on_progress: OnProgress) -> dict[str, Any]:
             _("only %(n)s pairs to be held against; %(least)s are needed")
             % {"n": len(held_out), "least": LEAST_HELD_OUT}
         )
+    recipe = recipe_of(study.run)
     for cell in cells:
         if len(cell.pairs) < LEAST_TRAINED_ON:
             raise ValueError(
                 _("too few pairs for “%(name)s”: %(n)s") % {"name": cell.arm, "n": len(cell.pairs)}
             )
+        suiting(recipe, cell.pairs)  # not after hours of training on other labels
     for place, cell in enumerate(cells):
         if cell.name in study.cells:
             continue

@@ -453,9 +453,9 @@ class Recorder:
             )
             if self.tracker:
                 self._track(lambda tracker: tracker.log(report))
-        if report.split == "test" and report.values:
+        if report.split != "train" and report.values:
             told = [f"{n} {report.values[n]:.{d}f}" for n, d in LOGGED if n in report.values]
-            self.lines.append(f"Step {report.step}: test {', '.join(told)}.")
+            self.lines.append(f"Step {report.step}: {report.split} {', '.join(told)}.")
         self.lines += [f"Step {report.step}: {note}." for note in report.notes]
         if self.show:
             self.show(report)

@@ -31,3 +31,9 @@ def test_only_an_administrator_names_a_path(name):
         check_model_name(name, User(is_superuser=False))
     check_model_name(name, User(is_superuser=True))
     check_model_name("small", User(is_superuser=False))
+
+
+def test_a_name_that_no_folder_could_bear_is_refused():
+    check_model_name("é" * 127, get_user_model()())
+    with pytest.raises(ValidationError, match="File name too long"):
+        check_model_name("é" * 128, get_user_model()())

@@ -99,6 +99,15 @@ def test_the_command_tells_terms_and_ends_with_one_where_it_does_not_fit(large, 
     assert json.loads(capsys.readouterr().out)["suggestions"] == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "method", "reason"),
+    [("sft", "head", "only a reward model has a head"), ("reward", "prompt", "Prompt tuning puts")],
+)
+def test_what_is_refused_does_not_fit_either(large, kind, method, reason):
+    with pytest.raises(CommandError, match=reason):
+        call_command("fits", kind, "--base", large, "--method", method, "--gpu-memory", "900GiB")
+
+
 def test_the_page_tells_what_a_model_at_work_takes(lead, large, settings):
     settings.PREFLOOP_GPU_MEMORY = "24GiB"
     url = reverse("training:working", args=["polite"])

@@ -100,6 +100,28 @@ def test_the_form_the_api_and_the_command_say_why_a_loss_does_not_suit(
     assert refused.value.returncode == 2
 
 
+def test_every_run_of_a_sweep_is_held_against_the_labels_unless_they_are_too_many_to_count(
+    project, lead, tiny_model, storage, monkeypatch
+):
+    (storage / "models").mkdir()
+    (storage / "models" / "tiny").symlink_to(tiny_model)
+    monkeypatch.setattr("training.tasks.train.delay_on_commit", lambda pk: None)
+    url = reverse("training:launch", args=["polite", "reward"])
+    values = {f.name: f.value() for f in lead.get(url).context["form"]}
+    values = {name: v for name, v in values.items() if v is not None and v is not False}
+    values |= {"base_model": "tiny", "dataset": soft(project).sha256}
+    grid = {"sweep": "1", "sweep_setting_1": "loss", "sweep_values_1": "pairs, margin"}
+
+    refused = lead.post(url, values | grid)
+
+    assert list(refused.context["form"].errors) == ["sweep_values_1"]
+    assert "a margin wants hard labels" in refused.context["form"].errors["sweep_values_1"][0]
+    assert Run.objects.count() == 0
+    monkeypatch.setattr("training.forms.COUNTED_AT_ONCE", 3)
+    lead.post(url, values | {"dataset": "", "loss": "margin", "launch": "1"})
+    assert Run.objects.get().recipe["loss"] == "margin"
+
+
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [

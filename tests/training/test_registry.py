@@ -331,7 +331,15 @@ def test_vllm_is_told_the_rank_it_allows_and_only_adapters_it_takes(world, stora
         ("dpo-2", "it has layers trained whole (norm); merge it into its base")
     ]
     assert "--lora-modules dpo-1=" in serving_command(trained)["command"]
-    (storage / "runs" / "1" / "model" / "adapter_config.json").write_text(
+    made = storage / "runs" / "1" / "model" / "made_by.json"
+    made.write_text(json.dumps({"method": "lora", "rope": ["linear", 2.0]}))
+    assert "without its longer context" in serving_command(trained)["left_out"][0][1]
+    made.unlink()
+    above = LORA | {"base_model_name_or_path": f"{storage}/runs/2/model"}
+    settings = storage / "runs" / "1" / "model" / "adapter_config.json"
+    settings.write_text(json.dumps(above))
+    assert "it stands on another adapter" in serving_command(trained)["left_out"][0][1]
+    settings.write_text(
         json.dumps(LORA | {"base_model_name_or_path": "org/base", "use_dora": True})
     )
     assert serving_command(trained) == {

@@ -174,6 +174,22 @@ def test_a_learning_curve_goes_on_where_it_was_stopped(client, tiny_model, monke
     assert "labels, accuracy changed by" in page
 
 
+def test_a_study_whose_labels_do_not_suit_the_loss_says_so_before_it_trains(client, tiny_model):
+    project = labeled_project(0)
+    for i in range(40):
+        votes = {"ann": "a", "bob": "a", "cy": "b" if i % 2 else "a"}
+        comparison(project, question=f"Which place {i}?", **votes)
+    Preference.objects.update(strength=2)
+    run = trained(project, tiny_model, recipe_settings=QUICK | {"max_steps": 1, "loss": "margin"})
+    study = start_study(run, Study.Kind.LABELS, reference="votes", user=lead_of(client, project))
+
+    carry_out_job(Study, study.pk)
+    study.refresh_from_db()
+
+    assert (study.status, study.cells) == ("failed", {})
+    assert "a margin wants hard labels" in study.error
+
+
 def test_ways_of_making_labels_are_held_against_decisions_that_none_was_trained_on(
     client, tiny_model
 ):

@@ -291,6 +291,9 @@ def test_a_failed_run_is_advised_by_its_cause_and_its_settings(tiny_model):
         {"method": "qlora"},
         {"max_length": 128},
     ]
+    assert changes(causes.MEMORY, batch_size=5)[0] == {"batch_size": 1, "gradient_accumulation": 5}
+    # A budget of tokens is filled whatever batch_size says.
+    assert changes(causes.MEMORY, batch_tokens=4096)[0] == {"batch_tokens": 2048}
     small = {"batch_size": 1, "gradient_checkpointing": True, "method": "qlora", "max_length": 128}
     assert changes(causes.KILLED, **small) == []
     assert changes(causes.DIVERGED, dtype="float32") == [{"learning_rate": 2e-5}]
@@ -370,6 +373,15 @@ def test_what_cannot_work_is_refused_before_the_launch(tiny_model, changes, mess
         run_of(project, tiny_model, **changes)
 
     assert Run.objects.count() == 0
+
+
+def test_a_config_that_holds_no_settings_is_refused_in_words(storage):
+    folder = storage / "models" / "odd"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("[1]")
+
+    with pytest.raises(ValueError, match=r"base_model: .*config.json holds no settings"):
+        run_of(labeled_project(), "odd")
 
 
 def test_layers_are_read_from_the_weights_without_torch(tiny_model):

@@ -182,9 +182,13 @@ def test_runs_stand_beside_each_other_with_what_differs(lead, project, base):
         (f"reward {runs[1].pk}", [[1, 0.75], [2, 0.75]]),
     ]
 
+    fewer = runs[1].metrics | {"n": 49}  # another max_length left one out
+    Run.objects.filter(pk=runs[1].pk).update(metrics=fewer)
+    assert best_of(list(Run.objects.all())) is None
     Run.objects.filter(pk=runs[1].pk).update(dataset=None)
     other = text_of(lead.get(page("compare"), {"run": [run.pk for run in runs]}))
     assert "measured on different held-out rows" in other
+    assert lead.get(page("compare"), {"run": ["9" * 30, "x"]}).status_code == 200
     assert best_of(list(Run.objects.all())) is None
 
 

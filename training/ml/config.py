@@ -941,8 +941,12 @@ def typed(name: str, value: Any, kind: Any) -> Any:
         if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
             raise ValueError(f"{name} must be true or false, not {value!r}")
         return text in ("true", "1", "yes", "on")
+    what = "a whole number" if kind is int else "a number"
     try:
-        return kind(value)
-    except (TypeError, ValueError):
-        what = "a whole number" if kind is int else "a number"
+        found = kind(value)
+    except (OverflowError, TypeError, ValueError):
         raise ValueError(f"{name} must be {what}, not {value!r}") from None
+    is_cut = kind is int and isinstance(value, float) and found != value
+    if is_cut or (kind is float and not math.isfinite(found)):
+        raise ValueError(f"{name} must be {what}, not {value!r}")
+    return found

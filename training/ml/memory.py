@@ -38,6 +38,7 @@ from training.ml.methods import (
     WHOLE,
     needs_reference_copy,
     virtual_tokens,
+    why_not,
 )
 
 MIB, GIB = 2**20, 2**30
@@ -723,11 +724,15 @@ def suggestions(
     gives up more than another and is not smaller by it is left out.
     """
     budget = token_budget(recipe)
-    batches = halves(budget or recipe.batch_size, 256 if budget else 1)
+    batches = halves(budget, 256) if budget else halves(recipe.batch_size, 1)
+    if not budget:  # the same pairs in each step
+        batches = [batch for batch in batches if recipe.batch_size % batch == 0]
     asked_before = [False, *([True] if asked_reference(recipe) == "copy" else [])]
     lengths = halves(min(recipe.max_length, arch.context or recipe.max_length), 128)[:4]
     methods = [recipe.method, *(["qlora"] if recipe.method in ("lora", "full") else [])]
-    checkpointing = [recipe.gradient_checkpointing, True]
+    checkpointing = [recipe.gradient_checkpointing]
+    if not why_not(kind, recipe.method, {}, gradient_checkpointing=True):
+        checkpointing.append(True)
     found: dict[int, tuple[int, Suggestion]] = {}
     for before, kept, batch, method, length in product(
         asked_before, dict.fromkeys(checkpointing), batches, methods, lengths
@@ -757,7 +762,12 @@ def suggestions(
         sort += 4 * (length != lengths[0]) + 8 * before
         if sort not in found or cost < found[sort][0]:
             found[sort] = (cost, Suggestion(changes, peak, same))
-    return [suggestion for _cost, suggestion in sorted(found.values(), key=lambda f: f[0])[:most]]
+    nearest: list[Suggestion] = []
+    for _cost, one in sorted(found.values(), key=lambda f: f[0]):
+        settings = one.settings.items()
+        if not any(o.settings.items() <= settings and o.peak <= one.peak for o in nearest):
+            nearest.append(one)
+    return nearest[:most]
 
 
 def lighter_work(
@@ -781,9 +791,9 @@ def lighter_work(
 
 
 def halves(number: int, least: int) -> list[int]:
-    """The number and its halves while they are whole and not below `least`."""
+    """The number and its halves, rounded down, while they are not below `least`, 1 or more."""
     found = [number]
-    while found[-1] % 2 == 0 and found[-1] // 2 >= least:
+    while found[-1] // 2 >= least:
         found.append(found[-1] // 2)
     return found
 

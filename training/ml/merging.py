@@ -653,7 +653,8 @@ def stack(recipe: MergeRecipe, folder: Path, on_tensor: OnTensor, shard_bytes: i
         for done, (name, source, taken) in enumerate(plan):
             on_tensor(done, len(plan))
             dtype = files.dtype(taken) if taken in files.names else torch.float32
-            yield name, source.tensor(taken).to(_saved_as(recipe, dtype))
+            # A copy: safetensors refuses two layers that are one place in memory.
+            yield name, source.tensor(taken).to(_saved_as(recipe, dtype), copy=True)
         on_tensor(len(plan), len(plan))
 
     write_shards(stacked(), folder, shard_bytes)

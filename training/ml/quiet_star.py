@@ -319,7 +319,7 @@ def step_loss(
         thought_logps = thought_logps + _spread(told, there)
     talk_logps = torch.zeros(there.shape, device=ids.device)
     n_told = torch.zeros(there.shape, device=ids.device)
-    for m, hidden in enumerate(columns.talking):
+    for m, hidden in enumerate(columns.talking[:n]):  # further on, no text has a token
         has = torch.zeros_like(there)
         has[:, : n - m] = there[:, m:]
         at, column = has.nonzero(as_tuple=True)

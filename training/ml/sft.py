@@ -145,11 +145,10 @@ def pretrain(
         ]
 
     sides = (pieces(own), pieces(validation), pieces(test))
-    for side, texts, what in zip(
-        sides, (own, validation), ("training", "validation"), strict=False
-    ):
-        if texts and not side:
-            raise ValueError(f"no {what} text of {len(texts)} holds two tokens")
+    if not sides[0]:
+        raise ValueError(f"no training text of {len(own)} holds two tokens")
+    if validation and not sides[1]:
+        raise ValueError(f"no validation text of {len(validation)} holds two tokens")
     found = _train(recipe, tokenizer, limit, sides, 0, folder, on_step)
     return found | {
         "n_texts": len(own),

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _lazy
 from django.views.decorators.http import require_safe
 
 from labeling.access import project_for
-from training.comparing import MOST_COMPARED, best_of, differing_settings, overlay
+from training.comparing import MOST_COMPARED, best_of, differing_settings, overlay, rows_of
 from training.models import Run
 
 TITLES = {
@@ -23,6 +23,7 @@ TITLES = {
     "length": _lazy("Tokens a response"),
 }
 RUNS_OFFERED = 100
+LONGEST_KEY = 18
 FIGURES = {
     "accuracy": _lazy("accuracy"),
     "longer_wins": _lazy("baseline “the longer wins”"),
@@ -47,7 +48,8 @@ PLAIN = {
 def compare(request: HttpRequest, slug: str) -> HttpResponse:
     """The runs that the address names (`run`, several times), at most MOST_COMPARED."""
     project = project_for(request.user, slug, to="view")
-    asked = [pk for pk in request.GET.getlist("run") if pk.isdecimal()]
+    # A longer number is no key of a row, and more than SQLite can be asked for.
+    asked = [pk for pk in request.GET.getlist("run") if pk.isdecimal() and len(pk) <= LONGEST_KEY]
     chosen = list(
         project.runs.filter(pk__in=asked[: 2 * MOST_COMPARED])
         .select_related("dataset", "model_version")
@@ -72,7 +74,7 @@ def beside_each_other(runs: Sequence[Run]) -> dict[str, Any]:
     """What the tables and curves of some runs need."""
     curves = overlay(runs)
     ended = [run for run in runs if run.metrics]
-    datasets = {(run.dataset_id, run.text_sha256) for run in ended}
+    measured_on = {rows_of(run) for run in ended}
     return {
         "runs": runs,
         "differing": differing_settings(runs) if len(runs) > 1 else [],
@@ -90,7 +92,7 @@ def beside_each_other(runs: Sequence[Run]) -> dict[str, Any]:
         if any(run.measured_peak for run in runs)
         else [],
         "best": best_of(runs),
-        "other_rows": len(datasets) > 1,
+        "other_rows": len(measured_on) > 1,
         "overlay": curves,
         "charts": [(name, TITLES[name]) for name in curves],
     }

@@ -29,6 +29,10 @@ def test_an_unknown_recipe_is_named():
     [
         ({"learning_rate": "fast"}, "learning_rate must be a number, not 'fast'"),
         ({"batch_size": "2.5"}, "batch_size must be a whole number"),
+        ({"batch_size": 2.7}, "batch_size must be a whole number, not 2.7"),
+        ({"batch_size": float("inf")}, "batch_size must be a whole number, not inf"),
+        ({"learning_rate": "nan"}, "learning_rate must be a number, not 'nan'"),
+        ({"epochs": "inf"}, "epochs must be a number, not 'inf'"),
         ({"train_norms": "maybe"}, "train_norms must be true or false"),
         ({"method": "magic"}, "method is 'magic'; it must be one of lora, qlora"),
         ({"lora_rank": 0}, "lora_rank must be at least 1"),

@@ -172,6 +172,26 @@ def test_suggestions_fit_and_begin_with_what_changes_no_result():
     assert suggestions("reward", recipe, arch, GIB) == []
 
 
+def test_suggestions_can_be_launched_and_each_of_them_is_worth_a_look():
+    arch = architecture(LLAMA_8B)
+
+    def told(kind, room, **settings):
+        recipe = RECIPES[kind](base_model="x", **settings)
+        return suggestions(kind, recipe, arch, room * GIB)
+
+    prefix = told("sft", 24, method="prefix", max_length=2048)
+    assert [s.settings for s in prefix] == [
+        {"batch_size": 1, "gradient_accumulation": 8, "max_length": 1024}
+    ]
+    odd = told("reward", 60, batch_size=7, gradient_checkpointing=True, max_length=8192)
+    assert odd[0].settings == {"batch_size": 1, "gradient_accumulation": 7}
+    assert odd[0].same_result
+    # Under QLoRA the reference is the policy with its adapter off, however it is asked.
+    live = told("dpo", 24, method="full", precompute_reference=False)
+    assert not [s for s in live if s.settings.keys() >= {"precompute_reference", "method"}]
+    assert live
+
+
 def test_headers_of_weights_count_what_the_config_counts(tiny_model):
     import json
     from pathlib import Path

@@ -340,6 +340,8 @@ def test_layers_are_stacked_in_the_order_asked_for(tiny_model, wholes, tmp_path)
     assert torch.equal(found["lm_head.weight"], second["lm_head.weight"])
     config = json.loads((tmp_path / "deep" / "config.json").read_text())
     assert config["num_hidden_layers"] == 3
+    of_one = merged(tmp_path / "deeper", "passthrough", wholes[:1], layers="1:0-2, 1:1-2")
+    assert torch.equal(of_one[Q.replace("0", "1")], of_one[Q.replace("layers.0", "layers.2")])
 
 
 def test_shards_load_as_one_and_number_formats_are_kept(wholes, tmp_path):

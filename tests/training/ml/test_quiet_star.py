@@ -333,3 +333,9 @@ def test_tokens_are_listed_by_one_half_of_the_texts_and_measured_on_the_other(ba
 def test_settings_without_sense_are_refused(base, chosen, reason):
     with pytest.raises(ValueError, match=reason):
         recipe_of(base, **chosen)
+
+
+def test_texts_may_be_shorter_than_the_tokens_that_a_thought_has_to_tell(base, tmp_path):
+    recipe = recipe_of(base, max_steps=1, true_tokens=40)
+    metrics = quiet_star.train(recipe, ["calm.", "clear"], ["calm."], tmp_path, lambda report: None)
+    assert math.isfinite(metrics["thought_loss"]["value"])

@@ -336,6 +336,12 @@ def test_continued_pre_training_learns_the_texts(tiny_model, untouched, tmp_path
     assert (metrics["n_texts"], metrics["loss"]["n"], metrics["too_long_train"]) == (12, 12, 0)
 
 
+def test_a_file_without_a_text_is_refused_in_words(tiny_model, tmp_path):
+    recipe = PretrainRecipe(base_model=tiny_model, text="empty.txt")
+    with pytest.raises(ValueError, match="no training text of 0 holds two tokens"):
+        sft.pretrain(recipe, [], [], tmp_path, lambda report: None)
+
+
 def test_held_out_loss_is_a_mean_over_tokens_and_its_interval_draws_prompts_whole():
     nll, base, tokens = [2.0, 9.0, 1.0], [4.0, 9.0, 2.0], [2, 3, 1]
 

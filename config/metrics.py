@@ -13,7 +13,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Min, Q, Sum
+from django.db.models import Count, Q, Sum
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
@@ -30,7 +30,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from judges.models import JudgeRun, Verdict
-from labeling.jobs import Job, job_models
+from labeling.jobs import Job, active_by_kind
 from labeling.models import Assignment, Worker
 from training.models import Run
 
@@ -110,13 +110,8 @@ class Rows:
             "prefloop_job_wait_seconds", "Age of the oldest job that waits", labels=["kind"]
         )
         now = timezone.now()
-        for model in job_models():
+        for model, found in active_by_kind():
             kind = model._meta.model_name or ""
-            found = model.objects.active().aggregate(
-                queued=Count("pk", filter=Q(status=Job.Status.QUEUED)),
-                running=Count("pk", filter=Q(status=Job.Status.RUNNING)),
-                oldest=Min("queued_at", filter=Q(status=Job.Status.QUEUED)),
-            )
             jobs.add_metric([kind, "queued"], found["queued"])
             jobs.add_metric([kind, "running"], found["running"])
             oldest = found["oldest"]

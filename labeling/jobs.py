@@ -197,6 +197,22 @@ def job_models() -> list[type[Job]]:
     return [model for model in apps.get_models() if issubclass(model, Job)]
 
 
+def active_by_kind() -> list[tuple[type[Job], dict[str, Any]]]:
+    """Of every kind of job: {"queued", "running", "oldest"}, how many wait and run, and since when
+    the oldest waits (None: none does)."""
+    return [
+        (
+            model,
+            model.objects.active().aggregate(
+                queued=models.Count("pk", filter=models.Q(status=Job.Status.QUEUED)),
+                running=models.Count("pk", filter=models.Q(status=Job.Status.RUNNING)),
+                oldest=models.Min("queued_at", filter=models.Q(status=Job.Status.QUEUED)),
+            ),
+        )
+        for model in job_models()
+    ]
+
+
 def mark_lost(jobs: JobQuerySet) -> int:
     """End jobs whose worker is gone; how many they were."""
     return jobs.update(

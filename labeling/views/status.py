@@ -6,7 +6,6 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Min, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -14,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from labeling.jobs import Job, job_models
+from labeling.jobs import Job, active_by_kind, job_models
 from labeling.models import Worker
 from labeling.workers import versions
 
@@ -52,16 +51,11 @@ def status(request: HttpRequest) -> HttpResponse:
 
 def jobs_by_kind() -> list[dict[str, Any]]:
     """Of every kind of job that waits or runs: how many, and since when the oldest waits."""
-    found = []
-    for model in job_models():
-        figures = model.objects.active().aggregate(
-            queued=Count("pk", filter=Q(status=Job.Status.QUEUED)),
-            running=Count("pk", filter=Q(status=Job.Status.RUNNING)),
-            oldest=Min("queued_at", filter=Q(status=Job.Status.QUEUED)),
-        )
-        if figures["queued"] or figures["running"]:
-            found.append({"kind": model._meta.verbose_name, **figures})
-    return found
+    return [
+        {"kind": model._meta.verbose_name, **figures}
+        for model, figures in active_by_kind()
+        if figures["queued"] or figures["running"]
+    ]
 
 
 def last_failures() -> list[Job]:

@@ -35,6 +35,9 @@ MOST_SLICES = 12
 """Tags and topics that are shown, those with the most pairs."""
 MOST_WRONG = 50
 """Pairs that are kept for a person to look at."""
+FEWEST_WRONG = 5
+"""Pairs that a model gets wrong, below which no temperature is fitted: of pairs that are all right
+the best one is 0."""
 QUARTERS = 4
 """Parts of equal size, by spread, that pairs are divided into."""
 
@@ -114,6 +117,11 @@ def reward_figures(scored: Scored, a_share_in_training: float | None) -> dict[st
     }
     if len(scored) and not np.isnan(scored.spread).any():
         found["spread"] = spread_figures(scored)
+    if (right < 1).sum() < FEWEST_WRONG:
+        found["temperature"] = {
+            "why": gettext_noop("It gets too few pairs wrong to fit a temperature: hold out more.")
+        }
+        return found
     try:
         after = cross_fitted(fit_temperature, prob, said, scored.prompt)
     except ValueError:  # fewer prompts than folds

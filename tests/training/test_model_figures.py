@@ -187,3 +187,12 @@ def test_a_margin_with_a_spread_is_worth_what_mackay_says():
     assert found["doubting"]["value"] == pytest.approx(expected)
     assert found["mean"]["value"] == 1.5
     assert [place for place, _prob in most_disputed(pairs.margin, pairs.spread)] == [1, 0]
+
+
+def test_no_temperature_is_advised_from_pairs_that_are_nearly_all_right():
+    sure = scored(60, chosen=np.full(60, 2.0))
+
+    found = reward_figures(sure, None)
+
+    assert found["accuracy"]["value"] == 1
+    assert found["temperature"]["why"].startswith("It gets too few pairs wrong")

@@ -97,7 +97,9 @@ class Work:
     def __post_init__(self) -> None:
         if self.rows < 1 or self.tokens < 1:
             raise ValueError("rows and tokens must be at least 1")
-        if not 0 <= self.new_tokens < self.tokens:
+        if self.new_tokens < 0:
+            raise ValueError("new_tokens must not be negative")
+        if self.new_tokens >= self.tokens:
             raise ValueError("new_tokens must be fewer than tokens, which count them too")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}")

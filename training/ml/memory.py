@@ -95,16 +95,15 @@ class Work:
     in_4_bits: bool = False
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.tokens < 1:
-            raise ValueError("rows and tokens must be at least 1")
+        for name in ("rows", "tokens"):
+            if not 1 <= getattr(self, name) < 2**31:
+                raise ValueError(f"{name} must lie between 1 and {2**31 - 1}")
         if self.new_tokens < 0:
             raise ValueError("new_tokens must not be negative")
         if self.new_tokens >= self.tokens:
             raise ValueError("new_tokens must be fewer than tokens, which count them too")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}")
-        if max(self.rows, self.tokens) >= 2**31:
-            raise ValueError(f"rows and tokens must be below {2**31}")
 
 
 def make_work(settings: Mapping[str, Any]) -> Work:

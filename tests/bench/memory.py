@@ -365,7 +365,8 @@ def conversations(tokenizer: Any, rows: int, tokens: int) -> list[list[dict[str,
 
 
 def write(folder: str, tokenizer: Any, rows: int, tokens: int) -> None:
-    """Half of the tokens are read, half are written."""
+    """Half of the tokens are read, half are written; by a second batch too, for which the table of
+    words that the first one's logits came from is in memory."""
     from training.ml.generation import sample
     from training.ml.loading import load_policy
 
@@ -373,7 +374,7 @@ def write(folder: str, tokenizer: Any, rows: int, tokens: int) -> None:
     prompts = conversations(tokenizer, rows, tokens // 2)
     # Prompts are of unlike length, as a rule: one that is shorter, and attention needs its mask.
     prompts[0] = conversations(tokenizer, 1, tokens // 2 - 8)[0]
-    sample(model, tokenizer, prompts, max_new_tokens=tokens // 2, batch_size=rows)
+    sample(model, tokenizer, 2 * prompts, max_new_tokens=tokens // 2, batch_size=rows)
 
 
 def score(folder: str, tokenizer: Any, rows: int, tokens: int) -> None:

@@ -12,7 +12,8 @@ The rules of training/ml/memory.py were found on the first set. The second and t
 written down before any of them was measured: what the second showed to be missing went into the
 rules of training, and the third confirmed these. It showed what those of writing missed; the fourth
 was written down then, and measured after they were mended. The fifth holds budgets of tokens and
-every way to ask a reference; it too was written down first.
+every way to ask a reference; the sixth shapes of models that no set before had, at work and in
+training, all weights among what is trained, and thoughts. Both too were written down first.
 """
 
 import argparse
@@ -111,6 +112,35 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 7,
         "vocab_size": 6000,
     },
+    "qwen3-25m": {
+        "model_type": "qwen3",
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 9,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 96,
+        "vocab_size": 24000,
+        "tie_word_embeddings": True,
+    },
+    "gemma-32m": {
+        "model_type": "gemma",
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 128,
+        "vocab_size": 48000,
+    },
+    "phi-35m": {
+        "model_type": "phi",
+        "hidden_size": 448,
+        "intermediate_size": 1792,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 7,
+        "vocab_size": 18000,
+    },
 }
 
 FIRST: list[tuple[str, str, dict[str, Any]]] = [
@@ -208,7 +238,35 @@ FIFTH: list[tuple[str, str, dict[str, Any]]] = [
     ("llama-gqa-26m", "dpo", {"batch_size": 3, "max_length": 256, "method": "pissa", **LIVE}),
     ("llama-gqa-26m", "dpo", {"batch_size": 6, "max_length": 256, "loss": "kto", **LIVE}),
 ]
-SETS = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH, "fifth": FIFTH}
+SIXTH: list[tuple[str, str, dict[str, Any]]] = [
+    ("qwen3-25m", "pretrain", {"batch_size": 3, "max_length": 320, "method": "full"}),
+    ("neox-narrow-25m", "pretrain", {"batch_size": 4, "max_length": 256, "method": "full"}),
+    ("gemma-32m", "pretrain", {"batch_size": 4, "max_length": 256}),
+    ("gemma-32m", "sft", {"batch_size": 3, "max_length": 384}),
+    ("qwen3-25m", "sft", {"batch_size": 2, "max_length": 256, "method": "full"}),
+    ("phi-35m", "dpo", {"batch_size": 6, "max_length": 192, "loss": "kto"}),
+    ("qwen3-25m", "dpo", {"batch_size": 4, "max_length": 256, "loss": "kto", **LIVE}),
+    ("phi-35m", "reward", {"batch_size": 4, "max_length": 320}),
+    ("qwen3-25m", "ask", {"rows": 24, "tokens": 384}),
+    ("gemma-32m", "ask", {"rows": 20, "tokens": 512}),
+    ("phi-35m", "ask", {"rows": 12, "tokens": 640}),
+    ("qwen3-25m", "ask", {"rows": 16, "tokens": 384, "new_tokens": 128}),
+    ("qwen3-25m", "write", {"rows": 20, "tokens": 320}),
+    ("gemma-32m", "write", {"rows": 10, "tokens": 512}),
+    ("phi-35m", "write", {"rows": 16, "tokens": 384}),
+    ("gemma-32m", "score", {"rows": 16, "tokens": 320}),
+    ("qwen3-25m", "score", {"rows": 12, "tokens": 512}),
+    ("gpt2-25m", "quiet_star", {"batch_size": 2, "max_length": 64}),
+    ("llama-gqa-26m", "quiet_star", {"batch_size": 3, "max_length": 96, "thought_length": 6}),
+]
+SETS = {
+    "first": FIRST,
+    "second": SECOND,
+    "third": THIRD,
+    "fourth": FOURTH,
+    "fifth": FIFTH,
+    "sixth": SIXTH,
+}
 
 
 def save_model(folder: Path, config: dict[str, Any]) -> None:
@@ -264,18 +322,26 @@ def child(folder: str, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
         work(folder, tokenizer, **settings)
         return {"measured": peak.bytes(), "device": peak.device}
 
-    from training.ml import dpo, reward_model, sft
-    from training.ml.config import make_recipe
+    from training.ml import dpo, quiet_star, reward_model, sft
+    from training.ml.config import ON_TEXTS, make_recipe
 
     chosen = settings | {"base_model": folder, "max_steps": 2}
-    recipe = make_recipe(kind, chosen | ({"text": "digits.txt"} if kind == "pretrain" else {}))
-    train = {"reward": reward_model.train, "dpo": dpo.train, "sft": sft.train}.get(kind)
+    recipe = make_recipe(kind, chosen | ({"text": "digits.txt"} if kind in ON_TEXTS else {}))
+    train: Any = {
+        "reward": reward_model.train,
+        "dpo": dpo.train,
+        "sft": sft.train,
+        "pretrain": sft.pretrain,
+        "quiet_star": quiet_star.train,
+    }[kind]
     rows: Any = pairs_of(tokenizer, 3 * recipe.batch_size, recipe.max_length)
     test = rows[: recipe.batch_size]
-    if train is None:
-        train = sft.pretrain
-        rows = ["".join(str(n % 10) for n in range(3 * recipe.batch_size * recipe.max_length))]
-        test = [rows[0][: recipe.batch_size * recipe.max_length]]
+    if kind in ON_TEXTS:
+        # One text whose pieces are all of full length: of a shorter one left over at its end a step
+        # would be made, and the second of two steps is the one that has optimizer's averages.
+        piece = recipe.max_length - 1  # each begins with the last token of the one before
+        digits = "".join(str(n % 10) for n in range(3 * recipe.batch_size * piece))
+        rows, test = [digits], [digits[: recipe.batch_size * piece]]
     give_memory_back()
     peak = Peak()
     with tempfile.TemporaryDirectory() as out:
@@ -299,7 +365,8 @@ def conversations(tokenizer: Any, rows: int, tokens: int) -> list[list[dict[str,
 
 
 def write(folder: str, tokenizer: Any, rows: int, tokens: int) -> None:
-    """Half of the tokens are read, half are written."""
+    """Half of the tokens are read, half are written; by a second batch too, for which the table of
+    words that the first one's logits came from is in memory."""
     from training.ml.generation import sample
     from training.ml.loading import load_policy
 
@@ -307,7 +374,7 @@ def write(folder: str, tokenizer: Any, rows: int, tokens: int) -> None:
     prompts = conversations(tokenizer, rows, tokens // 2)
     # Prompts are of unlike length, as a rule: one that is shorter, and attention needs its mask.
     prompts[0] = conversations(tokenizer, 1, tokens // 2 - 8)[0]
-    sample(model, tokenizer, prompts, max_new_tokens=tokens // 2, batch_size=rows)
+    sample(model, tokenizer, 2 * prompts, max_new_tokens=tokens // 2, batch_size=rows)
 
 
 def score(folder: str, tokenizer: Any, rows: int, tokens: int) -> None:
@@ -320,33 +387,40 @@ def score(folder: str, tokenizer: Any, rows: int, tokens: int) -> None:
     reward_model.score(model, tokenizer, texts, batch_size=rows)
 
 
-def ask(folder: str, tokenizer: Any, rows: int, tokens: int) -> None:
-    """As a judge that reads verdict tokens asks."""
-    from judges.ml.asking import Request
+def ask(folder: str, tokenizer: Any, rows: int, tokens: int, new_tokens: int = 0) -> None:
+    """As a judge that reads verdict tokens asks; one that gives reasons writes them first."""
+    from judges.ml.asking import Request, Writing
     from judges.ml.config import JudgeRecipe
     from judges.ml.engine import load_engine
 
     engine = load_engine(folder, JudgeRecipe(), batch_tokens=rows * tokens)
     requests = [
-        Request(task=texts[0]["content"], ending="Verdict: ", answers=("1", "2"))
-        for texts in conversations(tokenizer, rows, tokens - 16)
+        Request(
+            task=texts[0]["content"],
+            ending="Verdict: ",
+            answers=("1", "2"),
+            write=Writing(max_tokens=new_tokens) if new_tokens else None,
+        )
+        for texts in conversations(tokenizer, rows, tokens - new_tokens - 16)
     ]
-    assert sum(len(replies) for replies in engine.answer(requests)) == rows
+    replies = [reply for batch in engine.answer(requests) for _place, reply in batch]
+    assert [reply.n_tokens_written for reply in replies] == [new_tokens] * rows
 
 
 def foretold(folder: Path, kind: str, settings: dict[str, Any], device: str) -> dict[str, Any]:
     """What training/ml/memory.py says, without what the measurement does not hold."""
     from training.ml.architecture import read_architecture
-    from training.ml.config import make_recipe
+    from training.ml.config import ON_TEXTS, make_recipe
     from training.ml.memory import Work, inference, predict
 
     arch = read_architecture(folder)
     if kind in ("write", "score", "ask"):
         new = settings["tokens"] // 2 if kind == "write" else 0
-        found = inference(kind, Work(**settings, new_tokens=new), arch, device=device)
+        work = Work(**{"new_tokens": new} | settings)
+        found = inference(kind, work, arch, device=device)
     else:
         chosen = settings | {"base_model": str(folder)}
-        recipe = make_recipe(kind, chosen | ({"text": "digits.txt"} if kind == "pretrain" else {}))
+        recipe = make_recipe(kind, chosen | ({"text": "digits.txt"} if kind in ON_TEXTS else {}))
         found = predict(kind, recipe, arch, device=device)
     terms = {term.name: term.bytes for term in found.terms}
     if device == "cuda":
@@ -371,6 +445,7 @@ def main() -> None:
     parser.add_argument("--set", choices=[*SETS, "all"], default="all", dest="chosen")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", default="", help="models or recipes with this in their name")
+    parser.add_argument("--lines", default="", metavar="1-5", help="of the set, from 1 on")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -379,6 +454,9 @@ def main() -> None:
         return
     began = time.monotonic()
     runs = [run for name, found in SETS.items() if asked.chosen in (name, "all") for run in found]
+    if asked.lines:
+        first, _to, last = asked.lines.partition("-")
+        runs = runs[int(first) - 1 : int(last or first)]
     rows = []
     with tempfile.TemporaryDirectory() as root:
         for model, kind, settings in runs:

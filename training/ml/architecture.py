@@ -56,6 +56,10 @@ class Architecture:
         return self.linear_weights + others
 
 
+MOST = 2**31
+"""No number of a config reaches it: contexts, the largest, stand at some ten million tokens."""
+MOST_LAYERS = 10_000
+"""Every layer is looked at by itself."""
 NAMED_BY_CONFIG = (
     *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"),
     *("gpt2", "gpt_neox"),
@@ -131,22 +135,30 @@ def read_architecture(name: str | Path) -> Architecture:
 def architecture(config: Mapping[str, Any]) -> Architecture:
     """The architecture that a config.json describes.
 
-    Raises: ValueError naming what the config does not say.
+    Raises: ValueError naming the key that is missing, or is no number that a model can have.
     """
     text = config.get("text_config") or config
+    if not isinstance(text, Mapping):
+        raise ValueError(f"the model's config: text_config must hold settings, not {_short(text)}")
     kind = str(text.get("model_type", ""))
     hidden = _whole(text, "hidden_size", "n_embd", "d_model")
     layers = _whole(text, "num_hidden_layers", "n_layer", "num_layers")
     heads = _whole(text, "num_attention_heads", "n_head", "num_heads")
     vocabulary = _whole(text, "vocab_size")
-    kv_heads = int(text.get("num_key_value_heads") or heads)
-    head_dim = int(text.get("head_dim") or hidden // heads)
-    intermediate = int(
-        text.get("intermediate_size") or text.get("n_inner") or text.get("ffn_dim") or 4 * hidden
-    )
-    context = int(
-        text.get("max_position_embeddings") or text.get("n_positions") or text.get("n_ctx") or 0
-    )
+    if layers > MOST_LAYERS:
+        raise ValueError(f"the model's config: more than {MOST_LAYERS:,} layers are not counted")
+    kv_heads = _number(text, "num_key_value_heads") or heads
+    head_dim = _number(text, "head_dim") or hidden // heads
+    if not head_dim:
+        raise ValueError(f"the model's config: {heads} heads do not fit a hidden_size of {hidden}")
+    # transformers takes words tied unless the config says otherwise.
+    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", True))
+    if not isinstance(tied, bool):
+        raise ValueError(
+            f"the model's config: tie_word_embeddings must be true or false, not {_short(tied)}"
+        )
+    intermediate = _number(text, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
+    context = _number(text, "max_position_embeddings", "n_positions", "n_ctx")
     activation = str(text.get("hidden_act") or text.get("activation_function") or "silu")
     if text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts"):
         raise ValueError("models with experts are not counted yet")
@@ -198,8 +210,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         norms=(2 * layers + 1) * hidden * (1 if gated else 2),
         linears=linears,
         embeddings=vocabulary * hidden + positions,
-        # transformers takes words tied unless the config says otherwise.
-        tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
+        tied=tied,
         biases=biases,
         stack="h" if kind == "gpt2" else "layers",
     )
@@ -249,11 +260,36 @@ def _size(shape: Sequence[int]) -> int:
 
 
 def _whole(config: Mapping[str, Any], *names: str) -> int:
+    """The first of these keys that the config has. Raises: ValueError if it has none."""
+    if found := _number(config, *names):
+        return found
+    raise ValueError(f"the model's config does not say its {names[0]}")
+
+
+def _number(config: Mapping[str, Any], *names: str) -> int:
+    """The first of these keys that the config has, 0 if none.
+
+    Raises: ValueError that names a key whose value is no whole number from 1 on, or past any model.
+    """
     for name in names:
         value = config.get(name)
-        if isinstance(value, int) and value > 0:
-            return value
-    raise ValueError(f"the model's config does not say its {names[0]}")
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < MOST:
+            raise ValueError(
+                f"the model's config: {name} must be a whole number from 1 to {MOST - 1:,}, "
+                f"not {_short(value)}"
+            )
+        return value
+    return 0
+
+
+def _short(value: Any) -> str:
+    """A value as a message quotes it; a number may have more digits than Python would write."""
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "a number of more than 20 digits"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _json(path: Path) -> dict[str, Any]:

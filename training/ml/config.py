@@ -680,6 +680,8 @@ class PPORecipe:
         for name in (*counted, "rollout_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+            if getattr(self, name) >= 2**31:
+                raise ValueError(f"{name} must be at most {2**31 - 1}")
         rates = ("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm")
         for name in (*rates, "kl_horizon", "clip"):
             if not 0 < getattr(self, name) < math.inf:
@@ -864,6 +866,8 @@ def check(recipe: _Shared) -> None:
         if getattr(recipe, name) < 1:
             raise ValueError(f"{name} must be at least 1")
     most_allowed = {"lora_rank": 4096, "virtual_tokens": 4096, "seed": 2**32 - 1}
+    counts = ("batch_size", "gradient_accumulation", "max_length")
+    most_allowed |= dict.fromkeys(counts, 2**31 - 1)
     for name, most in most_allowed.items():
         if getattr(recipe, name) > most:
             raise ValueError(f"{name} must be at most {most}")

@@ -95,14 +95,15 @@ class Work:
     in_4_bits: bool = False
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.tokens < 1:
-            raise ValueError("rows and tokens must be at least 1")
-        if not 0 <= self.new_tokens < self.tokens:
+        for name in ("rows", "tokens"):
+            if not 1 <= getattr(self, name) < 2**31:
+                raise ValueError(f"{name} must lie between 1 and {2**31 - 1}")
+        if self.new_tokens < 0:
+            raise ValueError("new_tokens must not be negative")
+        if self.new_tokens >= self.tokens:
             raise ValueError("new_tokens must be fewer than tokens, which count them too")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}")
-        if max(self.rows, self.tokens) >= 2**31:
-            raise ValueError(f"rows and tokens must be below {2**31}")
 
 
 def make_work(settings: Mapping[str, Any]) -> Work:
@@ -489,9 +490,11 @@ def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda")
 
     A policy that writes reads all prompts at once; at its end it holds the keys and values of every
     token, but works on one token of each text: the larger of the two moments counts. A layer's keys
-    and values grow by being copied. A judge holds them too, in one piece, and reads on in parts. A
-    reward model keeps nothing between layers. Of the logits the last position's exist: where tokens
-    are drawn as logits, their copy in float32, probabilities and a draw.
+    and values grow by being copied. Texts of unlike length are read under a mask, for which they
+    are repeated for all heads; the one token is not (transformers 5.23, sdpa_attention_forward). A
+    judge holds them too, in one piece, and reads on in parts. A reward model keeps nothing between
+    layers. Of the logits the last position's exist: where tokens are drawn as logits, their copy in
+    float32, probabilities and a draw.
 
     Args: use: one of USES.
     """
@@ -504,18 +507,18 @@ def inference(use: str, work: Work, arch: Architecture, *, device: str = "cuda")
     def moment(held: int, read: int) -> dict[str, int]:
         """With the keys and values of `held` tokens of each text, `read` tokens passing through."""
         passing = work_space(arch, rows=1, tokens=read, number=number, method=method)
+        reads = read > work.rows
         if use == "score":
             return {"work": passing}
         cache = kv_cache(arch, rows=work.rows, tokens=held, number=number)
         copies = cache // (2 * arch.layers) if use == "write" else 0
-        # One layer's, repeated for all heads: under the mask of texts of unlike length, without
-        # which a judge reads.
-        if use == "write" and arch.heads != arch.kv_heads:
+        if use == "write" and reads and arch.heads != arch.kv_heads:
             copies += work.rows * held * 2 * arch.heads * arch.head_dim * number
         logits = work.rows * arch.vocabulary * 4 * 4
-        # Logits come when the last layer is done, and what passed through it is gone.
-        larger = {"logits": logits} if logits > passing else {"work": passing}
-        return {"cache": cache, "copies": copies, **larger}
+        # A layer's attention is done when its MLP works, and the last layer when logits come.
+        at_once = {"copies": copies, "logits": logits, "work": passing}
+        largest = max(at_once, key=lambda name: at_once[name])
+        return {"cache": cache, largest: at_once[largest]}
 
     if use == "write":
         prompt = max(1, tokens - work.new_tokens)

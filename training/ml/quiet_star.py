@@ -1,8 +1,8 @@
 """Quiet-STaR, experimental: a policy that thinks after every token of raw text, and learns which
 thoughts make the text behind them likelier (Zelikman et al. 2024, arXiv:2403.09629).
 
-    model, tokenizer, thoughts = load_thinking(folder)
-    measured = told(model, thoughts, tokenizer("2+3=")["input_ids"] + [5])
+    model, tokenizer, thoughts, length = load_thinking(folder)
+    written = write_on(model, tokenizer, thoughts, length, "2+3=", max_new_tokens=8)
 
 A text of n + 1 tokens is read as n columns that stand side by side. Column j holds, from above:
 token j of the text, the mark that starts a thought, the thought, the mark that ends it, and the
@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +404,93 @@ def told(
         )
         found.append(told)
     return found
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text written on with thoughts, token by token."""
+
+    text: str
+    """What was written, without what stood before it."""
+    ids: list[int]
+    logps: list[float]
+    """Log-probability of each token with its thought mixed in, nats."""
+    mixing: list[float]
+    thoughts: list[list[int]]
+    """Before each token."""
+
+
+def write_on(
+    model: Any,
+    tokenizer: Any,
+    thoughts: Thoughts,
+    length: int,
+    text: str,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Written:
+    """Write a text on with thoughts on: before each token the likeliest thought, as `told` measures
+    it, which is then forgotten. What the text itself left in the cache stays.
+
+    Args: temperature: of the tokens; 0 takes the likeliest.
+    Raises: ValueError if there is no text, or no room for it, the new tokens and a thought.
+    """
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids = start + tokenizer(text, add_special_tokens=False)["input_ids"]
+    causal = _causal(model)
+    body, table = _body(causal), causal.get_input_embeddings()
+    where = table.weight.device
+    longest = len(ids) + max_new_tokens + length + 2
+    room = getattr(causal.config.get_text_config(), "max_position_embeddings", None) or longest
+    if not ids:
+        raise ValueError("there is no text to write on")
+    if longest > room:
+        raise ValueError(f"a text of {longest} tokens with its thought exceeds the context {room}")
+    cache = DynamicCache()
+    chance = torch.Generator(where).manual_seed(seed)
+    written = Written("", [], [], [], [])
+
+    def read(vectors: Tensor) -> Tensor:
+        """Hidden state of the last of these vectors, (n, width) to (1, width)."""
+        place = cache.get_seq_length()
+        hidden: Tensor = body(
+            inputs_embeds=vectors[None],
+            position_ids=torch.arange(place, place + len(vectors), device=where)[None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return hidden[:, -1]
+
+    def read_mark(which: int) -> Tensor:
+        return read(thoughts.mark(which).to(table.weight.dtype)[None])
+
+    with torch.no_grad(), _evaluating(model):
+        new = torch.tensor(ids, device=where)
+        for _ in range(max_new_tokens):
+            plain = read(table(new))
+            hidden, thought = read_mark(0), []
+            for _ in range(length):
+                thought.append(_logits(causal, hidden).argmax(dim=-1))
+                hidden = read(table(thought[-1]))
+            talking = read_mark(1)
+            cache.crop(-(length + 2))
+            weight = thoughts.weigh(plain, talking)
+            logps = mixed_logps(_logits(causal, plain), _logits(causal, talking), weight)[0]
+            if temperature > 0:
+                new = torch.multinomial(
+                    torch.softmax(logps / temperature, dim=-1), 1, generator=chance
+                )
+            else:
+                new = logps.argmax()[None]
+            written.ids.append(int(new))
+            written.logps.append(float(logps[new]))
+            written.mixing.append(float(weight))
+            written.thoughts.append([int(token) for token in thought])
+            if int(new) == tokenizer.eos_token_id:
+                break
+    return replace(written, text=tokenizer.decode(written.ids, skip_special_tokens=True))
 
 
 def _causal(model: Any) -> Any:

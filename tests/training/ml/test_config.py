@@ -38,6 +38,7 @@ def test_an_unknown_recipe_is_named():
         ({"lora_rank": 0}, "lora_rank must be at least 1"),
         ({"lora_rank": 100_000}, "lora_rank must be at most 4096"),
         ({"seed": 2**32}, "seed must be at most 4294967295"),
+        ({"batch_size": 2**31}, "batch_size must be at most 2147483647"),
         ({"epochs": 0}, "epochs must be above 0"),
         ({"seed": 2**31}, "seed must be below 2147483648"),
         ({"lora_dropout": 1}, r"lora_dropout must lie in \[0, 1\)"),

@@ -354,7 +354,30 @@ def test_what_cannot_be_told_is_said():
         architecture({"model_type": "llama"})
     with pytest.raises(ValueError, match="new_tokens must be fewer than tokens"):
         make_work({"tokens": "10", "new_tokens": "10"})
+    with pytest.raises(ValueError, match="new_tokens must not be negative"):
+        make_work({"tokens": "10", "new_tokens": "-1"})
     with pytest.raises(ValueError, match="there is no setting 'row'"):
         make_work({"row": 1})
     with pytest.raises(ValueError, match="experts"):
         architecture(LLAMA_8B | {"num_local_experts": 8})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("num_key_value_heads", "eight", "num_key_value_heads must be a whole number .* 'eight'"),
+        ("hidden_size", "4096", "hidden_size must be a whole number .*, not '4096'"),
+        ("head_dim", -128, "head_dim must be a whole number .*, not -128"),
+        ("vocab_size", None, "does not say its vocab_size"),
+        ("intermediate_size", 14336.5, "intermediate_size must be .*, not 14336.5"),
+        ("num_hidden_layers", True, "num_hidden_layers must be .*, not True"),
+        ("num_hidden_layers", 10**6, "more than 10,000 layers are not counted"),
+        ("max_position_embeddings", 10**30, "max_position_embeddings .* more than 20 digits"),
+        ("num_attention_heads", 5000, "5000 heads do not fit a hidden_size of 4096"),
+        ("text_config", ["x"], r"text_config must hold settings, not \['x'\]"),
+        ("tie_word_embeddings", "no", "tie_word_embeddings must be true or false, not 'no'"),
+    ],
+)
+def test_a_config_that_no_model_can_have_is_refused_by_its_key(key, value, reason):
+    with pytest.raises(ValueError, match=reason):
+        architecture(LLAMA_8B | {key: value})

@@ -10,11 +10,18 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.tiny import polite_pairs
-from training.ml import dpo, reward_model, sft
-from training.ml.config import DPORecipe, RewardRecipe, SFTRecipe
+from training.ml import dpo, quiet_star, reward_model, sft
+from training.ml.config import (
+    DPORecipe,
+    PretrainRecipe,
+    QuietStarRecipe,
+    RewardRecipe,
+    SFTRecipe,
+)
 from training.ml.steps import resume_point
 
 PAIRS = polite_pairs(32)
+TEXTS = [pair.chosen[0]["content"] for pair in PAIRS]
 # Two epochs of six batches.
 SETTINGS = {
     "batch_size": 2,
@@ -26,24 +33,31 @@ SETTINGS = {
     "seed": 11,
 }
 N_STEPS = 12
+FROM_TEXT = {"text": "polite.txt"}
+SHORT = {"thought_length": 1, "true_tokens": 1}
 TRAIN = {
-    "reward": (reward_model.train, RewardRecipe),
-    "dpo": (dpo.train, DPORecipe),
-    "sft": (sft.train, SFTRecipe),
+    "reward": (reward_model.train, RewardRecipe, {}, PAIRS),
+    "dpo": (dpo.train, DPORecipe, {}, PAIRS),
+    "sft": (sft.train, SFTRecipe, {}, PAIRS),
+    "pretrain": (sft.pretrain, PretrainRecipe, FROM_TEXT | {"packing": False}, TEXTS),
+    "quiet_star": (quiet_star.train, QuietStarRecipe, FROM_TEXT | SHORT, TEXTS),
 }
 SEED = int(os.environ.get("PREFLOOP_TEST_SEED") or random.SystemRandom().randrange(10**6))
 """Of the moments at which processes are killed; a failing test prints it."""
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "adapter_model.safetensors")
+    """Of the adapter, and of what a model that thinks has beside it."""
+    files = sorted((folder / "model").glob("*.safetensors"))
+    assert files
+    return {f"{f.name} {name}": one for f in files for name, one in load_file(f).items()}
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
-def killed_in(step: int, moment: str, train, recipe, folder: Path) -> None:
+def killed_in(step: int, moment: str, train, recipe, rows, folder: Path) -> None:
     """A forked process that trains, and ends by SIGKILL when it reports this moment of a step.
 
     Forked, because a process that has imported torch already dies in its work, not in its imports.
@@ -61,7 +75,7 @@ def killed_in(step: int, moment: str, train, recipe, folder: Path) -> None:
     pid = os.fork()
     if not pid:
         try:
-            train(recipe, PAIRS[:24], PAIRS[24:], folder, on_step)
+            train(recipe, rows[:24], rows[24:], folder, on_step)
         finally:
             os._exit(1)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
@@ -72,17 +86,17 @@ def killed_in(step: int, moment: str, train, recipe, folder: Path) -> None:
 def test_a_run_killed_at_a_random_step_resumes_to_the_same_weights_and_metrics(
     tiny_model, tmp_path, kind
 ):
-    train, recipe_class = TRAIN[kind]
-    recipe = recipe_class(base_model=tiny_model, **SETTINGS)
-    unbroken = train(recipe, PAIRS[:24], PAIRS[24:], tmp_path / "whole", lambda report: None)
+    train, recipe_class, more, rows = TRAIN[kind]
+    recipe = recipe_class(base_model=tiny_model, **SETTINGS, **more)
+    unbroken = train(recipe, rows[:24], rows[24:], tmp_path / "whole", lambda report: None)
     chance = random.Random(f"{SEED} {kind}")
     step, moment = chance.randint(1, N_STEPS), chance.choice(["step", "checkpoint", "measurement"])
     print(f"PREFLOOP_TEST_SEED={SEED}: {kind} is killed in step {step}, at its {moment}")
 
-    killed_in(step, moment, train, recipe, tmp_path / "cut")
+    killed_in(step, moment, train, recipe, rows, tmp_path / "cut")
     went_on_from = resume_point(tmp_path / "cut")
     reports = []
-    resumed = train(recipe, PAIRS[:24], PAIRS[24:], tmp_path / "cut", reports.append)
+    resumed = train(recipe, rows[:24], rows[24:], tmp_path / "cut", reports.append)
 
     first = int(went_on_from.rsplit("-", 1)[1]) + 1 if went_on_from else 1
     steps = [r.step for r in reports if r.split == "train" and r.values]

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.jobs import Job
-from labeling.models import Comparison, Project
+from labeling.models import Comparison, Project, Rater
 
 
 class DatasetQuerySet(models.QuerySet):
@@ -127,6 +127,10 @@ class Run(Job):
     predicted_peak = models.BigIntegerField(null=True, blank=True)
     measured_peak = models.BigIntegerField(null=True, blank=True)
     device = models.CharField(max_length=10, blank=True)  # cuda | cpu
+    # The judge whose ratings PPO learns from; the recipe keeps its name.
+    judge = models.ForeignKey(
+        Rater, models.SET_NULL, null=True, blank=True, related_name="scored_runs"
+    )
     folder = models.CharField(max_length=500, blank=True)  # under PREFLOOP_STORAGE
     cause = models.CharField(max_length=20, blank=True)  # of a failure: see training/causes.py
     report_to = models.CharField(max_length=20, blank=True)  # see training/ml/trackers.py

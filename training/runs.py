@@ -18,7 +18,8 @@ from django.utils.text import slugify
 from django.utils.translation import gettext_noop
 
 from labeling.changes import note_change
-from labeling.models import Project
+from labeling.models import Project, Rater
+from labeling.scoring import raters_that_rate
 from labeling.storage import model_folder, storage_path
 from training.dataset_settings import settings_of_now
 from training.datasets import freeze
@@ -250,6 +251,7 @@ def checked_recipe(
     check_base(folder, recipe)
     if isinstance(recipe, PPORecipe):
         with_folders(project, recipe)
+        rating_judge(project, recipe)
     if isinstance(recipe, TextRecipe):
         if dataset is not None:
             raise ValueError("dataset: this recipe reads a file of text, no dataset")
@@ -381,6 +383,7 @@ def write_run(
             code_version=code_version(),
             report_to=report_to,
             sweep=sweep,
+            judge=rating_judge(project, recipe),
             created_by=created_by,
         )
         run.folder = f"runs/{run.pk}"
@@ -445,6 +448,23 @@ def with_folders(project: Project, recipe: AnyRecipe) -> AnyRecipe:
     )
 
 
+def rating_judge(project: Project, recipe: AnyRecipe) -> Rater | None:
+    """The rater behind the judge that a recipe names; None where it names none.
+
+    Raises: ValueError if it is none of the project's, or rates no response by itself.
+    """
+    if not isinstance(recipe, PPORecipe) or not recipe.judge:
+        return None
+    known = {rater.name: rater for rater in raters_that_rate(project)}
+    if recipe.judge not in known:
+        there = f"there are {', '.join(known)}" if known else "make one first"
+        raise ValueError(
+            f"judge: {recipe.judge} is no judge of this project that rates each response by "
+            f'itself (mode "score"); {there}'
+        )
+    return known[recipe.judge]
+
+
 def judge_of(project: Project, recipe: PPORecipe) -> ModelVersion:
     """The language model that rates the responses. Raises: ValueError if it is none of the
     project's."""
@@ -467,7 +487,7 @@ def reward_models_of(project: Project, recipe: PPORecipe) -> list[tuple[ModelVer
     known = {model.name: model for model in project.models.filter(kind=ModelVersion.Kind.REWARD)}
     there = f"there are {', '.join(known)}" if known else "train one first"
     names = recipe.folders
-    if not names and not recipe.judge_model:
+    if not (names or recipe.judge_model or recipe.judge):
         raise ValueError(f"reward_models: name a reward model of this project; {there}")
     watching = [recipe.holdout_reward_model] if recipe.holdout_reward_model else []
     for setting, asked in (("reward_models", names), ("holdout_reward_model", watching)):

@@ -25,6 +25,7 @@ from training.causes import of_error
 from training.dataset_settings import stored_settings
 from training.datasets import freeze, load_pairs
 from training.fitting import keep_peaks
+from training.judge_scores import JudgeScores
 from training.merges import carry_out_merge
 from training.ml.config import ON_TEXTS, TRACKERS
 from training.ml.data import prompts_of
@@ -363,8 +364,13 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     if run.report_to:
         record.tracker = _tracker(run)
         record.say(f"Its numbers go to {TRACKERS[run.report_to]} as well.")
+    judge = JudgeScores(run, recipe, record.say) if getattr(recipe, "judge", "") else None
     peak = Peak()
-    metrics = train(recipe, train_rows, test_rows, folder, record)
+    if judge is not None:
+        metrics = ppo.train(recipe, train_rows, test_rows, folder, record, reward=judge)
+        metrics["judge"] = judge.figures()
+    else:
+        metrics = train(recipe, train_rows, test_rows, folder, record)
     keep_peaks(run, recipe, metrics, peak.device, peak.bytes() if alone else None)
     return metrics
 

@@ -539,6 +539,19 @@ class PPORecipe:
     judge_guidelines: str = _setting(
         "", gettext_noop("What it is told to look at, in a sentence or two.")
     )
+    judge: str = _setting(
+        "",
+        gettext_noop(
+            "A judge of the project that rates each response by itself, on a server or here, with "
+            "its own words; beside the reward models or instead of them (direct RLAIF)."
+        ),
+    )
+    judge_tokens: int = _setting(
+        0, gettext_noop("Tokens that the judge's server may be asked for; 0: no limit.")
+    )
+    judge_cost: float = _setting(
+        0.0, gettext_noop("What the judge may cost, in its server's currency; 0: no limit.")
+    )
     holdout_reward_model: str = _setting(
         "",
         gettext_noop(
@@ -684,6 +697,7 @@ class PPORecipe:
             "kl_budget",
         ]
         amounts += ["missing_end_penalty", "uncertainty_weight", "weight_decay", "critic_warmup"]
+        amounts += ["judge_tokens", "judge_cost"]
         for name in (*amounts, "eval_every", "checkpoint_every", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative")
@@ -704,6 +718,8 @@ class PPORecipe:
                 raise ValueError(f"{name} must be below {2**31}")
         if not targets(self):
             raise ValueError("target_modules names no layer; write all-linear or names of layers")
+        if self.judge and self.judge_model:
+            raise ValueError("judge_model: name a judge of the project or a model, not both")
 
     @property
     def folders(self) -> list[str]:

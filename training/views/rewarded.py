@@ -36,6 +36,7 @@ def ppo_context(run: Run) -> dict[str, Any]:
         "shares": shares_of_time(run),
         "rewarding": [one.model for one in used if not one.holds_out],
         "holding_out": [one.model for one in used if one.holds_out],
+        "rating_judge": run.recipe.get("judge", ""),
         "alarm": (alarm := run.metrics.get("alarm")),
         "alarm_kinds": [_(ALARMS[kind]) for kind in alarm["kinds"]] if alarm else [],
     }

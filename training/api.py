@@ -39,7 +39,8 @@ from training.models import (
 from training.playground import QueueFull, send_to_people, start_pair
 from training.registry import StillInUse, delete_model, delete_run, describe
 from training.reports import can_report
-from training.rounds import defaults_for, measure_round, start_round, train_on_labels
+from training.round_chain import start_training
+from training.rounds import defaults_for, measure_round, start_round
 from training.runs import cancel_run, resume_run, start_run
 from training.serializers import (
     ArenaSerializer,
@@ -770,11 +771,13 @@ class TrainRound(GenericAPIView):
     @extend_schema(request=TrainRoundSerializer, responses={202: RunSerializer})
     @idempotent
     def post(self, request: Request, slug: str, pk: int) -> Response:
-        """Start the round's run on the labels of now, as the project's last one of its kind."""
+        """Start the round's run on the labels of now, as the project's last one of its kind. For
+        PPO the reward model comes first, where the round has none yet; the policy and the arena
+        follow by themselves."""
         given = TrainRoundSerializer(data=request.data)
         given.is_valid(raise_exception=True)
         try:
-            run = train_on_labels(_round(request, pk), given.validated_data["kind"], request.user)
+            run = start_training(_round(request, pk), given.validated_data["kind"], request.user)
         except (ValueError, OSError) as problem:
             raise exceptions.ValidationError({"detail": str(problem)}) from None
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)

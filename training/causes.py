@@ -24,6 +24,7 @@ DIVERGED = "diverged"  # the loss is not a number
 LENGTH = "length"  # nothing fits max_length
 PACKAGE = "package"  # something is not installed
 DISK = "disk"
+SERVER = "server"  # that writes responses does not answer
 JUDGE = "judge"  # what scores the responses cannot be asked
 SETTINGS = "settings"  # a setting, a file or the labels: the words say which
 UNKNOWN = "unknown"
@@ -78,6 +79,8 @@ def of_error(error: Exception, less_memory: str = LESS_MEMORY) -> tuple[str, str
         return PACKAGE, text
     if isinstance(error, CannotRate):
         return JUDGE, f"{text} Resume goes on from the last checkpoint, and asks nothing twice."
+    if isinstance(error, ConnectionError):
+        return SERVER, f"{text} Resume goes on from the last checkpoint."
     if isinstance(error, FloatingPointError):
         return DIVERGED, _capitalised(text)
     if isinstance(error, ValueError):
@@ -209,6 +212,7 @@ IN_SHORT = {
     LENGTH: gettext_noop("Nothing fits the longest length"),
     PACKAGE: gettext_noop("A package is missing"),
     DISK: gettext_noop("The disk is full"),
+    SERVER: gettext_noop("The server that writes the responses does not answer"),
     JUDGE: gettext_noop("The judge cannot be asked"),
     SETTINGS: gettext_noop("The settings, the base or the labels do not serve"),
     UNKNOWN: gettext_noop("An error that nobody foresaw"),

@@ -134,6 +134,7 @@ NAMES = {
     "algorithm": _lazy("Algorithm"),
     "combine": _lazy("Several reward models as one"),
     "uncertainty_weight": _lazy("Weight of uncertainty"),
+    "generation": _lazy("Responses are written by"),
     "steps": _lazy("Steps"),
     "prompts_per_step": _lazy("Prompts a step"),
     "samples_per_prompt": _lazy("Responses to a prompt"),

@@ -420,7 +420,12 @@ class Round(Job):
     class Purpose(models.TextChoices):
         REWARD = "reward", _lazy("A better reward model")
         DPO = "dpo", _lazy("A better policy, by DPO")
+        PPO = "ppo", _lazy("A better policy, by PPO")
         EVALUATION = "evaluation", _lazy("Which model is better")
+
+    class Then(models.TextChoices):
+        POLICY = "policy", _lazy("the policy, once the reward model is trained")
+        ARENA = "arena", _lazy("the arena, once the policy is trained")
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="rounds")
     number = models.PositiveIntegerField()  # from 1, in its project
@@ -434,6 +439,8 @@ class Round(Job):
     policy_run = models.ForeignKey(
         Run, models.SET_NULL, null=True, blank=True, related_name="rounds_of_policy"
     )
+    # What follows by itself when the run on its way has ended: see training/round_chain.py.
+    then = models.CharField(max_length=10, choices=Then, blank=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )

@@ -42,6 +42,7 @@ from training.ml.methods import BESIDE, IN_4_BITS, PROMPTS, SCORERS, SETTINGS, w
 from training.ml.objectives import why_not_base, why_not_labels
 from training.models import Dataset, ModelVersion, Run, RunRewardModel, Sweep
 from training.texts import text_path
+from training.writers import check_generation
 
 STEPS_OF_PACE = 20
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
@@ -252,6 +253,7 @@ def checked_recipe(
     if isinstance(recipe, PPORecipe):
         with_folders(project, recipe)
         rating_judge(project, recipe)
+        check_generation(recipe)
     if isinstance(recipe, TextRecipe):
         if dataset is not None:
             raise ValueError("dataset: this recipe reads a file of text, no dataset")

@@ -424,6 +424,7 @@ class RoundSerializer(serializers.ModelSerializer):
             "result",
             "reward_run",
             "policy_run",
+            "then",
         ]
         read_only_fields = fields
 
@@ -476,7 +477,7 @@ class StartRoundSerializer(serializers.Serializer):
 
 
 class TrainRoundSerializer(serializers.Serializer):
-    kind = serializers.ChoiceField(choices=["reward", "dpo"])
+    kind = serializers.ChoiceField(choices=["reward", "dpo", "ppo"])
 
 
 class ArenaSerializer(serializers.ModelSerializer):

@@ -28,6 +28,7 @@ NOT_SWEPT = {
     "judge",
     "judge_tokens",
     "judge_cost",
+    "generation",
 }
 
 

@@ -1,4 +1,4 @@
-"""PPO and its kin on the scores of a judge of the project: asked as for its verdicts, never twice."""
+"""PPO and its kin on scores of a judge of the project: asked as for its verdicts, never twice."""
 
 import re
 

@@ -111,6 +111,10 @@ ON_ALARM = {
     "pause": gettext_noop("pause until somebody resumes the run"),
     "note": gettext_noop("note it in the log, and go on"),
 }
+GENERATIONS = {
+    "own": gettext_noop("this process, in batches"),
+    "vllm": gettext_noop("the vLLM server that an administrator has named, handed the weights"),
+}
 ROPE_SCALINGS = {
     "none": gettext_noop("as the model is"),
     "linear": gettext_noop("linear: positions closer together"),
@@ -576,6 +580,9 @@ class PPORecipe:
     )
     train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
     dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
+    generation: str = _setting(
+        "own", gettext_noop("Who writes the responses while it learns."), GENERATIONS
+    )
     steps: int = _setting(100, gettext_noop("Rounds of sampling and learning."))
     prompts_per_step: int = _setting(64, gettext_noop("Prompts that each round answers."))
     samples_per_prompt: int = _setting(
@@ -718,6 +725,12 @@ class PPORecipe:
                 raise ValueError(f"{name} must be below {2**31}")
         if not targets(self):
             raise ValueError("target_modules names no layer; write all-linear or names of layers")
+        if self.generation == "vllm" and self.method == "dora":
+            raise ValueError("generation: a vLLM server takes no adapters of DoRA")
+        if self.generation == "vllm" and self.train_norms:
+            raise ValueError(
+                "generation: a vLLM server takes adapters of LoRA alone; set train_norms=false"
+            )
         if self.judge and self.judge_model:
             raise ValueError("judge_model: name a judge of the project or a model, not both")
 

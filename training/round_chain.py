@@ -4,6 +4,7 @@ the reward model is there, and the arena opens as soon as the policy is."""
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from labeling.jobs import Job
@@ -35,9 +36,8 @@ def go_on_after(run: Run) -> str:
     """Begin what follows a run that has ended well, in the rounds that wait for it; a line for its
     log says what, or why not. Empty where nothing follows."""
     said = []
-    waiting = run.rounds_of_reward.filter(then=Round.Then.POLICY)
-    waiting = waiting.union(run.rounds_of_policy.filter(then=Round.Then.ARENA))
-    for round_ in Round.objects.filter(pk__in=[one.pk for one in waiting]):
+    waits = Q(reward_run=run, then=Round.Then.POLICY) | Q(policy_run=run, then=Round.Then.ARENA)
+    for round_ in Round.objects.filter(waits):
         try:
             said.append(_next(round_, run.created_by))
         except (ValueError, OSError) as problem:

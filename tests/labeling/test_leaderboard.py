@@ -143,7 +143,7 @@ def test_pairs_that_a_round_chose_are_no_sample_and_its_random_part_is():
         if k < 15:
             round_.pairs.create(comparison=comparison, probability=0.5, at_random=at_random)
         PreferenceFactory(comparison=comparison, rater=rater, choice=better, audit=True)
-        PreferenceFactory(comparison=comparison, rater=judge, choice=better, prob_a=0.5)
+        PreferenceFactory(comparison=comparison, rater=judge, choice="a", prob_a=0.5 + k / 100)
 
     found = answers_of(project)
 

@@ -58,6 +58,7 @@ from training.serializers import (
     OneDatasetSerializer,
     OneRoundSerializer,
     OneSweepSerializer,
+    ResumeRunSerializer,
     RoundSerializer,
     RunSerializer,
     ServingSerializer,
@@ -153,12 +154,19 @@ class ResumeRun(GenericAPIView):
     allowed = {"POST": "lead"}
     serializer_class = RunSerializer
 
-    @extend_schema(request=None, responses={202: RunSerializer})
+    @extend_schema(request=ResumeRunSerializer, responses={202: RunSerializer})
     @idempotent
     def post(self, request: Request, slug: str, pk: int) -> Response:
-        """Queue a stopped run again, from its last checkpoint on."""
+        """Queue a stopped run again, from its last checkpoint on; with other limits of what its
+        judge may spend, if they are given."""
         run = get_object_or_404(_runs(request), pk=pk)
-        if not resume_run(run, by=request.user):
+        given = ResumeRunSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        try:
+            resumed = resume_run(run, by=request.user, limits=given.validated_data)
+        except ValueError as problem:
+            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        if not resumed:
             raise Conflict(f"This run is {run.status}: there is nothing to resume.")
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
 

@@ -36,6 +36,7 @@ from training.ml.config import (
     is_target,
     make_recipe,
     targets,
+    typed,
 )
 from training.ml.merge_recipe import root_of
 from training.ml.methods import BESIDE, IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
@@ -518,16 +519,32 @@ def cancel_run(run: Run, by: Any) -> None:
         note_change(run.project, by, gettext_noop("cancel run"), run, before={"status": before})
 
 
-def resume_run(run: Run, by: Any) -> bool:
-    """Queue a stopped run again, from its last checkpoint on. False if it is not stopped."""
+LIMITS = ("judge_tokens", "judge_cost")
+"""Settings that decide nothing but what a run may spend: they may be raised when it is resumed."""
+
+
+def resume_run(run: Run, by: Any, limits: Mapping[str, Any] | None = None) -> bool:
+    """Queue a stopped run again, from its last checkpoint on. False if it is not stopped.
+
+    Args: limits: other values for some of LIMITS.
+    Raises: ValueError for one that cannot be.
+    """
+    changed = dict(limits or {})
+    if changed:
+        if run.kind != Run.Kind.PPO or set(changed) - set(LIMITS):
+            raise ValueError(f"{', '.join(changed)}: this cannot be changed in a run")
+        known = {field.name: field.type for field in fields(PPORecipe)}
+        changed = {name: typed(name, value, known[name]) for name, value in changed.items()}
+        replace(recipe_of(run), **changed)
     with transaction.atomic():
         before = run.status
         resumed = run.resume()
         if resumed:
-            Run.objects.filter(pk=run.pk).update(cause="")
+            run.recipe |= changed
             run.cause = ""
+            run.save(update_fields=["recipe", "cause"])
             run.events.create(text=f"{by.get_username()} resumed the run.")
-            after = {"status": run.status, "from_step": run.n_done}
+            after = {"status": run.status, "from_step": run.n_done, **changed}
             note_change(
                 run.project,
                 by,

@@ -152,6 +152,29 @@ def test_a_judge_that_is_no_use_ends_the_run_with_the_reason(project, server, pr
     assert server.n_tokens <= chosen.get("judge_tokens", 10**6)
 
 
+def test_a_run_whose_judge_has_spent_its_limit_goes_on_with_more(project, server, client):
+    judge_on(project, server)
+    run = finished(run_of(project, judge_tokens=500))
+    assert run.cause == "judge"
+    user = UserFactory()
+    MembershipFactory(project=project, user=user, role="lead")
+    client.force_login(user)
+    shown = client.get(reverse("training:run", args=["polite", run.pk])).content.decode()
+    assert 'name="judge_tokens" min="0" value="500"' in shown
+    with pytest.raises(ValueError, match="judge_tokens must not be negative"):
+        resume_run(run, by=user, limits={"judge_tokens": "-1"})
+    with pytest.raises(ValueError, match="steps: this cannot be changed in a run"):
+        resume_run(run, by=user, limits={"steps": 9})
+
+    client.post(reverse("training:resume", args=["polite", run.pk]), {"judge_tokens": "1000000"})
+    run.refresh_from_db()
+    finished(run)
+
+    assert run.status == Run.Status.SUCCEEDED, run.error
+    assert run.recipe["judge_tokens"] == 1_000_000
+    assert len(set(server.texts)) == len(server.texts)
+
+
 def test_a_server_in_our_own_network_is_not_asked_unless_an_administrator_allowed_it(
     project, server
 ):

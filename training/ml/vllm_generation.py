@@ -241,7 +241,7 @@ def _rollout(prompt: list[int], choice: dict[str, Any], ends: Sequence[int]) -> 
     rollout = up_to_end(prompt, tokens, ends)
     if not rollout.finished and choice.get("finish_reason") == "stop":
         named = choice.get("stop_reason")
-        end = named if named in ends else ends[0]
+        end = int(named) if named in ends else ends[0]
         return Rollout(prompt, [*rollout.response_ids, end], True)
     if not rollout.response_ids:
         raise ValueError("generation: the server wrote nothing, and no end either")

@@ -23,7 +23,7 @@ MOST_MARKS = 6
 CURVES = (
     "score", "holdout", "kl", "length", "entropy", "clip_fraction", "finished", "win", "repeated",
     "spread", "lists", "bold", "kl_coefficient", "explained_variance", "grad_norm",
-    "learning_rate", "tokens_per_second",
+    "server_gap", "learning_rate", "tokens_per_second",
 )  # fmt: skip
 """Names of the curves that the page draws, where the run has reported them."""
 

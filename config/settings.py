@@ -222,6 +222,13 @@ PREFLOOP_GPU_MEMORY = env.str("PREFLOOP_GPU_MEMORY", default="")
 # Whether Weights & Biases and Trackio may send a run's numbers over the network, to wherever their
 # own settings say. Else they write files, which a person can send later.
 PREFLOOP_TRACKERS_ONLINE = env.bool("PREFLOOP_TRACKERS_ONLINE", default=False)
+# A vLLM server that writes responses while PPO learns: its address up to /v1, the folder through
+# which it is handed adapters, as the worker writes it and (if by another path) as the server reads
+# it, and its key. See docs/ppo.md.
+PREFLOOP_VLLM_URL = env.str("PREFLOOP_VLLM_URL", default="")
+PREFLOOP_VLLM_ADAPTERS = env.str("PREFLOOP_VLLM_ADAPTERS", default="")
+PREFLOOP_VLLM_ADAPTERS_THERE = env.str("PREFLOOP_VLLM_ADAPTERS_THERE", default="")
+PREFLOOP_VLLM_KEY = env.str("PREFLOOP_VLLM_KEY", default="")
 PREFLOOP_LEASE_MINUTES = env.int("PREFLOOP_LEASE_MINUTES", default=15)
 
 # Counts of requests. Each process has its own unless this is `redis://host`.

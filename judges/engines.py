@@ -8,9 +8,9 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from judges.jury import ask_jury, members_of
-from judges.ml.asking import Halt
+from judges.ml.asking import Engine, Halt
 from judges.ml.budget import Budget
-from judges.ml.config import ModelUnusable, recipe_from
+from judges.ml.config import JudgeRecipe, ModelUnusable, recipe_from
 from judges.ml.modes import Outcome, judge
 from judges.ml.questions import Sample
 from judges.models import JudgeRun, JudgeVersion
@@ -60,15 +60,32 @@ def opened(
             run,
             anew=anew,
         )
-    if version.server is not None:
-        asked = server_engine(version.server, version.model, recipe, budget, counts, halt)
-        return lambda comparisons: judge(asked, recipe, [sample_of(one) for one in comparisons])
-    place = model_place(version.judge.project, version.model)
     if recipe.mode == "reward":
+        place = model_place(version.judge.project, version.model)
         scorer = _imported("reward").load_reward_model(place, recipe, device, batch_tokens, counts)
         return lambda comparisons: scorer.judge([sample_of(one) for one in comparisons])
-    engine = _imported("engine").load_engine(place, recipe, device, batch_tokens, counts)
+    engine = engine_of(version, recipe, device, batch_tokens, budget, counts, halt)
     return lambda comparisons: judge(engine, recipe, [sample_of(one) for one in comparisons])
+
+
+def engine_of(
+    version: JudgeVersion,
+    recipe: JudgeRecipe,
+    device: str = "",
+    batch_tokens: int = 0,
+    budget: Budget | None = None,
+    counts: dict[str, int] | None = None,
+    halt: Halt | None = None,
+) -> Engine:
+    """The language model of a version, which its recipe asks in words; one of ours is loaded now.
+
+    Args and Raises: as of `opened`.
+    """
+    if version.server is not None:
+        return server_engine(version.server, version.model, recipe, budget, counts, halt)
+    place = model_place(version.judge.project, version.model)
+    engine: Engine = _imported("engine").load_engine(place, recipe, device, batch_tokens, counts)
+    return engine
 
 
 def model_place(project: Project, name: str) -> str:

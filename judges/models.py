@@ -2,7 +2,7 @@
 
 import socket
 from datetime import timedelta
-from typing import Self
+from typing import Any, Self
 
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -121,6 +121,12 @@ class JudgeVersion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.judge} v{self.number}"
+
+    def open_to_rate(self, **limits: Any) -> Any:
+        """The version, ready to rate responses one by one: see labeling.scoring.open_rater."""
+        from judges.rating import open_to_rate
+
+        return open_to_rate(self, **limits)
 
 
 class JudgeRunQuerySet(JobQuerySet):

@@ -6,6 +6,9 @@ Decisions, all of them visible in the figures:
 - "Both are bad" counts as a tie: it says nothing about which of the two is better.
 - Comparisons whose response has no source, or of a source with itself, are left out and counted.
 - Verdicts that could not be read are left out and counted.
+- Comparisons that a round chose for what their label tells are left out and counted, on every
+  board: pairs that a model finds hard say how hard pairs go, not how often one source is better.
+  The part of a round that is a uniform draw stays.
 - People's labels are a random sample where they came from the random audit stream; all that were
   given at the desk are one too while nothing in the project has a priority, because the queue then
   goes by the same random keys from the other end. Imported labels are where their file says so
@@ -106,7 +109,9 @@ class Answers:
 
 def answers_of(project: Project) -> Answers:
     """Every comparison of two different sources, with its current answers."""
-    work = project.comparisons.work()
+    # The rows of rounds belong to an app that is not known here; a comparison knows its own.
+    chosen_for_worth = project.comparisons.work().filter(round_pairs__at_random=False)
+    work = project.comparisons.work().exclude(pk__in=chosen_for_worth.values("pk"))
     names = list(
         Response.objects.filter(prompt__project=project)
         .exclude(source="")
@@ -212,6 +217,7 @@ def answers_of(project: Project) -> Answers:
             "no_source": int(unnamed.sum()),
             "same_source": int(same.sum()),
             "unparsed": n_unparsed,
+            "chosen": chosen_for_worth.filter(answered).distinct().count(),
         },
     )
 

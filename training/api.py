@@ -39,7 +39,8 @@ from training.models import (
 from training.playground import QueueFull, send_to_people, start_pair
 from training.registry import StillInUse, delete_model, delete_run, describe
 from training.reports import can_report
-from training.rounds import defaults_for, measure_round, start_round, train_on_labels
+from training.round_chain import start_training
+from training.rounds import defaults_for, measure_round, start_round
 from training.runs import cancel_run, resume_run, start_run
 from training.serializers import (
     ArenaSerializer,
@@ -57,6 +58,7 @@ from training.serializers import (
     OneDatasetSerializer,
     OneRoundSerializer,
     OneSweepSerializer,
+    ResumeRunSerializer,
     RoundSerializer,
     RunSerializer,
     ServingSerializer,
@@ -152,12 +154,19 @@ class ResumeRun(GenericAPIView):
     allowed = {"POST": "lead"}
     serializer_class = RunSerializer
 
-    @extend_schema(request=None, responses={202: RunSerializer})
+    @extend_schema(request=ResumeRunSerializer, responses={202: RunSerializer})
     @idempotent
     def post(self, request: Request, slug: str, pk: int) -> Response:
-        """Queue a stopped run again, from its last checkpoint on."""
+        """Queue a stopped run again, from its last checkpoint on; with other limits of what its
+        judge may spend, if they are given."""
         run = get_object_or_404(_runs(request), pk=pk)
-        if not resume_run(run, by=request.user):
+        given = ResumeRunSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        try:
+            resumed = resume_run(run, by=request.user, limits=given.validated_data)
+        except ValueError as problem:
+            raise exceptions.ValidationError({"detail": str(problem)}) from None
+        if not resumed:
             raise Conflict(f"This run is {run.status}: there is nothing to resume.")
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
 
@@ -770,11 +779,13 @@ class TrainRound(GenericAPIView):
     @extend_schema(request=TrainRoundSerializer, responses={202: RunSerializer})
     @idempotent
     def post(self, request: Request, slug: str, pk: int) -> Response:
-        """Start the round's run on the labels of now, as the project's last one of its kind."""
+        """Start the round's run on the labels of now, as the project's last one of its kind. For
+        PPO the reward model comes first, where the round has none yet; the policy and the arena
+        follow by themselves."""
         given = TrainRoundSerializer(data=request.data)
         given.is_valid(raise_exception=True)
         try:
-            run = train_on_labels(_round(request, pk), given.validated_data["kind"], request.user)
+            run = start_training(_round(request, pk), given.validated_data["kind"], request.user)
         except (ValueError, OSError) as problem:
             raise exceptions.ValidationError({"detail": str(problem)}) from None
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)

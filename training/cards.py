@@ -84,6 +84,8 @@ def _made(model: ModelVersion, run: Run, report: ModelReport | None) -> list[str
     for used in run.reward_models.select_related("model"):
         what = "Hold-out reward model" if used.holds_out else "Reward model"
         facts.append((what, used.model.name))
+    if run.recipe.get("judge"):
+        facts += _judge(run)
     metrics = run.metrics
     if metrics.get("parameters"):
         trained, total = metrics["trained_parameters"], metrics["parameters"]
@@ -101,6 +103,22 @@ def _made(model: ModelVersion, run: Run, report: ModelReport | None) -> list[str
     }
     settings = [(f"`{name}`", f"`{value}`") for name, value in sorted(kept.items())]
     return [_table(("", ""), facts), "Settings of the run:", _table(("Setting", ""), settings)]
+
+
+def _judge(run: Run) -> list[tuple[str, Any]]:
+    """The AI judge whose ratings the policy learned from."""
+    made_of = getattr(run.judge, "judge_version", None) if run.judge else None
+    if made_of is None:
+        return [("AI judge that rated its responses", f"{run.recipe['judge']}, deleted since")]
+    where = f" on the server {made_of.server}" if made_of.server else ""
+    facts: list[tuple[str, Any]] = [
+        ("AI judge that rated its responses", f"{run.judge}: {made_of.model}{where}")
+    ]
+    if (told := run.metrics.get("judge")) and told.get("n"):
+        facts.append(
+            ("Responses that it rated", f"{told['n']:,}, of which {told['unread']:,} unreadable")
+        )
+    return facts
 
 
 def _data(dataset: Dataset) -> list[str]:
@@ -219,8 +237,8 @@ def _limits(model: ModelVersion, run: Run, report: ModelReport | None) -> list[s
         )
     if run.kind == Run.Kind.PPO:
         limits.append(
-            "It learned to score high by a reward model, and may score higher than it is good: "
-            "only people's comparisons tell."
+            "It learned to score high by a reward model or a judge, and may score higher than it "
+            "is good: only people's comparisons tell."
         )
     if model.kind == ModelVersion.Kind.POLICY:
         limits.append("It may write what is false or harmful; nothing here measured that.")

@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from labeling.reports import StatisticsMissing
+from labeling.scoring import CannotRate
 from training.ml.config import TRACKERS, AnyRecipe, PPORecipe, token_budget
 from training.ml.memory import halves
 from training.ml.methods import why_not
@@ -23,6 +24,8 @@ DIVERGED = "diverged"  # the loss is not a number
 LENGTH = "length"  # nothing fits max_length
 PACKAGE = "package"  # something is not installed
 DISK = "disk"
+SERVER = "server"  # that writes responses does not answer
+JUDGE = "judge"  # what scores the responses cannot be asked
 SETTINGS = "settings"  # a setting, a file or the labels: the words say which
 UNKNOWN = "unknown"
 
@@ -74,6 +77,10 @@ def of_error(error: Exception, less_memory: str = LESS_MEMORY) -> tuple[str, str
         return DISK, f"The disk of {settings.PREFLOOP_STORAGE} is full."
     if isinstance(error, StatisticsMissing):
         return PACKAGE, text
+    if isinstance(error, CannotRate):
+        return JUDGE, f"{text} Resume goes on from the last checkpoint, and asks nothing twice."
+    if isinstance(error, ConnectionError):
+        return SERVER, f"{text} Resume goes on from the last checkpoint."
     if isinstance(error, FloatingPointError):
         return DIVERGED, _capitalised(text)
     if isinstance(error, ValueError):
@@ -205,6 +212,8 @@ IN_SHORT = {
     LENGTH: gettext_noop("Nothing fits the longest length"),
     PACKAGE: gettext_noop("A package is missing"),
     DISK: gettext_noop("The disk is full"),
+    SERVER: gettext_noop("The server that writes the responses does not answer"),
+    JUDGE: gettext_noop("The judge cannot be asked"),
     SETTINGS: gettext_noop("The settings, the base or the labels do not serve"),
     UNKNOWN: gettext_noop("An error that nobody foresaw"),
 }

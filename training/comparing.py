@@ -11,7 +11,8 @@ POINTS = 200
 """Points of one curve at most, where several curves share a picture."""
 CURVES = ("loss", "accuracy", "margin", "score", "holdout", "kl", "length")
 HIGHER_IS_BETTER = {"accuracy": True, "holdout_gain": True, "gain": True, "loss": False}
-JUDGED_BY = ("reward_models", "judge_model", "holdout_reward_model", "combine", "reward_scaling")
+JUDGED_BY = ("reward_models", "judge", "judge_model", "holdout_reward_model", "combine")
+JUDGED_BY += ("reward_scaling",)
 """Settings of PPO that decide what its scores mean."""
 
 

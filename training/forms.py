@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.models import Project
+from labeling.scoring import raters_that_rate
 from labeling.storage import check_model_name
 from training.dataset_settings import (
     AGGREGATES,
@@ -125,11 +126,15 @@ NAMES = {
     "early_stopping": _lazy("Early stopping"),
     "reward_models": _lazy("Reward models"),
     "holdout_reward_model": _lazy("Hold-out reward model"),
-    "judge_model": _lazy("Judge"),
+    "judge": _lazy("Judge of the project"),
+    "judge_tokens": _lazy("Tokens for the judge"),
+    "judge_cost": _lazy("Money for the judge"),
+    "judge_model": _lazy("Language model as judge"),
     "judge_guidelines": _lazy("What the judge looks at"),
     "algorithm": _lazy("Algorithm"),
     "combine": _lazy("Several reward models as one"),
     "uncertainty_weight": _lazy("Weight of uncertainty"),
+    "generation": _lazy("Responses are written by"),
     "steps": _lazy("Steps"),
     "prompts_per_step": _lazy("Prompts a step"),
     "samples_per_prompt": _lazy("Responses to a prompt"),
@@ -461,6 +466,12 @@ class LaunchForm(forms.Form):
             label=NAMES["judge_model"],
         )
         self.fields["judge_guidelines"].required = False
+        self.fields["judge"] = forms.ChoiceField(
+            choices=[("", _("none")), *((r.name, r.name) for r in raters_that_rate(self.project))],
+            required=False,
+            help_text=self.fields["judge"].help_text,
+            label=NAMES["judge"],
+        )
         self.fields["method"].choices = [(name, _(METHODS[name])) for name in BESIDE]
 
     def clean_base_model(self) -> str:
@@ -469,7 +480,7 @@ class LaunchForm(forms.Form):
 
     def data_fields(self) -> list[forms.BoundField]:
         """What is learned from what: the first card of the form."""
-        names = ("base_model", *REWARDING, "text", "dataset", "labels", "test_share")
+        names = ("base_model", *REWARDING, "judge", "text", "dataset", "labels", "test_share")
         return [self[name] for name in names if name in self.fields]
 
     def main_fields(self) -> list[forms.BoundField]:

@@ -23,7 +23,8 @@ class Node:
     """One thing that a model came from, with its place in the drawing."""
 
     key: str
-    kind: str  # labels, dataset, texts, run, merge, base, model; the stylesheet colours them
+    # labels, dataset, texts, judge, run, merge, base, model; the stylesheet colours them
+    kind: str
     title: str
     detail: str
     url: str
@@ -107,6 +108,8 @@ def lineage(model: ModelVersion) -> Graph:
             elif version.run.recipe.get("text"):
                 add(_of_texts(version.run), towards)
             parents += [known[used.model_id] for used in version.run.reward_models.all()]
+            if version.run.recipe.get("judge"):
+                add(_of_judge(version.run, slug), towards)
         if version.merge:
             towards = f"merge-{version.merge.pk}"
             add(_of_merge(version.merge, slug), me)
@@ -134,7 +137,7 @@ def _reachable(model: ModelVersion) -> dict[int, ModelVersion]:
     while wanted:
         versions = (
             ModelVersion.objects.filter(pk__in=wanted)
-            .select_related("run__dataset", "merge", "base")
+            .select_related("run__dataset", "run__judge__judge_version", "merge", "base")
             .prefetch_related("merge__parts", "run__reward_models")
         )
         wanted = set()
@@ -236,6 +239,20 @@ def _of_labels(dataset: Dataset, slug: str) -> Node:
         ngettext("%(n)s label", "%(n)s labels", votes) % {"n": intcomma(votes)},
         words,
         reverse("labeling:raters", args=[slug]),
+    )
+
+
+def _of_judge(run: Run, slug: str) -> Node:
+    """The judge that rated the responses of a run; its name stays where it was deleted."""
+    made_of = getattr(run.judge, "judge_version", None) if run.judge else None
+    if made_of is None:
+        return Node(f"judge-of-{run.pk}", "judge", run.recipe["judge"], _("AI judge, deleted"), "")
+    return Node(
+        f"judge-{made_of.pk}",
+        "judge",
+        str(run.judge),
+        _("AI judge: %(model)s") % {"model": made_of.model},
+        reverse("judges:judge", args=[slug, made_of.judge_id]),
     )
 
 

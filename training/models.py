@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.jobs import Job
-from labeling.models import Comparison, Project
+from labeling.models import Comparison, Project, Rater
 
 
 class DatasetQuerySet(models.QuerySet):
@@ -127,6 +127,10 @@ class Run(Job):
     predicted_peak = models.BigIntegerField(null=True, blank=True)
     measured_peak = models.BigIntegerField(null=True, blank=True)
     device = models.CharField(max_length=10, blank=True)  # cuda | cpu
+    # The judge whose ratings PPO learns from; the recipe keeps its name.
+    judge = models.ForeignKey(
+        Rater, models.SET_NULL, null=True, blank=True, related_name="scored_runs"
+    )
     folder = models.CharField(max_length=500, blank=True)  # under PREFLOOP_STORAGE
     cause = models.CharField(max_length=20, blank=True)  # of a failure: see training/causes.py
     report_to = models.CharField(max_length=20, blank=True)  # see training/ml/trackers.py
@@ -416,7 +420,12 @@ class Round(Job):
     class Purpose(models.TextChoices):
         REWARD = "reward", _lazy("A better reward model")
         DPO = "dpo", _lazy("A better policy, by DPO")
+        PPO = "ppo", _lazy("A better policy, by PPO")
         EVALUATION = "evaluation", _lazy("Which model is better")
+
+    class Then(models.TextChoices):
+        POLICY = "policy", _lazy("the policy, once the reward model is trained")
+        ARENA = "arena", _lazy("the arena, once the policy is trained")
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="rounds")
     number = models.PositiveIntegerField()  # from 1, in its project
@@ -430,6 +439,8 @@ class Round(Job):
     policy_run = models.ForeignKey(
         Run, models.SET_NULL, null=True, blank=True, related_name="rounds_of_policy"
     )
+    # What follows by itself when the run on its way has ended: see training/round_chain.py.
+    then = models.CharField(max_length=10, choices=Then, blank=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )

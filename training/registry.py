@@ -119,6 +119,7 @@ def _made_from(model: ModelVersion) -> Dependents:
         *project.runs.active()
         .filter(Q(base_model__in=names) | Q(reward_models__model__in=seen))
         .distinct(),
+        *project.runs.active().filter(judge__in=found.judges),
         *project.studies.active().filter(run__base_model__in=names),
         *(merge for merge in found.merges if merge.is_active),
         *(export for export in found.exports if export.is_active),

@@ -36,6 +36,7 @@ from labeling.models import (
 )
 from labeling.storage import storage_path
 from training.datasets import load_pairs, pair_rows, side_of
+from training.ml.config import PPORecipe
 from training.models import ModelVersion, Round, RoundMeasure, RoundPair, Run
 from training.near_duplicates import jaccard, shingles
 from training.playground import storable, writers
@@ -54,7 +55,12 @@ WAYS = {
     "decision": _lazy("What decides between the models"),
     "random": _lazy("Uniformly at random"),
 }
-WAY_OF = {"reward": "i_optimal", "dpo": "uncertain_gap", "evaluation": "decision"}
+WAY_OF = {
+    "reward": "i_optimal",
+    "dpo": "uncertain_gap",
+    "ppo": "i_optimal",  # what the labels make first is a reward model
+    "evaluation": "decision",
+}
 """The way that suits a purpose where none is named."""
 PROMPTS_AT_ONCE = 64
 READ_AT_ONCE = 32
@@ -699,7 +705,7 @@ def train_on_labels(round_: Round, kind: str, user: Any) -> Run:
         or what `start_run` refuses.
     """
     if kind not in (Run.Kind.REWARD, Run.Kind.DPO):
-        raise ValueError(_("A round trains a reward model or a DPO policy."))
+        raise ValueError(_("A round trains a reward model, or a policy by DPO or PPO."))
     if round_.status != Job.Status.SUCCEEDED:
         raise ValueError(_("The round has to choose its pairs first."))
     name = "reward_run" if kind == Run.Kind.REWARD else "policy_run"
@@ -726,7 +732,46 @@ def train_on_labels(round_: Round, kind: str, user: Any) -> Run:
             created_by=user,
         )
         setattr(round_, name, run)
-        round_.save(update_fields=[name])
+        round_.then = ""
+        round_.save(update_fields=[name, "then"])
+    return run
+
+
+def policy_by_ppo(round_: Round, scored_by: ModelVersion, user: Any) -> Run:
+    """Start PPO from a reward model, on the prompts that it was trained on, with base and settings
+    of the project's last PPO run, else the defaults on the base under the round's first model and
+    the reward model before as hold-out; and tie it to the round.
+
+    Raises: ValueError for a run on its way already, or what `start_run` refuses.
+    """
+    before = round_.policy_run
+    if before is not None and before.is_active:
+        raise ValueError(_("%(run)s is on its way already.") % {"run": str(before).capitalize()})
+    project = round_.project
+    last = project.runs.filter(kind=Run.Kind.PPO, status=Job.Status.SUCCEEDED).first()
+    if last is not None:
+        known = {field.name for field in fields(PPORecipe)}
+        stored = PPORecipe(**{k: v for k, v in last.recipe.items() if k in known})
+        base, chosen = last.base_model, unusual(stored)
+    else:
+        base, chosen = _first_base(project, settings_of(round_).models[0]), {}
+        others = project.models.filter(kind=ModelVersion.Kind.REWARD).exclude(pk=scored_by.pk)
+        chosen["holdout_reward_model"] = getattr(others.order_by("-pk").first(), "name", "")
+    chosen["reward_models"] = scored_by.name
+    if chosen.get("holdout_reward_model") == scored_by.name:
+        del chosen["holdout_reward_model"]
+    assert scored_by.run is not None  # only runs make reward models
+    with transaction.atomic():
+        run = start_run(
+            project,
+            kind=Run.Kind.PPO,
+            base_model=base,
+            recipe_settings=chosen,
+            dataset=scored_by.run.dataset,
+            created_by=user,
+        )
+        round_.policy_run = run
+        round_.save(update_fields=["policy_run"])
     return run
 
 

@@ -18,7 +18,8 @@ from django.utils.text import slugify
 from django.utils.translation import gettext_noop
 
 from labeling.changes import note_change
-from labeling.models import Project
+from labeling.models import Project, Rater
+from labeling.scoring import raters_that_rate
 from labeling.storage import model_folder, storage_path
 from training.dataset_settings import settings_of_now
 from training.datasets import freeze
@@ -35,12 +36,14 @@ from training.ml.config import (
     is_target,
     make_recipe,
     targets,
+    typed,
 )
 from training.ml.merge_recipe import root_of
 from training.ml.methods import BESIDE, IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
 from training.ml.objectives import why_not_base, why_not_labels
 from training.models import Dataset, ModelVersion, Run, RunRewardModel, Sweep
 from training.texts import text_path
+from training.writers import check_generation
 
 STEPS_OF_PACE = 20
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
@@ -250,6 +253,8 @@ def checked_recipe(
     check_base(folder, recipe)
     if isinstance(recipe, PPORecipe):
         with_folders(project, recipe)
+        rating_judge(project, recipe)
+        check_generation(recipe)
     if isinstance(recipe, TextRecipe):
         if dataset is not None:
             raise ValueError("dataset: this recipe reads a file of text, no dataset")
@@ -381,6 +386,7 @@ def write_run(
             code_version=code_version(),
             report_to=report_to,
             sweep=sweep,
+            judge=rating_judge(project, recipe),
             created_by=created_by,
         )
         run.folder = f"runs/{run.pk}"
@@ -445,6 +451,23 @@ def with_folders(project: Project, recipe: AnyRecipe) -> AnyRecipe:
     )
 
 
+def rating_judge(project: Project, recipe: AnyRecipe) -> Rater | None:
+    """The rater behind the judge that a recipe names; None where it names none.
+
+    Raises: ValueError if it is none of the project's, or rates no response by itself.
+    """
+    if not isinstance(recipe, PPORecipe) or not recipe.judge:
+        return None
+    known = {rater.name: rater for rater in raters_that_rate(project)}
+    if recipe.judge not in known:
+        there = f"there are {', '.join(known)}" if known else "make one first"
+        raise ValueError(
+            f"judge: {recipe.judge} is no judge of this project that rates each response by "
+            f'itself (mode "score"); {there}'
+        )
+    return known[recipe.judge]
+
+
 def judge_of(project: Project, recipe: PPORecipe) -> ModelVersion:
     """The language model that rates the responses. Raises: ValueError if it is none of the
     project's."""
@@ -467,7 +490,7 @@ def reward_models_of(project: Project, recipe: PPORecipe) -> list[tuple[ModelVer
     known = {model.name: model for model in project.models.filter(kind=ModelVersion.Kind.REWARD)}
     there = f"there are {', '.join(known)}" if known else "train one first"
     names = recipe.folders
-    if not names and not recipe.judge_model:
+    if not (names or recipe.judge_model or recipe.judge):
         raise ValueError(f"reward_models: name a reward model of this project; {there}")
     watching = [recipe.holdout_reward_model] if recipe.holdout_reward_model else []
     for setting, asked in (("reward_models", names), ("holdout_reward_model", watching)):
@@ -496,16 +519,32 @@ def cancel_run(run: Run, by: Any) -> None:
         note_change(run.project, by, gettext_noop("cancel run"), run, before={"status": before})
 
 
-def resume_run(run: Run, by: Any) -> bool:
-    """Queue a stopped run again, from its last checkpoint on. False if it is not stopped."""
+LIMITS = ("judge_tokens", "judge_cost")
+"""Settings that decide nothing but what a run may spend: they may be raised when it is resumed."""
+
+
+def resume_run(run: Run, by: Any, limits: Mapping[str, Any] | None = None) -> bool:
+    """Queue a stopped run again, from its last checkpoint on. False if it is not stopped.
+
+    Args: limits: other values for some of LIMITS.
+    Raises: ValueError for one that cannot be.
+    """
+    changed = dict(limits or {})
+    if changed:
+        if run.kind != Run.Kind.PPO or set(changed) - set(LIMITS):
+            raise ValueError(f"{', '.join(changed)}: this cannot be changed in a run")
+        known = {field.name: field.type for field in fields(PPORecipe)}
+        changed = {name: typed(name, value, known[name]) for name, value in changed.items()}
+        replace(recipe_of(run), **changed)
     with transaction.atomic():
         before = run.status
         resumed = run.resume()
         if resumed:
-            Run.objects.filter(pk=run.pk).update(cause="")
+            run.recipe |= changed
             run.cause = ""
+            run.save(update_fields=["recipe", "cause"])
             run.events.create(text=f"{by.get_username()} resumed the run.")
-            after = {"status": run.status, "from_step": run.n_done}
+            after = {"status": run.status, "from_step": run.n_done, **changed}
             note_change(
                 run.project,
                 by,

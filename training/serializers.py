@@ -424,6 +424,7 @@ class RoundSerializer(serializers.ModelSerializer):
             "result",
             "reward_run",
             "policy_run",
+            "then",
         ]
         read_only_fields = fields
 
@@ -475,8 +476,17 @@ class StartRoundSerializer(serializers.Serializer):
     seed = serializers.IntegerField(min_value=0, max_value=LARGEST_SETTING, required=False)
 
 
+class ResumeRunSerializer(serializers.Serializer):
+    judge_tokens = serializers.IntegerField(
+        required=False, min_value=0, help_text="That the judge's server may be asked for; 0: all."
+    )
+    judge_cost = serializers.FloatField(
+        required=False, min_value=0, help_text="What the judge may cost; 0: no limit."
+    )
+
+
 class TrainRoundSerializer(serializers.Serializer):
-    kind = serializers.ChoiceField(choices=["reward", "dpo"])
+    kind = serializers.ChoiceField(choices=["reward", "dpo", "ppo"])
 
 
 class ArenaSerializer(serializers.ModelSerializer):

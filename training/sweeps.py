@@ -25,6 +25,10 @@ NOT_SWEPT = {
     "holdout_reward_model",
     "judge_model",
     "judge_guidelines",
+    "judge",
+    "judge_tokens",
+    "judge_cost",
+    "generation",
 }
 
 

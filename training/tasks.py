@@ -25,6 +25,7 @@ from training.causes import UNKNOWN, of_error
 from training.dataset_settings import stored_settings
 from training.datasets import freeze, load_pairs
 from training.fitting import keep_peaks
+from training.judge_scores import JudgeScores
 from training.merges import carry_out_merge
 from training.ml.config import ON_TEXTS, TRACKERS
 from training.ml.data import prompts_of
@@ -48,12 +49,14 @@ from training.models import (
 from training.playground import carry_out_pair
 from training.previews import build
 from training.reports import can_report, figures_of, report_on
+from training.round_chain import go_on_after
 from training.rounds import carry_out_round, measure_of
 from training.runs import Impossible, keep_model, recipe_of
 from training.studies import result_of
 from training.sweeps import may_start, wake_next
 from training.texts import load_texts, text_sha256
 from training.watching import carry_out_in_child
+from training.writers import writer_of
 
 if TYPE_CHECKING:
     from training.ml.steps import StepReport
@@ -293,6 +296,8 @@ def go_on(
             metrics["alarm"] = heed(run, metrics["alarm"])
         model = _end(run, metrics)
         record.say(f"Finished: model {model.name}.")
+        if follows := go_on_after(run):
+            record.say(follows)
     except JobCancelled:
         record.say("Cancelled. Resume goes on from the last checkpoint.")
     except JobTaken:
@@ -365,8 +370,21 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     if run.report_to:
         record.tracker = _tracker(run)
         record.say(f"Its numbers go to {TRACKERS[run.report_to]} as well.")
+    judge = JudgeScores(run, recipe, record.say) if getattr(recipe, "judge", "") else None
+    writer = writer_of(run, recipe)
     peak = Peak()
-    metrics = train(recipe, train_rows, test_rows, folder, record)
+    if judge is None and writer is None:
+        metrics = train(recipe, train_rows, test_rows, folder, record)
+    else:
+        try:
+            metrics = ppo.train(
+                recipe, train_rows, test_rows, folder, record, reward=judge, writer=writer
+            )
+        finally:
+            if writer is not None:
+                writer.close()
+        if judge is not None:
+            metrics["judge"] = judge.figures()
     keep_peaks(run, recipe, metrics, peak.device, peak.bytes() if alone else None)
     return metrics
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from judges.ml.asking import Engine, MeasuredBy, Reply, Request
 from judges.ml.config import Aspect, JudgeRecipe, Messages
-from judges.ml.questions import Sample, ask, ask_aspect, ask_score, draw_principle
+from judges.ml.questions import Lone, Sample, ask, ask_aspect, ask_score, draw_principle
 from judges.ml.verdict import (
     Logps,
     Reading,
@@ -95,23 +95,27 @@ class _Asked:
     """A sample whose questions fit the context."""
 
     index: int
-    sample: Sample
+    sample: Sample | Lone
     requests: tuple[Request, ...]
     n_tokens_cut: int = 0
 
 
 def judge(
-    engine: Engine, recipe: JudgeRecipe, samples: Sequence[Sample]
+    engine: Engine, recipe: JudgeRecipe, samples: Sequence[Sample | Lone]
 ) -> Iterator[list[tuple[int, Outcome]]]:
     """Verdicts as they come: (place in `samples`, outcome), each place once.
 
     The questions of a sample stand side by side, both orders next to each other. A prompt that
-    is too long loses its oldest turns, and no response ever loses a word.
+    is too long loses its oldest turns, and no response ever loses a word. Of a response that is
+    rated by itself the outcome has `score_a` alone.
 
-    Raises: EngineStopped, see `Engine`; ValueError for a mode that asks no language model.
+    Raises: EngineStopped, see `Engine`; ValueError for a mode that asks no language model, or that
+        shows two responses where there is one.
     """
     if recipe.mode in ("reward", "jury"):
         raise ValueError(f'mode "{recipe.mode}" asks no language model')
+    if recipe.mode != "score" and any(isinstance(sample, Lone) for sample in samples):
+        raise ValueError(f'mode "{recipe.mode}" holds two responses against each other')
     left = list(enumerate(samples))
     for _round in range(ROUNDS):
         too_long: list[int] = []
@@ -126,7 +130,7 @@ def judge(
 def _judge_once(
     engine: Engine,
     recipe: JudgeRecipe,
-    samples: Sequence[tuple[int, Sample]],
+    samples: Sequence[tuple[int, Sample | Lone]],
     too_long: list[int],
 ) -> Iterator[list[tuple[int, Outcome]]]:
     """Every sample asked once; those that turned out not to fit are added to `too_long`."""
@@ -160,7 +164,7 @@ def _judge_once(
 
 
 def requests_for(
-    recipe: JudgeRecipe, sample: Sample, control: Sequence[str] = (), *, principle: str = ""
+    recipe: JudgeRecipe, sample: Sample | Lone, control: Sequence[str] = (), *, principle: str = ""
 ) -> tuple[Request, ...]:
     """All questions about one sample: the main one in both orders, then each aspect's; or for a
     score A alone, then B alone.
@@ -168,12 +172,13 @@ def requests_for(
     Args: principle: the one that was drawn for the sample, see `questions.draw_principle`.
     """
     reference = sample.reference if recipe.show_reference else ""
-    if recipe.mode == "score":
+    if isinstance(sample, Lone) or recipe.mode == "score":
+        alone = (sample.response,) if isinstance(sample, Lone) else (sample.a, sample.b)
         return tuple(
             ask_score(
                 recipe, sample.prompt, response, control, reference=reference, principle=principle
             )
-            for response in (sample.a, sample.b)
+            for response in alone
         )
     orders = ((sample.a, sample.b), (sample.b, sample.a))
     main = tuple(
@@ -240,7 +245,9 @@ def jury_outcome(said: Mapping[str, float | None], server_told: Sequence[str] = 
     )
 
 
-def _fit(engine: Engine, recipe: JudgeRecipe, index: int, sample: Sample) -> _Asked | Outcome:
+def _fit(
+    engine: Engine, recipe: JudgeRecipe, index: int, sample: Sample | Lone
+) -> _Asked | Outcome:
     """The questions of a sample, the prompt's oldest turns left out as far as needed."""
 
     principle = draw_principle(recipe, sample)  # by the whole prompt, however much is left out
@@ -268,7 +275,7 @@ def _fit(engine: Engine, recipe: JudgeRecipe, index: int, sample: Sample) -> _As
         if excess > 0:
             return Outcome(
                 problem=f"The question without its prompt is {excess} tokens too long for the "
-                "model's context: the two responses do not fit."
+                "model's context: what is to be judged does not fit."
             )
         low, high = 0, len(words)
         while high - low > 1:
@@ -385,7 +392,17 @@ def _sampled(recipe: JudgeRecipe, asked: _Asked, replies: Sequence[Reply]) -> Ou
 
 
 def _scored(recipe: JudgeRecipe, asked: _Asked, replies: Sequence[Reply]) -> Outcome:
-    """Mode "score": P(score of A above that of B), each drawn from its own distribution."""
+    """Mode "score": P(score of A above that of B), each drawn from its own distribution. A response
+    alone has its score, and no other to be held against."""
+    if isinstance(asked.sample, Lone):
+        logps = replies[0].said[0].logps
+        alone, mass = score_distribution(logps), answer_mass(logps)
+        return Outcome(
+            parsed=mass >= recipe.min_answer_mass,
+            answer_mass_ab=mass,
+            score_a=expected_score(alone),
+            raw={"scores_a": list(alone)},
+        )
     logps_a, logps_b = (reply.said[0].logps for reply in replies[:2])
     of_a, of_b = score_distribution(logps_a), score_distribution(logps_b)
     mass_a, mass_b = answer_mass(logps_a), answer_mass(logps_b)
@@ -431,7 +448,9 @@ def _aspects(
 def _questions(
     recipe: JudgeRecipe, asked: _Asked, replies: Sequence[Reply]
 ) -> tuple[Question, ...]:
-    names = ["a", "b"] if recipe.mode == "score" else ["ab", "ba", *_aspect_names(recipe.aspects)]
+    names = ["ab", "ba", *_aspect_names(recipe.aspects)]
+    if recipe.mode == "score":
+        names = ["a", "b"][: len(replies)]
     return tuple(
         Question(
             name=name,

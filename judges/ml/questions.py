@@ -61,6 +61,15 @@ class Sample:
     """A right answer to the prompt, where one is known."""
 
 
+@dataclass(frozen=True)
+class Lone:
+    """A prompt with one response, which is rated by itself: mode "score"."""
+
+    prompt: Messages
+    response: Messages
+    reference: str = ""
+
+
 def ask(
     recipe: JudgeRecipe,
     prompt: Messages,
@@ -155,15 +164,17 @@ def ask_score(
     return Request(task="\n".join(paragraphs), ending=recipe.score_ending, answers=SCORES)
 
 
-def draw_principle(recipe: JudgeRecipe, sample: Sample) -> str:
+def draw_principle(recipe: JudgeRecipe, sample: Sample | Lone) -> str:
     """The principle by which this comparison is judged, or "" if the recipe draws none.
 
     Drawn by the recipe's seed and what the comparison says, so that both orders and every later
-    question about it stand under the same one.
+    question about it stand under the same one. Responses that are rated alone stand under one
+    principle if their prompt is the same: they are held against each other later.
     """
     if recipe.principles_shown != "one" or not recipe.principles:
         return ""
-    number = _number(recipe.seed, sample.prompt, *_sorted(sample.a, sample.b))
+    said = [] if isinstance(sample, Lone) else _sorted(sample.a, sample.b)
+    number = _number(recipe.seed, sample.prompt, *said)
     return recipe.principles[number % len(recipe.principles)]
 
 

@@ -126,7 +126,31 @@ def test_rows_become_arrays_whatever_the_order_of_the_responses():
     assert found.judges["gpt"][0] == 0.9
     assert np.isnan(found.judges["gpt"][1])
     assert found.style[0].tolist() == [[2, 1, 0], [0, 0, 1]]
-    assert found.n_left_out == {"no_source": 1, "same_source": 1, "unparsed": 1}
+    assert found.n_left_out == {
+        "no_source": 1, "same_source": 1, "unparsed": 1, "chosen": 0,
+    }  # fmt: skip
+
+
+def test_pairs_that_a_round_chose_are_no_sample_and_its_random_part_is():
+    """By the model all is even; on the pairs that were chosen "old" wins each time."""
+    project = ProjectFactory()
+    rater, judge = RaterFactory(project=project), RaterFactory(project=project, kind="judge")
+    round_ = project.rounds.create(number=1, purpose="reward", status="succeeded")
+    for k in range(30):
+        comparison = compared(project, "new", "old")
+        chosen, at_random = k < 12, 12 <= k < 15
+        better = "b" if chosen or k % 2 else "a"
+        if k < 15:
+            round_.pairs.create(comparison=comparison, probability=0.5, at_random=at_random)
+        PreferenceFactory(comparison=comparison, rater=rater, choice=better, audit=True)
+        PreferenceFactory(comparison=comparison, rater=judge, choice="a", prob_a=0.5 + k / 100)
+
+    found = answers_of(project)
+
+    assert (len(found), found.n_left_out["chosen"]) == (18, 12)
+    assert found.people.sum(axis=1).tolist() == [9, 0, 9]
+    [pair] = leaderboard_report(found)["pairs"]
+    assert (pair["people"]["value"], pair["people"]["n"]) == (0.5, 18)
 
 
 def test_labels_of_the_desk_are_random_while_nothing_has_a_priority():

@@ -1,6 +1,7 @@
 """Rounds: pairs are chosen and given to people, and what came of it is measured."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -13,6 +14,7 @@ from tests.factories import MembershipFactory, PreferenceFactory, RaterFactory, 
 from tests.training.projects import labeled_project
 from tests.training.reward_models import save_reward_model
 from training.datasets import freeze
+from training.ml.config import make_recipe
 from training.models import Round, RoundPair, Run
 from training.rounds import (
     PRIORITY,
@@ -27,7 +29,7 @@ from training.rounds import (
     start_round,
     train_on_labels,
 )
-from training.tasks import carry_out_job
+from training.tasks import carry_out, carry_out_job
 
 pytestmark = pytest.mark.django_db
 
@@ -256,8 +258,48 @@ def test_a_round_trains_on_the_labels_of_now_and_is_tied_to_its_run(project, lea
     user = UserFactory()
     with pytest.raises(ValueError, match="on its way already"):
         train_on_labels(made, "reward", user)
-    with pytest.raises(ValueError, match="reward model or a DPO policy"):
+    with pytest.raises(ValueError, match="a reward model, or a policy by DPO or PPO"):
         train_on_labels(made, "sft", user)
+
+
+def test_a_policy_by_ppo_follows_its_reward_model_and_the_arena_follows_it(project, lead, capsys):
+    """One click trains the reward model; the rest comes by itself."""
+    quick = {"epochs": 0.2, "lora_rank": 2, "dtype": "float32"}
+    small = {"steps": 1, "prompts_per_step": 2, "max_new_tokens": 3, "minibatches": 1, "epochs": 1}
+    small |= {"lora_rank": 2, "dtype": "float32", "test_prompts": 1, "reward_models": "scorer"}
+    before = {
+        kind: Run.objects.create(
+            project=project, kind=kind, status="succeeded", base_model="base",
+            recipe=asdict(make_recipe(kind, {"base_model": "base", **chosen})),
+        )
+        for kind, chosen in (("reward", quick), ("ppo", small))
+    }  # fmt: skip
+    made = carried_out(project, n_labels=3, purpose="ppo")
+    assert made.options["purpose"] == "ppo"
+    call_command("next_round", "--project", project.slug, "--train", "ppo", "--json")
+    made.refresh_from_db()
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"round": 1, "run": made.reward_run.pk, "kind": "reward", "then": "policy"}
+    shown = lead.get(reverse("training:round", args=[project.slug, made.pk])).content.decode()
+    assert "By itself follows the policy, once the reward model is trained." in shown
+
+    carry_out(made.reward_run.pk)
+    made.refresh_from_db()
+    assert made.reward_run.status == "succeeded", made.reward_run.error
+    run, scored_by = made.policy_run, made.reward_run.model_version
+    assert (run.kind, run.status, made.then) == ("ppo", "queued", "arena")
+    assert (run.recipe["steps"], run.dataset) == (1, made.reward_run.dataset)
+    assert [used.model for used in run.reward_models.all()] == [scored_by]
+    assert "learns from" in made.reward_run.events.last().text
+
+    carry_out(run.pk)
+    made.refresh_from_db()
+    run.refresh_from_db()
+    assert run.status == "succeeded", run.error
+    arena = made.arenas.get()
+    assert arena.options["models"] == [run.model_version.name, "base"]
+    assert made.then == ""
+    assert before["ppo"].recipe["reward_models"] == "scorer"  # it was the model for this one
 
 
 def accuracy_row(value, half, **more):

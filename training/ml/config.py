@@ -113,6 +113,10 @@ ON_ALARM = {
     "pause": gettext_noop("pause until somebody resumes the run"),
     "note": gettext_noop("note it in the log, and go on"),
 }
+GENERATIONS = {
+    "own": gettext_noop("this process, in batches"),
+    "vllm": gettext_noop("the vLLM server that an administrator has named, handed the weights"),
+}
 ROPE_SCALINGS = {
     "none": gettext_noop("as the model is"),
     "linear": gettext_noop("linear: positions closer together"),
@@ -548,6 +552,19 @@ class PPORecipe:
     judge_guidelines: str = _setting(
         "", gettext_noop("What it is told to look at, in a sentence or two.")
     )
+    judge: str = _setting(
+        "",
+        gettext_noop(
+            "A judge of the project that rates each response by itself, on a server or here, with "
+            "its own words; beside the reward models or instead of them (direct RLAIF)."
+        ),
+    )
+    judge_tokens: int = _setting(
+        0, gettext_noop("Tokens that the judge's server may be asked for; 0: no limit.")
+    )
+    judge_cost: float = _setting(
+        0.0, gettext_noop("What the judge may cost, in its server's currency; 0: no limit.")
+    )
     holdout_reward_model: str = _setting(
         "",
         gettext_noop(
@@ -572,6 +589,9 @@ class PPORecipe:
     )
     train_norms: bool = _setting(True, gettext_noop("Train the norm layers too, kept in float32."))
     dtype: str = _setting("auto", gettext_noop("Number format of the base; adapters are float32."))
+    generation: str = _setting(
+        "own", gettext_noop("Who writes the responses while it learns."), GENERATIONS
+    )
     steps: int = _setting(100, gettext_noop("Rounds of sampling and learning."))
     prompts_per_step: int = _setting(64, gettext_noop("Prompts that each round answers."))
     samples_per_prompt: int = _setting(
@@ -695,6 +715,7 @@ class PPORecipe:
             "kl_budget",
         ]
         amounts += ["missing_end_penalty", "uncertainty_weight", "weight_decay", "critic_warmup"]
+        amounts += ["judge_tokens", "judge_cost"]
         for name in (*amounts, "eval_every", "checkpoint_every", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative")
@@ -715,6 +736,14 @@ class PPORecipe:
                 raise ValueError(f"{name} must be below {2**31}")
         if not targets(self):
             raise ValueError("target_modules names no layer; write all-linear or names of layers")
+        if self.generation == "vllm" and self.method == "dora":
+            raise ValueError("generation: a vLLM server takes no adapters of DoRA")
+        if self.generation == "vllm" and self.train_norms:
+            raise ValueError(
+                "generation: a vLLM server takes adapters of LoRA alone; set train_norms=false"
+            )
+        if self.judge and self.judge_model:
+            raise ValueError("judge_model: name a judge of the project or a model, not both")
 
     @property
     def folders(self) -> list[str]:

@@ -71,6 +71,7 @@ from training.ml.roles import (
 )
 from training.ml.rollouts import Rollout, end_ids, roll_out
 from training.ml.steps import OnStep, StepReport, every, quiet_trainer, resume_point, seal
+from training.ml.vllm_generation import Writer
 
 RewardFunction = Callable[[Sequence[Messages], Sequence[str]], Sequence[float]]
 """Prompts and responses to numbers, higher being better; it may not depend on chance."""
@@ -92,6 +93,7 @@ def train(
     on_step: OnStep,
     *,
     reward: RewardFunction | None = None,
+    writer: Writer | None = None,
     look_at: Callable[[Look], None] = lambda look: None,
 ) -> dict[str, Any]:
     """Train a policy on its own responses; leave its adapter in `folder`/model.
@@ -101,8 +103,9 @@ def train(
     the same folder, it goes on from the last checkpoint and ends with the same weights as an
     unbroken run.
 
-    Args: reward: scores beside those of the reward models, or instead of them; look_at: is shown
-        every look at the test prompts.
+    Args: reward: scores beside those of the reward models, or instead of them; writer: a server
+        that writes the responses in place of our own generation; look_at: is shown every look at
+        the test prompts.
     Returns: monitors.end_figures, on the test prompts, under scores as they are optimised, before
         KL; alarm {"step", "kinds", "words", "kept_step", "pairs" [{"prompt", "old", "new"}]} where
         one stopped the run; n_train, n_steps (taken), too_long_train, too_long_test,
@@ -162,6 +165,10 @@ def train(
 
     def answers(chosen: Sequence[Prompt], seed: int) -> list[Rollout]:
         ids = [prompt.ids for prompt in chosen]
+        with clock("generation"):
+            if writer is not None:
+                ours = {name: value for name, value in common.items() if name != "batch_size"}
+                return writer(roles, ids, version=state.step, seed=seed, on_batch=alive, **ours)
         with clock("generation"), roles.acting(POLICY):
             return roll_out(roles.model, ids, seed=seed, on_batch=alive, **common)
 
@@ -224,6 +231,8 @@ def train(
         finished = [rollout.finished for rollout in rollouts]
         values = rollout_metrics(read.logp, read.reference_logp, read.mask, scores, finished)
         values["kl_coefficient"] = state.kl_coefficient
+        if writer is not None:
+            values["server_gap"] = writer.gap
         clock.count(rollouts)
         alive()
         scores = penalised(recipe, scores, finished)

@@ -154,10 +154,12 @@ def against_base(
         texts.append(said)
         del model
         give_memory_back()
+    of_policy, of_base = logps
+    worth = _implicit([tokens for _pair, tokens in kept], of_policy, of_base, recipe)
     scored = [
-        ScoredPair(pair, *worth, moved=(now[0] - then[0], now[1] - then[1]))
-        for (pair, _tokens), now, then, worth in zip(
-            kept, *logps, _implicit([tokens for _pair, tokens in kept], *logps, recipe), strict=True
+        ScoredPair(pair, chosen, rejected, moved=(now[0] - then[0], now[1] - then[1]))
+        for (pair, _tokens), now, then, (chosen, rejected) in zip(
+            kept, of_policy, of_base, worth, strict=True
         )
     ]
     return scored, [Written(*row) for row in zip(asked, *texts, strict=True)]

@@ -142,7 +142,9 @@ def model(request: HttpRequest, slug: str, name: str) -> HttpResponse:
         context["method"] = _(METHODS[found.run.recipe.get("method", "lora")])
         context["counts"] = counts_in_words(found.run.dataset)
         used = found.run.reward_models.select_related("model")
-        context["reward_names"] = ", ".join(one.model.name for one in used if not one.holds_out)
+        names = [one.model.name for one in used if not one.holds_out]
+        names += [found.run.recipe["judge"]] if found.run.recipe.get("judge") else []
+        context["reward_names"] = ", ".join(names)
         raters = found.run.dataset.raters if found.run.dataset else []
         context["people"] = [r for r in raters if r["kind"] == "person"]
         context["judges"] = [r for r in raters if r["kind"] == "judge"]

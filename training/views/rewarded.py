@@ -23,7 +23,7 @@ MOST_MARKS = 6
 CURVES = (
     "score", "holdout", "kl", "length", "entropy", "clip_fraction", "finished", "win", "repeated",
     "spread", "lists", "bold", "kl_coefficient", "explained_variance", "grad_norm",
-    "learning_rate", "tokens_per_second",
+    "server_gap", "learning_rate", "tokens_per_second",
 )  # fmt: skip
 """Names of the curves that the page draws, where the run has reported them."""
 
@@ -36,6 +36,7 @@ def ppo_context(run: Run) -> dict[str, Any]:
         "shares": shares_of_time(run),
         "rewarding": [one.model for one in used if not one.holds_out],
         "holding_out": [one.model for one in used if one.holds_out],
+        "rating_judge": run.recipe.get("judge", ""),
         "alarm": (alarm := run.metrics.get("alarm")),
         "alarm_kinds": [_(ALARMS[kind]) for kind in alarm["kinds"]] if alarm else [],
     }

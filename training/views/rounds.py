@@ -15,6 +15,7 @@ from labeling.models import Project
 from labeling.templatetags.figures import percent
 from training.arenas import compare_policies
 from training.models import Round
+from training.round_chain import start_training
 from training.round_forms import RoundForm
 from training.rounds import (
     WAYS,
@@ -25,7 +26,6 @@ from training.rounds import (
     round_rows,
     settings_of,
     start_round,
-    train_on_labels,
 )
 
 
@@ -174,7 +174,7 @@ def train(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Start the round's run on the labels of now."""
     project = project_for(request.user, slug, to="lead")
     try:
-        run = train_on_labels(_round(project, pk), request.POST.get("kind", ""), request.user)
+        run = start_training(_round(project, pk), request.POST.get("kind", ""), request.user)
     except (ValueError, OSError) as error:
         messages.error(request, str(error))
         return redirect("training:round", slug, pk)

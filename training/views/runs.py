@@ -23,7 +23,15 @@ from training.forms import LaunchForm
 from training.ml.config import ON_TEXTS, RECIPES, TRACKERS, settings_of
 from training.ml.methods import other_settings
 from training.models import Dataset, Run
-from training.runs import cancel_run, pace, recipe_of, resume_run, seconds_left, start_run
+from training.runs import (
+    LIMITS,
+    cancel_run,
+    pace,
+    recipe_of,
+    resume_run,
+    seconds_left,
+    start_run,
+)
 from training.sweeps import start_sweep
 from training.views import rewarded
 from training.views.fits import fit_context, with_suggestion
@@ -88,6 +96,7 @@ CURVES = {
     "bold": _lazy("Share with bold words"),
     "kl_coefficient": _lazy("Price of KL"),
     "explained_variance": _lazy("What the critic explains"),
+    "server_gap": _lazy("Server’s log-probabilities against ours, nats a token"),
     "thought_loss": _lazy("Loss with thoughts"),
     "thought_benefit": _lazy("Benefit of thoughts, nats a token"),
     "mixing_weight": _lazy("Mixing weight of the thought"),
@@ -371,7 +380,13 @@ def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Queue a stopped run again."""
     project = project_for(request.user, slug, to="lead")
     found = get_object_or_404(project.runs, pk=pk)
-    if not resume_run(found, by=request.user):
+    limits = {name: request.POST[name] for name in LIMITS if request.POST.get(name)}
+    try:
+        resumed = resume_run(found, by=request.user, limits=limits)
+    except ValueError as problem:
+        messages.error(request, str(problem))
+        return redirect("training:run", slug, pk)
+    if not resumed:
         messages.warning(
             request,
             _("%(run)s is %(status)s: there is nothing to resume.")

@@ -11,7 +11,15 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from labeling.jobs import Job
 from labeling.models import Project
 from training.models import Round
-from training.rounds import RoundSettings, create_round, defaults_for, round_rows, start_round
+from training.round_chain import start_training
+from training.rounds import (
+    WAY_OF,
+    RoundSettings,
+    create_round,
+    defaults_for,
+    round_rows,
+    start_round,
+)
 from training.tasks import carry_out_job
 
 OFTEN = ("purpose", "models", "scorer", "n_labels", "seed")
@@ -23,7 +31,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--project", required=True, metavar="SLUG")
-        parser.add_argument("--purpose", choices=["reward", "dpo", "evaluation"])
+        parser.add_argument("--purpose", choices=list(WAY_OF))
         parser.add_argument(
             "--model",
             action="append",
@@ -40,6 +48,12 @@ class Command(BaseCommand):
             metavar="KEY=VALUE",
             help="another setting of docs/rounds.md; may be repeated",
         )
+        parser.add_argument(
+            "--train",
+            choices=["reward", "dpo", "ppo"],
+            help="begin nothing: train on the labels of the last round, by a worker; ppo trains "
+            "the reward model first if need be, and the arena follows",
+        )
         parser.add_argument("--queue", action="store_true", help="leave the work to a worker")
         parser.add_argument("--advice", action="store_true", help="begin nothing: say what to do")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -50,6 +64,9 @@ class Command(BaseCommand):
             raise CommandError(f"There is no project {options['project']}.", returncode=2)
         if options["advice"]:
             self.show_advice(project, options["json"])
+            return
+        if options["train"]:
+            self.train(project, options["train"], options["json"])
             return
         if not options["queue"] and not importlib.util.find_spec("torch"):
             raise CommandError(
@@ -85,6 +102,21 @@ class Command(BaseCommand):
             read = {"int": int, "float": float}.get(str(getattr(kinds[name], "__name__", "")), str)
             asked[name] = read(value)
         return replace(defaults_for(project), **asked)
+
+    def train(self, project: Project, kind: str, as_json: bool) -> None:
+        last = project.rounds.order_by("-number").first()
+        if last is None:
+            raise CommandError("There is no round whose labels could be trained on.")
+        try:
+            run = start_training(last, kind, None)
+        except (ValueError, OSError) as error:
+            raise CommandError(str(error)) from None
+        if as_json:
+            report = {"round": last.number, "run": run.pk, "kind": run.kind, "then": last.then}
+            self.stdout.write(json.dumps(report))
+            return
+        then = f" Then: {last.get_then_display()}." if last.then else ""
+        self.stdout.write(f"{str(run).capitalize()} waits for a worker.{then}")
 
     def show(self, made: Round, as_json: bool) -> None:
         if as_json:

@@ -805,6 +805,40 @@ class HistoryForm(forms.Form):
         self.fields["by"].queryset = people
 
 
+class AuditForm(forms.Form):
+    """What of the installation's history is shown: of a kind, of a person."""
+
+    KINDS = {
+        "signing in": (
+            _lazy("Signing in"),
+            [
+                *("sign in", "fail to sign in", "lock sign-in", "change password"),
+                *("turn on second factor", "turn off second factor", "renew second factor"),
+                *("connect sign-in", "disconnect sign-in"),
+            ],
+        ),
+        "access": (
+            _lazy("Roles, accounts and tokens"),
+            [
+                *("change role", "invite", "revoke invitation", "make token", "revoke token"),
+                *("change account", "make webhook", "change webhook", "rotate keys"),
+            ],
+        ),
+        "out": (
+            _lazy("Downloads and personal data"),
+            ["download", "export model", "export rater", "erase rater"],
+        ),
+    }
+
+    what = forms.ChoiceField(
+        label=_lazy("What"),
+        required=False,
+        choices=[("", _lazy("Everything")), *((kind, words) for kind, (words, _) in KINDS.items())],
+    )
+    by = forms.CharField(label=_lazy("Person"), required=False, max_length=150)
+    before = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
+
+
 class ExportForm(forms.Form):
     """What goes out of a project. Every field has a start, so that an address may leave it away."""
 

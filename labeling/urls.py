@@ -24,6 +24,7 @@ app_name = "labeling"
 urlpatterns = [
     path("", projects.home, name="home"),
     path("status/", status.status, name="status"),
+    path("audit/", history.audit, name="audit"),
     path("account/tokens/", tokens.tokens, name="tokens"),
     path("account/tokens/<int:pk>/revoke/", tokens.revoke_token, name="revoke_token"),
     path("projects/new/", projects.create, name="create"),

@@ -36,6 +36,7 @@ WITHOUT_PROJECT = {
 # The installation's, not a project's.
 FOR_ADMINISTRATORS = {
     "labeling:status",
+    "labeling:audit",
     "judges:servers",
     "judges:allow_server",
     "judges:server",

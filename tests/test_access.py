@@ -37,6 +37,9 @@ WITHOUT_PROJECT = {
 FOR_ADMINISTRATORS = {
     "labeling:status",
     "labeling:audit",
+    "labeling:people",
+    "labeling:export_person",
+    "labeling:erase_person",
     "judges:servers",
     "judges:allow_server",
     "judges:server",

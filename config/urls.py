@@ -11,7 +11,6 @@ from config.metrics import metrics
 from config.sign_in import PasswordChange, SignIn
 from labeling.api.refusals import unknown_address
 
-
 # The second factor is asked for behind our own door alone.
 admin.site.login = secure_admin_login(admin.site.login)
 

@@ -315,9 +315,7 @@ def traces(name: str) -> dict[str, int]:
         for column in model._meta.concrete_fields:
             if not isinstance(column, (models.CharField, models.TextField, models.JSONField)):
                 continue
-            n = sum(
-                _says(value, name) for _pk, value in _mentioning(model, column.name, {name})
-            )
+            n = sum(_says(value, name) for _pk, value in _mentioning(model, column.name, {name}))
             if n:
                 found[f"{label}.{column.name}"] = n
     return found | _traces_in_files(name)

@@ -139,8 +139,6 @@ def reseal() -> int:
 def _rows() -> Iterable[Change]:
     """Sealed rows by their number, some at a time: without a cursor, which a writer would break."""
     last = 0
-    while some := list(
-        Change._base_manager.filter(number__gt=last).order_by("number")[:AT_ONCE]
-    ):
+    while some := list(Change._base_manager.filter(number__gt=last).order_by("number")[:AT_ONCE]):
         yield from some
         last = some[-1].number

@@ -41,7 +41,7 @@ def test_people_sign_in_at_their_provider_and_come_back_as_themselves(tmp_path):
     seen = json.loads(visited.stdout.splitlines()[-1])
     assert provider.refused == []
     assert seen["button"]
-    # Of the same user name as an account of ours, and yet nobody: only `sub` counts, once connected.
+    # Of the same user name as an account of ours, and yet nobody: only `sub` counts.
     assert seen["stranger"]
     assert seen["stranger is"] == ""
     assert seen["connected"]

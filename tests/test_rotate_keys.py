@@ -20,13 +20,13 @@ pytestmark = pytest.mark.django_db
 def stored(settings):
     settings.SECRET_KEY = "the first key"
     server = JudgeServer.objects.create(
-        name="house", url="http://127.0.0.1:1/v1", encrypted_key=encrypted("k", "http://127.0.0.1:1")
+        name="house",
+        url="http://127.0.0.1:1/v1",
+        encrypted_key=encrypted("k", "http://127.0.0.1:1"),
     )
     hook = make_webhook(ProjectFactory(), "https://example.org", [], UserFactory())
     secret = keys.encrypted("ABC", keys.SECOND_FACTORS)
-    factor = Authenticator.objects.create(
-        user=UserFactory(), type="totp", data={"secret": secret}
-    )
+    factor = Authenticator.objects.create(user=UserFactory(), type="totp", data={"secret": secret})
     return server, hook, secret_of(hook), factor
 
 

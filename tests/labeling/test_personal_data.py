@@ -99,7 +99,7 @@ def test_the_export_holds_every_row_about_one_person_and_no_secret(world):
 
 
 def test_an_erasure_changes_no_figure_and_leaves_the_name_nowhere(world):
-    project, user, rater, lead = world
+    project, user, rater, _lead = world
     before = report_of(project)
     administrator = UserFactory(is_superuser=True)
     client = Client()

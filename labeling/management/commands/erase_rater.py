@@ -20,7 +20,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--keep-reasons",
             action="store_true",
-            help="keep the reasons that the person wrote in free text; they may tell who wrote them",
+            help="keep reasons in free text, which may tell who wrote them",
         )
         parser.add_argument("--yes", action="store_true", help="do not ask")
 

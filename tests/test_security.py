@@ -1,4 +1,4 @@
-"""What docs/security.md promises, where no other file tests it; and that it names tests that exist."""
+"""What docs/security.md promises where no other file tests it; it names tests that exist."""
 
 import ast
 import importlib.util
@@ -112,6 +112,21 @@ UNSAFE_CALLS = {
 }
 
 
+UNSAFE_OPTIONS = {
+    **{"trust_remote_code": True, "allow_pickle": True, "shell": True},
+    **{"use_safetensors": False, "weights_only": False},
+}
+
+
+def name_of(function: ast.expr) -> str:
+    """`torch.load` of a call to it; empty for what has no plain name."""
+    if isinstance(function, ast.Name):
+        return function.id
+    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+        return f"{function.value.id}.{function.attr}"
+    return ""
+
+
 def test_no_module_of_ours_reads_pickles_or_runs_what_a_model_brings():
     wrong = []
     for path in python_files("config", "labeling", "judges", "training"):
@@ -121,18 +136,12 @@ def test_no_module_of_ours_reads_pickles_or_runs_what_a_model_brings():
             elif isinstance(node, ast.ImportFrom):
                 said = {(node.module or "").partition(".")[0]} & UNSAFE_MODULES
             elif isinstance(node, ast.Call):
-                said = {ast.unparse(node.func)} & UNSAFE_CALLS
+                said = {name_of(node.func)} & UNSAFE_CALLS
                 said |= {
-                    f"{keyword.arg}={ast.unparse(keyword.value)}"
+                    str(keyword.arg)
                     for keyword in node.keywords
-                    if (keyword.arg, ast.unparse(keyword.value))
-                    in {
-                        ("trust_remote_code", "True"),
-                        ("allow_pickle", "True"),
-                        ("use_safetensors", "False"),
-                        ("shell", "True"),
-                        ("weights_only", "False"),
-                    }
+                    if isinstance(keyword.value, ast.Constant)
+                    and UNSAFE_OPTIONS.get(str(keyword.arg), ...) is keyword.value.value
                 }
             elif isinstance(node, ast.Dict):  # options that are passed on by **
                 said = {
@@ -140,7 +149,7 @@ def test_no_module_of_ours_reads_pickles_or_runs_what_a_model_brings():
                     for key, value in zip(node.keys, node.values, strict=True)
                     if isinstance(key, ast.Constant)
                     and key.value == "trust_remote_code"
-                    and ast.unparse(value) != "False"
+                    and not (isinstance(value, ast.Constant) and value.value is False)
                 }
             else:
                 continue
@@ -157,11 +166,15 @@ class Bomb:
 
 
 def test_a_pickle_in_a_models_folder_never_runs(tmp_path):
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     from transformers import LlamaConfig
 
+    from judges.ml.config import JudgeRecipe
     from judges.ml.loading import load_model
     from training.ml.loading import load_causal, load_reward_model
+
+    def judge(name: str) -> None:
+        load_model(name, JudgeRecipe(), torch.device("cpu"))
 
     folder, ran = tmp_path / "model", tmp_path / "ran"
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -169,7 +182,7 @@ def test_a_pickle_in_a_models_folder_never_runs(tmp_path):
     for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin", "optimizer.pt"):
         (folder / name).write_bytes(pickle.dumps(Bomb(ran)))
 
-    for load in (load_causal, load_reward_model, lambda name: load_model(name, "cpu")):
+    for load in (load_causal, load_reward_model, judge):
         with pytest.raises(Exception, match=r"safetensors|tokenizer|model"):
             load(str(folder))
         (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
@@ -178,9 +191,8 @@ def test_a_pickle_in_a_models_folder_never_runs(tmp_path):
         (folder / "adapter_config.json").unlink()
 
     assert not ran.exists()
-    with pytest.raises(FileExistsError):  # the bomb is a bomb
-        ran.mkdir()
-        pickle.loads((folder / "optimizer.pt").read_bytes())
+    pickle.loads((folder / "optimizer.pt").read_bytes())
+    assert ran.exists()  # the bomb is one
 
 
 def test_the_shared_cache_holds_json_and_the_broker_takes_nothing_else(tmp_path):

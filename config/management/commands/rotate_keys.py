@@ -1,4 +1,4 @@
-"""Write every encrypted secret anew under the newest SECRET_KEY, so that the older can be dropped."""
+"""Every encrypted secret anew under the newest SECRET_KEY, so that older ones can be dropped."""
 
 import sys
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 # make demo    the whole loop on a small made-up world, then the application that shows it
 # make run     the application with its workers and a sample project
 # make test    every test            make test PYTEST_ARGS="-k agreement"
-# make check   format, lint, types, migrations, and that the web process stays light
+# make check   format, lint, types, security, licences, migrations, and that the web process is light
 # make setup   the set-up alone; the others include it, and it takes no time when nothing changed
 #
 # Settings: PORT=8000   PYTHON=python3.12
@@ -45,6 +45,8 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml config labeling judges training
+	$(BIN)/python .ci/dependencies.py
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python -c "import sys, config.wsgi, config.urls; \
 		heavy = {'torch', 'numpy', 'scipy', 'pandas', 'pyarrow'} & set(sys.modules); \

@@ -28,6 +28,13 @@ NOT_KEPT = {"static", "queue", "metrics", "tmp"}
 """Folders of the storage that are made anew."""
 DATABASE_ENDINGS = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3-journal")
 PIECE = 1 << 20
+MOST_OF_MANIFEST = 64 << 20
+"""Bytes; a line for each file, so this is hundreds of thousands of them."""
+MOST_OF_LINE = 256 << 20
+"""Bytes of one row."""
+UNPACKED_TIMES, UNPACKED_FREE = 200, 256 << 20
+"""Rows of a table unpack to so many times their size in the archive, or to so many bytes: text
+packs five to twenty times, a bomb a thousand times."""
 
 
 class BadBackup(Exception):
@@ -149,13 +156,12 @@ def checked_manifest(path: Path) -> dict[str, Any]:
             found: dict[str, str] = {}
             manifest: dict[str, Any] | None = None
             for member in archive:
-                parts = PurePosixPath(member.name).parts
-                if not member.isfile() or ".." in parts or parts[0] in ("/", ""):
+                if not _is_part(member) or member.name in found:
                     raise BadBackup(f"{member.name} is no file that a backup holds")
                 content = archive.extractfile(member)
                 assert content is not None
                 if member.name == "manifest.json":
-                    manifest = json.load(content)
+                    manifest = json.loads(content.read(MOST_OF_MANIFEST))
                     continue
                 digest = hashlib.sha256()
                 while piece := content.read(PIECE):
@@ -171,6 +177,30 @@ def checked_manifest(path: Path) -> dict[str, Any]:
     if more := set(found) - set(manifest["members"]):
         raise BadBackup(f"{path} holds {min(more)}, which its manifest does not name")
     return manifest
+
+
+def _is_part(member: tarfile.TarInfo) -> bool:
+    """Whether the name is one that `back_up` writes: it leads nowhere but into its own folder."""
+    folder, _slash, name = member.name.partition("/")
+    inside = PurePosixPath(name)
+    is_clean = bool(name) and not inside.is_absolute() and ".." not in inside.parts
+    return member.isfile() and (
+        member.name == "manifest.json" or (folder in ("tables", "files") and is_clean)
+    )
+
+
+def _lines(name: str, packed: IO[bytes], size: int) -> Iterator[bytes]:
+    """The rows of a table, as long as they do not unpack to far more than rows do.
+
+    Raises: BadBackup.
+    """
+    left = max(UNPACKED_FREE, UNPACKED_TIMES * size)
+    with gzip.GzipFile(fileobj=packed) as lines:
+        while line := lines.readline(min(left, MOST_OF_LINE) + 1):
+            left -= len(line)
+            if left < 0 or len(line) > MOST_OF_LINE:
+                raise BadBackup(f"{name} unpacks to more than rows do")
+            yield line
 
 
 def restore(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -194,6 +224,9 @@ def restore(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
             + ". Install that version, restore, and migrate then."
         )
     known = {tables.label(model): model for model in tables.tables()}
+    rows = {name for name in manifest["members"] if name.startswith("tables/")}
+    if strange := rows - {f"tables/{name}.jsonl.gz" for name in known}:
+        raise BadBackup(f"{min(strange)} is of no table here")
     with tarfile.open(path, "r:") as archive, transaction.atomic():
         tables.empty(DEFAULT)
         for member in archive:
@@ -204,8 +237,8 @@ def restore(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
                 _put(name, content)
             elif folder == "tables":
                 model = known[name.removesuffix(".jsonl.gz")]
-                with gzip.GzipFile(fileobj=content) as lines:
-                    tables.fill(model, (json.loads(line) for line in lines), DEFAULT)
+                lines = _lines(member.name, content, member.size)
+                tables.fill(model, (json.loads(line) for line in lines), DEFAULT)
         tables.end_of_filling(DEFAULT)
         for name, told in manifest["tables"].items():
             if tables.fingerprint(known[name], DEFAULT) != told:

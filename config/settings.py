@@ -1,6 +1,7 @@
 """Every setting in one file. What differs between sizes comes from the environment."""
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import environ
@@ -30,6 +31,8 @@ if not SECRET_KEY:
     from config.local_secret import local_secret_key
 
     SECRET_KEY = local_secret_key(PREFLOOP_STORAGE)
+# Earlier keys, newest first: what they encrypted and signed is still read. See docs/security.md.
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
@@ -46,6 +49,9 @@ INSTALLED_APPS = [
     "template_partials",
     "rest_framework",
     "drf_spectacular",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
     "labeling",
     "judges",
     "training",
@@ -67,6 +73,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "config.headers.sign_in_is_a_page",
     "config.headers.content_security_policy",
@@ -130,6 +137,59 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
+# So many wrong passwords or codes for one account from one address close the door for so long.
+PREFLOOP_SIGN_IN_TRIES = env.int("PREFLOOP_SIGN_IN_TRIES", default=5)
+PREFLOOP_SIGN_IN_MINUTES = env.int("PREFLOOP_SIGN_IN_MINUTES", default=15)
+# How many proxies of ours stand before the web process: their X-Forwarded-For and -Proto are
+# believed, and nobody else's.
+PREFLOOP_PROXIES = env.int("PREFLOOP_PROXIES", default=0)
+PREFLOOP_SESSION_AGE = timedelta(hours=env.int("PREFLOOP_SESSION_HOURS", default=7 * 24))
+SESSION_COOKIE_AGE = int(PREFLOOP_SESSION_AGE.total_seconds())
+
+# allauth: the second factor for whoever wants one, and sign-in by OIDC where it is set up.
+ACCOUNT_ADAPTER = "config.sign_in.Accounts"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*"]
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_UNIQUE_EMAIL = False
+ACCOUNT_RATE_LIMITS = False  # labeling/sign_ins.py counts, for all processes together
+MFA_ADAPTER = "config.sign_in.SecondFactors"
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+MFA_FORMS = {
+    "authenticate": "config.sign_in.CodeForm",
+    "reauthenticate": "config.sign_in.CodeAgainForm",
+}
+MFA_TOTP_ISSUER = "Prefloop"
+MFA_TOTP_TOLERANCE = 1  # clocks of telephones are some seconds off
+PREFLOOP_OIDC = {
+    name: env.str(f"PREFLOOP_OIDC_{name.upper()}", default="")
+    for name in ("issuer", "client_id", "client_secret", "name")
+}
+PREFLOOP_OIDC = PREFLOOP_OIDC if PREFLOOP_OIDC["issuer"] else {}
+# Whether people whom we do not know yet get an account by signing in there; it belongs to no
+# project before somebody invites them.
+PREFLOOP_OIDC_SIGNUP = env.bool("PREFLOOP_OIDC_SIGNUP", default=False)
+if PREFLOOP_OIDC:
+    INSTALLED_APPS += ["allauth.socialaccount", "allauth.socialaccount.providers.openid_connect"]
+    PREFLOOP_OIDC["name"] = PREFLOOP_OIDC["name"] or "OpenID Connect"
+    SOCIALACCOUNT_ADAPTER = "config.oidc.Provider"
+    SOCIALACCOUNT_PROVIDERS = {
+        "openid_connect": {
+            "OAUTH_PKCE_ENABLED": True,
+            "APPS": [
+                {
+                    "provider_id": "oidc",
+                    "name": PREFLOOP_OIDC["name"],
+                    "client_id": PREFLOOP_OIDC["client_id"],
+                    "secret": PREFLOOP_OIDC["client_secret"],
+                    "settings": {"server_url": PREFLOOP_OIDC["issuer"]},
+                }
+            ],
+        }
+    }
+    SOCIALACCOUNT_OPENID_CONNECT_URL_PREFIX = ""
+    SOCIALACCOUNT_STORE_TOKENS = False
+
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "labeling:home"
 LOGOUT_REDIRECT_URL = "login"
@@ -158,10 +218,18 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
-# Cookies travel over TLS alone in team mode; PREFLOOP_HTTP=1 is for a trusted plain-HTTP network.
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not LAPTOP and not env.bool(
-    "PREFLOOP_HTTP", default=False
-)
+# Team mode speaks TLS alone; PREFLOOP_HTTP=1 is for a trusted plain-HTTP network.
+_tls = not LAPTOP and not env.bool("PREFLOOP_HTTP", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _tls
+if _tls:
+    SECURE_SSL_REDIRECT = True
+    # Programs that collect figures ask by address, inside the network.
+    SECURE_REDIRECT_EXEMPT = [r"^metrics$"]
+    # For these names browsers ask for TLS alone from now on. 0 takes it back, while it is tried.
+    SECURE_HSTS_SECONDS = env.int("PREFLOOP_HSTS_SECONDS", default=365 * 24 * 3600)
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = SECURE_HSTS_SECONDS > 0
+if PREFLOOP_PROXIES:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 # The message only wakes a worker. What is to be done, and who does it, stands in our own rows,
 # claimed by one conditional UPDATE: a lost or doubled message does no harm.
@@ -180,6 +248,7 @@ if CELERY_BROKER_URL.startswith("filesystem:"):
     CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_ACCEPT_CONTENT = ["json"]  # whoever reaches the broker cannot make a worker run a pickle
 CELERY_TASK_ACKS_LATE = False
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_TASK_DEFAULT_QUEUE = "web"
@@ -234,6 +303,8 @@ PREFLOOP_LEASE_MINUTES = env.int("PREFLOOP_LEASE_MINUTES", default=15)
 # Counts of requests. Each process has its own unless this is `redis://host`.
 CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}
 CACHES["default"].setdefault("OPTIONS", {})
+if CACHES["default"]["BACKEND"].endswith("RedisCache"):
+    CACHES["default"]["OPTIONS"]["serializer"] = "config.plain_cache.JSONSerializer"
 if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
     CACHES["default"]["OPTIONS"]["MAX_ENTRIES"] = 10_000
 

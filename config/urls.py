@@ -1,24 +1,29 @@
 """All routes: one include per app."""
 
+from allauth.account import views as allauth
+from allauth.account.decorators import secure_admin_login
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth import views as auth
-from django.contrib.messages.views import SuccessMessageMixin
 from django.urls import include, path
-from django.utils.translation import gettext_lazy as _lazy
 
 from config.metrics import metrics
+from config.sign_in import PasswordChange, SignIn
 from labeling.api.refusals import unknown_address
 
-
-class PasswordChange(SuccessMessageMixin, auth.PasswordChangeView):
-    success_url = "/"
-    success_message = _lazy("Your password is changed.")
-
+# The second factor is asked for behind our own door alone.
+admin.site.login = secure_admin_login(admin.site.login)
 
 urlpatterns = [
-    path("accounts/login/", auth.LoginView.as_view(redirect_authenticated_user=True), name="login"),
+    path("accounts/login/", SignIn.as_view(), name="login"),
     path("accounts/logout/", auth.LogoutView.as_view(), name="logout"),
     path("accounts/password/", PasswordChange.as_view(), name="password_change"),
+    # allauth looks these up by its own names. What it has besides is not here: accounts are made by
+    # invitation, and there is no mail.
+    path("accounts/login/", SignIn.as_view(), name="account_login"),
+    path("accounts/closed/", allauth.account_inactive, name="account_inactive"),
+    path("accounts/again/", allauth.reauthenticate, name="account_reauthenticate"),
+    path("accounts/second-factor/", include("allauth.mfa.urls")),
     # Keeps the language that a person chooses in the header, in a cookie.
     path("i18n/", include("django.conf.urls.i18n")),
     path("admin/", admin.site.urls),
@@ -31,3 +36,7 @@ urlpatterns = [
     path("", include("judges.urls")),
     path("", include("training.urls")),
 ]
+if settings.PREFLOOP_OIDC:
+    from config import oidc
+
+    urlpatterns = [path("accounts/oidc/", include(oidc.urlpatterns)), *urlpatterns]

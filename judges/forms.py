@@ -480,7 +480,7 @@ class TrialForm(forms.Form):
         if ends["first"] is None:
             raise forms.ValidationError(_("The project has no comparisons yet."))
         # Any will do, and sorting a million rows at random to draw one would take its time.
-        place = random.randint(ends["first"], ends["last"])  # noqa: S311
+        place = random.randint(ends["first"], ends["last"])  # noqa: S311 - chance, not a secret
         return comparisons.filter(pk__gte=place).order_by("pk").first()
 
 

@@ -180,7 +180,7 @@ def _remember(certificate: Certificate, pks: Sequence[int]) -> None:
     marks = ", ".join(["%s"] * len(pks))
     with connection.cursor() as cursor:
         cursor.execute(
-            f"INSERT INTO {routed} (certificate_id, comparison_id, wanted_before, wanted_now) "  # noqa: S608
+            f"INSERT INTO {routed} (certificate_id, comparison_id, wanted_before, wanted_now) "  # noqa: S608 - our own names alone
             f"SELECT %s, id, labels_wanted, labels_wanted - open_places FROM {compared} "
             f"WHERE id IN ({marks})",
             [certificate.pk, *pks],

@@ -4,7 +4,6 @@ A key is stored encrypted, together with the address that it was given for: it i
 Or it is read from the environment of the worker that asks. It is never shown again.
 """
 
-import base64
 import math
 import os
 import re
@@ -12,7 +11,6 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -24,6 +22,7 @@ from judges.ml.config import JudgeRecipe
 from judges.ml.sending import Server
 from judges.ml.server import ServerEngine, list_models
 from judges.models import JudgeServer
+from labeling import keys
 from labeling.addresses import AddressRefused, check_allowed, connect
 
 KEY_VARIABLE = re.compile(r"(?:PREFLOOP_JUDGE_KEY_[A-Z0-9_]+|[A-Z0-9_]+_API_KEY)")
@@ -88,10 +87,10 @@ def origin(url: str) -> str:
 @sensitive_variables("key")
 def encrypted(key: str, url: str) -> str:
     """The key for the column, together with the address that it is for."""
-    return str(_box().encrypt(f"{origin(url)}\n{key}".encode()).decode())
+    return keys.encrypted(f"{origin(url)}\n{key}", keys.JUDGE_SERVERS)
 
 
-@sensitive_variables("key", "given_for")
+@sensitive_variables("key", "given_for", "found")
 def key_of(server: JudgeServer) -> str:
     """The server's key, or nothing where it has none.
 
@@ -107,15 +106,14 @@ def key_of(server: JudgeServer) -> str:
         return checked_key(key, server.name)
     if not server.encrypted_key:
         return ""
-    from cryptography.fernet import InvalidToken
-
     try:
-        given_for, _line, key = _box().decrypt(server.encrypted_key).decode().partition("\n")
-    except InvalidToken:
+        found = keys.decrypted(server.encrypted_key, keys.JUDGE_SERVERS)
+    except keys.WrongKey:
         raise EngineStopped(
             f"{server.name}: its key was stored under another SECRET_KEY. An administrator can set "
             "it anew."
         ) from None
+    given_for, _line, key = found.partition("\n")
     if given_for != origin(server.url):
         raise EngineStopped(
             f"{server.name}: its key was given for another address. An administrator can set it "
@@ -135,20 +133,6 @@ def checked_key(key: str, name: str) -> str:
 @sensitive_variables("key")
 def is_key(key: str) -> bool:
     return key.isascii() and key.isprintable() and " " not in key
-
-
-def _box() -> Any:
-    from cryptography.fernet import Fernet, MultiFernet
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-    def key_from(secret: str) -> bytes:
-        derived = HKDF(SHA256(), length=32, salt=None, info=b"prefloop judge server keys")
-        return base64.urlsafe_b64encode(derived.derive(secret.encode()))
-
-    # The first encrypts; those that it has replaced still read.
-    secrets = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
-    return MultiFernet([Fernet(key_from(secret)) for secret in secrets])
 
 
 # --- engines ---------------------------------------------------------------------------------

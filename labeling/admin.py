@@ -1,7 +1,13 @@
 """Labeling in Django's administration: to look things up, and to mend what no page mends."""
 
-from django.contrib import admin
+from typing import Any
 
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.contrib.auth.admin import UserAdmin
+from django.utils.translation import gettext_noop
+
+from labeling.changes import note_event
 from labeling.models import (
     Assignment,
     Comparison,
@@ -83,3 +89,36 @@ class AssignmentAdmin(LookOnly):
 class ImportJobAdmin(admin.ModelAdmin):
     list_display = ["filename", "project", "status", "created_at", "finished_at"]
     list_filter = ["status"]
+
+
+admin.site.unregister(get_user_model())
+
+
+@admin.register(get_user_model())
+class AccountAdmin(UserAdmin):
+    """Accounts. Who made an administrator, or closed an account, stands in the history."""
+
+    RIGHTS = ("is_active", "is_staff", "is_superuser")
+
+    def save_model(self, request: Any, obj: Any, form: Any, change: bool) -> None:
+        before = get_user_model().objects.filter(pk=obj.pk).values(*self.RIGHTS).first() or {}
+        super().save_model(request, obj, form, change)
+        changed = {name: getattr(obj, name) for name in self.RIGHTS}
+        changed = {name: value for name, value in changed.items() if before.get(name) != value}
+        if changed:
+            note_event(request.user, gettext_noop("change account"), obj, **changed)
+
+    def delete_model(self, request: Any, obj: Any) -> None:
+        note_event(request.user, gettext_noop("change account"), obj, deleted=True)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: Any, queryset: Any) -> None:
+        for account in queryset:
+            self.delete_model(request, account)
+
+    def user_change_password(self, request: Any, id: str, form_url: str = "") -> Any:
+        response = super().user_change_password(request, id, form_url)
+        if response.status_code == 302:
+            account = self.get_object(request, id)
+            note_event(request.user, gettext_noop("change password"), account)
+        return response

@@ -218,7 +218,7 @@ def _lease_next(rater: Rater, project: Project, *, n_held: int) -> list[Assignme
         if extra is not None:
             return [extra]
     streams = [Stream.QUEUE, Stream.AUDIT]
-    if random.random() < project.audit_share:  # noqa: S311
+    if random.random() < project.audit_share:  # noqa: S311 - chance, not a secret
         streams.reverse()
     leased = _lease_from(rater, project, streams)
     # The sweep takes expired leases back too; a rater who would wait does not wait for it.
@@ -370,7 +370,7 @@ def _assign(
         earlier = Assignment.objects.filter(comparison=comparison_id, rater=rater, repeats=None)
         earlier.update(**lease)
         return earlier.get()
-    shown_first = shown_first or random.choice("ab")  # noqa: S311
+    shown_first = shown_first or random.choice("ab")  # noqa: S311 - chance, not a secret
     return Assignment.objects.create(
         comparison_id=comparison_id, rater=rater, shown_first=shown_first, **lease
     )
@@ -426,7 +426,7 @@ def _unseen_check(rater: Rater) -> Comparison | None:
         .not_given_to(rater)
         .order_by("random_key")
     )
-    start = random.random()  # noqa: S311
+    start = random.random()  # noqa: S311 - chance, not a secret
     return checks.filter(random_key__gte=start).first() or checks.first()
 
 
@@ -448,7 +448,7 @@ def _repeat(rater: Rater) -> Assignment | None:
     )
     if not eligible:
         return None
-    preference_id, comparison_id, shown_first = random.choice(eligible)  # noqa: S311
+    preference_id, comparison_id, shown_first = random.choice(eligible)  # noqa: S311 - chance, not a secret
     now = timezone.now()
     return Assignment.objects.create(
         comparison_id=comparison_id,

@@ -1,13 +1,15 @@
-"""Who changed what in a project: one row per change, never edited."""
+"""Who changed what, and what happened: one row each, never edited."""
 
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import transaction
 from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 
 from labeling.models import Change, Project
+from labeling.sealing import seal_changes
 
 LISTED = 8
 """How many parts of a list are read out."""
@@ -31,14 +33,49 @@ def note_change(
     differing = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     if (before or after) and not differing:
         return None
-    return Change.objects.create(
+    return _written(
+        project,
+        actor,
+        action,
+        subject,
+        {key: before[key] for key in before if key in differing},
+        {key: after[key] for key in after if key in differing},
+    )
+
+
+def note_event(
+    actor: Any,
+    action: str,
+    subject: object,
+    *,
+    project: Project | None = None,
+    **details: Any,
+) -> Change:
+    """Write down something that happened and that changed no setting: a sign-in, an export. It is
+    the installation's where no project is named; `actor` is None where nobody was signed in."""
+    return _written(project, actor, action, subject, {}, details)
+
+
+def _written(
+    project: Project | None,
+    actor: Any,
+    action: str,
+    subject: object,
+    before: dict[str, Any],
+    after: dict[str, Any],
+) -> Change:
+    change = Change.objects.create(
         project=project,
         actor=actor,
         action=action,
         subject=str(subject)[:200],
-        before={key: before[key] for key in before if key in differing},
-        after={key: after[key] for key in after if key in differing},
+        before=before,
+        after=after,
     )
+    # After the commit, in a transaction of its own: the chain has one end, and nobody shall wait
+    # there for somebody's long change. What is missed is sealed by the next sweep.
+    transaction.on_commit(seal_changes, robust=True)
+    return change
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,10 @@ def _packed(connection: Any, sql: str, params: Any, kinds: dict[str, str]) -> "n
         for name, kind in zip(names, kinds.values(), strict=True)
     )
     rows = (
-        f"SELECT {sent} AS packed, (row_number() OVER () - 1) / {AT_ONCE} AS block "  # noqa: S608
+        f"SELECT {sent} AS packed, (row_number() OVER () - 1) / {AT_ONCE} AS block "  # noqa: S608 - our own names alone
         f"FROM ({sql}) AS rows({', '.join(names)})"
     )
-    blocks = f"SELECT string_agg(packed, ''::bytea) FROM ({rows}) AS packed GROUP BY block"  # noqa: S608
+    blocks = f"SELECT string_agg(packed, ''::bytea) FROM ({rows}) AS packed GROUP BY block"  # noqa: S608 - our own names alone
     record = np.dtype([(name, f">{kind}") for name, kind in kinds.items()])
     parts = [np.empty(0, dtype=list(kinds.items()))]
     with (

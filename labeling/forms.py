@@ -805,6 +805,73 @@ class HistoryForm(forms.Form):
         self.fields["by"].queryset = people
 
 
+class AuditForm(forms.Form):
+    """What of the installation's history is shown: of a kind, of a person."""
+
+    KINDS = {
+        "signing in": (
+            _lazy("Signing in"),
+            [
+                *("sign in", "fail to sign in", "lock sign-in", "change password"),
+                *("turn on second factor", "turn off second factor", "renew second factor"),
+                *("connect sign-in", "disconnect sign-in"),
+            ],
+        ),
+        "access": (
+            _lazy("Roles, accounts and tokens"),
+            [
+                *("change role", "invite", "revoke invitation", "make token", "revoke token"),
+                *("change account", "make webhook", "change webhook", "rotate keys"),
+            ],
+        ),
+        "out": (
+            _lazy("Downloads and personal data"),
+            ["download", "export model", "export rater", "erase rater"],
+        ),
+    }
+
+    what = forms.ChoiceField(
+        label=_lazy("What"),
+        required=False,
+        choices=[("", _lazy("Everything")), *((kind, words) for kind, (words, _) in KINDS.items())],
+    )
+    by = forms.CharField(label=_lazy("Person"), required=False, max_length=150)
+    before = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
+
+
+class PersonForm(forms.Form):
+    """Whose data is looked at."""
+
+    name = forms.CharField(
+        label=_lazy("User name, or name of an imported rater"), max_length=200, strip=False
+    )
+
+
+class EraseForm(forms.Form):
+    """What cannot be taken back is asked for twice."""
+
+    keep_reasons = forms.BooleanField(
+        required=False,
+        label=_lazy("Keep the reasons in free text"),
+        help_text=_lazy("They may tell who wrote them."),
+    )
+    confirmed = forms.CharField(
+        label=_lazy("Type the name to erase it"),
+        max_length=200,
+        strip=False,
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+
+    def __init__(self, *args, name: str, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.name = name
+
+    def clean_confirmed(self) -> str:
+        if self.cleaned_data["confirmed"] != self.name:
+            raise forms.ValidationError(_("This is not the name above: nothing was erased."))
+        return self.name
+
+
 class ExportForm(forms.Form):
     """What goes out of a project. Every field has a start, so that an address may leave it away."""
 

@@ -653,10 +653,30 @@ class JudgeRequest(models.Model):
         return f"{len(self.comparisons)} comparisons for the judge of {self.project}"
 
 
-class Change(models.Model):
-    """Who changed what in a project, and what it was before. Rows are added, never changed."""
+class ReadOnly(TypeError):
+    """Rows of the history are added, and never changed or deleted."""
 
-    project = models.ForeignKey(Project, models.CASCADE, related_name="changes")
+
+class ChangeQuerySet(models.QuerySet):
+    """Refuses what Django's managers offer for changing rows."""
+
+    def _refuse(self, *_arguments: Any, **_options: Any) -> Any:
+        raise ReadOnly("The history is never changed.")
+
+    update = delete = bulk_update = _raw_delete = _refuse
+    update_or_create = aupdate_or_create = abulk_update = adelete = aupdate = _refuse
+
+
+class Change(models.Model):
+    """Who changed what, in a project or in the installation, and what it was before.
+
+    Rows are added, never changed: see labeling/changes.py, and labeling/sealing.py for the chain of
+    seals that shows what was changed behind the application's back.
+    """
+
+    project = models.ForeignKey(
+        Project, models.SET_NULL, null=True, blank=True, related_name="changes"
+    )
     actor = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
     )
@@ -666,11 +686,54 @@ class Change(models.Model):
     after = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
+    # The keys of project and actor once more: they stay when those rows are deleted.
+    project_key = models.BigIntegerField(null=True, blank=True, editable=False)
+    actor_key = models.BigIntegerField(null=True, blank=True, editable=False)
+    # Its place in the chain, empty until it is sealed; what it says as a salted hash; the seal.
+    number = models.PositiveBigIntegerField(null=True, unique=True, editable=False)
+    salt = models.CharField(max_length=32, blank=True, editable=False)
+    digest = models.CharField(max_length=64, blank=True, editable=False)
+    seal = models.CharField(max_length=64, blank=True, editable=False)
+    # When a person's name was taken out of it: then the digest no longer follows from its words.
+    redacted_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = ChangeQuerySet.as_manager()
+
     class Meta:
-        indexes = [models.Index(fields=["project", "-created_at"], name="change_of_project")]
+        indexes = [
+            models.Index(fields=["project", "-created_at"], name="change_of_project"),
+            models.Index(fields=["id"], name="change_unsealed", condition=Q(number=None)),
+        ]
 
     def __str__(self) -> str:
         return f"{self.actor}: {self.action} {self.subject}"
+
+    def save(self, *arguments: Any, **options: Any) -> None:
+        if not self._state.adding:
+            raise ReadOnly("The history is never changed.")
+        self.project_key, self.actor_key = self.project_id, self.actor_id
+        super().save(*arguments, **options)
+
+    def delete(self, *_arguments: Any, **_options: Any) -> Any:
+        raise ReadOnly("The history is never changed.")
+
+
+class SignInFailure(models.Model):
+    """A password or a code that was wrong. Whose and from where is kept as pseudonyms, since people
+    type their password into the field of the name too."""
+
+    account = models.CharField(max_length=32)
+    address = models.CharField(max_length=32)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["account", "created_at"], name="sign_in_failure_of_account"),
+            models.Index(fields=["address", "created_at"], name="sign_in_failure_from_address"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.account} from {self.address}"
 
 
 class Invitation(models.Model):
@@ -743,7 +806,7 @@ class Webhook(models.Model):
     project = models.ForeignKey(Project, models.CASCADE, related_name="webhooks")
     url = models.URLField(max_length=500)
     events = models.JSONField(default=list)
-    secret = models.CharField(max_length=64)  # signs each delivery
+    encrypted_secret = models.TextField()  # signs each delivery; see labeling/keys.py
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
     )

@@ -31,7 +31,7 @@ from labeling.models import (
     Webhook,
 )
 from labeling.scales import PLACES, by_letter, by_place
-from labeling.webhooks import check_address
+from labeling.webhooks import check_address, secret_of
 
 MAX_ROWS = 1_000
 LARGEST_ID = 2**63 - 1
@@ -908,9 +908,13 @@ class WebhookSerializer(serializers.ModelSerializer):
 class NewWebhookSerializer(WebhookSerializer):
     """A webhook that was just made, with the secret that is shown this once."""
 
+    secret = serializers.SerializerMethodField()
+
     class Meta(WebhookSerializer.Meta):
         fields = [*WebhookSerializer.Meta.fields, "secret"]
-        read_only_fields = [*WebhookSerializer.Meta.read_only_fields, "secret"]
+
+    def get_secret(self, webhook: Webhook) -> str:
+        return secret_of(webhook)
 
 
 class DeliverySerializer(serializers.ModelSerializer):

@@ -23,6 +23,7 @@ def sweep_jobs() -> None:
     complete and what is to be sent again; once an hour, forget what is old."""
     from labeling.events import notice_completed_projects
     from labeling.places import take_back_expired
+    from labeling.sealing import seal_changes
     from labeling.webhooks import is_due
 
     for model in job_models():
@@ -36,6 +37,7 @@ def sweep_jobs() -> None:
             job.enqueue()
     take_back_expired()
     notice_completed_projects()
+    seal_changes()
     if is_due():
         deliver_webhooks.apply_async(expires=10)
     if cache.add("old-rows-forgotten", True, timeout=3600):
@@ -43,13 +45,19 @@ def sweep_jobs() -> None:
 
 
 def forget_old_rows() -> None:
-    """Delete what nobody will ask for: answered idempotency keys, old webhook messages."""
+    """Delete what nobody will ask for: answered idempotency keys, old webhook messages, wrong
+    passwords of yesterday, sessions that have ended."""
+    from django.core.management import call_command
+
     from labeling.models import IdempotentRequest
+    from labeling.sign_ins import forget_old_failures
     from labeling.webhooks import forget_old
 
     a_day_ago = timezone.now() - timedelta(days=1)
     IdempotentRequest.objects.filter(created_at__lt=a_day_ago).delete()
     forget_old()
+    forget_old_failures()
+    call_command("clearsessions")
 
 
 @shared_task

@@ -7,7 +7,9 @@ from typing import Any
 
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
+from labeling.changes import note_event
 from labeling.models import ApiToken
 
 PREFIX = "pf_"
@@ -25,6 +27,7 @@ def make_token(user: Any, name: str, scopes: list[str], days: int) -> tuple[ApiT
         scopes=scopes,
         expires_at=timezone.now() + timedelta(days=days),
     )
+    note_event(user, gettext_noop("make token"), token.prefix, scopes=scopes, days=days)
     return token, secret
 
 
@@ -49,7 +52,8 @@ def valid_token(secret: str) -> ApiToken | None:
 
 def revoke(token: ApiToken) -> None:
     """End a token now; the row stays, so that its owner sees what it was."""
-    ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
+    if ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now()):
+        note_event(token.user, gettext_noop("revoke token"), token.prefix)
 
 
 def _hash(secret: str) -> str:

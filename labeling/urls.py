@@ -11,6 +11,7 @@ from labeling.views import (
     imports,
     leaderboard,
     members,
+    people,
     projects,
     queue,
     rank,
@@ -24,6 +25,10 @@ app_name = "labeling"
 urlpatterns = [
     path("", projects.home, name="home"),
     path("status/", status.status, name="status"),
+    path("audit/", history.audit, name="audit"),
+    path("people/", people.people, name="people"),
+    path("people/export/", people.export_of_person, name="export_person"),
+    path("people/erase/", people.erase_person, name="erase_person"),
     path("account/tokens/", tokens.tokens, name="tokens"),
     path("account/tokens/<int:pk>/revoke/", tokens.revoke_token, name="revoke_token"),
     path("projects/new/", projects.create, name="create"),

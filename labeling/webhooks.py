@@ -29,6 +29,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
+from labeling import keys
 from labeling.addresses import AddressRefused, check_allowed, connect
 from labeling.changes import note_change
 from labeling.models import Delivery, Project, Webhook
@@ -59,11 +60,16 @@ def make_webhook(project: Project, url: str, events: list[str], actor: Any) -> W
         project=project,
         url=url,
         events=events,
-        secret=secrets.token_hex(32),
+        encrypted_secret=keys.encrypted(secrets.token_hex(32), keys.WEBHOOKS),
         created_by=actor,
     )
     note_change(project, actor, "make webhook", url, after={"events": events})
     return webhook
+
+
+def secret_of(webhook: Webhook) -> str:
+    """What signs its messages. Raises: keys.WrongKey."""
+    return keys.decrypted(webhook.encrypted_secret, keys.WEBHOOKS)
 
 
 @transaction.atomic
@@ -211,6 +217,10 @@ def _iso(moment: datetime) -> str:
 def _send(delivery: Delivery) -> int:
     """The receiver's status, if it is a good one. Raises: NotSent."""
     webhook, body = delivery.webhook, body_of(delivery)
+    try:
+        secret = secret_of(webhook)
+    except keys.WrongKey:
+        raise NotSent("Its secret was stored under another SECRET_KEY: make it anew.") from None
     timestamp = str(int(time.time()))
     headers = {
         "Content-Type": "application/json",
@@ -218,7 +228,7 @@ def _send(delivery: Delivery) -> int:
         "X-Prefloop-Event": delivery.event,
         "X-Prefloop-Delivery": str(delivery.pk),
         "X-Prefloop-Timestamp": timestamp,
-        "X-Prefloop-Signature": signature(webhook.secret, timestamp, body),
+        "X-Prefloop-Signature": signature(secret, timestamp, body),
     }
     if webhook.disabled_at is not None:
         raise NotSent("Switched off.")

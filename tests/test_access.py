@@ -36,6 +36,10 @@ WITHOUT_PROJECT = {
 # The installation's, not a project's.
 FOR_ADMINISTRATORS = {
     "labeling:status",
+    "labeling:audit",
+    "labeling:people",
+    "labeling:export_person",
+    "labeling:erase_person",
     "judges:servers",
     "judges:allow_server",
     "judges:server",

@@ -99,16 +99,32 @@ def test_a_broken_backup_is_refused_before_anything_is_written(
     broken.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadBackup, match=r"no whole backup|cut short"):
         restore(broken, lambda _line: None)
-    with tarfile.open(broken, "w") as archive:
-        archive.add(file, "files/../../outside")
-    with pytest.raises(BadBackup, match="no file that a backup holds"):
-        restore(broken, lambda _line: None)
+    for name in ("files/../../outside", f"files/{tmp_path}/outside", "other/file", "files/"):
+        with tarfile.open(broken, "w") as archive:
+            archive.add(file, name)
+        with pytest.raises(BadBackup, match="no file that a backup holds"):
+            restore(broken, lambda _line: None)
     with pytest.raises(BadBackup, match="No such file"):
         restore(tmp_path / "none.tar", lambda _line: None)
 
     assert Project.objects.count() == 0
     assert not (settings.PREFLOOP_STORAGE / "models").exists()
     assert checked_manifest(file)["tables"]["labeling.comparison"]["rows"] == 5
+
+
+def test_a_table_that_is_a_bomb_is_refused_and_leaves_no_row(
+    worked_in, settings, tmp_path, monkeypatch
+):
+    file = tmp_path / "backup.tar"
+    back_up(file, lambda _line: None)
+    emptied(settings, tmp_path / "new")
+    monkeypatch.setattr("config.backups.UNPACKED_FREE", 1_000)
+    monkeypatch.setattr("config.backups.UNPACKED_TIMES", 1)
+
+    with pytest.raises(BadBackup, match="unpacks to more than rows do"):
+        restore(file, lambda _line: None)
+
+    assert Project.objects.count() == 0
 
 
 def test_what_came_out_otherwise_takes_every_row_back(worked_in, settings, tmp_path, monkeypatch):

@@ -301,10 +301,7 @@ def test_team_mode_passes_the_deployment_check(tmp_path):
         text=True,
     )
     assert result.returncode == 0, result.stdout
-    # Whether TLS ends at a proxy, and for which names, is the installation's to say.
-    assert set(result.stdout.split()) & {
-        word for word in result.stdout.split() if word.startswith("(security.W")
-    } <= {"(security.W004)", "(security.W008)"}
+    assert result.stdout.splitlines()[-1] == "System check identified no issues (0 silenced)."
 
 
 def test_doctor_says_what_this_machine_has(tmp_path):

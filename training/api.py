@@ -8,6 +8,7 @@ from django.db.models import Prefetch
 from django.http import FileResponse, Http404, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import path
+from django.utils.translation import gettext_noop
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions, status
@@ -18,6 +19,7 @@ from rest_framework.response import Response
 from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
+from labeling.changes import note_event
 from labeling.reports import compute_anew
 from labeling.storage import check_model_name, storage_path
 from training.arenas import ArenaSettings, compare_policies, start_arena
@@ -451,6 +453,7 @@ class ModelFiles(GenericAPIView):
         model = _model(request, pk)
         if folder_of(model) is None:
             raise Http404("The files of this model are not on this machine.")
+        note_event(request.user, gettext_noop("download"), model.name, project=request.project)
         response = StreamingHttpResponse(zipped(model), content_type="application/zip")
         response.headers["Content-Disposition"] = f'attachment; filename="{model.name}.zip"'
         response.headers["Content-Encoding"] = "identity"  # weights do not get smaller
@@ -533,6 +536,7 @@ class ExportedFile(GenericAPIView):
         path = storage_path(export.path)
         if not export.path or not path.is_file():
             raise Http404("The file is not there.")
+        note_event(request.user, gettext_noop("download"), path.name, project=request.project)
         return FileResponse(path.open("rb"), as_attachment=True, filename=path.name)
 
 

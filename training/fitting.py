@@ -85,7 +85,7 @@ def _look() -> tuple[str, int | None, str]:
     if program := shutil.which("nvidia-smi"):
         asked = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
         try:
-            done = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
+            done = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603 - no shell
             return "cuda", int(done.stdout.splitlines()[0]) * 2**20, "gpu"
         except (OSError, subprocess.SubprocessError, ValueError, IndexError):
             pass  # a driver without a card: what follows is then true

@@ -569,7 +569,7 @@ def _labeled_pairs(project: Project, settings: RoundSettings) -> list[tuple[Mess
             row.prompt.messages + row.response_b.messages,
         )
     keys = sorted(found)
-    random.Random(f"known {settings.seed}").shuffle(keys)  # noqa: S311
+    random.Random(f"known {settings.seed}").shuffle(keys)  # noqa: S311 - chance, not a secret
     return [found[key] for key in keys[:MOST_KNOWN]]
 
 

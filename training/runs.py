@@ -54,7 +54,7 @@ def code_version() -> str:
     """The commit of this code, or the installed package's version."""
     try:
         described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 - whichever git is installed
             cwd=settings.BASE_DIR,
             capture_output=True,
             text=True,

@@ -157,7 +157,7 @@ class Sender:
             count(self.counts, "retried")
             # Full jitter: threads that failed together do not come back together.
             most = min(self.server.longest_wait, self.server.first_wait * 2**n_failed)
-            self._pause(max(random.uniform(0, most), retry_after(headers)))  # noqa: S311
+            self._pause(max(random.uniform(0, most), retry_after(headers)))  # noqa: S311 - chance, not a secret
 
     def _is_well(self, bill: Bill) -> bool:
         """Whether it answers the shortest question: then the fault lies with another one."""
@@ -225,7 +225,7 @@ class Sender:
         asked_for = retry_after(headers)
         most = min(self.server.longest_wait, self.server.first_wait * 2 ** min(n_failed + 1, 10))
         # Nobody comes back before the time that it named, and not all at that moment.
-        seconds = asked_for + random.uniform(0, most)  # noqa: S311
+        seconds = asked_for + random.uniform(0, most)  # noqa: S311 - chance, not a secret
         if time.monotonic() + seconds > waited_until:
             when = f" It asks to wait {asked_for:.0f} seconds." if asked_for else ""
             raise EngineStopped(

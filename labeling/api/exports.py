@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.http import StreamingHttpResponse
+from django.utils.translation import gettext_noop
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions
@@ -10,6 +11,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 
 from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.changes import note_event
 from labeling.export import ExportProblem, default_aggregate, export_rows, suffix_of
 from labeling.models import Preference
 from labeling.serializers import ExportSerializer
@@ -47,6 +49,7 @@ class Export(GenericAPIView):
         response = StreamingHttpResponse(rows, content_type=CONTENT_TYPES[suffix])
         name = f"{slug}.{form}.{asked['labels']}.{rule}{suffix}"
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+        note_event(request.user, gettext_noop("download"), name, project=request.project)
         # A proxy (nginx) would gather the whole file before it passes the first byte on.
         response.headers["X-Accel-Buffering"] = "no"
         return response

@@ -26,6 +26,12 @@ MAX_RECORD_BYTES = 16 * 1024 * 1024
 MAX_REJECT_CHARS = 100_000
 """So much of a rejected record is kept in the reject file."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+UNPACKS_TO_TOO_MUCH = "the file unpacks to more than is allowed; what follows is left out"
+PARQUET_ROWS = 16
+"""Rows that are unpacked at a time. A column that names one long text in every row is tiny on the
+disk, and so many times that text in memory."""
+BYTES_OF_A_ROW = 64
+"""What a row counts at least: a billion empty ones pack to nothing."""
 
 csv.field_size_limit(MAX_RECORD_BYTES)
 
@@ -57,7 +63,7 @@ def read_records(
 ) -> Iterator[Record]:
     """Every record of a file or of `hf://owner/name[/config]:split`, in order.
 
-    `max_bytes` bounds what a gzipped file may unpack to.
+    `max_bytes` bounds what a gzipped or a Parquet file may unpack to.
     Raises: FileProblem if nothing at all can be read.
     """
     progress = progress or Progress()
@@ -70,7 +76,8 @@ def read_records(
         with path.open("rb") as raw:
             unpacked = _Unpacked(raw, progress, max_bytes)
             stream = io.BufferedReader(unpacked, 1 << 18)
-            yield from _reader_for(path, stream)(stream)
+            reader = _reader_for(path, stream)
+            yield from reader(stream) if reader != _parquet_records else reader(stream, max_bytes)
             if unpacked.failure:
                 yield Record(line=0, text="", problem=unpacked.failure)
     except OSError as error:
@@ -107,15 +114,13 @@ class _Unpacked(io.RawIOBase):
         if self.left is not None:
             self.left -= len(data)
             if self.left < 0:
-                self.failure = "the file unpacks to more than is allowed; what follows is left out"
+                self.failure = UNPACKS_TO_TOO_MUCH
                 return 0
         buffer[: len(data)] = data
         return len(data)
 
 
-def _reader_for(
-    path: Path, stream: io.BufferedReader
-) -> Callable[[io.BufferedReader], Iterator[Record]]:
+def _reader_for(path: Path, stream: io.BufferedReader) -> Callable[..., Iterator[Record]]:
     start = stream.peek(4)[:4]
     if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         raise FileProblem("this is UTF-16 text: save it as UTF-8 and import it again")
@@ -394,7 +399,7 @@ def _cell(name: str, cell: str) -> Any:
     return value if is_messages else cell
 
 
-def _parquet_records(stream: io.BufferedReader) -> Iterator[Record]:
+def _parquet_records(stream: io.BufferedReader, max_bytes: int | None = None) -> Iterator[Record]:
     if importlib.util.find_spec("pyarrow") is None:
         raise FileProblem(
             "Parquet files need pyarrow, which is not installed here: pip install '.[parquet]', "
@@ -409,8 +414,17 @@ def _parquet_records(stream: io.BufferedReader) -> Iterator[Record]:
         file.seek(0)
         try:
             table = pyarrow.parquet.ParquetFile(file)
-            number = 0
-            for batch in table.iter_batches(batch_size=256):
+            groups = [table.metadata.row_group(n) for n in range(table.num_row_groups)]
+            number, left = 0, max_bytes
+            if left is not None and any(group.total_byte_size > left for group in groups):
+                yield Record(line=0, text="", problem=UNPACKS_TO_TOO_MUCH)
+                return
+            for batch in table.iter_batches(batch_size=PARQUET_ROWS):
+                if left is not None:
+                    left -= max(batch.nbytes, BYTES_OF_A_ROW * batch.num_rows)
+                    if left < 0:
+                        yield Record(line=0, text="", problem=UNPACKS_TO_TOO_MUCH)
+                        return
                 for value in batch.to_pylist():
                     number += 1
                     cells = {k: _cell(k, v) if isinstance(v, str) else v for k, v in value.items()}

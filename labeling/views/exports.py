@@ -6,10 +6,12 @@ from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from labeling.access import project_for
+from labeling.changes import note_event
 from labeling.export import (
     LEFT_OUT,
     ExportProblem,
@@ -95,6 +97,7 @@ def download(request: HttpRequest, slug: str) -> HttpResponse | StreamingHttpRes
     rule = chosen["aggregate"] or default_aggregate(chosen["format"])
     name = f"{project.slug}.{chosen['format']}.{chosen['labels']}.{rule}{suffix}"
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    note_event(request.user, gettext_noop("download"), name, project=project)
     # A proxy (nginx) would gather the whole file before it passes the first byte on.
     response.headers["X-Accel-Buffering"] = "no"
     return response

@@ -1,16 +1,20 @@
-"""The history of a project: who changed what, and what it was before."""
+"""The history: who changed what in a project, and what happened in the installation."""
 
 from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from labeling.access import project_for
 from labeling.changes import comparisons_of, differences
-from labeling.forms import HistoryForm
+from labeling.forms import AuditForm, HistoryForm
+from labeling.models import Change
 
 PAGE = 50
 ABOUT = 5  # comparisons that are named of a change to many
@@ -34,10 +38,7 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         found = list(changes[: PAGE + 1])
     else:
         found = []
-    for change in found:
-        change.differences = differences(change)
-        keys = comparisons_of(change)
-        change.about, change.n_about = keys[:ABOUT], len(keys)
+    _tell(found)
     context = {
         "project": project,
         "active": "settings",
@@ -46,4 +47,41 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         "next": found[PAGE - 1].pk if len(found) > PAGE else None,
     }
     template = "labeling/history.html#rows" if request.htmx else "labeling/history.html"
+    return render(request, template, context)
+
+
+def _tell(changes: list[Change]) -> None:
+    for change in changes:
+        change.differences = differences(change)
+        keys = comparisons_of(change)
+        change.about, change.n_about = keys[:ABOUT], len(keys)
+
+
+@login_required
+@never_cache
+@require_safe
+def audit(request: HttpRequest) -> HttpResponse:
+    """Sign-ins, tokens, downloads, roles and changes of all projects, for administrators."""
+    if not request.user.is_superuser:
+        raise PermissionDenied(_("Administrators alone see the history of the installation."))
+    changes = Change.objects.select_related("actor", "project").order_by("-pk")
+    form = AuditForm(request.GET)
+    found = []
+    if form.is_valid():
+        asked = form.cleaned_data
+        if asked["what"]:
+            changes = changes.filter(action__in=AuditForm.KINDS[asked["what"]][1])
+        if asked["by"]:
+            changes = changes.filter(actor__username=asked["by"])
+        if asked["before"]:
+            changes = changes.filter(pk__lt=asked["before"])
+        found = list(changes[: PAGE + 1])
+    _tell(found)
+    context = {
+        "form": form,
+        "changes": found[:PAGE],
+        "next": found[PAGE - 1].pk if len(found) > PAGE else None,
+        "last": Change.objects.exclude(number=None).order_by("-number").first(),
+    }
+    template = "labeling/audit.html#rows" if request.htmx else "labeling/audit.html"
     return render(request, template, context)

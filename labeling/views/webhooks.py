@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from labeling.access import project_for
 from labeling.forms import WebhookForm
 from labeling.models import Project, Webhook
-from labeling.webhooks import change_webhook, make_webhook, send_again, send_test
+from labeling.webhooks import change_webhook, make_webhook, secret_of, send_again, send_test
 
 DELIVERIES_SHOWN = 50
 
@@ -39,6 +39,7 @@ def webhooks(request: HttpRequest, slug: str) -> HttpResponse:
         "active": "settings",
         "form": form,
         "made": made,
+        "secret": secret_of(made) if made else "",
         "webhooks": _with_figures(project),
     }
     return render(request, "labeling/webhooks.html", context, status=status)

@@ -203,6 +203,31 @@ def test_a_gzip_bomb_stops_at_its_bound(tmp_path):
     assert peak < 40 << 20
 
 
+@pytest.mark.parametrize(
+    ("rows", "text", "read_before"),
+    [(4_000, "x" * 100_000, True), (2_000_000, None, True), (1, "x" * 9_000_000, False)],
+    ids=["one long text in every row", "rows of nothing", "more than it may in one piece"],
+)
+def test_a_parquet_bomb_stops_at_its_bound(tmp_path, rows, text, read_before):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    column = pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array([None if text is None else 0] * rows, "int32"), pyarrow.array([text or ""])
+    )
+    parquet.write_table(pyarrow.table({"prompt": column}), path, compression="zstd")
+    assert path.stat().st_size < 20_000
+
+    n_read, last = 0, None
+    for record in read_records(path, max_bytes=8 << 20):
+        n_read, last = n_read + 1, record
+
+    assert last.problem == "the file unpacks to more than is allowed; what follows is left out"
+    assert (n_read > 1) is read_before
+    assert n_read <= (8 << 20) // 64 + 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
 def test_a_line_of_100_mb_is_rejected_in_bounded_memory(tmp_path, name):

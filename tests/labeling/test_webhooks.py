@@ -27,6 +27,7 @@ from labeling.webhooks import (
     deliver_due,
     forget_old,
     make_webhook,
+    secret_of,
     signature,
     tell,
 )
@@ -104,7 +105,7 @@ def test_an_answer_arrives_signed(project, receiver):
     assert deliver_due() == 1
 
     [(headers, body)] = receiver.got
-    expected = signature(webhook.secret, headers["X-Prefloop-Timestamp"], body)
+    expected = signature(secret_of(webhook), headers["X-Prefloop-Timestamp"], body)
     assert headers["X-Prefloop-Signature"] == expected
     assert headers["X-Prefloop-Event"] == "preference.created"
     delivery = Delivery.objects.get()
@@ -402,9 +403,11 @@ def test_a_lead_makes_a_webhook_whose_secret_is_shown_once(project, receiver, cl
     assert refused.status_code == 422
     made = client.post(page, {"url": receiver.url, "events": ALL}).content.decode()
     webhook = Webhook.objects.get()
-    assert made.count(webhook.secret) == 1
-    assert webhook.secret not in client.get(page).content.decode()
-    assert webhook.secret not in json.dumps(list(Change.objects.values("before", "after")))
+    secret = secret_of(webhook)
+    assert made.count(secret) == 1
+    assert secret not in client.get(page).content.decode()
+    assert secret not in json.dumps(list(Change.objects.values("before", "after")))
+    assert secret not in webhook.encrypted_secret
     client.post(f"{page}{webhook.pk}/test/")
     assert deliver_due() == 1
     assert receiver.got[0][0]["X-Prefloop-Event"] == "test"

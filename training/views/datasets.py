@@ -9,9 +9,11 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
+from django.utils.translation import gettext_noop
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from labeling.access import project_for
+from labeling.changes import note_event
 from labeling.models import Comparison, Project
 from labeling.storage import storage_path
 from training.dataset_settings import CHOICES, stored_settings
@@ -148,10 +150,12 @@ def download(request: HttpRequest, slug: str, sha256: str) -> FileResponse:
     path = storage_path(found.path)
     if not path.is_file():
         raise Http404("The dataset's file is gone from the storage folder.")
+    name = f"{project.slug}-{sha256[:12]}.jsonl"
+    note_event(request.user, gettext_noop("download"), name, project=project)
     return FileResponse(
         path.open("rb"),
         as_attachment=True,
-        filename=f"{project.slug}-{sha256[:12]}.jsonl",
+        filename=name,
         content_type="application/x-ndjson",
     )
 

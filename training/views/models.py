@@ -17,9 +17,11 @@ from django.http import (
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
+from django.utils.translation import gettext_noop
 from django.views.decorators.http import require_POST, require_safe
 
 from labeling.access import project_for
+from labeling.changes import note_event
 from labeling.models import Project
 from labeling.storage import storage_path
 from training.lineage import lineage
@@ -189,6 +191,7 @@ def download(request: HttpRequest, slug: str, name: str) -> HttpResponseBase:
     found = _model(project, name)
     if folder_of(found) is None:
         raise Http404("The files of this model are not on this machine.")
+    note_event(request.user, gettext_noop("download"), found.name, project=project)
     response = StreamingHttpResponse(zipped(found), content_type="application/zip")
     response.headers["Content-Disposition"] = f'attachment; filename="{found.name}.zip"'
     # Weights do not get smaller: a proxy, or our own middleware, need not try.
@@ -218,6 +221,7 @@ def exported(request: HttpRequest, slug: str, pk: int) -> FileResponse:
     path = storage_path(found.path)
     if not found.path or not path.is_file():
         raise Http404("The file is not there.")
+    note_event(request.user, gettext_noop("download"), path.name, project=project)
     return FileResponse(path.open("rb"), as_attachment=True, filename=path.name)
 
 

@@ -255,7 +255,7 @@ def wait_until_served(tree: ProcessTree, address: str) -> None:
             raise CommandError(f"The web server did not answer within {START_SECONDS} s.")
         host = address.replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")
         try:
-            with urllib.request.urlopen(host + "accounts/login/", timeout=10):  # noqa: S310
+            with urllib.request.urlopen(host + "accounts/login/", timeout=10):  # noqa: S310 - our own address
                 return True
         except urllib.error.HTTPError as error:  # it serves; it may not know the name 127.0.0.1
             return error.code < 500

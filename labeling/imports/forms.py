@@ -543,7 +543,7 @@ _RATING_COLUMNS += ("aspect", "rationale", "seconds", "created_at")
 
 
 def _from_trl_kto(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
-    """TRL's unpaired form: `prompt`, `completion`, `label`; our export adds who, and which scale."""
+    """TRL's unpaired form: `prompt`, `completion`, `label`; ours adds who, and which scale."""
     if record.get("prompt") in (None, "", []):
         raise BadRow("`prompt` is missing: nothing says where the completion begins")
     if record.get("completion") is None:

@@ -31,7 +31,7 @@ class Migration(migrations.Migration):
                 ('response', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='ratings', to='labeling.response')),
             ],
             options={
-                'constraints': [models.UniqueConstraint(condition=models.Q(('superseded_at', None)), fields=('response', 'rater', 'aspect'), name='one_current_rating_per_rater'), models.CheckConstraint(condition=models.Q(('value__isnull', False), ('desirable__isnull', False), _connector='OR'), name='rating_says_something'), models.CheckConstraint(condition=models.Q(models.Q(('high', None), ('low', None), ('value', None)), models.Q(('low__lt', models.F('high')), ('value__gte', models.F('low')), ('value__isnull', False), ('low__isnull', False), ('high__isnull', False), ('value__lte', models.F('high'))), _connector='OR'), name='rating_lies_on_its_scale')],
+                'constraints': [models.UniqueConstraint(condition=models.Q(('superseded_at', None)), fields=('response', 'rater', 'aspect'), name='one_current_rating_per_rater'), models.CheckConstraint(condition=models.Q(('value__isnull', False), ('desirable__isnull', False), _connector='OR'), name='rating_says_something'), models.CheckConstraint(condition=models.Q(models.Q(('high', None), ('low', None), ('value', None)), models.Q(('high__isnull', False), ('low__isnull', False), ('low__lt', models.F('high')), ('value__gte', models.F('low')), ('value__isnull', False), ('value__lte', models.F('high'))), _connector='OR'), name='rating_lies_on_its_scale')],
             },
         ),
     ]

@@ -23,7 +23,8 @@ class DatasetQuerySet(models.QuerySet):
 
 
 class Dataset(models.Model):
-    """Frozen pairs, or single judgements, with their split. The rows lie in a file whose SHA-256 is the dataset's name."""
+    """Frozen pairs, or judgements of single responses, with their split. The rows lie in a file
+    whose SHA-256 is the dataset's name."""
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="datasets")
     sha256 = models.CharField(max_length=64)

@@ -138,7 +138,7 @@ def _by_text(rows: Iterator[Judged]) -> Iterator[list[Judged]]:
 def rated_rows(
     same: list[Judged], settings: DatasetSettings, gold: set[int]
 ) -> Iterator[Rated | str]:
-    """What becomes of a response: rows of the dataset, or the reason (of COUNTED_RATINGS) why not."""
+    """What becomes of a response: rows of the dataset, or why not, in COUNTED_RATINGS' words."""
     if any(row.pk in gold for row in same):
         yield "gold"
         return

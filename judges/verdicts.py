@@ -4,12 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from judges.ml.config import SCORES
 from judges.ml.modes import Outcome, Question
 from judges.ml.verdict import Logps, mean_and_error, read_both_orders, says_tie
 from judges.models import ChosenJudge, JudgeRun, JudgeVersion, Verdict
 from labeling.correction import corrected
 from labeling.judgements import choice_of, record_judgement
 from labeling.models import Choice, Comparison
+from labeling.rated import record_rating
 
 
 def verdict_of(
@@ -63,7 +65,8 @@ def correction_of(version: JudgeVersion) -> dict[str, Any] | None:
 
 
 def record_verdict(verdict: Verdict, correction: Mapping[str, Any] | None = None) -> None:
-    """Keep a saved verdict as the one current preference of the judge's rater.
+    """Keep a saved verdict as the one current preference of the judge's rater; the scores of a
+    judge that rates each response alone are its ratings of these as well.
 
     Args: correction: what its probability is corrected by; see `correction_of`. A correction leaves
         a half where it is, and no choice changes by it.
@@ -83,6 +86,21 @@ def record_verdict(verdict: Verdict, correction: Mapping[str, Any] | None = None
         aspects={name: choice_of(prob) for name, prob in verdict.aspects.items()},
         seconds=verdict.seconds,
     )
+    if verdict.parsed and "scores_a" in verdict.raw:  # rated alone, on a scale; rewards have none
+        comparison, low, high = verdict.comparison, float(SCORES[0]), float(SCORES[-1])
+        for response, score in (
+            (comparison.response_a, verdict.score_a),
+            (comparison.response_b, verdict.score_b),
+        ):
+            if score is not None:
+                # An expectation may leave the scale by what float arithmetic rounds.
+                record_rating(
+                    verdict.version.rater,
+                    response,
+                    min(high, max(low, score)),
+                    low=low,
+                    high=high,
+                )
 
 
 def probs_by_order(verdict: Verdict) -> tuple[float | None, float | None]:

@@ -16,6 +16,7 @@ from labeling.models import (
     Preference,
     Project,
     Rater,
+    Rating,
 )
 from labeling.raters import delete_rater
 
@@ -75,6 +76,13 @@ class PreferenceAdmin(LookOnly):
     list_display = ["comparison", "rater", "choice", "strength", "created_at", "superseded_at"]
     raw_id_fields = ["comparison", "rater"]
     list_select_related = ["comparison", "rater"]
+
+
+@admin.register(Rating)
+class RatingAdmin(LookOnly):
+    list_display = ["response", "rater", "aspect", "desirable", "value", "created_at"]
+    raw_id_fields = ["response", "rater"]
+    list_select_related = ["response", "rater"]
 
 
 @admin.register(Assignment)

@@ -50,10 +50,22 @@ from labeling.export_forms import (
 )
 from labeling.imports.sets import MAX_SET
 from labeling.judgements import choice_of
-from labeling.models import Choice, Comparison, Decision, Preference, Project, Ranking
+from labeling.models import (
+    Choice,
+    Comparison,
+    Decision,
+    Preference,
+    Project,
+    Ranking,
+    Rater,
+    Rating,
+)
 from labeling.posteriors import MISSING, can_weigh, posteriors
+from labeling.rated import judged_by_content, kto_records, rated_records
 
-FORMATS = ("jsonl", "trl", "trl-chat", "csv", "parquet", "label-studio", "argilla")
+RATED = ("ratings", "trl-kto")
+"""Forms of judgements of single responses; the others are of comparisons."""
+FORMATS = ("jsonl", "trl", "trl-chat", *RATED, "csv", "parquet", "label-studio", "argilla")
 LABELS = ("human", "ai", "mixed")
 AGGREGATES = ("votes", "majority", "dawid-skene", "soft")
 SUFFIXES = {"csv": ".csv", "parquet": ".parquet", "label-studio": ".json"}  # others .jsonl
@@ -73,6 +85,10 @@ LEFT_OUT = {
     "rankings": _lazy(
         "rankings that no present answer follows from, or of sets that are not whole"
     ),
+    "neutral": _lazy("ratings exactly in the middle of their scale: neither good nor bad"),
+    "aspects": _lazy("ratings of an aspect: this form has place for the whole alone"),
+    "rated_by_judges": _lazy("ratings by AI judges: labels of people were asked for"),
+    "rated_by_people": _lazy("ratings by people: labels of AI judges were asked for"),
 }
 
 
@@ -99,7 +115,12 @@ def suffix_of(form: str) -> str:
 
 
 def refuse_missing_library(form: str, aggregate: str = "") -> None:
-    """Raises: ExportProblem for parquet without pyarrow, for dawid-skene without numpy."""
+    """Raises: ExportProblem for parquet without pyarrow, for dawid-skene without numpy, for ratings
+    made into one."""
+    if form in RATED and aggregate not in ("", "votes"):
+        raise ExportProblem(
+            _("Ratings go out as they were given: choose that each answer counts, or another form.")
+        )
     if aggregate == "dawid-skene" and not can_weigh():
         raise ExportProblem(_(MISSING))
     if form == "parquet" and importlib.util.find_spec("pyarrow") is None:
@@ -165,6 +186,8 @@ def export_rows(
         raise ValueError(f"no such export: {form}, {labels}, {aggregate}")
     refuse_missing_library(form, aggregate)
     report = ExportReport() if report is None else report
+    if form in RATED:
+        return _rated_blocks(project, form, labels, report)
     return _blocks(project, form, labels, aggregate, report)
 
 
@@ -196,6 +219,29 @@ def _blocks(
                     for record in _set_records(rows, orders, labels, aggregate, crowd, report)
                 ]
                 yield from _json_lines(records, report)
+
+
+def _rated_blocks(
+    project: Project, form: str, labels: str, report: ExportReport
+) -> Iterator[bytes]:
+    """Judgements of single responses; with "mixed" those of people and of judges."""
+    current = Rating.objects.current().of_project(project)
+    wanted = {"human": Rater.Kind.PERSON, "ai": Rater.Kind.JUDGE}.get(labels)
+    if wanted:
+        others = current.exclude(rater__kind=wanted).count()
+        current = current.filter(rater__kind=wanted)
+        if others:
+            reason = "rated_by_judges" if labels == "human" else "rated_by_people"
+            report.left_out[reason] += others
+    for rows in judged_by_content(project, current, with_texts=True, whole=True):
+        records: list[dict[str, Any]] = []
+        for row in rows:
+            for record in kto_records(row) if form == "trl-kto" else rated_records(row):
+                if isinstance(record, str):
+                    report.left_out[record] += 1
+                else:
+                    records.append(record)
+        yield from _json_lines(records, report)
 
 
 # --- what a comparison becomes -----------------------------------------------------------------

@@ -15,6 +15,8 @@ from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
 from labeling.imports.forms import FORM_NAMES, Labels
+from labeling.imports.interchange import BadRow
+from labeling.imports.rated import scale_of
 from labeling.models import (
     ApiToken,
     Choice,
@@ -560,9 +562,22 @@ class ImportForm(forms.Form):
         help_text=_lazy("Those whose `gold` is given; a row that names its own purpose keeps it."),
     )
 
+    scale = forms.CharField(
+        required=False,
+        max_length=40,
+        label=_lazy("Scale of ratings"),
+        help_text=_lazy("The worst and the best value, as 1-5; lines that name theirs keep it."),
+    )
+
     def __init__(self, *args, project: Project, **kwargs):
         super().__init__(*args, **kwargs)
         self.initial = self.start(project)
+
+    def clean_scale(self) -> tuple[float, float] | None:
+        try:
+            return scale_of(self.cleaned_data["scale"].strip())
+        except BadRow as problem:
+            raise forms.ValidationError(str(problem)) from problem
 
     @staticmethod
     def start(project: Project) -> dict[str, str | int]:
@@ -572,6 +587,7 @@ class ImportForm(forms.Form):
             "rater": Labels().rater,
             "labels_per_comparison": project.labels_per_comparison,
             "known_answers": Comparison.Purpose.WORK,
+            "scale": "",
         }
 
     @property
@@ -579,7 +595,7 @@ class ImportForm(forms.Form):
         """Whose the labels are that name nobody."""
         is_ai = self.cleaned_data["labels"] == "ai"
         kind = Rater.Kind.JUDGE if is_ai else Rater.Kind.PERSON
-        return Labels(rater=self.cleaned_data["rater"], kind=kind)
+        return Labels(self.cleaned_data["rater"], kind, self.cleaned_data["scale"])
 
 
 class TokenForm(forms.Form):
@@ -883,6 +899,8 @@ class ExportForm(forms.Form):
             ("jsonl", _lazy("Everything, to import again (JSON lines)")),
             ("trl", _lazy("Pairs for training: prompt, chosen, rejected as text (TRL)")),
             ("trl-chat", _lazy("Pairs for training, as chat messages (TRL)")),
+            ("ratings", _lazy("Ratings of single responses, to import again (JSON lines)")),
+            ("trl-kto", _lazy("Ratings for KTO: prompt, completion, label (TRL)")),
             ("csv", _lazy("Table (CSV)")),
             ("parquet", _lazy("Table (Parquet)")),
             ("label-studio", _lazy("Label Studio tasks")),

@@ -536,6 +536,69 @@ class Preference(models.Model):
         return f"{self.rater}: {self.choice}"
 
 
+class RatingQuerySet(models.QuerySet):
+    def current(self) -> Self:
+        """Each rater's present rating of a response: earlier versions left out."""
+        return self.filter(superseded_at=None)
+
+    def of_project(self, project: Project) -> Self:
+        return self.filter(response__prompt__project=project)
+
+
+class Rating(models.Model):
+    """One rater's judgement of ONE response by itself: good or bad, or a value on a scale.
+
+    An edit adds a row and keeps the earlier one.
+    """
+
+    response = models.ForeignKey(Response, models.CASCADE, related_name="ratings")
+    rater = models.ForeignKey(Rater, models.CASCADE, related_name="ratings")
+    aspect = models.CharField(max_length=100, blank=True)  # what was rated; empty: the whole
+    desirable = models.BooleanField(null=True, blank=True)  # a thumb up or down
+    # A value on a scale, and the ends of that scale, the worst and the best.
+    value = models.FloatField(null=True, blank=True)
+    low = models.FloatField(null=True, blank=True)
+    high = models.FloatField(null=True, blank=True)
+    rationale = models.TextField(blank=True)
+    external_id = models.CharField(max_length=200, blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
+    seconds = models.FloatField(null=True, blank=True)
+    created_at = models.DateTimeField(db_default=Now())  # when the rater gave it
+    superseded_at = models.DateTimeField(null=True, blank=True)
+
+    objects = RatingQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["response", "rater", "aspect"],
+                condition=Q(superseded_at=None),
+                name="one_current_rating_per_rater",
+            ),
+            models.CheckConstraint(
+                condition=Q(value__isnull=False) | Q(desirable__isnull=False),
+                name="rating_says_something",
+            ),
+            models.CheckConstraint(
+                condition=Q(value=None, low=None, high=None)
+                | Q(
+                    value__isnull=False,
+                    low__isnull=False,
+                    high__isnull=False,
+                    low__lt=F("high"),
+                    value__gte=F("low"),
+                    value__lte=F("high"),
+                ),
+                name="rating_lies_on_its_scale",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        if self.value is not None:
+            return f"{self.rater}: {self.value:g} of {self.low:g} to {self.high:g}"
+        return f"{self.rater}: {'good' if self.desirable else 'bad'}"
+
+
 class RepeatAnswer(models.Model):
     """The answer to a repeat. Apart from preferences, so that nobody counts twice."""
 

@@ -10,6 +10,7 @@ from rest_framework import serializers
 from labeling.export import AGGREGATES, FORMATS, LABELS
 from labeling.imports.forms import FORM_NAMES
 from labeling.imports.interchange import BadRow, check_storable
+from labeling.imports.rated import scale_of
 from labeling.invitations import state_of
 from labeling.models import (
     AgreementReport,
@@ -808,6 +809,18 @@ class UploadSerializer(serializers.Serializer):
     labels_per_comparison = serializers.IntegerField(
         min_value=1, max_value=100, required=False, allow_null=True, default=None
     )
+    scale = serializers.CharField(
+        max_length=40,
+        default="",
+        allow_blank=True,
+        help_text="The worst and the best value of ratings, as 1-5, where the file does not say.",
+    )
+
+    def validate_scale(self, given: str) -> tuple[float, float] | None:
+        try:
+            return scale_of(given.strip())
+        except BadRow as problem:
+            raise serializers.ValidationError(str(problem)) from problem
 
 
 JOB_FIELDS = [

@@ -95,7 +95,9 @@ def run_import(job_id: int) -> None:
                 job.project,
                 storage_path(job.path),
                 form=job.format,
-                labels=Labels(**{k: job.options[k] for k in ("rater", "kind") if k in job.options}),
+                labels=Labels(
+                    **{k: job.options[k] for k in ("rater", "kind", "scale") if k in job.options}
+                ),
                 labels_per_comparison=job.options.get("labels_per_comparison"),
                 known_answers=job.options.get("known_answers", Comparison.Purpose.WORK),
                 reject_path=reject_path(job),

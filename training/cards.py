@@ -9,7 +9,7 @@ from typing import Any
 from django.utils.translation import override
 
 from training.dataset_settings import LABELS
-from training.datasets import COUNTED
+from training.datasets import words_of
 from training.ml.config import METHODS
 from training.ml.methods import other_settings
 from training.models import Dataset, ModelReport, ModelVersion, Run
@@ -140,11 +140,14 @@ def _data(dataset: Dataset) -> list[str]:
         + ".",
         f"Training and test sides share no prompt. Dataset: `{dataset.sha256}` (SHA-256).",
     ]
-    rows = [(str(words), f"{counts[n]:,}") for n, words in COUNTED.items() if counts.get(n)]
+    things = "rated responses" if dataset.of_ratings else "comparisons"
+    rows = [
+        (str(words), f"{counts[n]:,}") for n, words in words_of(counts).items() if counts.get(n)
+    ]
     settings = [(f"`{name}`", f"`{value}`") for name, value in sorted(filters.items())]
     return [
         *said,
-        _table(("What became of the comparisons", "n"), rows),
+        _table((f"What became of the {things}", "n"), rows),
         "Settings of the dataset:",
         _table(("Setting", ""), settings),
     ]
@@ -156,7 +159,11 @@ def _results(run: Run, report: ModelReport | None) -> list[str]:
         rows = [
             (words, _figure(metrics[name]))
             for name, words in (
-                ("accuracy", "Accuracy on held-out pairs"),
+                ("auc", "Good responses above bad ones (AUC, chance 0.500)"),
+                ("accuracy", "Accuracy on what was held out"),
+                ("correlation", "Correlation with held-out ratings"),
+                ("error", "Error of ratings, on a scale from -1 to 1"),
+                ("usual_error", "The same of always saying the mean"),
                 ("longer_wins", "Baseline: the longer one"),
                 ("loss", "Loss on what was held out, nats a token"),
                 ("base_loss", "The base's loss"),
@@ -169,6 +176,8 @@ def _results(run: Run, report: ModelReport | None) -> list[str]:
     found = report.result
     if not found.get("n"):
         return ["No pair was held out to measure it on."]
+    if found["kind"] == "singles":
+        return _of_singles(found, report)
     rows = [
         ("Accuracy on held-out pairs", _figure(found["accuracy"])),
         ("Baseline: the longer one", _figure(found["baselines"]["longer"])),
@@ -199,6 +208,27 @@ def _results(run: Run, report: ModelReport | None) -> list[str]:
                 rows.append((f"Accuracy where {words}", _figure(row["accuracy"])))
     return [
         f"Measured on {found['n']:,} held-out pairs of {found['n_prompts']:,} prompts, on "
+        f"{report.finished_at:%Y-%m-%d} (UTC). Intervals: 95 %, prompts drawn whole.",
+        _table(("Figure", "95 % interval, n"), rows),
+    ]
+
+
+def _of_singles(found: dict[str, Any], report: ModelReport) -> list[str]:
+    """Results of a model that learned judgements of single responses."""
+    rows = [
+        (words, _figure(found[name]))
+        for name, words in (
+            ("auc", "Good responses above bad ones (AUC, chance 0.500)"),
+            ("accuracy", "Good ones made likelier, bad ones less likely"),
+            ("correlation", "Correlation with the ratings"),
+            ("rank_correlation", "The same of ranks"),
+            ("error", "Error, on a scale from -1 to 1"),
+            ("usual_error", "The same of always saying the mean"),
+        )
+        if name in found
+    ]
+    return [
+        f"Measured on {found['n']:,} held-out responses to {found['n_prompts']:,} prompts, on "
         f"{report.finished_at:%Y-%m-%d} (UTC). Intervals: 95 %, prompts drawn whole.",
         _table(("Figure", "95 % interval, n"), rows),
     ]

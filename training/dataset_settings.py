@@ -7,6 +7,10 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _lazy
 
+KINDS = {
+    "pairs": _lazy("Pairs, from comparisons"),
+    "ratings": _lazy("Single judgements: ratings and thumbs of one response each"),
+}
 LABELS = {
     "mixed": _lazy("People, else AI judges"),
     "human": _lazy("People only"),
@@ -34,13 +38,18 @@ WEIGHTS = {
     "votes": _lazy("Number of votes"),
 }
 CHOICES = {
+    "kind": KINDS,
     "labels": LABELS,
     "ai_labels": AI_LABELS,
     "aggregate": AGGREGATES,
     "ties": TIES,
     "weights": WEIGHTS,
 }
-SHARES = ("least_agreement", "near_duplicates")
+SHARES = ("least_agreement", "good_above", "near_duplicates")
+OF_PAIRS = ("ai_labels", "decisions", "ties", "least_strength", "tags_excluded", "flagged_excluded")
+"""Settings that say something of comparisons alone."""
+OF_RATINGS = ("aspect", "good_above")
+"""Settings that say something of single judgements alone."""
 LARGEST = 2**31 - 1
 
 
@@ -48,6 +57,12 @@ LARGEST = 2**31 - 1
 class DatasetSettings:
     """Stored whole with its dataset, so that it can be made again."""
 
+    kind: str = "pairs"
+    """pairs, from comparisons; or ratings: judgements of single responses."""
+    aspect: str = ""
+    """Of single judgements: what was rated; empty: the whole."""
+    good_above: float = 0.5
+    """Of single judgements: from which part of its scale on a value speaks for the response."""
     labels: str = "mixed"
     """human, ai, or mixed: where a person answered a comparison, people alone decide it."""
     ai_labels: str = "any"
@@ -108,10 +123,28 @@ class DatasetSettings:
             raise ValueError(
                 "ties as one half would have the weight 0: leave ties out, or take other weights"
             )
+        self._check_kind()
         if self.labels == "human" and self.ai_labels != "any":
             raise ValueError(
                 "ai_labels chooses among the answers of AI judges, and labels asks for people only"
             )
+
+    def _check_kind(self) -> None:
+        """Raises: ValueError for a setting of the other kind of dataset."""
+        foreign = OF_PAIRS if self.kind == "ratings" else OF_RATINGS
+        for field in fields(self):
+            if field.name in foreign and getattr(self, field.name) != field.default:
+                other = "pairs" if self.kind == "ratings" else "ratings"
+                raise ValueError(
+                    f"{field.name} is a setting of datasets of {other}, and this one is of "
+                    f"{self.kind}: leave it as it is"
+                )
+        if self.kind == "ratings" and self.aggregate == "dawid-skene":
+            raise ValueError(
+                "aggregate: dawid-skene weighs votes on comparisons; take majority, soft or votes"
+            )
+        if not 0 < self.good_above < 1:
+            raise ValueError("good_above must lie between 0 and 1")
 
     @property
     def period(self) -> tuple[datetime | None, datetime | None]:

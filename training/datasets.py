@@ -28,7 +28,7 @@ from labeling.judgements import choice_of
 from labeling.models import Choice, Comparison, Flag, Preference, Project, Rater
 from labeling.storage import storage_path
 from training.dataset_settings import DatasetSettings
-from training.ml.data import Pair
+from training.ml.data import Pair, Single
 from training.ml.objectives import aspect_count
 from training.models import Dataset
 
@@ -68,7 +68,37 @@ COUNTED = {
 NO_PAIR = ("ties", "disputed", "both_bad", "unparsed", "same_text", "flagged", "other_source")
 NO_PAIR += ("tagged", "too_long", "few_votes", "low_agreement", "weak", "weightless")
 NO_PAIR += ("gold", "sets")
+COUNTED_RATINGS = {
+    "singles": _lazy("rated responses"),
+    "good": _lazy("good ones"),
+    "bad": _lazy("bad ones"),
+    "neutral": _lazy("neither good nor bad: they teach KTO nothing, and ratings something"),
+    "on_scale": _lazy("with a value on a scale"),
+    "divided": _lazy("on which raters differ: some call them good, some bad"),
+    "human": _lazy("rated by people"),
+    "ai": _lazy("rated by AI judges"),
+    "train": _lazy("training responses"),
+    "test": _lazy("test responses"),
+    "one_sided": _lazy("prompts with good responses alone, or with bad ones alone"),
+    "other_aspect": _lazy("rated in another aspect alone"),
+    "unlabeled": _lazy("without a rating of this kind"),
+    "other_source": _lazy("responses of other sources"),
+    "too_long": _lazy("longer than allowed"),
+    "few_votes": _lazy("fewer ratings than asked for"),
+    "low_agreement": _lazy("ratings that agree less than asked for"),
+    "weightless": _lazy("of weight 0: the ratings balance"),
+    "gold": _lazy("kept out of training: responses of control questions and sets of raters"),
+    "moved_to_test": _lazy("fixed to training, but their prompt is fixed to the test side"),
+    "near_duplicates": _lazy("prompts that share their side with one that says nearly the same"),
+}
+NO_RATED = ("other_aspect", "unlabeled", "other_source", "too_long", "few_votes", "low_agreement")
+NO_RATED += ("weightless", "gold")
 NOWHERE: frozenset[str] = frozenset()
+
+
+def words_of(counts: Mapping[str, int]) -> Mapping[str, Any]:
+    """The words for these counts: of pairs, or of single judgements."""
+    return COUNTED_RATINGS if "singles" in counts else COUNTED
 
 
 # Sides --------------------------------------------------------------------------------------------
@@ -398,6 +428,9 @@ def plan(
 
 def refuse_too_few(counts: Mapping[str, int], labels: str) -> None:
     """Raises: ValueError saying in words what a run would lack."""
+    if "singles" in counts:
+        _refuse_too_few_ratings(counts)
+        return
     if not counts["pairs"]:
         whom = {
             "human": _("no pair to train on: no clear preference by people yet"),
@@ -414,6 +447,22 @@ def refuse_too_few(counts: Mapping[str, int], labels: str) -> None:
         )
     if not counts["test"]:
         raise ValueError(_("no test pair: at least two prompts are needed, one on the test side"))
+
+
+def _refuse_too_few_ratings(counts: Mapping[str, int]) -> None:
+    if not counts["singles"]:
+        others = [f"{counts[name]} {COUNTED_RATINGS[name]}" for name in NO_RATED if counts[name]]
+        detail = f" ({'; '.join(others)})" if others else ""
+        raise ValueError(_("no rated response to train on yet: import some first") + detail)
+    if counts["train"] < MIN_TRAIN_PAIRS:
+        raise ValueError(
+            _("too few rated responses: %(n)s for training, at least %(least)s are needed")
+            % {"n": counts["train"], "least": MIN_TRAIN_PAIRS}
+        )
+    if not counts["test"]:
+        raise ValueError(
+            _("no test response: at least two prompts are needed, one on the test side")
+        )
 
 
 # The file -----------------------------------------------------------------------------------------
@@ -521,11 +570,28 @@ def _lines(head: dict[str, Any], rows: IO[bytes], sides: Mapping[str, str]) -> I
         yield b'{"split": "%s", %s' % (sides[prompt.decode()].encode(), row[1:])
 
 
-def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
-    """(train, test) pairs of a frozen dataset.
+def load_rows(
+    dataset: Dataset,
+) -> tuple[list[Pair], list[Pair]] | tuple[list[Single], list[Single]]:
+    """(train, test) of a frozen dataset: its pairs, or its judgements of single responses.
 
     Raises: as `pair_rows`.
     """
+    if not dataset.of_ratings:
+        return load_pairs(dataset)
+    sides: dict[str, list[Single]] = {"train": [], "test": []}
+    for row in pair_rows(dataset):
+        sides[row["split"]].append(single_of(row))
+    return sides["train"], sides["test"]
+
+
+def load_pairs(dataset: Dataset) -> tuple[list[Pair], list[Pair]]:
+    """(train, test) pairs of a frozen dataset.
+
+    Raises: as `pair_rows`; ValueError for a dataset of single judgements.
+    """
+    if dataset.of_ratings:
+        raise ValueError(f"{dataset} holds judgements of single responses, and no pairs")
     sides: dict[str, list[Pair]] = {"train": [], "test": []}
     for row in pair_rows(dataset):
         sides[row["split"]].append(pair_of(row))
@@ -548,8 +614,22 @@ def pair_of(row: Mapping[str, Any]) -> Pair:
     )
 
 
+def single_of(row: Mapping[str, Any]) -> Single:
+    """A row of such a dataset's file as what recipes learn from."""
+    return Single(
+        prompt=row["prompt"],
+        response=row["response"],
+        good=row["good"],
+        weight=row["weight"],
+        rating=row["rating"],
+        prompt_id=row["prompt_id"],
+        name=row["name"],
+    )
+
+
 def pair_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """The rows of a frozen dataset's file that are pairs, as `write_row` wrote them.
+    """The rows of a frozen dataset's file that are pairs, as `write_row` wrote them; of one of
+    single judgements all of them.
 
     Ties that are kept in the file are no pairs, and ties that train as one half measure nothing:
     they are not on the test side.

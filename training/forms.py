@@ -15,6 +15,7 @@ from labeling.storage import check_model_name
 from training.dataset_settings import (
     AGGREGATES,
     AI_LABELS,
+    KINDS,
     LABELS,
     TIES,
     WEIGHTS,
@@ -183,6 +184,14 @@ SWEPT_AT_ONCE = 3
 class DatasetForm(forms.Form):
     """Every setting of a dataset, in the words of DatasetSettings."""
 
+    kind = forms.ChoiceField(
+        label=_lazy("What it holds"),
+        choices=list(KINDS.items()),
+        help_text=_lazy(
+            "Single judgements train KTO, and reward models on ratings; everything else learns "
+            "from pairs."
+        ),
+    )
     labels = forms.ChoiceField(
         label=_lazy("Whose labels"),
         choices=list(LABELS.items()),
@@ -291,7 +300,24 @@ class DatasetForm(forms.Form):
         ),
     )
 
-    LABEL_FIELDS = ("labels", "ai_labels", "aggregate", "decisions", "ties", "weights")
+    aspect = forms.CharField(
+        label=_lazy("Aspect that was rated"),
+        required=False,
+        max_length=100,
+        help_text=_lazy("Of single judgements; empty: the rating of the whole."),
+    )
+    good_above = forms.FloatField(
+        label=_lazy("Good above this part of the scale"),
+        min_value=0.01,
+        max_value=0.99,
+        widget=forms.NumberInput(attrs={"step": "any"}),
+        help_text=_lazy(
+            "Of single judgements without a thumb: 0.5 is the middle of the scale, which itself is "
+            "neither good nor bad."
+        ),
+    )
+
+    LABEL_FIELDS = ("kind", "labels", "ai_labels", "aggregate", "decisions", "ties", "weights")
     SPLIT_FIELDS = ("test_share", "seed", "near_duplicates")
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
@@ -691,11 +717,14 @@ def refuse(form: forms.Form, text: str) -> None:
 
 def dataset_in_words(dataset: Dataset) -> str:
     """A frozen dataset as a choice of a form."""
-    return _("%(sha256)s · %(labels)s, %(aggregate)s · %(n)s pairs · %(day)s") % {
+    words = _("%(sha256)s · %(labels)s, %(aggregate)s · %(n)s pairs · %(day)s")
+    if dataset.of_ratings:
+        words = _("%(sha256)s · %(labels)s, %(aggregate)s · %(n)s single judgements · %(day)s")
+    return words % {
         "sha256": dataset.sha256[:12],
         "labels": dataset.filters["labels"],
         "aggregate": dataset.filters["aggregate"],
-        "n": dataset.counts["pairs"],
+        "n": dataset.n_rows,
         "day": f"{dataset.created_at:%Y-%m-%d}",
     }
 

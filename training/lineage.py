@@ -215,12 +215,15 @@ def _of_merge(merge: Merge, slug: str) -> Node:
 
 
 def _of_dataset(dataset: Dataset, slug: str) -> Node:
-    n = dataset.counts.get("pairs", 0)
+    n = dataset.n_rows
+    words = ngettext("%(n)s pair", "%(n)s pairs", n)
+    if dataset.of_ratings:
+        words = ngettext("%(n)s rated response", "%(n)s rated responses", n)
     return Node(
         f"dataset-{dataset.pk}",
         "dataset",
         _("Dataset %(sha)s") % {"sha": dataset.sha256[:8]},
-        ngettext("%(n)s pair", "%(n)s pairs", n) % {"n": intcomma(n)},
+        words % {"n": intcomma(n)},
         reverse("training:dataset", args=[slug, dataset.sha256]),
     )
 

@@ -23,7 +23,8 @@ class DatasetQuerySet(models.QuerySet):
 
 
 class Dataset(models.Model):
-    """Frozen pairs with their split. The rows lie in a file whose SHA-256 is the dataset's name."""
+    """Frozen pairs, or judgements of single responses, with their split. The rows lie in a file
+    whose SHA-256 is the dataset's name."""
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="datasets")
     sha256 = models.CharField(max_length=64)
@@ -49,6 +50,16 @@ class Dataset(models.Model):
 
     def __str__(self) -> str:
         return f"dataset {self.sha256[:12]}"
+
+    @property
+    def of_ratings(self) -> bool:
+        """Whether its rows are judgements of single responses, not pairs."""
+        return self.filters.get("kind") == "ratings"
+
+    @property
+    def n_rows(self) -> int:
+        """Its pairs, or its single responses."""
+        return self.counts.get("singles" if self.of_ratings else "pairs", 0)
 
 
 class DatasetDraft(Job):

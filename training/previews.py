@@ -29,6 +29,7 @@ from training.datasets import (
 )
 from training.models import Dataset
 from training.near_duplicates import Sketches, clusters
+from training.rated_datasets import Rated, plan_ratings, ratings_that_count, write_rated
 
 LOOKED_FOR = 0.8
 """Likeness of prompts that is told of where the settings keep none together."""
@@ -38,6 +39,8 @@ DATASETS_LOOKED_AT = 20
 """The newest frozen datasets whose test sides are held against the training prompts."""
 LENGTHS = (0, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 """Where the bins of the length histograms begin, in characters."""
+PLACES = 5
+"""Bins of a histogram of ratings, from the worst to the best."""
 CHOICES = [choice for choice in Choice.values if choice != Choice.UNPARSED]
 _TEST_ROW = re.compile(rb'"prompt_id": "([0-9a-f]{64})"')
 
@@ -59,10 +62,14 @@ def build(
     """
     if missing := libraries_missing():
         raise StatisticsMissing("Previews of datasets", missing[0])
+    of_ratings = settings.kind == "ratings"
     n_comparisons = project.comparisons.count()
+    if of_ratings:
+        rated = ratings_that_count(project, settings)
+        n_comparisons = rated.values("response").distinct().count()
     total = n_comparisons + n_comparisons // 4 + 2  # the rest is what follows the reading
     sketches = Sketches(settings.near_duplicates or LOOKED_FOR)
-    seen = Seen(sketches)
+    seen: Seen | SeenRatings = SeenRatings(sketches) if of_ratings else Seen(sketches)
     pairs: list[tuple[str, str, float]] = []
 
     def texts_of(prompts: Iterable[str]) -> dict[str, str]:
@@ -77,12 +84,12 @@ def build(
 
     with rows_file() as rows:
 
-        def on_row(row: Decided) -> None:
+        def on_row(row: Any) -> None:
             seen.add(row)
             if freezing:
-                write_row(rows, row)
+                (write_rated if of_ratings else write_row)(rows, row)
 
-        made = plan(
+        made = (plan_ratings if of_ratings else plan)(
             project,
             settings,
             with_texts=True,
@@ -165,6 +172,58 @@ class Seen:
             "alpha": krippendorff_alpha(counts[voted], prompt[voted]),
             "lengths": self.lengths,
             "longer_chosen": longer,
+        }
+
+
+class SeenRatings:
+    """The same of single judgements: how far raters agree on good and bad, and on the value."""
+
+    def __init__(self, sketches: Sketches) -> None:
+        self.sketches = sketches
+        self.prompts: dict[str, int] = {}
+        self.lengths = {name: [0] * len(LENGTHS) for name in ("prompt", "response")}
+        self.row_prompts, self.good, self.chars = array("l"), array("d"), array("l")
+        self.item_prompts, self.votes = array("l"), array("i")
+        self.text = ("", "")
+        self.places = [0] * PLACES
+        self.kinds: Counter[str] = Counter()
+
+    def add(self, row: Rated) -> None:
+        number = self.prompts.setdefault(row.prompt_hash, len(self.prompts))
+        text = message_text(row.prompt)
+        if number == len(self.sketches.keys):
+            self.sketches.add(row.prompt_hash, text)
+        for name, n in (("prompt", len(text)), ("response", row.n_chars)):
+            self.lengths[name][bisect_right(LENGTHS, n) - 1] += 1
+        self.row_prompts.append(number)
+        self.good.append(row.good)
+        self.chars.append(row.n_chars)
+        if self.text != (row.prompt_hash, row.text_hash):
+            self.text = (row.prompt_hash, row.text_hash)
+            self.item_prompts.append(number)
+            goods = [one.good() for one in row.counted]
+            self.votes.extend(goods.count(kind) for kind in (1.0, 0.0, 0.5))
+        self.places[min(PLACES - 1, int((row.rating + 1) / 2 * PLACES))] += 1
+        self.kinds[row.source] += 1
+
+    def figures(self) -> dict[str, Any]:
+        import numpy as np
+
+        from labeling.agreement import krippendorff_alpha, percent_agreement, refused, share_of
+
+        counts = np.array(self.votes, dtype=np.int64).reshape(-1, 3)
+        prompt = np.array(self.item_prompts, dtype=np.int64)
+        good, of_row = np.array(self.good), np.array(self.row_prompts, dtype=np.int64)
+        share = refused(gettext_noop("No rated response."), n=0)
+        if len(good):
+            share = share_of(of_row, (good > 0.5).astype(np.int64))
+        return {
+            "labels": dict(self.kinds),
+            "percent_agreement": percent_agreement(counts, prompt),
+            "alpha": krippendorff_alpha(counts, prompt),
+            "lengths": self.lengths,
+            "places": self.places,
+            "good_share": share,
         }
 
 

@@ -32,6 +32,8 @@ MOST_TRAINING_PAIRS = 1_000
 and labels that it would not learn."""
 SAMPLED_PROMPTS = 24
 NEW_TOKENS = 192
+WORST = 10
+"""Single responses that a report shows."""
 AT_ONCE = 500
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 POLICIES = (Run.Kind.DPO, Run.Kind.PPO, Run.Kind.SFT)
@@ -55,6 +57,7 @@ def figures_of(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
         reward: "training" {"accuracy", "wrong"} and "wrong", see `_wrong`; of an ensemble
         "disputed", see `_disputed`;
         policy: "written" (figures), "samples" [{"prompt", "policy", "base"}];
+        of a model that learned single judgements, see `_of_singles`;
         "versions" of the libraries.
 
     Raises: StatisticsMissing; ValueError if the dataset's file or the model's is not what it was.
@@ -64,6 +67,8 @@ def figures_of(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
     if not can_report(model):
         raise ValueError("a model that learned no pairs has no held-out pairs to be measured on")
     is_policy = model.run.kind in POLICIES
+    if model.run.dataset.of_ratings and model.run.kind in (Run.Kind.DPO, Run.Kind.REWARD):
+        return _of_singles(model, on_progress) | {"versions": _versions()}
     figures = (_of_policy if is_policy else _of_reward_model)(model, on_progress)
     return figures | {"versions": _versions()}
 
@@ -150,6 +155,107 @@ def _measure_of(recipe: AnyRecipe) -> str:
     if not isinstance(recipe, DPORecipe):
         return "log π/π_base"
     return {"simpo": "β · mean log π", "orpo": "log odds"}.get(recipe.loss, "β · log π/π_base")
+
+
+def _of_singles(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
+    """Of a model that learned judgements of single responses: single_metrics of a policy's implicit
+    rewards, or rating_metrics of a reward model, on the held-out responses, and "of": singles or
+    ratings; with "n_prompts", "left_out", "training" (the same figures on some training rows) and
+    "worst", the responses that it is most wrong about; of a policy "samples" and "written"."""
+    import numpy as np
+
+    from training.ml.evaluation import rating_metrics, single_metrics
+    from training.ml.scoring import against_base, rewards
+    from training.model_figures import written_figures
+
+    run, recipe = model.run, recipe_of(model.run)
+    is_policy = run.kind == Run.Kind.DPO
+    rows = _some_rows(run.dataset, run.seed, with_training=not is_policy)
+    # What is asked for is a number for each response; both of a pair may be the same one.
+    asked = [
+        Pair(row["prompt"], row["response"], row["response"], comparison=row["name"])
+        for row in rows
+    ]
+    more: dict[str, Any] = {}
+    if is_policy:
+        found, written = against_base(
+            version_folder(model),
+            named_model(model.project, run.base_model),
+            recipe,
+            asked,
+            _different_prompts(rows)[:SAMPLED_PROMPTS],
+            new_tokens=NEW_TOKENS,
+            on_progress=on_progress,
+        )
+        more = {
+            "written": written_figures(
+                np.arange(len(written)),
+                np.array([len(row.policy) for row in written]),
+                np.array([len(row.base) for row in written]),
+            ),
+            "samples": [
+                {"prompt": row.prompt, "policy": row.policy, "base": row.base} for row in written
+            ],
+            "new_tokens": NEW_TOKENS,
+        }
+    else:
+        found = rewards(
+            version_folder(model),
+            asked,
+            max_length=recipe.max_length,
+            batch_size=recipe.batch_size,
+            dtype=recipe.dtype,
+            on_progress=on_progress,
+        )
+    row_of = {id(pair): row for pair, row in zip(asked, rows, strict=True)}
+    scored = [row_of[id(one.pair)] | {"score": one.chosen} for one in found]
+    usual = [row["rating"] for row in rows if row["split"] == "train"]
+
+    def figures(split: str) -> dict[str, Any]:
+        own = [row for row in scored if row["split"] == split]
+        scores, good = [row["score"] for row in own], [row["good"] for row in own]
+        units, lengths = [row["prompt_id"] for row in own], [row["length"] for row in own]
+        if is_policy:
+            return single_metrics(scores, good, units, lengths)
+        ratings = [row["rating"] for row in own]
+        mean = sum(usual) / len(usual) if usual else 0.0
+        return rating_metrics(scores, ratings, good, units, lengths, usual=mean)
+
+    test = [row for row in scored if row["split"] == "test"]
+    if not test:
+        return {"kind": "singles", "n": 0, "why": _nothing_held_out()} | more
+    return {
+        "kind": "singles",
+        **figures("test"),
+        "n_prompts": len({row["prompt_id"] for row in test}),
+        "left_out": _n_test(rows) - len(test),
+        "training": {} if is_policy else figures("train"),
+        "worst": _worst(test, is_policy),
+        **more,
+    }
+
+
+def _some_rows(dataset: Dataset, seed: int, *, with_training: bool) -> list[dict[str, Any]]:
+    """Test rows, and some training rows, drawn with the seed."""
+    rows = list(pair_rows(dataset))
+    test = [row for row in rows if row["split"] == "test"]
+    learned = [row for row in rows if row["split"] == "train"]
+    draw = random.Random(f"training rows {seed}")  # noqa: S311 - a sample, not a secret
+    n = min(MOST_TRAINING_PAIRS, len(learned)) if with_training else 0
+    return test + draw.sample(learned, n)
+
+
+def _worst(test: Sequence[dict[str, Any]], is_policy: bool) -> list[dict[str, Any]]:
+    """The responses that a model is most wrong about, the worst first."""
+
+    def wrong(row: dict[str, Any]) -> float:
+        if is_policy:  # a good response that became less likely, or a bad one that became likelier
+            return (1 - 2 * row["good"]) * row["score"]
+        return abs(row["score"] - row["rating"])
+
+    kept = ("prompt", "response", "outcome", "rating", "score", "votes", "source")
+    ordered = sorted(test, key=lambda row: (-wrong(row), row["name"]))
+    return [{name: row[name] for name in kept} for row in ordered[:WORST] if wrong(row) > 0]
 
 
 def _nothing_held_out() -> str:

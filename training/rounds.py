@@ -556,7 +556,7 @@ def _labeled_pairs(project: Project, settings: RoundSettings) -> list[tuple[Mess
     pairs of earlier rounds."""
     version = project.models.filter(name=settings.scorer).select_related("run__dataset").first()
     found: dict[str, tuple[Messages, Messages]] = {}
-    if version and version.run and version.run.dataset:
+    if version and version.run and version.run.dataset and not version.run.dataset.of_ratings:
         for pair in load_pairs(version.run.dataset)[0]:
             sides = pair.prompt + pair.chosen, pair.prompt + pair.rejected
             found[pair.comparison] = sides

@@ -401,7 +401,8 @@ def write_run(
         elif dataset is None:
             text = "Queued on the labels of now; the worker freezes them."
         else:
-            text = f"Queued on {dataset}: {dataset.counts['train']} training pairs."
+            rows = "responses" if dataset.of_ratings else "pairs"
+            text = f"Queued on {dataset}: {dataset.counts['train']} training {rows}."
             if isinstance(recipe, PPORecipe):
                 text = f"Queued on the prompts of {dataset}: {dataset.counts['train_prompts']} to "
                 text += "learn on."

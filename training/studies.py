@@ -55,6 +55,11 @@ PER_CELL = 1_000
 OnProgress = Callable[[int, int], None]
 
 
+def can_be_studied(run: Run) -> bool:
+    """Whether it is a reward model that learned pairs; single judgements have no studies."""
+    return run.kind == Run.Kind.REWARD and not (run.dataset and run.dataset.of_ratings)
+
+
 @transaction.atomic
 def start_study(run: Run, kind: str, *, n_seeds: int = 1, reference: str = "", user: Any) -> Study:
     """Queue a study of a finished reward run.
@@ -62,6 +67,8 @@ def start_study(run: Run, kind: str, *, n_seeds: int = 1, reference: str = "", u
     Args: reference: of REFERENCES, for a study of labels.
     Raises: ValueError in plain words.
     """
+    if run.dataset is not None and run.dataset.of_ratings:
+        raise ValueError(_("a study is of pairs, and this run learned single judgements"))
     if run.kind != Run.Kind.REWARD or run.status != Run.Status.SUCCEEDED or run.dataset is None:
         raise ValueError(_("a study takes over the settings of a finished reward model"))
     if not 1 <= n_seeds <= MOST_SEEDS:

@@ -23,7 +23,7 @@ from training.arenas import carry_out_arena
 from training.cards import write_card
 from training.causes import UNKNOWN, of_error
 from training.dataset_settings import stored_settings
-from training.datasets import freeze, load_pairs
+from training.datasets import freeze, load_rows
 from training.fitting import keep_peaks
 from training.judge_scores import JudgeScores
 from training.merges import carry_out_merge
@@ -403,7 +403,7 @@ def _tracker(run: Run) -> "Tracker":
 
 
 def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
-    """(train, test): pairs of the frozen dataset, or their prompts; or texts of the file that the
+    """(train, test): rows of the frozen dataset, or their prompts; or texts of the file that the
     recipe names.
 
     Raises: ValueError if they are gone, or no longer what the run began with.
@@ -411,9 +411,9 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
     if run.kind not in ON_TEXTS:
         if run.dataset is None:
             _freeze_labels(run, record)
-        sides = load_pairs(run.dataset)
+        sides = load_rows(run.dataset)
         if run.kind == Run.Kind.PPO:
-            sides = tuple(prompts_of(pairs) for pairs in sides)
+            return tuple(prompts_of(rows) for rows in sides)
         return sides
     recipe = recipe_of(run)
     sha256 = text_sha256(recipe.text)

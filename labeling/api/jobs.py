@@ -81,6 +81,7 @@ class Imports(ListAPIView):
                 "rater": asked.get("rater") or Labels().rater,
                 "kind": Rater.Kind.JUDGE if asked["labels"] == "ai" else Rater.Kind.PERSON,
                 "labels_per_comparison": asked["labels_per_comparison"],
+                "scale": asked["scale"],
             },
         )
         job.enqueue()

@@ -24,6 +24,7 @@ from labeling.imports.interchange import (
     parse_row,
     parse_votes,
 )
+from labeling.imports.rated import RatedRow, Scale, parse_rated
 from labeling.imports.sets import MAX_SET, rows_of_set
 from labeling.models import Choice, Messages, Rater, content_hash
 
@@ -33,10 +34,12 @@ MAX_REST_CHARS = 2000
 
 @dataclass(frozen=True)
 class Labels:
-    """Whose labels these are where a file has labels and names nobody."""
+    """Whose labels these are where a file has labels and names nobody; and on which scale its
+    ratings are where it does not say."""
 
     rater: str = "imported"
     kind: str = Rater.Kind.PERSON
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def form_name(record: dict[str, Any]) -> str | None:
     return next((form.name for form in FORMS if form.fits(record)), None)
 
 
-def rows_of(value: Any, form: str, labels: Labels) -> tuple[list[Row], list[str]]:
+def rows_of(value: Any, form: str, labels: Labels) -> tuple[list[Row] | list[RatedRow], list[str]]:
     """A record of the named form as rows, and reasons for parts of it that were left out.
 
     Raises: BadRow if nothing of it can be used.
@@ -81,6 +84,9 @@ def rows_of(value: Any, form: str, labels: Labels) -> tuple[list[Row], list[str]
         records = converter.convert(value, labels)
     except KeyError as missing:
         raise BadRow(f"`{missing.args[0]}` is missing") from missing
+    if form in RATED_FORMS:
+        of_nobody = (labels.rater, labels.kind, labels.scale)
+        return [parse_rated(record, *of_nobody) for record in records], []
     if form == "votes":
         return [parse_votes(record) for record in records], []
     if len(records) == 1:
@@ -523,6 +529,166 @@ def _number(value: Any) -> float | None:
         return None
 
 
+# --- judgements of single responses ----------------------------------------------------------
+
+
+def _from_ratings(record: dict[str, Any], _labels: Labels) -> list[dict[str, Any]]:
+    used = {"prompt", "response", "ratings", "scale", "metadata", "id", "model", *_RATING_COLUMNS}
+    metadata = record.get("metadata")
+    return [record | {"metadata": metadata if metadata else _rest(record, used)}]
+
+
+_RATING_COLUMNS = ("rating", "value", "desirable", "label", "label_from", "rater", "kind")
+_RATING_COLUMNS += ("aspect", "rationale", "seconds", "created_at")
+
+
+def _from_trl_kto(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
+    """TRL's unpaired form: `prompt`, `completion`, `label`; ours adds who, and which scale."""
+    if record.get("prompt") in (None, "", []):
+        raise BadRow("`prompt` is missing: nothing says where the completion begins")
+    if record.get("completion") is None:
+        raise BadRow("`completion` is missing")
+    converted = {key: value for key, value in record.items() if key != "completion"}
+    return _from_ratings(converted | {"response": record["completion"]}, labels)
+
+
+HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+HELPSTEER_SCALE = [0, 4]
+
+
+def _from_helpsteer(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
+    """HelpSteer's attributes, each from 0 to 4: a rating of an aspect each."""
+    ratings = [
+        {"rater": labels.rater, "kind": labels.kind, "aspect": name, "value": record[name]}
+        for name in HELPSTEER
+        if record.get(name) not in (None, "")
+    ]
+    return [
+        {
+            "prompt": record["prompt"],
+            "response": record["response"],
+            "scale": HELPSTEER_SCALE,
+            "ratings": ratings,
+            "metadata": _rest(record, {"prompt", "response", *HELPSTEER}),
+        }
+    ]
+
+
+def _from_rated_tasks(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
+    """Label Studio's JSON export of a project with a Rating tag: stars, each tag an aspect unless
+    it is the only one. How many stars there were, the export does not say."""
+    data = record["data"]
+    key = _response_key(data)
+    ratings = []
+    for annotation in record.get("annotations") or []:
+        if not isinstance(annotation, dict):
+            raise BadRow("an annotation is no object")
+        stars = _stars(annotation.get("result"))
+        for name, value in stars.items() if not annotation.get("was_cancelled") else ():
+            ratings.append(
+                {
+                    "rater": _annotator(annotation.get("completed_by")) or labels.rater,
+                    "value": value,
+                    "aspect": name if len(stars) > 1 else "",
+                    "seconds": annotation.get("lead_time"),
+                    "created_at": annotation.get("created_at"),
+                }
+            )
+    if not ratings:
+        raise BadRow("no annotation with a rating")
+    return [
+        {
+            "id": record.get("id"),
+            "prompt": _prompt(data),
+            "response": data[key],
+            "model": data.get("model"),
+            "ratings": ratings,
+            "metadata": _rest(data, {key, "model", *_PROMPT_KEYS}),
+        }
+    ]
+
+
+def _stars(result: Any) -> dict[str, Any]:
+    """Ratings of an annotation by the name of their tag."""
+    found = {}
+    for part in result if isinstance(result, list) else []:
+        value = part.get("value") if isinstance(part, dict) else None
+        if isinstance(value, dict) and "rating" in value:
+            found[str(part.get("from_name") or "")] = value["rating"]
+    return found
+
+
+def _fits_rated_tasks(record: dict[str, Any]) -> bool:
+    data, annotations = record.get("data"), record.get("annotations")
+    if not isinstance(data, dict) or not isinstance(annotations, list):
+        return False
+    if _response_key(data) is None or _response_keys(data) is not None:
+        return False
+    return any(_stars(one.get("result")) for one in annotations if isinstance(one, dict))
+
+
+def _from_argilla_ratings(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
+    """Argilla 2's export of rating questions: whole numbers, each question an aspect unless it is
+    the only one. The scale stands in Argilla's settings and not in the export."""
+    fields = record["fields"]
+    key = _response_key(fields)
+    questions = _rated_questions(record)
+    ratings = [
+        {
+            "rater": str(given.get("user_id") or labels.rater),
+            "value": given.get("value"),
+            "aspect": name if len(questions) > 1 else "",
+        }
+        for name, answers in questions.items()
+        for given in answers
+    ]
+    metadata = record.get("metadata")
+    return [
+        {
+            "id": record.get("external_id") or record.get("id"),
+            "prompt": _prompt(fields),
+            "response": fields[key],
+            "ratings": ratings,
+            "metadata": metadata if isinstance(metadata, dict) else {},
+        }
+    ]
+
+
+def _rated_questions(record: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Question -> its answers that are numbers."""
+    found = {}
+    responses = record.get("responses")
+    for name, answers in responses.items() if isinstance(responses, dict) else ():
+        answers = [answers] if isinstance(answers, dict) else answers
+        if isinstance(answers, list):
+            numbers = [a for a in answers if isinstance(a, dict) and _is_number(a.get("value"))]
+            if numbers:
+                found[name] = numbers
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _fits_argilla_ratings(record: dict[str, Any]) -> bool:
+    fields = record.get("fields")
+    if not isinstance(fields, dict) or _response_keys(fields) is not None:
+        return False
+    return _response_key(fields) is not None and bool(_rated_questions(record))
+
+
+def _response_key(record: dict[str, Any]) -> str | None:
+    """The name of the one column that holds a response."""
+    return next((k for k in ("response", "completion", "answer", "output") if k in record), None)
+
+
+def _fits_ratings(record: dict[str, Any]) -> bool:
+    if not {"prompt", "response"} <= record.keys() or _response_keys(record) is not None:
+        return False
+    return any(record.get(name) not in (None, "") for name in ("ratings", *_RATING_COLUMNS[:4]))
+
+
 # --- annotation tools ------------------------------------------------------------------------
 
 
@@ -922,6 +1088,8 @@ def _fits_votes(record: dict[str, Any]) -> bool:
 
 # The first that fits is taken: the more particular ones stand first.
 FORMS = (
+    Form("label-studio-ratings", _fits_rated_tasks, _from_rated_tasks),
+    Form("argilla-ratings", _fits_argilla_ratings, _from_argilla_ratings),
     Form(
         "label-studio",
         lambda r: isinstance(r.get("data"), dict) and ("annotations" in r or "predictions" in r),
@@ -975,11 +1143,21 @@ FORMS = (
         _from_ranked,
     ),
     Form("pairs", lambda r: _response_keys(r) is not None, _from_pairs),
+    Form("trl-kto", lambda r: {"completion", "label"} <= r.keys(), _from_trl_kto),
+    Form("ratings", _fits_ratings, _from_ratings),
+    Form(
+        "helpsteer",
+        lambda r: {"prompt", "response", *HELPSTEER[:2]} <= r.keys(),
+        _from_helpsteer,
+    ),
     Form("votes", _fits_votes, _from_votes),
 )
 # These say themselves what a record lacks.
-_LENIENT = ("interchange", "hh-rlhf", "trl")
+_LENIENT = ("interchange", "hh-rlhf", "trl", "trl-kto")
 FORM_NAMES = tuple(form.name for form in FORMS)
+# Forms of judgements of single responses.
+RATED_FORMS = ("ratings", "trl-kto", "helpsteer", "label-studio-ratings", "argilla-ratings")
 # Forms that may bring labels without saying whose they are.
 UNNAMED_LABELS = ("sharegpt", "hh-rlhf", "openai", "trl", "scored", "ranked", "pairs", "votes")
+UNNAMED_LABELS += ("ratings", "trl-kto", "helpsteer")
 _BY_NAME = {form.name: form for form in FORMS}

@@ -15,8 +15,9 @@ from typing import Any, TextIO
 from django.db import reset_queries
 
 from labeling.changes import note_change
-from labeling.imports.forms import Labels, recognise, rows_of
+from labeling.imports.forms import RATED_FORMS, Labels, recognise, rows_of
 from labeling.imports.interchange import BadRow, Row
+from labeling.imports.rated import RatedRow, RatingStore
 from labeling.imports.reading import (
     FileProblem,
     Progress,
@@ -40,6 +41,8 @@ SUMMED = (
     "split_sets",
     "rankings",
     "leaks",
+    "responses",
+    "ratings",
     "known_votes",
 )
 RECOGNISED_BY = 50  # so many records decide on the form of a file
@@ -50,7 +53,7 @@ class ImportReport:
     """What became of a file: `rows + rejected` is the number of its records."""
 
     format: str = ""
-    rows: int = 0  # records that became comparisons or votes
+    rows: int = 0  # records that became comparisons, votes or ratings
     created: int = 0  # comparisons that are new
     duplicates: int = 0  # comparisons that were there already
     rejected: int = 0
@@ -63,7 +66,9 @@ class ImportReport:
     rankings: int = 0  # new rankings of such lists
     leaks: int = 0  # new comparisons in which a response names a model or its maker
     decisions: int = 0  # new decisions of leads
-    known_votes: int = 0  # preferences and verdicts that were there already
+    responses: int = 0  # single responses with ratings that are new
+    ratings: int = 0  # new judgements of single responses
+    known_votes: int = 0  # preferences, verdicts and ratings that were there already
     rejected_votes: int = 0  # votes (or a purpose) left out of rows that stayed
     reasons: dict[str, int] = field(default_factory=dict)
     problem: str = ""  # one line, when the file as a whole could not be used
@@ -98,9 +103,9 @@ def import_file(
     """
     report, progress, started = ImportReport(), Progress(), monotonic()
     rejects = _RejectFile(reject_path or default_reject_path(source), report)
-    store = RowStore(project, labels_per_comparison, known_answers)
+    store: RowStore | RatingStore = RowStore(project, labels_per_comparison, known_answers)
     labels = labels or Labels()
-    batch: list[tuple[Record, Row]] = []
+    batch: list[tuple[Record, Any]] = []  # rows of one kind, Row or RatedRow
     n_chars = 0
 
     def write_batch() -> None:
@@ -124,6 +129,8 @@ def import_file(
             try:
                 records = read_records(source, progress, max_bytes)
                 report.format, records = form_of(records, form)
+                if report.format in RATED_FORMS:
+                    store = RatingStore(project)
                 for record in records:
                     rows = _rows(record, report, labels, rejects)
                     batch += [(record, row) for row in rows]
@@ -165,7 +172,7 @@ def form_of(records: Iterator[Record], form: str) -> tuple[str, Iterator[Record]
 
 def _rows(
     record: Record, report: ImportReport, labels: Labels, rejects: "_RejectFile"
-) -> list[Row]:
+) -> list[Row] | list[RatedRow]:
     """The rows of one record; what is wrong goes to the reject file."""
     if record.problem:
         rejects.add(record, record.problem)

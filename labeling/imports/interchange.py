@@ -135,7 +135,7 @@ def parse_row(record: dict[str, Any]) -> Row:
         purpose=_purpose(record.get("purpose")),
         labels_wanted=_whole_number(record, "labels_wanted", 0, MAX_LABELS),
         priority=_whole_number(record, "priority", -MAX_PRIORITY, MAX_PRIORITY) or 0,
-        metadata=_metadata(record.get("metadata")),
+        metadata=metadata_of(record.get("metadata")),
     )
     if not message_text(row.prompt).strip():
         raise BadRow("`prompt` is empty")
@@ -173,7 +173,7 @@ def add_votes(row: Row, record: dict[str, Any]) -> None:
         if votes in (None, ""):
             continue
         if not isinstance(votes, list):
-            raise BadRow(f"`{key}` is a {_kind(votes)}, not a list")
+            raise BadRow(f"`{key}` is a {kind_of_value(votes)}, not a list")
         if len(votes) > MAX_VOTES:
             raise BadRow(f"more than {MAX_VOTES} `{key}`")
         seen: dict[str, Vote] = {}
@@ -227,7 +227,7 @@ def messages_of(value: Any, role: str, name: str) -> Messages:
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
-        raise BadRow(f"`{name}` is a {_kind(value)}: give a text or a list of messages")
+        raise BadRow(f"`{name}` is a {kind_of_value(value)}: give a text or a list of messages")
     if not value:
         raise BadRow(f"`{name}` is an empty list")
     if len(value) > MAX_MESSAGES:
@@ -235,7 +235,7 @@ def messages_of(value: Any, role: str, name: str) -> Messages:
     messages = []
     for turn in value:
         if not isinstance(turn, dict):
-            raise BadRow(f"`{name}` holds a {_kind(turn)} where a message should be")
+            raise BadRow(f"`{name}` holds a {kind_of_value(turn)} where a message should be")
         given = turn.get("role", turn.get("from", role))
         if not isinstance(given, str) or given.lower() not in ROLES:
             raise BadRow(f"`{name}`: a role is {given!r}, not user, assistant or system")
@@ -256,7 +256,7 @@ def _content(content: Any, name: str) -> str:
                 raise BadRow(f"`{name}`: a message has a part that is not text")
             texts.append(text)
         return "\n\n".join(texts)
-    raise BadRow(f"`{name}`: the content of a message is a {_kind(content)}, not text")
+    raise BadRow(f"`{name}`: the content of a message is a {kind_of_value(content)}, not text")
 
 
 def short_text(record: dict[str, Any], key: str) -> str:
@@ -265,7 +265,7 @@ def short_text(record: dict[str, Any], key: str) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise BadRow(f"`{key}` is a {_kind(value)}, not a text")
+        raise BadRow(f"`{key}` is a {kind_of_value(value)}, not a text")
     text = str(value).strip()
     if len(text) > 200:
         raise BadRow(f"`{key}` is longer than 200 characters")
@@ -277,7 +277,7 @@ def _gold(value: Any) -> str:
         return ""
     if isinstance(value, str) and value.strip().lower() in HUMAN_CHOICES:
         return value.strip().lower()
-    raise BadRow(f"`gold` is {_shown(value)}: it may be {', '.join(HUMAN_CHOICES)}")
+    raise BadRow(f"`gold` is {shown(value)}: it may be {', '.join(HUMAN_CHOICES)}")
 
 
 def _purpose(value: Any) -> str:
@@ -286,23 +286,23 @@ def _purpose(value: Any) -> str:
     if isinstance(value, str) and value.strip().lower() in Comparison.Purpose.values:
         return value.strip().lower()
     words = ", ".join(Comparison.Purpose.values)
-    raise BadRow(f"`purpose` is {_shown(value)}: it may be {words}")
+    raise BadRow(f"`purpose` is {shown(value)}: it may be {words}")
 
 
 def _whole_number(record: dict[str, Any], key: str, low: int, high: int) -> int | None:
-    number = _number(record, key)
+    number = given_number(record, key)
     if number is None:
         return None
     if number != int(number) or not low <= number <= high:
-        raise BadRow(f"`{key}` is {_shown(record[key])}: a whole number from {low} to {high}")
+        raise BadRow(f"`{key}` is {shown(record[key])}: a whole number from {low} to {high}")
     return int(number)
 
 
-def _metadata(value: Any) -> dict[str, Any]:
+def metadata_of(value: Any) -> dict[str, Any]:
     if value in (None, ""):
         return {}
     if not isinstance(value, dict):
-        raise BadRow(f"`metadata` is a {_kind(value)}, not an object")
+        raise BadRow(f"`metadata` is a {kind_of_value(value)}, not an object")
     return value
 
 
@@ -311,7 +311,7 @@ def _preference(entry: Any) -> Vote:
     choice = entry.get("choice")
     choice = choice.strip().lower() if isinstance(choice, str) else choice
     if choice not in HUMAN_CHOICES:
-        raise BadRow(f"`choice` is {_shown(choice)}: it may be {', '.join(HUMAN_CHOICES)}")
+        raise BadRow(f"`choice` is {shown(choice)}: it may be {', '.join(HUMAN_CHOICES)}")
     vote.choice = choice
     return vote
 
@@ -321,13 +321,13 @@ def _decision(entry: Any) -> LeadsWord | None:
     if entry in (None, ""):
         return None
     if not isinstance(entry, dict):
-        raise BadRow(f"a {_kind(entry)} where an object should be")
+        raise BadRow(f"a {kind_of_value(entry)} where an object should be")
     if entry.get("choice") not in HUMAN_CHOICES:
-        given = _shown(entry.get("choice"))
+        given = shown(entry.get("choice"))
         raise BadRow(f"`choice` is {given}: it may be {', '.join(HUMAN_CHOICES)}")
     note = entry.get("note")
     if note is not None and not isinstance(note, str):
-        raise BadRow(f"`note` is a {_kind(note)}, not a text")
+        raise BadRow(f"`note` is a {kind_of_value(note)}, not a text")
     return LeadsWord(entry["choice"], _strength(entry), note or "")
 
 
@@ -339,7 +339,7 @@ def _verdict(entry: Any) -> Vote:
         setattr(vote, key, _probability(entry, key))
     choice = entry.get("choice")
     if choice not in (None, "") and choice not in Choice.values:
-        raise BadRow(f"`choice` is {_shown(choice)}: it may be {', '.join(Choice.values)}")
+        raise BadRow(f"`choice` is {shown(choice)}: it may be {', '.join(Choice.values)}")
     if vote.prob_a is None and vote.prob_a_ab is not None and vote.prob_a_ba is not None:
         vote.prob_a = (vote.prob_a_ab + vote.prob_a_ba) / 2
     if vote.prob_a is not None:
@@ -352,19 +352,19 @@ def _verdict(entry: Any) -> Vote:
 def vote_of(entry: Any, kind: str) -> Vote:
     """What every kind of vote has: who, why, how long, when. Raises: BadRow."""
     if not isinstance(entry, dict):
-        raise BadRow(f"a {_kind(entry)} where an object should be")
+        raise BadRow(f"a {kind_of_value(entry)} where an object should be")
     rater = short_text(entry, "rater")
     if not rater:
         raise BadRow("`rater` is missing")
-    seconds = _number(entry, "seconds")
+    seconds = given_number(entry, "seconds")
     if seconds is not None and seconds < 0:
         raise BadRow("`seconds` is negative")
     shown_first = entry.get("shown_first")
     if shown_first not in (None, "", "a", "b"):
-        raise BadRow(f"`shown_first` is {_shown(shown_first)}: it may be a or b")
+        raise BadRow(f"`shown_first` is {shown(shown_first)}: it may be a or b")
     rationale = entry.get("rationale")
     if rationale is not None and not isinstance(rationale, str):
-        raise BadRow(f"`rationale` is a {_kind(rationale)}, not a text")
+        raise BadRow(f"`rationale` is a {kind_of_value(rationale)}, not a text")
     tags = entry.get("tags") or []
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise BadRow("`tags` is not a list of texts")
@@ -380,12 +380,12 @@ def vote_of(entry: Any, kind: str) -> Vote:
         aspects=_aspects(entry.get("aspects")),
         inclusion_probability=_probability(entry, "inclusion_probability"),
         audit=_flag(entry, "audit"),
-        created_at=_time(entry.get("created_at")),
+        created_at=moment(entry.get("created_at")),
     )
 
 
 def _strength(entry: dict[str, Any]) -> int | None:
-    strength = _number(entry, "strength")
+    strength = given_number(entry, "strength")
     if strength is not None and strength not in (1, 2, 3):
         raise BadRow(f"`strength` is {strength:g}: it may be 1, 2 or 3")
     return None if strength is None else int(strength)
@@ -396,10 +396,10 @@ def _aspects(value: Any) -> dict[str, str]:
     if value in (None, ""):
         return {}
     if not isinstance(value, dict):
-        raise BadRow(f"`aspects` is a {_kind(value)}, not an object")
+        raise BadRow(f"`aspects` is a {kind_of_value(value)}, not an object")
     for answer in value.values():
         if answer not in HUMAN_CHOICES:
-            raise BadRow(f"in `aspects` stands {_shown(answer)}: a, b, tie or both_bad is wanted")
+            raise BadRow(f"in `aspects` stands {shown(answer)}: a, b, tie or both_bad is wanted")
     return value
 
 
@@ -410,18 +410,18 @@ def _flag(entry: dict[str, Any], key: str) -> bool:
         str("" if value is None else value).lower()
     )
     if found is None:
-        raise BadRow(f"`{key}` is {_shown(value)}, not true or false")
+        raise BadRow(f"`{key}` is {shown(value)}, not true or false")
     return found
 
 
 def _probability(entry: dict[str, Any], key: str) -> float | None:
-    number = _number(entry, key)
+    number = given_number(entry, key)
     if number is not None and not 0 <= number <= 1:
         raise BadRow(f"`{key}` is {number}, outside of 0 to 1")
     return number
 
 
-def _number(entry: dict[str, Any], key: str) -> float | None:
+def given_number(entry: dict[str, Any], key: str) -> float | None:
     """An optional number; CSV files bring it as text."""
     value = entry.get(key)
     if value in (None, ""):
@@ -433,10 +433,10 @@ def _number(entry: dict[str, Any], key: str) -> float | None:
             number = math.nan
         if math.isfinite(number):
             return number
-    raise BadRow(f"`{key}` is {_shown(value)}, not a number")
+    raise BadRow(f"`{key}` is {shown(value)}, not a number")
 
 
-def _time(value: Any) -> datetime | None:
+def moment(value: Any) -> datetime | None:
     """An optional moment: ISO 8601, UTC where no zone is given, or seconds since 1970."""
     if value in (None, ""):
         return None
@@ -449,10 +449,10 @@ def _time(value: Any) -> datetime | None:
             return moment.astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         pass
-    raise BadRow(f"`created_at` is {_shown(value)}: write it like 2026-01-31T12:00:00Z")
+    raise BadRow(f"`created_at` is {shown(value)}: write it like 2026-01-31T12:00:00Z")
 
 
-def _kind(value: Any) -> str:
+def kind_of_value(value: Any) -> str:
     """What a JSON value is, in JSON's words."""
     if value is None:
         return "null"
@@ -462,6 +462,6 @@ def _kind(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:39]}…"

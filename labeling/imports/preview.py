@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from labeling.imports.forms import Labels, rows_of
 from labeling.imports.importing import form_of
 from labeling.imports.interchange import BadRow, Row
+from labeling.imports.rated import RatedRow
 from labeling.imports.reading import FileProblem, read_records
 from labeling.leaks import leaks_of
 
@@ -25,7 +26,8 @@ class Preview:
     n_rejected: int = 0
     n_preferences: int = 0
     n_verdicts: int = 0
-    rows: list[tuple[int, Row]] = field(default_factory=list)  # (line, row)
+    n_ratings: int = 0
+    rows: list[tuple[int, Row | RatedRow]] = field(default_factory=list)  # (line, row)
     reasons: list[tuple[int, str]] = field(default_factory=list)  # (line, reason)
     raters: list[str] = field(default_factory=list)
     n_leaks: int = 0  # comparisons in which a response names a model or its maker
@@ -56,6 +58,12 @@ def preview(path: Path, form: str = "auto", labels: Labels | None = None) -> Pre
             bad = problems + [reason for row in rows for reason in row.bad_votes]
             shown.reasons += [(record.line, reason) for reason in bad]
             for row in rows:
+                if isinstance(row, RatedRow):
+                    shown.n_ratings += len(row.votes)
+                    raters.update(vote.rater for vote in row.votes)
+                    if len(shown.rows) < SHOWN:
+                        shown.rows.append((record.line, row))
+                    continue
                 n_people = sum(vote.kind == "person" for vote in row.votes)
                 shown.n_preferences += n_people
                 shown.n_verdicts += len(row.votes) - n_people

@@ -317,7 +317,7 @@ def _json_array(stream: io.BufferedReader) -> Iterator[Record]:
 
 
 STRUCTURED = ("metadata", "preferences", "verdicts", "tags", "aspects", "decision")
-STRUCTURED += ("responses", "rankings", "pairs")
+STRUCTURED += ("responses", "rankings", "pairs", "ratings", "scale")
 PLAIN = ("id", "model_a", "model_b", "rater", "rationale")  # text, whatever it looks like
 
 

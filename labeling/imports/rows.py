@@ -50,12 +50,14 @@ class Stored:
     rankings: int = 0
     leaks: int = 0
     decisions: int = 0
+    responses: int = 0
+    ratings: int = 0
     bad_votes: list[tuple[int, str]] = field(default_factory=list)
     rejected: list[tuple[int, str]] = field(default_factory=list)
 
 
 @dataclass
-class _Raters:
+class Raters:
     """Raters of the project by kind and name, made when a file first names them."""
 
     project: Project
@@ -136,7 +138,7 @@ class RowStore:
         self.project = project
         self.known_answers = known_answers  # the purpose of rows with gold that name none
         self.labels_wanted = labels_per_comparison or project.labels_per_comparison
-        self.raters = _Raters(project)
+        self.raters = Raters(project)
 
     def store(self, rows: list[Row]) -> Stored:
         """Write a batch in one transaction; what is there already is counted, not written."""
@@ -420,7 +422,9 @@ class RowStore:
     def _create(self, groups: list[_Group], stored: Stored) -> None:
         if not groups:
             return
-        prompts, known = self._prompts({group.prompt_hash: group.row.prompt for group in groups})
+        prompts, known = keep_prompts(
+            self.project, {group.prompt_hash: group.row.prompt for group in groups}
+        )
         wanted: dict[tuple[int, str, str], Messages] = {}
         authors: dict[tuple[int, str, str], int] = {}
         for group in groups:
@@ -432,7 +436,7 @@ class RowStore:
                 wanted[key] = messages
                 if author:
                     authors[key] = self.raters.ids[Rater.Kind.PERSON, author]
-        responses = self._responses(wanted, known, authors)
+        responses, _n_new = keep_responses(wanted, known, authors)
         self._create_sets(groups, prompts)
         comparisons = []
         for group in groups:
@@ -491,57 +495,59 @@ class RowStore:
         for the_set, row in new.items():
             the_set.pk = row.pk
 
-    def _prompts(self, wanted: dict[str, Messages]) -> tuple[dict[str, int], set[int]]:
-        """Ids of the prompts by content hash, and which of them were there before."""
-        rows = Prompt.objects.filter(project=self.project, content_hash__in=wanted)
-        found = dict(rows.values_list("content_hash", "pk"))
-        known = set(found.values())
-        new = [
-            Prompt(project=self.project, messages=messages, content_hash=key)
-            for key, messages in wanted.items()
-            if key not in found
-        ]
-        if new:  # another importer may be writing the same: then its row serves both
-            Prompt.objects.bulk_create(new, ignore_conflicts=True)
-            found = dict(rows.all().values_list("content_hash", "pk"))
-        return found, known
 
-    def _responses(
-        self,
-        wanted: dict[tuple[int, str, str], Messages],
-        known_prompts: set[int],
-        authors: dict[tuple[int, str, str], int],
-    ) -> dict[tuple[int, str, str], int]:
-        """Ids of the responses by prompt, content hash and source. New prompts have none yet."""
+def keep_prompts(project: Project, wanted: dict[str, Messages]) -> tuple[dict[str, int], set[int]]:
+    """Ids of the prompts by content hash, and which of them were there before."""
+    rows = Prompt.objects.filter(project=project, content_hash__in=wanted)
+    found = dict(rows.values_list("content_hash", "pk"))
+    known = set(found.values())
+    new = [
+        Prompt(project=project, messages=messages, content_hash=key)
+        for key, messages in wanted.items()
+        if key not in found
+    ]
+    if new:  # another importer may be writing the same: then its row serves both
+        Prompt.objects.bulk_create(new, ignore_conflicts=True)
+        found = dict(rows.all().values_list("content_hash", "pk"))
+    return found, known
 
-        def read(prompts: set[int]) -> dict[tuple[int, str, str], int]:
-            rows = Response.objects.filter(
-                prompt__in=prompts, content_hash__in={key for _prompt, key, _source in wanted}
+
+def keep_responses(
+    wanted: dict[tuple[int, str, str], Messages],
+    known_prompts: set[int],
+    authors: dict[tuple[int, str, str], int],
+) -> tuple[dict[tuple[int, str, str], int], int]:
+    """Ids of the responses by prompt, content hash and source, and how many of them are new. New
+    prompts have none yet."""
+
+    def read(prompts: set[int]) -> dict[tuple[int, str, str], int]:
+        rows = Response.objects.filter(
+            prompt__in=prompts, content_hash__in={key for _prompt, key, _source in wanted}
+        )
+        return {
+            (prompt, key, source): pk
+            for prompt, key, source, pk in rows.values_list(
+                "prompt", "content_hash", "source", "pk"
             )
-            return {
-                (prompt, key, source): pk
-                for prompt, key, source, pk in rows.values_list(
-                    "prompt", "content_hash", "source", "pk"
-                )
-            }
+        }
 
-        found = read(known_prompts)
-        new = [
-            Response(
-                prompt_id=prompt,
-                messages=messages,
-                content_hash=key,
-                source=source,
-                author_id=authors.get((prompt, key, source)),
-                n_chars=len(message_text(messages)),
-            )
-            for (prompt, key, source), messages in wanted.items()
-            if (prompt, key, source) not in found
-        ]
-        if new:
-            Response.objects.bulk_create(new, ignore_conflicts=True)
-            found = read({prompt for prompt, _hash, _source in wanted})
-        return found
+    found = read(known_prompts)
+    new = [
+        Response(
+            prompt_id=prompt,
+            messages=messages,
+            content_hash=key,
+            source=source,
+            author_id=authors.get((prompt, key, source)),
+            n_chars=len(message_text(messages)),
+        )
+        for (prompt, key, source), messages in wanted.items()
+        if (prompt, key, source) not in found
+    ]
+    if new:
+        Response.objects.bulk_create(new, ignore_conflicts=True)
+        found = read({prompt for prompt, _hash, _source in wanted})
+    return found, len(new)
 
 
 def comparison_hash(prompt_hash: str, *responses: tuple[str, str]) -> str:

@@ -13,9 +13,10 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from labeling.access import project_for
 from labeling.forms import ImportForm, UploadForm
-from labeling.imports.forms import UNNAMED_LABELS, Labels
+from labeling.imports.forms import RATED_FORMS, UNNAMED_LABELS, Labels
 from labeling.imports.interchange import Row
 from labeling.imports.preview import preview
+from labeling.imports.rated import RatedRow
 from labeling.imports.uploads import BadUpload, keep_upload, kept_upload, reject_path, too_large
 from labeling.models import ImportJob, Project
 from labeling.storage import storage_path
@@ -93,6 +94,7 @@ def preview_upload(request: HttpRequest, slug: str) -> HttpResponse:
                 "kind": form.given_labels.kind,
                 "labels_per_comparison": form.cleaned_data["labels_per_comparison"],
                 "known_answers": form.cleaned_data["known_answers"],
+                "scale": form.given_labels.scale,
             },
         )
         job.enqueue()
@@ -108,6 +110,7 @@ def preview_upload(request: HttpRequest, slug: str) -> HttpResponse:
         "preview": shown,
         "rows": [_shown_row(line, row) for line, row in shown.rows],
         "names_nobody": shown.form in UNNAMED_LABELS,
+        "has_ratings": shown.form in RATED_FORMS,
     }
     status = 422 if request.method == "POST" else 200
     return render(request, "labeling/import_preview.html", context, status=status)
@@ -119,7 +122,18 @@ def _missing(given: Any, project: Project) -> dict[str, Any]:
     return {name: value for name, value in start.items() if name not in given}
 
 
-def _shown_row(line: int, row: Row) -> dict[str, Any]:
+def _shown_row(line: int, row: Row | RatedRow) -> dict[str, Any]:
+    if isinstance(row, RatedRow):
+        said = [(vote.rater, f"{vote.aspect} {vote.in_words}".strip(), None) for vote in row.votes]
+        return {
+            "line": line,
+            "id": row.external_id,
+            "prompt": row.prompt,
+            "responses": [{"letter": "", "messages": row.response, "model": row.model}],
+            "votes": said[:6],
+            "n_more_votes": max(0, len(said) - 6),
+            "gold": "",
+        }
     sides = [("A", row.response_a, row.model_a), ("B", row.response_b, row.model_b)]
     votes = [(vote.rater, vote.choice, vote.prob_a) for vote in row.votes]
     identity = row.external_id

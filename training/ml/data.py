@@ -68,12 +68,19 @@ class Example:
 
 @dataclass(frozen=True)
 class Single:
-    """A response that is good or bad by itself, without another beside it."""
+    """A response that is judged by itself, without another beside it."""
 
     prompt: Messages
     response: Messages
-    desirable: bool
+    good: float
+    """Probability that it is good: 1 or 0 for a certain label, one half for neither."""
     weight: float = 1.0
+    rating: float | None = None
+    """From −1, the worst, to 1, the best; None if nobody said."""
+    prompt_id: str = ""
+    """Responses to the same prompt share it; the split never divides them."""
+    name: str = ""
+    """Which response it is, for reports."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,26 @@ class TokenExample:
     unit: str
     """Whose it is: the prompt's, or the text's; resampled whole for intervals."""
     weight: float = 1.0
+
+    @property
+    def n_tokens(self) -> int:
+        """Length, prompt included."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+@dataclass(frozen=True)
+class TokenSingle:
+    """A single response as token ids, with what is said of it."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    unit: str
+    """Whose it is: the prompt's; resampled whole for intervals."""
+    n_chars: int
+    good: float = 1.0
+    weight: float = 1.0
+    rating: float | None = None
+    name: str = ""
 
     @property
     def n_tokens(self) -> int:
@@ -169,8 +196,8 @@ def _marks(tokenizer: Any) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, marks)) or r"(?!)")
 
 
-def prompts_of(pairs: Sequence[Pair]) -> list[Messages]:
-    """Their prompts, each once, in the order of the pairs."""
+def prompts_of(pairs: Sequence[Pair | Single]) -> list[Messages]:
+    """Their prompts, each once, in the order of the rows."""
     found: dict[str, Messages] = {}
     for pair in pairs:
         found.setdefault(json.dumps(pair.prompt, sort_keys=True), pair.prompt)
@@ -255,12 +282,12 @@ def kept_apart(
     return sides
 
 
-def without_ties(validation: Sequence[Pair]) -> list[Pair]:
-    """Validation pairs that say which response a model should put ahead.
+def without_ties(validation: Sequence[Kept]) -> list[Kept]:
+    """Validation rows without the pairs that do not say which response a model should put ahead.
 
     Raises: ValueError if all of them are ties.
     """
-    clear = [pair for pair in validation if pair.prob > 0.5]
+    clear = [row for row in validation if not (isinstance(row, Pair) and row.prob <= 0.5)]
     if validation and not clear:
         raise ValueError(
             f"validation_share: all {len(validation)} validation pairs are ties, by which no "
@@ -269,8 +296,8 @@ def without_ties(validation: Sequence[Pair]) -> list[Pair]:
     return clear
 
 
-def prompt_of(pair: Pair) -> str:
-    """What pairs with the same prompt share."""
+def prompt_of(pair: Pair | Single) -> str:
+    """What rows with the same prompt share."""
     return pair.prompt_id or json.dumps(pair.prompt, sort_keys=True)
 
 
@@ -302,28 +329,56 @@ def to_singles(pairs: Sequence[Pair]) -> list[Single]:
     labels and weights of its pairs, else bad. Its weight is the mean of theirs; one that is as
     often better as worse is left out.
     """
-    found: dict[str, tuple[Messages, Messages, list[tuple[float, float]]]] = {}
+    found: dict[str, tuple[Pair, Messages, list[tuple[float, float]]]] = {}
     for pair in pairs:
         for response, prob in ((pair.chosen, pair.prob), (pair.rejected, 1 - pair.prob)):
             key = _key(pair.prompt, response)
-            found.setdefault(key, (pair.prompt, response, []))[2].append((prob, pair.weight))
+            found.setdefault(key, (pair, response, []))[2].append((prob, pair.weight))
     singles = []
-    for prompt, response, said in found.values():
+    for pair, response, said in found.values():
         weight = sum(w for _prob, w in said)
         lead = sum(w * (2 * prob - 1) for prob, w in said)
         if abs(lead) > 1e-9 * max(1.0, weight):
-            singles.append(Single(prompt, response, lead > 0, weight / len(said)))
+            good = 1.0 if lead > 0 else 0.0
+            singles.append(
+                Single(pair.prompt, response, good, weight / len(said), prompt_id=pair.prompt_id)
+            )
     return singles
+
+
+def singles_of(rows: Sequence[Pair | Single]) -> list[Single]:
+    """Those of the rows that are judgements of single responses: all of them, or none."""
+    return [row for row in rows if isinstance(row, Single)]
+
+
+def pairs_of(rows: Sequence[Pair | Single]) -> list[Pair]:
+    """Those of the rows that are pairs: all of them, or none."""
+    return [row for row in rows if isinstance(row, Pair)]
 
 
 def tokenize_singles(
     singles: Sequence[Single], tokenizer: Any, max_length: int
-) -> tuple[list[tuple[TokenExample, bool]], LeftOut]:
-    """Token ids of the responses that can be trained on, and whether each is good; and how many
+) -> tuple[list[TokenSingle], LeftOut]:
+    """Token ids of the responses that can be trained on, with what is said of each; and how many
     were left out, and why."""
     examples = [Example(s.prompt, s.response, str(n), s.weight) for n, s in enumerate(singles)]
     tokens, left_out = tokenize_examples(examples, tokenizer, max_length)
-    return [(token, singles[int(token.unit)].desirable) for token in tokens], left_out
+    fitting = []
+    for token in tokens:
+        single = singles[int(token.unit)]
+        fitting.append(
+            TokenSingle(
+                prompt_ids=token.prompt_ids,
+                response_ids=token.response_ids,
+                unit=prompt_of(single),
+                n_chars=n_chars(single.response),
+                good=single.good,
+                weight=single.weight,
+                rating=single.rating,
+                name=single.name,
+            )
+        )
+    return fitting, left_out
 
 
 def to_imitate(pairs: Sequence[Pair], imitate: str) -> tuple[list[Example], dict[str, int]]:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,19 @@ from training.ml.config import NO_REFERENCE, DPORecipe
 from training.ml.data import (
     LeftOut,
     Pair,
-    TokenExample,
+    Single,
     TokenPair,
+    TokenSingle,
     kept_apart,
+    pairs_of,
     prompt_of,
+    singles_of,
     to_singles,
     tokenize_pairs,
     tokenize_singles,
     without_ties,
 )
-from training.ml.evaluation import pair_metrics
+from training.ml.evaluation import pair_metrics, single_metrics
 from training.ml.loading import (
     load_causal,
     load_tokenizer,
@@ -88,8 +91,8 @@ Rows = list[tuple[list[int], list[int]]]
 @quiet_trainer()
 def train(
     recipe: DPORecipe,
-    train: Sequence[Pair],
-    test: Sequence[Pair],
+    train: Sequence[Pair] | Sequence[Single],
+    test: Sequence[Pair] | Sequence[Single],
     folder: Path,
     on_step: OnStep,
 ) -> dict[str, Any]:
@@ -104,7 +107,9 @@ def train(
         best_step, max_length (the model's context, where that is less than asked), too_long_train,
         too_long_test, empty, useful_tokens (share of what was computed that is no padding),
         trained_parameters, parameters, optimizer, seconds.
-    Raises: ModelMissing; ValueError if no training pair fits `max_length`, or the labels do not
+        Of single responses: single_metrics instead, good_logp_change and bad_logp_change, and
+        n_neutral, training responses that are neither good nor bad and teach KTO nothing.
+    Raises: ModelMissing; ValueError if no training row fits `max_length`, or the labels do not
         suit the loss; whatever on_step raises.
     """
     began = time.monotonic()
@@ -115,34 +120,33 @@ def train(
     )
     suiting(recipe, train)
     own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
-    valid_tokens, left_out_valid = tokenize_pairs(without_ties(validation), tokenizer, limit)
+    singles = singles_of(own)
+    held: _HeldPairs | _HeldSingles = (_HeldSingles if singles else _HeldPairs)(recipe, tokenizer)
+    valid_tokens, left_out_valid = held.tokens(without_ties(validation), limit)
     if validation and not valid_tokens:
-        raise ValueError(f"validation_share leaves no pair that fits max_length={limit}")
-    test_tokens, left_out_test = tokenize_pairs(test, tokenizer, limit)
+        raise ValueError(f"validation_share leaves no {held.row} that fits max_length={limit}")
+    test_tokens, left_out_test = held.tokens(test, limit)
     rows: _Pairs | _Singles
     left_out_train: LeftOut
+    n_neutral = 0
     if recipe.loss == "kto":
-        singles, left_out_train = tokenize_singles(to_singles(own), tokenizer, limit)
-        rows = _Singles(recipe, singles, mismatched(singles, limit), tokenizer.pad_token_id)
+        clear = [single for single in singles or to_singles(pairs_of(own)) if single.good != 0.5]
+        n_neutral = len(singles) - len(clear) if singles else 0
+        tokens, left_out_train = tokenize_singles(clear, tokenizer, limit)
+        rows = _Singles(recipe, tokens, mismatched(tokens, limit), tokenizer.pad_token_id)
     else:
-        pairs, left_out_train = tokenize_pairs(own, tokenizer, limit)
+        pairs, left_out_train = tokenize_pairs(pairs_of(own), tokenizer, limit)
         rows = _Pairs(recipe, pairs, tokenizer.pad_token_id)
     lengths, sizes = rows.lengths, rows.sizes
     if not lengths:
-        raise ValueError(f"no training pair of {len(own)} fits max_length={limit}")
+        raise ValueError(f"no training {held.row} of {len(own)} fits max_length={limit}")
 
     set_seed(recipe.seed)  # the adapters start at random
     base = load_causal(recipe.base_model, method=recipe.method, dtype=recipe.dtype, rope=rope)
     without_dropout(base)
     # The base as it is now is the reference, whatever the method makes of it.
-    held_out: dict[int, tuple[float, float]] = {}
     for side in (valid_tokens, test_tokens):
-        for part in measured_together(recipe, side):
-            held_out |= zip(
-                map(id, part),
-                pair_logps(base.eval(), tokenizer, part, recipe.dtype),
-                strict=True,
-            )
+        held.remember(base.eval(), side)
     copy = None
     if recipe.loss not in NO_REFERENCE and recipe.precompute_reference:
         rows.reference = reference_logps(
@@ -153,20 +157,6 @@ def train(
         copy = copy.eval().requires_grad_(False)
     model = adapted(base, recipe, task="CAUSAL_LM")
     total = n_steps(recipe, len(lengths))
-    log_ratios: dict[int, tuple[float, float]] = {}
-    rewards: dict[int, tuple[float, float]] = {}
-
-    def margins(pairs: Sequence[TokenPair]) -> list[float]:
-        now = pair_logps(model, tokenizer, pairs, recipe.dtype)
-        logps, before = torch.tensor(now), torch.tensor([held_out[id(pair)] for pair in pairs])
-        n_tokens = torch.tensor([(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs])
-        implied = implicit_rewards(recipe, logps, before, n_tokens)  # (pairs, 2)
-        for pair, ratio, reward in zip(
-            pairs, (logps - before).tolist(), implied.tolist(), strict=True
-        ):
-            log_ratios[id(pair)], rewards[id(pair)] = tuple(ratio), tuple(reward)
-        return (implied[:, 0] - implied[:, 1]).tolist()
-
     steps = steps_of(
         lengths,
         recipe.batch_size * recipe.gradient_accumulation,
@@ -184,15 +174,13 @@ def train(
         )
         return [[step[at] for at in part] for part in found]
 
-    report: ReportSteps[TokenPair] = ReportSteps(
+    report: ReportSteps[Any] = ReportSteps(
         recipe,
         total,
         test_tokens,
-        margins,
+        lambda part: held.numbers(model, part),
         on_step,
-        summary=lambda found: (
-            pair_summary(found) | _mean_changes([log_ratios[id(p)] for p in report.rows])
-        ),
+        summary=lambda found: held.summary(found, report.rows),
         validation=valid_tokens,
         folder=folder,
     )
@@ -215,16 +203,9 @@ def train(
     tokenizer.save_pretrained(folder / "model")
     found = report.measured_at_end(model)
     trained, parameters = n_parameters(model)
-    changes = _mean_changes([log_ratios[id(pair)] for pair in report.test])
-    return pair_metrics(
-        found,
-        [p.chosen_chars - p.rejected_chars for p in report.test],
-        n_left_out=left_out_test.too_long + left_out_test.empty,
-        rewards=[rewards[id(pair)] for pair in report.test],
-        lengths=[(p.chosen_chars, p.rejected_chars) for p in report.test],
-    ) | {
-        "chosen_logp_change": changes["chosen_logp"],
-        "rejected_logp_change": changes["rejected_logp"],
+    n_left_out = left_out_test.too_long + left_out_test.empty
+    return held.metrics(found, report.test, n_left_out) | {
+        "n_neutral": n_neutral,
         "n_train": len(lengths),
         "n_validation": len(valid_tokens),
         "n_steps": report.reached,
@@ -242,14 +223,123 @@ def train(
     }
 
 
-def _mean_changes(log_ratios: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Mean change of log-probability (nats) of the chosen and the rejected responses against the
-    reference; a falling chosen one is likelihood displacement."""
-    n = max(1, len(log_ratios))
-    return {
-        "chosen_logp": sum(up for up, _down in log_ratios) / n,
-        "rejected_logp": sum(down for _up, down in log_ratios) / n,
-    }
+# What is measured ---------------------------------------------------------------------------------
+
+
+@dataclass
+class _HeldPairs:
+    """Held-out pairs: how far each chosen response is ahead by the implicit reward."""
+
+    recipe: DPORecipe
+    tokenizer: Any
+    before: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Log-probabilities under the reference, by the pair's id()."""
+    changes: dict[int, tuple[float, float]] = field(default_factory=dict)
+    rewards: dict[int, tuple[float, float]] = field(default_factory=dict)
+    row = "pair"
+
+    def tokens(self, rows: Sequence[Pair | Single], limit: int) -> tuple[list[TokenPair], LeftOut]:
+        return tokenize_pairs(pairs_of(rows), self.tokenizer, limit)
+
+    def remember(self, base: Any, rows: Sequence[TokenPair]) -> None:
+        """Ask the reference about these rows."""
+        for part in measured_together(self.recipe, rows):
+            found = pair_logps(base, self.tokenizer, part, self.recipe.dtype)
+            self.before |= zip(map(id, part), found, strict=True)
+
+    def numbers(self, model: Any, pairs: Sequence[TokenPair]) -> list[float]:
+        """How far the chosen response of each pair is ahead."""
+        now = pair_logps(model, self.tokenizer, pairs, self.recipe.dtype)
+        logps, before = torch.tensor(now), torch.tensor([self.before[id(p)] for p in pairs])
+        n_tokens = torch.tensor([(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs])
+        implied = implicit_rewards(self.recipe, logps, before, n_tokens)  # (pairs, 2)
+        for pair, ratio, reward in zip(
+            pairs, (logps - before).tolist(), implied.tolist(), strict=True
+        ):
+            self.changes[id(pair)], self.rewards[id(pair)] = tuple(ratio), tuple(reward)
+        return (implied[:, 0] - implied[:, 1]).tolist()
+
+    def summary(self, found: Sequence[float], rows: Sequence[TokenPair]) -> dict[str, float]:
+        chosen, rejected = self._mean_changes(rows)
+        return pair_summary(found) | {"chosen_logp": chosen, "rejected_logp": rejected}
+
+    def metrics(
+        self, found: Sequence[float], rows: Sequence[TokenPair], n_left_out: int
+    ) -> dict[str, Any]:
+        chosen, rejected = self._mean_changes(rows)
+        return pair_metrics(
+            found,
+            [p.chosen_chars - p.rejected_chars for p in rows],
+            n_left_out=n_left_out,
+            rewards=[self.rewards[id(pair)] for pair in rows],
+            lengths=[(p.chosen_chars, p.rejected_chars) for p in rows],
+        ) | {"chosen_logp_change": chosen, "rejected_logp_change": rejected}
+
+    def _mean_changes(self, rows: Sequence[TokenPair]) -> tuple[float, float]:
+        """Mean change of log-probability (nats) of the chosen and the rejected responses against
+        the reference; a falling chosen one is likelihood displacement."""
+        changes = [self.changes[id(pair)] for pair in rows]
+        n = max(1, len(changes))
+        return sum(up for up, _down in changes) / n, sum(down for _up, down in changes) / n
+
+
+@dataclass
+class _HeldSingles:
+    """Held-out single responses: the implicit reward of each."""
+
+    recipe: DPORecipe
+    tokenizer: Any
+    before: dict[int, float] = field(default_factory=dict)
+    """Log-probabilities under the reference, by the row's id()."""
+    row = "response"
+
+    def tokens(
+        self, rows: Sequence[Pair | Single], limit: int
+    ) -> tuple[list[TokenSingle], LeftOut]:
+        clear = [single for single in singles_of(rows) if single.good != 0.5]
+        return tokenize_singles(clear, self.tokenizer, limit)
+
+    def remember(self, base: Any, rows: Sequence[TokenSingle]) -> None:
+        """Ask the reference about these rows."""
+        for part in measured_together(self.recipe, rows):
+            found = single_logps(base, self.tokenizer, part, self.recipe.dtype)
+            self.before |= zip(map(id, part), found, strict=True)
+
+    def numbers(self, model: Any, rows: Sequence[TokenSingle]) -> list[float]:
+        """β·log π/π_ref of each response."""
+        now = single_logps(model, self.tokenizer, rows, self.recipe.dtype)
+        return [
+            self.recipe.beta * (logp - self.before[id(row)])
+            for logp, row in zip(now, rows, strict=True)
+        ]
+
+    def summary(self, found: Sequence[float], rows: Sequence[TokenSingle]) -> dict[str, float]:
+        """The loss with the baseline at 0, which needs no responses to other prompts."""
+        u = torch.tensor(found) / self.recipe.beta
+        good = torch.tensor([row.good for row in rows])
+        weight = torch.tensor([row.weight for row in rows])
+        losses = single_losses(self.recipe, u, torch.zeros(()), good)
+        ahead = torch.sign(good - 0.5) * torch.tensor(found)
+        return {
+            "loss": (weight * losses).mean().item(),
+            "accuracy": ((ahead > 0).float() + 0.5 * (ahead == 0)).mean().item(),
+            "margin": ahead.mean().item(),
+        }
+
+    def metrics(
+        self, found: Sequence[float], rows: Sequence[TokenSingle], n_left_out: int
+    ) -> dict[str, Any]:
+        figures = single_metrics(
+            found,
+            [row.good for row in rows],
+            [row.unit for row in rows],
+            [row.n_chars for row in rows],
+            n_left_out=n_left_out,
+        )
+        for kind in ("good", "bad"):
+            reward = figures.get(f"{kind}_reward")
+            figures[f"{kind}_logp_change"] = None if reward is None else reward / self.recipe.beta
+        return figures
 
 
 # Losses of a part ---------------------------------------------------------------------------------
@@ -315,6 +405,17 @@ def pair_losses(
 
 def _picked(columns: Tensor, which: Tensor) -> Tensor:
     return columns.gather(1, which[:, None]).squeeze(1)
+
+
+def single_losses(recipe: DPORecipe, u: Tensor, baseline: Tensor, good: Tensor) -> Tensor:
+    """KTO's loss of each response, its mean under a soft label:
+    g · w_D · [1 − σ(βu − z₀)] + (1 − g) · w_U · [1 − σ(z₀ − βu)].
+
+    Args: u: log π/π_ref, (rows,); baseline: z₀; good: g, the probability that it is good, (rows,).
+    """
+    up = kto_loss(u, baseline, recipe.beta, torch.ones_like(good))
+    down = kto_loss(u, baseline, recipe.beta, torch.zeros_like(good))
+    return recipe.kto_desirable * good * up + recipe.kto_undesirable * (1 - good) * down
 
 
 Frozen = Callable[[Any], contextlib.AbstractContextManager[Any]]
@@ -390,7 +491,7 @@ class _Singles:
     """Training rows of KTO: a response, whether it is good, and a response to another prompt."""
 
     recipe: DPORecipe
-    singles: list[tuple[TokenExample, bool]]
+    singles: list[TokenSingle]
     others: list[list[int]]
     pad_id: int
     reference: Tensor | None = None
@@ -401,33 +502,32 @@ class _Singles:
     def lengths(self) -> list[int]:
         return [
             len(own.prompt_ids) + max(len(own.response_ids), len(other))
-            for (own, _good), other in zip(self.singles, self.others, strict=True)
+            for own, other in zip(self.singles, self.others, strict=True)
         ]
 
     @property
     def sizes(self) -> list[list[int]]:
         return [
             [len(own.prompt_ids) + len(ids) for ids in (own.response_ids, other)]
-            for (own, _good), other in zip(self.singles, self.others, strict=True)
+            for own, other in zip(self.singles, self.others, strict=True)
         ]
 
     @property
     def asked(self) -> list[Rows]:
-        own = [single for single, _good in self.singles]
         return [
-            [(single.prompt_ids, single.response_ids) for single in own],
-            [(s.prompt_ids, other) for s, other in zip(own, self.others, strict=True)],
+            [(single.prompt_ids, single.response_ids) for single in self.singles],
+            [(s.prompt_ids, other) for s, other in zip(self.singles, self.others, strict=True)],
         ]
 
     def batch_of(self, places: Sequence[int]) -> Batch:
-        prompts = [self.singles[at][0].prompt_ids for at in places]
-        responses = [self.singles[at][0].response_ids for at in places]
+        prompts = [self.singles[at].prompt_ids for at in places]
+        responses = [self.singles[at].response_ids for at in places]
         others = [self.others[at] for at in places]
         batch = response_batch(prompts, responses, self.pad_id)
         for name, tensor in response_batch(prompts, others, self.pad_id).items():
             batch[f"other_{name}"] = tensor
-        batch["desirable"] = torch.tensor([float(self.singles[at][1]) for at in places])
-        batch["weight"] = torch.tensor([self.singles[at][0].weight for at in places])
+        batch["good"] = torch.tensor([self.singles[at].good for at in places])
+        batch["weight"] = torch.tensor([self.singles[at].weight for at in places])
         if self.reference is not None:
             batch["reference"] = self.reference[list(places)]
         return batch
@@ -464,24 +564,22 @@ class _Singles:
             else:
                 with torch.no_grad(), frozen(model) as other:
                     reference, _outputs = _logps(other, batch, recipe.dtype)
-            good = batch["desirable"]
-            share = recipe.kto_desirable * good + recipe.kto_undesirable * (1 - good)
-            losses = kto_loss(logps - reference, batch["baseline"], recipe.beta, good)
+            losses = single_losses(recipe, logps - reference, batch["baseline"], batch["good"])
             implied = recipe.beta * (logps.detach() - reference)
-            ahead = (2 * good - 1) * (implied - batch["baseline"])
+            ahead = torch.sign(batch["good"] - 0.5) * (implied - batch["baseline"])
             shown = {"accuracy": (ahead > 0).float().sum(), "margin": ahead.sum()}
-            whole = (batch["weight"] * share * losses).sum()
+            whole = (batch["weight"] * losses).sum()
             return whole + _balance(model, outputs) * len(losses), shown
 
         return loss
 
 
-def mismatched(singles: Sequence[tuple[TokenExample, bool]], limit: int) -> list[list[int]]:
+def mismatched(singles: Sequence[TokenSingle], limit: int) -> list[list[int]]:
     """For each row the response of the next one that answers another prompt, cut where both would
     be longer than `limit` tokens: what KTO's baseline is estimated from."""
     found = []
-    for at, (own, _good) in enumerate(singles):
-        others = (singles[(at + step) % len(singles)][0] for step in range(1, len(singles)))
+    for at, own in enumerate(singles):
+        others = (singles[(at + step) % len(singles)] for step in range(1, len(singles)))
         other = next((one for one in others if one.prompt_ids != own.prompt_ids), own)
         found.append(other.response_ids[: max(1, limit - len(own.prompt_ids))])
     return found
@@ -563,6 +661,21 @@ def pair_logps(
         sums, _outputs = _logps(model, {name: t.to(where) for name, t in batch.items()}, dtype)
     chosen, rejected = sums.cpu().chunk(2)
     return list(zip(chosen.tolist(), rejected.tolist(), strict=True))
+
+
+def single_logps(
+    model: Any, tokenizer: Any, rows: Sequence[TokenSingle], dtype: str
+) -> list[float]:
+    """Log-probabilities (nats) of the responses."""
+    where = next(model.parameters()).device
+    batch = response_batch(
+        [row.prompt_ids for row in rows],
+        [row.response_ids for row in rows],
+        tokenizer.pad_token_id,
+    )
+    with torch.no_grad():
+        sums, _outputs = _logps(model, {name: t.to(where) for name, t in batch.items()}, dtype)
+    return sums.cpu().tolist()  # type: ignore[no-any-return]
 
 
 def _logps(model: Any, batch: Batch, dtype: str) -> tuple[Tensor, Any]:

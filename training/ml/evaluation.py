@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.stats import beta, rankdata
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1_000
@@ -114,6 +114,160 @@ def pair_metrics(
         "length_correlation": length_correlation(values, length_differences),
         **(length_correlations(rewards, lengths) if len(rewards) else {}),
     }
+
+
+def auc(
+    scores: Sequence[float], good: Sequence[float], units: Sequence[str]
+) -> dict[str, float | int | None]:
+    """Area under the ROC curve: how often a good response scores above a bad one, equal scores
+    counting half; 0.5 is chance. With its 95 % bootstrap interval, units drawn whole, and n
+    responses.
+
+    Args: good: above ½ for a good response, below for a bad one; exactly ½ is left out.
+    Source: the Mann-Whitney statistic, Hanley & McNeil 1982; ranks are shared by equal scores.
+    """
+    said = np.asarray(good, dtype=np.float64)
+    clear = said != 0.5
+    x, up = np.asarray(scores, dtype=np.float64)[clear], said[clear] > 0.5
+    codes = np.unique(np.asarray(units)[clear], return_inverse=True)[1]
+    if not up.any() or up.all():
+        return {"value": None, "low": None, "high": None, "n": len(x)}
+    values, place = np.unique(x, return_inverse=True)
+
+    def area(weights: Floats) -> float:
+        """Args: weights: how often each response was drawn."""
+        goods = np.bincount(place, weights * up, len(values))
+        bads = np.bincount(place, weights * ~up, len(values))
+        below = np.concatenate([[0.0], np.cumsum(bads)[:-1]])
+        pairs = goods.sum() * bads.sum()
+        return float((goods * (below + bads / 2)).sum() / pairs) if pairs else math.nan
+
+    value = area(np.ones(len(x)))
+    n_units = int(codes.max()) + 1
+    if n_units < FEWEST_UNITS:
+        return {"value": value, "low": None, "high": None, "n": len(x)}
+    draw = np.random.default_rng(0)
+    share = np.full(n_units, 1 / n_units)
+    found = [area(draw.multinomial(n_units, share)[codes].astype(float)) for _ in range(RESAMPLES)]
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return {"value": value, "low": float(low), "high": float(high), "n": len(x)}
+
+
+def single_metrics(
+    rewards: Sequence[float],
+    good: Sequence[float],
+    units: Sequence[str],
+    lengths: Sequence[int],
+    *,
+    n_left_out: int = 0,
+) -> dict[str, Any]:
+    """What a policy's implicit rewards are worth on held-out single responses.
+
+    Args:
+        rewards: β·log π/π_ref of each response: above 0, training made it likelier.
+        good: probability that it is good; exactly ½ measures nothing and is left out.
+        units: the prompt of each response; lengths: their characters.
+    Returns: auc; accuracy: share of responses moved to the right side, good ones up and bad ones
+        down; majority: what "all of the more frequent kind" would get; good_reward, bad_reward
+        (means) and margin, their difference; n, n_good, n_bad; length_correlation of the rewards.
+        Without any: n and why.
+    """
+    said = np.asarray(good, dtype=np.float64)
+    kept = np.flatnonzero(said != 0.5)
+    if not len(kept):
+        return {"of": "singles", "n": 0, "why": _no_singles(n_left_out)}
+    up = said[kept] > 0.5
+    r = np.asarray(rewards, dtype=np.float64)[kept]
+    of = [units[at] for at in kept]
+    right = (np.where(up, r, -r) > 0) + 0.5 * (r == 0)
+    if len(set(of)) == len(of):
+        accuracy: dict[str, Any] = share_right(np.where(up, r, -r))
+    else:
+        accuracy = ratio_figure(right.tolist(), [1.0] * len(of), of) | {"n": len(of)}
+    means = {
+        name: float(r[own].mean()) if own.any() else None
+        for name, own in (("good_reward", up), ("bad_reward", ~up))
+    }
+    both = None not in means.values()
+    return {
+        "of": "singles",
+        "n": len(kept),
+        "n_good": int(up.sum()),
+        "n_bad": int((~up).sum()),
+        "auc": auc(r.tolist(), said[kept].tolist(), of),
+        "accuracy": accuracy,
+        "majority": max(float(up.mean()), 1 - float(up.mean())),
+        **means,
+        "margin": means["good_reward"] - means["bad_reward"] if both else None,  # type: ignore[operator]
+        "length_correlation": length_correlation(r, [lengths[at] for at in kept]),
+    }
+
+
+def rating_metrics(
+    predicted: Sequence[float],
+    ratings: Sequence[float],
+    good: Sequence[float],
+    units: Sequence[str],
+    lengths: Sequence[int],
+    *,
+    usual: float,
+    n_left_out: int = 0,
+) -> dict[str, Any]:
+    """What a reward model that learned ratings is worth on held-out ones, both on [−1, 1].
+
+    Args:
+        good: probability that each response is good, for the AUC; units: its prompt; lengths: its
+            characters; usual: the mean training rating, which says the same of every response.
+    Returns: correlation (Pearson's r) and rank_correlation (of ranks, Spearman's), error (root mean
+        square) and usual_error (of `usual`), mean_error (absolute), auc, each {"value", "low",
+        "high", "n"}; n; length_correlation. Without any: n and why.
+    """
+    if not len(ratings):
+        return {"of": "ratings", "n": 0, "why": _no_singles(n_left_out)}
+    x, y = (np.asarray(values, dtype=np.float64) for values in (predicted, ratings))
+    return {
+        "of": "ratings",
+        "n": len(y),
+        "correlation": _correlation(x, y, units),
+        "rank_correlation": _correlation(rankdata(x), rankdata(y), units),
+        "error": _root_mean(x - y, units),
+        "usual_error": _root_mean(usual - y, units),
+        "mean_error": ratio_figure(np.abs(x - y).tolist(), [1.0] * len(y), units) | {"n": len(y)},
+        "auc": auc(predicted, good, units),
+        "length_correlation": length_correlation(x, lengths),
+    }
+
+
+def _no_singles(n_left_out: int) -> str:
+    if n_left_out:
+        return f"all {n_left_out} held-out responses were left out: too long or empty"
+    return "no held-out response: every prompt is on the training side"
+
+
+def _correlation(x: Floats, y: Floats, units: Sequence[str]) -> dict[str, Any]:
+    """Pearson's r with its 95 % bootstrap interval, units drawn whole; None where one of the two
+    never varies."""
+    if len(x) < 3 or x.std() == 0 or y.std() == 0:
+        return {"value": None, "low": None, "high": None, "n": len(x)}
+    x, y = x - x.mean(), y - y.mean()  # else the sums would lose digits
+    codes = np.unique(np.asarray(units), return_inverse=True)[1]
+    columns = (np.ones(len(x)), x, y, x * x, y * y, x * y)
+    sums = np.column_stack([np.bincount(codes, column) for column in columns])
+
+    def r(sums: Floats) -> Floats:
+        n, sx, sy, xx, yy, xy = np.moveaxis(sums, -1, 0)
+        under = np.maximum((n * xx - sx**2) * (n * yy - sy**2), 1e-300)
+        found: Floats = (n * xy - sx * sy) / np.sqrt(under)
+        return found
+
+    return {"value": float(r(sums.sum(axis=0))), **_unit_interval(sums, r), "n": len(x)}
+
+
+def _root_mean(errors: Floats, units: Sequence[str]) -> dict[str, Any]:
+    """Root of the mean square, the interval's ends likewise."""
+    square = ratio_figure((errors**2).tolist(), [1.0] * len(errors), units)
+    ends = {name: square[name] for name in ("value", "low", "high")}
+    return {k: v if v is None else math.sqrt(v) for k, v in ends.items()} | {"n": len(errors)}
 
 
 def token_metrics(

@@ -94,6 +94,11 @@ def rating_loss(chosen: Tensor, rejected: Tensor, ratings: Tensor) -> Tensor:
     return ((chosen - ratings[:, 0]) ** 2 + (rejected - ratings[:, 1]) ** 2) / 2
 
 
+def single_rating_loss(rewards: Tensor, ratings: Tensor) -> Tensor:
+    """½(r − g)² of each response by itself: of both of a pair it sums up to rating_loss."""
+    return (rewards - ratings) ** 2 / 2
+
+
 def length_slope(
     lengths: Sequence[float], probs: Sequence[float], weights: Sequence[float]
 ) -> float:

@@ -6,8 +6,8 @@ No torch in here, as in `methods`.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.ml.config import AnyRecipe, DPORecipe, RewardRecipe, gettext_noop
-from training.ml.data import Pair
+from training.ml.config import AnyRecipe, DPORecipe, PPORecipe, RewardRecipe, gettext_noop
+from training.ml.data import Pair, Single, pairs_of, singles_of
 from training.ml.methods import PROMPTS, WHOLE
 
 ROTARY = ("rope_theta", "rope_parameters", "rope_scaling")
@@ -44,8 +44,11 @@ def why_not_labels(recipe: AnyRecipe, counts: Mapping[str, int]) -> str:
     """Why these labels do not suit the recipe's loss, in a sentence; empty if they do.
 
     Args: counts: of a dataset, as training.datasets keeps them: `soft` and `graded` pairs, and
-        those with an answer to each aspect.
+        those with an answer to each aspect; or, of judgements of single responses, `singles`,
+        `good`, `bad` and `neutral` ones.
     """
+    if counts.get("singles"):
+        return _why_not_singles(recipe, counts)
     if getattr(recipe, "imitate", "") == "demonstrations" and not counts.get("demonstrations"):
         return "imitate: no rater’s better answer is among these pairs"
     if needs_hard_labels(recipe) and counts.get("soft"):
@@ -61,6 +64,45 @@ def why_not_labels(recipe: AnyRecipe, counts: Mapping[str, int]) -> str:
         answered = f"answered were {', '.join(sorted(known))}" if known else "none was answered"
         return f"rating_of: no pair here has an answer to the aspect {_of(recipe)!r}; {answered}"
     return ""
+
+
+def _why_not_singles(recipe: AnyRecipe, counts: Mapping[str, int]) -> str:
+    """The same for a dataset of judgements of single responses."""
+    if isinstance(recipe, PPORecipe):
+        return ""  # it takes the prompts alone
+    if isinstance(recipe, DPORecipe):
+        if recipe.loss != "kto":
+            return (
+                "loss: this dataset holds judgements of single responses, and this loss learns "
+                "from pairs; choose kto, or a dataset of pairs"
+            )
+        missing = [kind for kind in ("good", "bad") if not counts.get(kind)]
+        if missing:
+            return (
+                f"dataset: KTO learns from good and from bad responses, and none here is "
+                f"{' or '.join(missing)}"
+            )
+        return ""
+    if isinstance(recipe, RewardRecipe):
+        if recipe.loss != "ratings":
+            return (
+                "loss: this dataset holds judgements of single responses, and this loss learns "
+                "from pairs; choose ratings, or a dataset of pairs"
+            )
+        if recipe.rating_of != "strength":
+            return (
+                "rating_of: here the dataset decides which rating is learned, by its setting "
+                "aspect; leave this at strength"
+            )
+        if recipe.center_rewards:
+            return (
+                "center_rewards: the scale of the ratings says where 0 is; only pairs leave it open"
+            )
+        return ""
+    return (
+        "dataset: this one holds judgements of single responses, and this recipe imitates the "
+        "chosen responses of pairs; choose a dataset of pairs"
+    )
 
 
 def _of(recipe: AnyRecipe) -> str:
@@ -103,9 +145,13 @@ def why_not_base(recipe: AnyRecipe, config: Mapping[str, Any]) -> str:
     return ""
 
 
-def suiting(recipe: AnyRecipe, pairs: Sequence[Pair]) -> None:
-    """Raises: ValueError where why_not_labels would refuse these pairs."""
+def suiting(recipe: AnyRecipe, rows: Sequence[Pair | Single]) -> None:
+    """Raises: ValueError where why_not_labels would refuse these rows."""
+    pairs, singles = pairs_of(rows), singles_of(rows)
     counts = {
+        "singles": len(singles),
+        "good": sum(single.good > 0.5 for single in singles),
+        "bad": sum(single.good < 0.5 for single in singles),
         "soft": sum(0 < pair.prob < 1 for pair in pairs),
         "graded": sum(pair.strength is not None for pair in pairs),
     }

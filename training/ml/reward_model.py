@@ -24,18 +24,24 @@ from training.ml.adapting import (
 from training.ml.batches import parts_of, passes_of, steps_of, useful_share
 from training.ml.config import RewardRecipe
 from training.ml.data import (
+    LeftOut,
     Messages,
     Pair,
+    Single,
     TokenPair,
+    TokenSingle,
     chat_tokens,
     kept_apart,
     longest_first,
+    pairs_of,
     prompt_of,
     rated,
+    singles_of,
     tokenize_pairs,
+    tokenize_singles,
     without_ties,
 )
-from training.ml.evaluation import pair_metrics
+from training.ml.evaluation import pair_metrics, rating_metrics
 from training.ml.loading import (
     HEADS,
     load_scorer,
@@ -55,6 +61,7 @@ from training.ml.losses import (
     length_slope,
     rating_loss,
     sharpened,
+    single_rating_loss,
     smoothed,
     soft_pair_loss,
     strength_margin,
@@ -62,10 +69,12 @@ from training.ml.losses import (
 from training.ml.methods import virtual_tokens
 from training.ml.objectives import suiting
 from training.ml.steps import (
+    PAIR_LOGS,
     OnStep,
     ReportSteps,
     StepReport,
     n_steps,
+    pair_summary,
     quiet_trainer,
     resume_point,
     trainer_settings,
@@ -77,8 +86,8 @@ FEATURES_AT_ONCE = 32
 
 def train(
     recipe: RewardRecipe,
-    train: Sequence[Pair],
-    test: Sequence[Pair],
+    train: Sequence[Pair] | Sequence[Single],
+    test: Sequence[Pair] | Sequence[Single],
     folder: Path,
     on_step: OnStep,
 ) -> dict[str, Any]:
@@ -95,7 +104,9 @@ def train(
         model's context, where that is less than asked), too_long_train, too_long_test, empty,
         useful_tokens (share of what was computed that is no padding), length_slope,
         trained_parameters, parameters, optimizer, seconds.
-    Raises: ModelMissing; ValueError if no training pair fits `max_length`, or the labels do not
+        Of ratings of single responses: rating_metrics instead, of an ensemble with the spread of a
+        response's reward; n_unrated counts responses without one.
+    Raises: ModelMissing; ValueError if no training row fits `max_length`, or the labels do not
         suit the loss; whatever on_step raises.
     """
     began = time.monotonic()
@@ -109,47 +120,38 @@ def train(
     suiting(recipe, train)
     own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
     n_own = len(own)
-    if recipe.loss == "ratings":
-        own = rated(own, recipe.rating_of)
-    train_tokens, left_out_train = tokenize_pairs(own, tokenizer, limit)
-    valid_tokens, left_out_valid = tokenize_pairs(without_ties(validation), tokenizer, limit)
+    sides, left_out = (_single_sides if singles_of(train) else _pair_sides)(
+        recipe, (own, validation, test), tokenizer, limit
+    )
+    train_tokens, valid_tokens, test_tokens = sides
+    left_out_train, left_out_valid, left_out_test = left_out
+    row = "response" if singles_of(train) else "pair"
     if validation and not valid_tokens:
-        raise ValueError(f"validation_share leaves no pair that fits max_length={limit}")
-    test_tokens, left_out_test = tokenize_pairs(test, tokenizer, limit)
+        raise ValueError(f"validation_share leaves no {row} that fits max_length={limit}")
     if not train_tokens:
-        raise ValueError(f"no training pair of {len(own)} fits max_length={limit}")
+        raise ValueError(f"no training {row} of {len(own)} fits max_length={limit}")
 
     found = [
-        _train_member(
-            member, recipe, tokenizer, (train_tokens, valid_tokens, test_tokens), folder, on_step
-        )
+        _train_member(member, recipe, tokenizer, sides, folder, on_step)
         for member in range(recipe.members)
     ]
-    ordered = longest_first(test_tokens)
-    each = torch.tensor([one["rewards"] for one in found])  # (members, pairs, 2)
-    rewards = each.mean(dim=0).reshape(-1, 2)
-    margins = rewards[:, 0] - rewards[:, 1]
-    figures = pair_metrics(
-        margins.tolist(),
-        [p.chosen_chars - p.rejected_chars for p in ordered],
-        n_left_out=left_out_test.too_long + left_out_test.empty,
-        rewards=rewards.tolist(),
-        lengths=[(p.chosen_chars, p.rejected_chars) for p in ordered],
-    )
+    each = torch.tensor([one["rewards"] for one in found])  # (members, rows, 2 or 1)
+    n_left_out = left_out_test.too_long + left_out_test.empty
+    measure = _single_figures if singles_of(train) else _pair_figures
+    figures = measure(each, train_tokens, longest_first(test_tokens), n_left_out)
     if recipe.members > 1:
         save_members(folder, recipe.members)
-        if ordered:
-            gaps = each[:, :, 0] - each[:, :, 1]  # (members, pairs)
-            figures["member_accuracies"] = (gaps > 0).float().mean(dim=1).tolist()
-            figures["spread"] = gaps.std(dim=0).mean().item()
+    n_rated = sum(single.rating is not None for single in singles_of(own))
+    if recipe.loss == "ratings" and not singles_of(own):
+        n_rated = len(rated(pairs_of(own), recipe.rating_of))
     return figures | {
         "n_train": len(train_tokens),
-        "n_unrated": n_own - len(own),
+        "n_unrated": n_own - n_rated if recipe.loss == "ratings" else 0,
         "n_validation": len(valid_tokens),
         "n_steps": sum(one["n_steps"] for one in found),
         "best_step": found[0]["best_step"] if recipe.members == 1 else None,
         "max_length": limit,
-        "longest": max(pair.n_tokens for pair in train_tokens),
+        "longest": max(row.n_tokens for row in train_tokens),
         "too_long_train": left_out_train.too_long + left_out_valid.too_long,
         "too_long_test": left_out_test.too_long,
         "empty": left_out_train.empty + left_out_valid.empty + left_out_test.empty,
@@ -162,12 +164,76 @@ def train(
     }
 
 
+Tokens = TokenPair | TokenSingle
+Sides = tuple[list[Any], list[Any], list[Any]]
+"""Training, validation and test rows: all pairs, or all single responses."""
+
+
+def _pair_sides(
+    recipe: RewardRecipe, sides: tuple[Any, Any, Any], tokenizer: Any, limit: int
+) -> tuple[Sides, tuple[LeftOut, LeftOut, LeftOut]]:
+    own, validation, test = (pairs_of(side) for side in sides)
+    if recipe.loss == "ratings":
+        own = rated(own, recipe.rating_of)
+    found = [
+        tokenize_pairs(side, tokenizer, limit) for side in (own, without_ties(validation), test)
+    ]
+    return tuple(rows for rows, _left in found), tuple(left for _rows, left in found)  # type: ignore[return-value]
+
+
+def _single_sides(
+    recipe: RewardRecipe, sides: tuple[Any, Any, Any], tokenizer: Any, limit: int
+) -> tuple[Sides, tuple[LeftOut, LeftOut, LeftOut]]:
+    said = ([s for s in singles_of(side) if s.rating is not None] for side in sides)
+    found = [tokenize_singles(side, tokenizer, limit) for side in said]
+    return tuple(rows for rows, _left in found), tuple(left for _rows, left in found)  # type: ignore[return-value]
+
+
+def _pair_figures(
+    each: Tensor, train: Sequence[TokenPair], test: Sequence[TokenPair], n_left_out: int
+) -> dict[str, Any]:
+    """What the rewards (members, pairs, 2) are worth on these test pairs, in their order."""
+    rewards = each.mean(dim=0).reshape(-1, 2)
+    figures = pair_metrics(
+        (rewards[:, 0] - rewards[:, 1]).tolist(),
+        [p.chosen_chars - p.rejected_chars for p in test],
+        n_left_out=n_left_out,
+        rewards=rewards.tolist(),
+        lengths=[(p.chosen_chars, p.rejected_chars) for p in test],
+    )
+    if len(each) > 1 and test:
+        gaps = each[:, :, 0] - each[:, :, 1]  # (members, pairs)
+        figures["member_accuracies"] = (gaps > 0).float().mean(dim=1).tolist()
+        figures["spread"] = gaps.std(dim=0).mean().item()
+    return figures
+
+
+def _single_figures(
+    each: Tensor, train: Sequence[TokenSingle], test: Sequence[TokenSingle], n_left_out: int
+) -> dict[str, Any]:
+    """The same of single responses; rewards (members, rows, 1)."""
+    usual = sum(row.weight * (row.rating or 0.0) for row in train)
+    usual /= sum(row.weight for row in train) or 1.0
+    figures = rating_metrics(
+        each.mean(dim=0).reshape(-1).tolist(),
+        [row.rating or 0.0 for row in test],
+        [row.good for row in test],
+        [row.unit for row in test],
+        [row.n_chars for row in test],
+        usual=usual,
+        n_left_out=n_left_out,
+    )
+    if len(each) > 1 and test:
+        figures["spread"] = each[:, :, 0].std(dim=0).mean().item()
+    return figures
+
+
 @quiet_trainer()
 def _train_member(
     member: int,
     recipe: RewardRecipe,
     tokenizer: Any,
-    sides: tuple[list[TokenPair], list[TokenPair], list[TokenPair]],
+    sides: Sides,
     folder: Path,
     on_step: OnStep,
 ) -> dict[str, Any]:
@@ -203,24 +269,34 @@ def _train_member(
         rewards_of, batch_of = _head_alone(
             recipe, model, tokenizer, [*train, *validation, *test], folder
         )
-    rewards: dict[int, tuple[float, float]] = {}
+    rewards: dict[int, tuple[float, ...]] = {}
+    n_sides = len(_responses(train[0]))
 
-    def margins(pairs: Sequence[TokenPair]) -> list[float]:
+    def numbers(rows: Sequence[Tokens]) -> list[float]:
+        """Margins of pairs; rewards of single responses."""
         where = next(model.parameters()).device
-        batch = {name: tensor.to(where) for name, tensor in batch_of(pairs).items()}
+        batch = {name: tensor.to(where) for name, tensor in batch_of(rows).items()}
         with torch.no_grad():
-            chosen, rejected = rewards_of(model, batch).chunk(2)
-        for pair, better, worse in zip(pairs, chosen.tolist(), rejected.tolist(), strict=True):
-            rewards[id(pair)] = (better, worse)
-        return (chosen - rejected).tolist()
+            columns = torch.stack(rewards_of(model, batch).chunk(n_sides), dim=1)
+        for row, found in zip(rows, columns.tolist(), strict=True):
+            rewards[id(row)] = tuple(found)
+        return (columns[:, 0] - columns[:, 1] if n_sides == 2 else columns[:, 0]).tolist()
+
+    def summary(found: Sequence[float]) -> dict[str, float]:
+        return pair_summary(found) if n_sides == 2 else _rating_summary(found, report.rows)
 
     def loss(model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        if n_sides == 1:
+            found = rewards_of(model, batch)
+            error = (found.detach() - batch["ratings"]).abs().sum()
+            losses = batch["weight"] * single_rating_loss(found, batch["ratings"])
+            return losses.sum(), {"error": error}
         chosen, rejected = rewards_of(model, batch).chunk(2)  # (pairs,) each
         delta = (chosen - rejected).detach()
         shown = {"accuracy": (delta > 0).float().sum(), "margin": delta.sum()}
         return pair_losses(recipe, chosen, rejected, batch, slope).sum(), shown
 
-    lengths = [pair.n_tokens for pair in train]
+    lengths = [row.n_tokens for row in train]
     steps = steps_of(
         lengths,
         recipe.batch_size * recipe.gradient_accumulation,
@@ -234,12 +310,20 @@ def _train_member(
             [lengths[at] for at in step],
             most_rows=recipe.batch_size,
             most_tokens=recipe.batch_tokens,
-            each=2,
+            each=n_sides,
         )
         return [[step[at] for at in part] for part in found]
 
-    report: ReportSteps[TokenPair] = ReportSteps(
-        recipe, total, test, margins, on_step, validation=validation, folder=folder
+    report: ReportSteps[Any] = ReportSteps(
+        recipe,
+        total,
+        test,
+        numbers,
+        on_step,
+        logged=PAIR_LOGS if n_sides == 2 else RATING_LOGS,
+        summary=summary,
+        validation=validation,
+        folder=folder,
     )
     trainer = StepTrainer(
         model,
@@ -260,11 +344,11 @@ def _train_member(
     report.measured_at_end(model)
     trained, parameters = n_parameters(model)
     done = {
-        "rewards": [rewards[id(pair)] for pair in report.test],
+        "rewards": [rewards[id(row)] for row in report.test],
         "n_steps": report.reached,
         "best_step": report.best_step,
         "useful_tokens": useful_share(
-            [[len(p.prompt_ids) + len(r) for r in (p.chosen_ids, p.rejected_ids)] for p in train],
+            [[len(row.prompt_ids) + len(r) for r in _responses(row)] for row in train],
             [part for step in steps for part in places(step)],
         ),
         "length_slope": slope if recipe.length_debias else None,
@@ -326,16 +410,29 @@ def pair_losses(
 
 
 RewardsOf = Callable[[Any, Batch], Tensor]
-BatchOf = Callable[[Sequence[TokenPair]], Batch]
+BatchOf = Callable[[Sequence[Any]], Batch]
+RATING_LOGS = {"error": "error"}
+"""As PAIR_LOGS, of ratings: the mean distance of reward and rating."""
+
+
+def _rating_summary(found: Sequence[float], rows: Sequence[TokenSingle]) -> dict[str, float]:
+    """A point of the curves from the rewards of all these rows."""
+    rewards = torch.tensor(found)
+    ratings = torch.tensor([row.rating or 0.0 for row in rows])
+    weight = torch.tensor([row.weight for row in rows])
+    return {
+        "loss": (weight * single_rating_loss(rewards, ratings)).mean().item(),
+        "error": (rewards - ratings).abs().mean().item(),
+    }
 
 
 def _whole_model(recipe: RewardRecipe, tokenizer: Any) -> tuple[RewardsOf, BatchOf]:
     """Rewards of a batch, (2 × pairs,), the chosen responses first, by the whole model; and a batch
     of pairs as tensors."""
 
-    def batch_of(pairs: Sequence[TokenPair]) -> Batch:
-        ids, mask = pad_right(_rows(pairs), tokenizer.pad_token_id)
-        return {"ids": ids, "mask": mask} | _labels(pairs)
+    def batch_of(rows: Sequence[Tokens]) -> Batch:
+        ids, mask = pad_right(_rows(rows), tokenizer.pad_token_id)
+        return {"ids": ids, "mask": mask} | _labels(rows)
 
     def rewards_of(model: Any, batch: Batch) -> Tensor:
         ids, mask = batch["ids"], batch["mask"]
@@ -354,7 +451,7 @@ def _whole_model(recipe: RewardRecipe, tokenizer: Any) -> tuple[RewardsOf, Batch
 
 
 def _head_alone(
-    recipe: RewardRecipe, model: Any, tokenizer: Any, pairs: Sequence[TokenPair], folder: Path
+    recipe: RewardRecipe, model: Any, tokenizer: Any, pairs: Sequence[Tokens], folder: Path
 ) -> tuple[RewardsOf, BatchOf]:
     """The same as _whole_model by the head alone, on what the frozen base gives it: computed once
     for all pairs, and kept in the run's folder for when it goes on."""
@@ -367,9 +464,9 @@ def _head_alone(
         save_file({"features": kept}, path)
     place = {id(pair): at for at, pair in enumerate(pairs)}
 
-    def batch_of(pairs: Sequence[TokenPair]) -> Batch:
-        both = kept[[place[id(pair)] for pair in pairs]]  # (pairs, 2, …)
-        return {"features": torch.cat([both[:, 0], both[:, 1]])} | _labels(pairs)
+    def batch_of(rows: Sequence[Tokens]) -> Batch:
+        sides = kept[[place[id(row)] for row in rows]]  # (rows, 2 or 1, …)
+        return {"features": torch.cat(list(sides.unbind(1)))} | _labels(rows)
 
     def rewards_of(model: Any, batch: Batch) -> Tensor:
         with _autocast(batch["features"].device, recipe.dtype):
@@ -379,10 +476,8 @@ def _head_alone(
     return rewards_of, batch_of
 
 
-def _features(
-    model: Any, head: Any, tokenizer: Any, pairs: Sequence[TokenPair], dtype: str
-) -> Tensor:
-    """What the head reads of both responses of each pair: (pairs, 2, …)."""
+def _features(model: Any, head: Any, tokenizer: Any, pairs: Sequence[Tokens], dtype: str) -> Tensor:
+    """What the head reads of each row's responses: (rows, 2, …) of pairs, else (rows, 1, …)."""
     seen: list[Tensor] = []
     handle = head.register_forward_pre_hook(lambda _head, given: seen.append(given[0]))
     where = next(model.parameters()).device
@@ -399,9 +494,9 @@ def _features(
             given = seen[0]
             if given.dim() == 3:
                 given = _read_at(given, ids, tokenizer.pad_token_id, head)
-            both = given.cpu().chunk(2)
-            for at, pair in enumerate(part):
-                found[id(pair)] = torch.stack([both[0][at], both[1][at]])
+            sides = torch.stack(given.cpu().chunk(len(_responses(part[0]))), dim=1)
+            for row, of_row in zip(part, sides, strict=True):
+                found[id(row)] = of_row
     finally:
         handle.remove()
     return torch.stack([found[id(pair)] for pair in pairs]).contiguous()
@@ -418,15 +513,31 @@ def _read_at(states: Tensor, ids: Tensor, pad_id: int, head: Any) -> Tensor:
     return states[:, :1]
 
 
-def _rows(pairs: Sequence[TokenPair]) -> list[list[int]]:
-    """The chosen conversations, then the rejected ones."""
-    rows = [pair.prompt_ids + pair.chosen_ids for pair in pairs]
-    return rows + [pair.prompt_ids + pair.rejected_ids for pair in pairs]
+def _responses(row: Tokens) -> list[list[int]]:
+    """The response tokens of a row: of a pair two, of a single response one."""
+    if isinstance(row, TokenSingle):
+        return [row.response_ids]
+    return [row.chosen_ids, row.rejected_ids]
 
 
-def _labels(pairs: Sequence[TokenPair]) -> Batch:
-    ratings = [pair.ratings for pair in pairs if pair.ratings is not None]
-    return label_columns(pairs) | ({"ratings": torch.tensor(ratings)} if ratings else {})
+def _rows(rows: Sequence[Tokens]) -> list[list[int]]:
+    """The conversations: of pairs the chosen ones, then the rejected ones."""
+    columns = zip(*(_responses(row) for row in rows), strict=True)
+    return [
+        row.prompt_ids + response
+        for column in columns
+        for row, response in zip(rows, column, strict=True)
+    ]
+
+
+def _labels(rows: Sequence[Any]) -> Batch:
+    if isinstance(rows[0], TokenSingle):
+        return {
+            "weight": torch.tensor([row.weight for row in rows]),
+            "ratings": torch.tensor([row.rating or 0.0 for row in rows]),
+        }
+    ratings = [pair.ratings for pair in rows if pair.ratings is not None]
+    return label_columns(rows) | ({"ratings": torch.tensor(ratings)} if ratings else {})
 
 
 def score(

@@ -17,7 +17,7 @@ from labeling.changes import note_event
 from labeling.models import Comparison, Project
 from labeling.storage import storage_path
 from training.dataset_settings import CHOICES, stored_settings
-from training.datasets import COUNTED, first_rows
+from training.datasets import first_rows, words_of
 from training.forms import DatasetForm
 from training.models import DatasetDraft
 from training.previews import LENGTHS
@@ -26,6 +26,7 @@ SHOWN = 50
 ROWS_SHOWN = 5
 RATERS_SHOWN = 100
 HELD = ("pairs", "human", "ai", "decided", "ties_half", "train", "test", "test_ties", "ties_kept")
+HELD += ("singles", "good", "bad", "neutral", "on_scale", "divided", "one_sided")
 """Counts of what the dataset holds; the other counts are of what was left out or moved."""
 MOVED = ("moved_to_test", "near_duplicates")
 OFF_AT_ZERO = ("least_agreement", "least_strength", "longest_response", "near_duplicates")
@@ -206,13 +207,16 @@ def figures(preview: dict[str, Any]) -> dict[str, Any]:
     """A preview for the page: counts in words, histograms as bars."""
     counts = preview["counts"]
     people = [rater for rater in preview["raters"] if rater["kind"] == "person"]
+    known = words_of(counts)
     return {
         "preview": preview,
-        "held": [(COUNTED[name], counts.get(name, 0)) for name in HELD if counts.get(name)],
-        "moved": [(COUNTED[name], counts.get(name, 0)) for name in MOVED if counts.get(name)],
+        "of_ratings": "singles" in counts,
+        "kto_weights": kto_weights(counts),
+        "held": [(words, counts[n]) for n, words in known.items() if n in HELD and counts.get(n)],
+        "moved": [(known[name], counts[name]) for name in MOVED if counts.get(name)],
         "left_out": [
             (words, counts[name])
-            for name, words in COUNTED.items()
+            for name, words in known.items()
             if name not in (*HELD, *MOVED) and counts.get(name)
         ],
         "raters": preview["raters"][:RATERS_SHOWN],
@@ -224,15 +228,39 @@ def figures(preview: dict[str, Any]) -> dict[str, Any]:
                 ("prompt", _("Prompts")),
                 ("chosen", _("Chosen responses")),
                 ("rejected", _("Rejected responses")),
+                ("response", _("Responses")),
             )
+            if name in preview["lengths"]
         ]
         if "lengths" in preview
         else [],
+        "places": _places(preview.get("places", [])),
         "leaking_sets": [
             row | {"words": SETS.get(row["name"]) or _("test side of %(name)s") % row}
             for row in preview.get("leaks", {}).get("by_set", [])
         ],
     }
+
+
+def _places(bins: list[int]) -> list[Bar]:
+    """The histogram of ratings."""
+    names = (_("worst"), "−", _("middle"), "+", _("best"))
+    most = max(bins, default=0) or 1
+    return [Bar(name, n, n / most) for name, n in zip(names, bins, strict=False)]
+
+
+def kto_weights(counts: dict[str, int]) -> dict[str, Any]:
+    """What KTO's paper advises for so many good and bad responses: w_D · n_D / (w_U · n_U) from
+    1 to 4/3, here 1, by raising the weight of the rarer kind. Empty where there are not both.
+
+    Source: Ethayarajh et al. 2024, arXiv:2402.01306, section 4.2.
+    """
+    good, bad = counts.get("good", 0), counts.get("bad", 0)
+    if not good or not bad:
+        return {}
+    rarer = "kto_undesirable" if bad < good else "kto_desirable"
+    ratio = max(good, bad) / min(good, bad)
+    return {"setting": rarer, "weight": round(ratio, 2), "good": good, "bad": bad}
 
 
 def _bars(lengths: dict[str, list[int]], name: str) -> list[Bar]:

@@ -21,7 +21,7 @@ from training.cards import FILE, card_of, latest_report
 from training.forms import StudyForm
 from training.models import ModelVersion, Run, Study
 from training.reports import can_report, wrong_pairs
-from training.studies import ARM_WORDS, REFERENCES, start_study
+from training.studies import ARM_WORDS, REFERENCES, can_be_studied, start_study
 
 WRONG_SHOWN = 20
 STUDIES_SHOWN = 10
@@ -98,8 +98,10 @@ def report(request: HttpRequest, slug: str, name: str) -> HttpResponse:
         "can_report": can_report(model),
     }
     if stored is not None:
-        context |= {"report": stored.result} | _figures(project, model, stored.result)
-    if model.run is not None and model.run.kind == Run.Kind.REWARD:
+        context["report"] = stored.result
+        if stored.result.get("kind") != "singles":
+            context |= _figures(project, model, stored.result)
+    if model.run is not None and can_be_studied(model.run):
         context["studies"] = [
             (study, _summary(study)) for study in model.run.studies.all()[:STUDIES_SHOWN]
         ]

@@ -18,7 +18,7 @@ from labeling.access import project_for
 from labeling.models import Project
 from labeling.storage import storage_path
 from training import causes
-from training.datasets import COUNTED
+from training.datasets import words_of
 from training.forms import LaunchForm
 from training.ml.config import ON_TEXTS, RECIPES, TRACKERS, settings_of
 from training.ml.methods import other_settings
@@ -82,6 +82,7 @@ CURVES = {
     "loss": _lazy("Loss"),
     "accuracy": _lazy("Accuracy"),
     "margin": _lazy("Reward margin"),
+    "error": _lazy("Mean error of the ratings"),
     "score": _lazy("Score"),
     "holdout": _lazy("Hold-out score"),
     "kl": _lazy("KL to the start, nats a response"),
@@ -107,7 +108,7 @@ CURVES = {
 }
 """What a run's points may hold; runs that learn tokens and not pairs have a loss alone of the first
 three. Learning rate, gradient norm and tokens a second are of training steps alone."""
-TESTED = {"loss", "accuracy", "margin", "score", "holdout", "kl", "length", "finished"}
+TESTED = {"loss", "accuracy", "margin", "error", "score", "holdout", "kl", "length", "finished"}
 TESTED |= {"entropy", "win", "repeated", "spread", "lists", "bold"}
 TESTED |= {"thought_loss", "thought_benefit", "mixing_weight"}
 """Curves that test points may stand on."""
@@ -208,7 +209,8 @@ def _first_values(asked: QueryDict, project: Project, kind: str) -> dict[str, An
 
 def _preview(form: LaunchForm) -> dict[str, Any]:
     found = form.preview()
-    rows = [(words, found["counts"].get(name, 0)) for name, words in COUNTED.items()]
+    counts = found["counts"]
+    rows = [(words, counts.get(name, 0)) for name, words in words_of(counts).items()]
     return {"preview": found, "preview_rows": [(words, n) for words, n in rows if n]}
 
 
@@ -235,7 +237,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "useful_percent": 100 * (found.metrics.get("useful_tokens") or 0),
     }
     if found.dataset:
-        context["many_too_long"] = 10 * (_too_long(found) or 0) > found.dataset.counts["pairs"]
+        context["many_too_long"] = 10 * (_too_long(found) or 0) > found.dataset.n_rows
     drawn = context["curves"]["curves"]
     context["charts"] = [(name, CURVES[name], name in TESTED) for name in drawn]
     if found.kind == Run.Kind.PPO:
@@ -310,6 +312,8 @@ def curves(run: Run) -> dict[str, Any]:
         for name in CURVES.keys() & values.keys():
             found[name]["test"].append([step, values[name]])
     first = ("loss", "accuracy", "margin") if run.kind in PAIRWISE else ("loss",)
+    if run.kind == Run.Kind.REWARD and run.dataset and run.dataset.of_ratings:
+        first = ("loss", "error")
     shown: Sequence[str] = list(found)
     if run.kind == Run.Kind.PPO:
         first = ("score", "kl")
@@ -349,9 +353,8 @@ def counts_in_words(dataset: Dataset | None) -> list[tuple[str, int]]:
     """What became of the comparisons, as far as there is something to count."""
     if dataset is None:
         return []
-    return [
-        (words, dataset.counts[name]) for name, words in COUNTED.items() if dataset.counts.get(name)
-    ]
+    counts = dataset.counts
+    return [(words, counts[name]) for name, words in words_of(counts).items() if counts.get(name)]
 
 
 def _settings(run: Run) -> list[tuple[str, Any, str]]:

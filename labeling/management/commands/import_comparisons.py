@@ -1,4 +1,5 @@
-"""Import files of comparisons, with the preferences and verdicts that come with them."""
+"""Import files of comparisons, with the preferences and verdicts that come with them; or of single
+responses with ratings."""
 
 import json
 import sys
@@ -9,8 +10,10 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
-from labeling.imports.forms import FORM_NAMES, Labels
+from labeling.imports.forms import FORM_NAMES, RATED_FORMS, Labels
 from labeling.imports.importing import ImportReport, import_file
+from labeling.imports.interchange import BadRow
+from labeling.imports.rated import scale_of
 from labeling.imports.reading import Progress
 from labeling.models import Comparison, Project, Rater
 
@@ -27,6 +30,8 @@ COUNTS = (
     "rankings",
     "leaks",
     "decisions",
+    "responses",
+    "ratings",
     "known_votes",
     "rejected_votes",
 )
@@ -34,8 +39,9 @@ COUNTS = (
 
 class Command(BaseCommand):
     help = (
-        "Import comparisons from .jsonl, .json, .csv or .parquet files (each also .gz), or from "
-        "hf://owner/name[/config]:split. Importing a file twice adds nothing."
+        "Import comparisons, or ratings of single responses, from .jsonl, .json, .csv or .parquet "
+        "files (each also .gz), or from hf://owner/name[/config]:split. Importing a file twice "
+        "adds nothing."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -67,6 +73,12 @@ class Command(BaseCommand):
             help="what rows with a known answer (gold) become: ordinary work, or sets to train, "
             "qualify or check raters with; a row's own purpose goes first",
         )
+        parser.add_argument(
+            "--scale",
+            default="",
+            metavar="WORST-BEST",
+            help="scale of ratings, as 1-5, where the lines of a file do not say it",
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *, files: list[str], **options: Any) -> None:
@@ -76,6 +88,10 @@ class Command(BaseCommand):
         for file in files:
             if not file.startswith("hf://") and not Path(file).is_file():
                 raise CommandError(f"{file}: there is no such file", returncode=2)
+        try:
+            scale = scale_of(options["scale"])
+        except BadRow as problem:
+            raise CommandError(str(problem), returncode=2) from problem
         project = self._project(options["project"], options["create"], n_labels)
         kind = Rater.Kind.JUDGE if options["labels"] == "ai" else Rater.Kind.PERSON
         reports = []
@@ -84,7 +100,7 @@ class Command(BaseCommand):
                 project,
                 file,
                 form=options["format"],
-                labels=Labels(rater=options["rater"], kind=kind),
+                labels=Labels(options["rater"], kind, scale),
                 labels_per_comparison=n_labels,
                 known_answers=options["known_answers"],
                 on_progress=_progress_line(file) if sys.stderr.isatty() else None,
@@ -122,6 +138,13 @@ class Command(BaseCommand):
 
 def in_words(file: str, report: ImportReport) -> str:
     """The report for a person, in one or two lines."""
+    if report.format in RATED_FORMS:
+        text = (
+            f"{Path(file).name}: {report.format}; {report.rows:,} rows, "
+            f"{report.responses:,} new responses, {report.ratings:,} new ratings, "
+            f"{report.rejected:,} rejected"
+        )
+        return text + _also(report)
     text = (
         f"{Path(file).name}: {report.format or 'unreadable'}; {report.rows:,} rows, "
         f"{report.created:,} new comparisons, {report.duplicates:,} known, "
@@ -136,6 +159,12 @@ def in_words(file: str, report: ImportReport) -> str:
         text += f", {report.rankings:,} rankings"
     if report.leaks:
         text += f", {report.leaks:,} with names of models in a response"
+    return text + _also(report)
+
+
+def _also(report: ImportReport) -> str:
+    """What was known, what was left out, and where to read about it."""
+    text = ""
     if report.known_votes:
         text += f", {report.known_votes:,} known votes"
     if report.rejected_votes:

@@ -97,9 +97,9 @@ def test_a_single_response_is_good_if_it_is_more_often_the_better_one():
         Pair(prompt, c, a, prob=0.5),
     ]
 
-    found = {s.response[0]["content"]: (s.desirable, s.weight) for s in to_singles(pairs)}
+    found = {s.response[0]["content"]: (s.good, s.weight) for s in to_singles(pairs)}
 
-    assert found == {"a": (True, 2.0), "b": (False, 2.0), "c": (False, 1.0)}
+    assert found == {"a": (1.0, 2.0), "b": (0.0, 2.0), "c": (0.0, 1.0)}
     assert to_singles([Pair(prompt, a, b, prob=0.5)]) == []
 
 
@@ -376,9 +376,9 @@ def test_ktos_other_responses_answer_other_prompts(tiny_model):
     others = dpo.mismatched(singles, 100)
 
     # Two rows for each prompt: the next one's first response stands beside both.
-    responses = [row.response_ids for row, _good in singles]
+    responses = [row.response_ids for row in singles]
     assert others == [responses[at] for at in (2, 2, 4, 4, 6, 6, 8, 8, 0, 0)]
-    for (own, _good), other in zip(singles, dpo.mismatched(singles, 50), strict=True):
+    for own, other in zip(singles, dpo.mismatched(singles, 50), strict=True):
         assert len(own.prompt_ids) + len(other) <= 50
 
 

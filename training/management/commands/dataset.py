@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from labeling.models import Project
 from labeling.reports import StatisticsMissing
 from training.dataset_settings import make_settings
-from training.datasets import COUNTED
+from training.datasets import words_of
 from training.previews import build
 
 
@@ -54,13 +54,16 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(result | preview))
             return
         self.stdout.write(f"Dataset {dataset.sha256}" if dataset else "Preview; nothing is frozen.")
-        for name, words in COUNTED.items():
+        for name, words in words_of(preview["counts"]).items():
             if preview["counts"][name]:
                 self.stdout.write(f"{preview['counts'][name]:>10}  {words}")
         for name, words in (
             ("percent_agreement", "agreement of two votes"),
             ("longer_chosen", "longer response chosen"),
+            ("good_share", "good responses"),
         ):
+            if name not in preview:
+                continue  # of pairs, or of single judgements
             figure = preview[name]
             if figure["value"] is None:
                 self.stdout.write(f"{words}: {figure['why']}")

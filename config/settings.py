@@ -86,6 +86,7 @@ TEMPLATES = [
                 "django.template.context_processors.i18n",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "labeling.views.notices.unread",
             ],
         },
     },
@@ -223,6 +224,14 @@ PREFLOOP_GPU_MEMORY = env.str("PREFLOOP_GPU_MEMORY", default="")
 # own settings say. Else they write files, which a person can send later.
 PREFLOOP_TRACKERS_ONLINE = env.bool("PREFLOOP_TRACKERS_ONLINE", default=False)
 PREFLOOP_LEASE_MINUTES = env.int("PREFLOOP_LEASE_MINUTES", default=15)
+
+# Where e-mail goes out: smtp+tls://user:password@host:587. Empty: nobody gets any.
+EMAIL_HOST = ""
+if _email := env.str("EMAIL_URL", default=""):
+    vars().update(env.email_url_config(_email))
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="prefloop@localhost")
+# What stands before addresses in e-mails: https://prefloop.example.org
+PREFLOOP_ADDRESS = env.str("PREFLOOP_ADDRESS", default="http://localhost:8000")
 
 # Counts of requests. Each process has its own unless this is `redis://host`.
 CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}

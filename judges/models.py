@@ -159,7 +159,13 @@ class JudgeRun(Job):
     )
     result = models.JSONField(default=dict)  # what `judge --json` prints
 
+    PAGE = "judges:run"
+
     objects = JudgeRunQuerySet.as_manager()
+
+    @property
+    def of_project(self) -> Project:
+        return self.version.judge.project
 
     def __str__(self) -> str:
         return f"{self.version} run {self.pk}"
@@ -446,6 +452,8 @@ class Experiment(Job):
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
+
+    PAGE = "judges:experiment"
 
     def __str__(self) -> str:
         return self.name

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from django.apps import apps
 from django.conf import settings
-from django.db import DatabaseError, connection, models
+from django.db import DatabaseError, connection, models, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _lazy
 
@@ -112,8 +112,17 @@ class Job(models.Model):
 
     objects = JobQuerySet.as_manager()
 
+    # The route of its page, which takes a project's slug and a key. Whoever started a job that has
+    # one is told how it ended: see labeling/notices.py.
+    PAGE: ClassVar[str] = ""
+
     class Meta:
         abstract = True
+
+    @property
+    def of_project(self) -> Any:
+        """The project that the job belongs to."""
+        return self.project
 
     @property
     def is_active(self) -> bool:
@@ -142,17 +151,18 @@ class Job(models.Model):
             raise JobCancelled(f"{self._meta.verbose_name} {self.pk} was cancelled")
 
     def finish(self, status: str, **values: Any) -> bool:
-        """End the job; False if it was no longer this worker's to end."""
+        """End the job, and tell who started it; False if it was no longer this worker's to end."""
+        from labeling.notices import tell_of_job
+
         values |= {"status": status, "finished_at": timezone.now()}
-        ended = (
-            type(self)
-            .objects.filter(pk=self.pk, status=self.Status.RUNNING, worker=self.worker)
-            .update(**values)
-        )
-        if ended:
+        mine = type(self).objects.filter(pk=self.pk, status=self.Status.RUNNING, worker=self.worker)
+        with transaction.atomic():
+            if not mine.update(**values):
+                return False
             for name, value in values.items():
                 setattr(self, name, value)
-        return bool(ended)
+            tell_of_job(self)
+        return True
 
     def request_cancel(self) -> None:
         """Stop a queued job now, and a running one at its next report."""
@@ -189,6 +199,10 @@ class Job(models.Model):
         return bool(queued)
 
 
+WORKER_GONE = (
+    "The worker stopped reporting: killed, out of memory, or switched off. "
+    "What it had stored is kept; resume goes on from there."
+)
 RESUMABLE = (Job.Status.PAUSED, Job.Status.FAILED, Job.Status.CANCELLED, Job.Status.LOST)
 
 
@@ -214,13 +228,22 @@ def active_by_kind() -> list[tuple[type[Job], dict[str, Any]]]:
 
 
 def mark_lost(jobs: JobQuerySet) -> int:
-    """End jobs whose worker is gone; how many they were."""
-    return jobs.update(
-        status=Job.Status.LOST,
-        finished_at=timezone.now(),
-        error="The worker stopped reporting: killed, out of memory, or switched off. "
-        "What it had stored is kept; resume goes on from there.",
-    )
+    """End jobs whose worker is gone, and tell who started them; how many they were."""
+    from labeling.notices import tell_of_job
+
+    n = 0
+    for job in jobs:
+        # Once more: it may have reported, ended, or gone to another worker since it was read.
+        still = jobs.filter(pk=job.pk, worker=job.worker)
+        with transaction.atomic():
+            if not still.update(
+                status=Job.Status.LOST, finished_at=timezone.now(), error=WORKER_GONE
+            ):
+                continue
+            job.status, job.error = Job.Status.LOST, WORKER_GONE
+            tell_of_job(job)
+        n += 1
+    return n
 
 
 def process_lives(pid: int) -> bool:

@@ -22,6 +22,7 @@ def sweep_jobs() -> None:
     """Mark silent jobs as lost, wake forgotten ones again, take back expired leases, notice what is
     complete and what is to be sent again; once an hour, forget what is old."""
     from labeling.events import notice_completed_projects
+    from labeling.notices import to_be_mailed
     from labeling.places import take_back_expired
     from labeling.webhooks import is_due
 
@@ -38,18 +39,30 @@ def sweep_jobs() -> None:
     notice_completed_projects()
     if is_due():
         deliver_webhooks.apply_async(expires=10)
+    if to_be_mailed().exists():
+        mail_notices.apply_async(expires=10)
     if cache.add("old-rows-forgotten", True, timeout=3600):
         forget_old_rows()
 
 
 def forget_old_rows() -> None:
-    """Delete what nobody will ask for: answered idempotency keys, old webhook messages."""
+    """Delete what nobody will ask for: answered idempotency keys, old webhook messages, notices."""
+    from labeling import notices
     from labeling.models import IdempotentRequest
     from labeling.webhooks import forget_old
 
     a_day_ago = timezone.now() - timedelta(days=1)
     IdempotentRequest.objects.filter(created_at__lt=a_day_ago).delete()
     forget_old()
+    notices.forget_old()
+
+
+@shared_task
+def mail_notices() -> None:
+    """Send the notices that are to go by e-mail."""
+    from labeling.notices import mail_due
+
+    mail_due()
 
 
 @shared_task

@@ -11,6 +11,7 @@ from labeling.views import (
     imports,
     leaderboard,
     members,
+    notices,
     projects,
     queue,
     rank,
@@ -24,6 +25,10 @@ app_name = "labeling"
 urlpatterns = [
     path("", projects.home, name="home"),
     path("status/", status.status, name="status"),
+    path("notices/", notices.notices, name="notices"),
+    path("notices/count/", notices.count, name="notice_count"),
+    path("notices/read/", notices.read_all, name="read_notices"),
+    path("notices/<int:pk>/", notices.open_notice, name="notice"),
     path("account/tokens/", tokens.tokens, name="tokens"),
     path("account/tokens/<int:pk>/revoke/", tokens.revoke_token, name="revoke_token"),
     path("projects/new/", projects.create, name="create"),

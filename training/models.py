@@ -135,6 +135,8 @@ class Run(Job):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
 
+    PAGE = "training:run"
+
     class Meta:
         ordering = ["-pk"]
 
@@ -234,6 +236,8 @@ class Merge(Job):
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
+
+    PAGE = "training:merge"
 
     class Meta:
         ordering = ["-pk"]
@@ -346,6 +350,8 @@ class ModelExport(Job):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
 
+    PAGE = "training:exported"
+
     class Meta:
         ordering = ["-pk"]
 
@@ -396,6 +402,8 @@ class Study(Job):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
 
+    PAGE = "training:study"
+
     class Meta:
         ordering = ["-pk"]
         verbose_name_plural = "studies"
@@ -433,6 +441,8 @@ class Round(Job):
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
+
+    PAGE = "training:round"
 
     class Meta:
         ordering = ["-number"]
@@ -482,6 +492,8 @@ class Arena(Job):
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
+
+    PAGE = "training:arena"
 
     class Meta:
         ordering = ["-pk"]

@@ -434,6 +434,8 @@ class ChosenJudge(models.Model):
         Calibration, models.RESTRICT, null=True, blank=True, related_name="+"
     )
     chosen_at = models.DateTimeField(auto_now=True)
+    # When a worker had let its verdicts count: see judges.choosing.settle.
+    settled_at = models.DateTimeField(null=True, blank=True)
     chosen_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
     )

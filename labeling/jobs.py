@@ -8,7 +8,8 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +17,23 @@ from typing import Any, ClassVar, Self
 
 from django.apps import apps
 from django.conf import settings
-from django.db import DatabaseError, connection, models, transaction
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    connection,
+    models,
+    transaction,
+)
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _lazy
 
 logger = logging.getLogger(__name__)
+
+
+PATIENCE_SECONDS = 120.0
+"""How long a job waits for a database that is away before it gives up."""
+PAUSE_SECONDS = 1.0
 
 
 class JobCancelled(Exception):
@@ -29,6 +42,24 @@ class JobCancelled(Exception):
 
 class JobTaken(Exception):
     """Raised inside a job whose row has gone to another worker: stop and write nothing more."""
+
+
+def patiently(do: Callable[[], Any]) -> Any:
+    """Do one whole transaction, and again while the database is away: it restarts, or its disk is
+    full. Hours of work must not end by seconds of that.
+
+    Raises: what it raised, after PATIENCE_SECONDS, or at once within a transaction of the caller's.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return do()
+        except (OperationalError, InterfaceError) as error:
+            if connection.in_atomic_block or time.monotonic() > deadline:
+                raise
+            logger.warning("the database is away, waiting for it: %s", error)
+            connection.close()
+            time.sleep(PAUSE_SECONDS)
 
 
 class JobQuerySet(models.QuerySet):
@@ -141,6 +172,9 @@ class Job(models.Model):
 
         Raises: JobCancelled when somebody asked for it; JobTaken when the row is no longer ours.
         """
+        patiently(lambda: self._report(values))
+
+    def _report(self, values: dict[str, Any]) -> None:
         mine = type(self).objects.filter(pk=self.pk, status=self.Status.RUNNING, worker=self.worker)
         if not mine.update(heartbeat_at=timezone.now(), **values):
             raise JobTaken(f"{self._meta.verbose_name} {self.pk} went to another worker")
@@ -152,9 +186,12 @@ class Job(models.Model):
 
     def finish(self, status: str, **values: Any) -> bool:
         """End the job, and tell who started it; False if it was no longer this worker's to end."""
+        return patiently(lambda: self._finish(status, values))
+
+    def _finish(self, status: str, values: dict[str, Any]) -> bool:
         from labeling.notices import tell_of_job
 
-        values |= {"status": status, "finished_at": timezone.now()}
+        values = values | {"status": status, "finished_at": timezone.now()}
         mine = type(self).objects.filter(pk=self.pk, status=self.Status.RUNNING, worker=self.worker)
         with transaction.atomic():
             if not mine.update(**values):
@@ -244,6 +281,17 @@ def mark_lost(jobs: JobQuerySet) -> int:
             tell_of_job(job)
         n += 1
     return n
+
+
+def database_came_back_lately() -> bool:
+    """Whether PostgreSQL started so lately that workers have not all had the time to report since:
+    their silence proves nothing."""
+    if connection.vendor != "postgresql":
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT extract(epoch FROM now() - pg_postmaster_start_time())")
+        [seconds] = cursor.fetchone()
+    return seconds < 1.5 * settings.PREFLOOP_HEARTBEAT_SECONDS
 
 
 def process_lives(pid: int) -> bool:

@@ -68,6 +68,9 @@ class Project(models.Model):
         help_text=_lazy("How many people should judge each comparison."),
     )
 
+    # While a worker lets comparisons that want so many labels want the number above.
+    changing_from = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
+
     # The labeling page
     scale = models.CharField(
         max_length=10,

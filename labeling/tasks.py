@@ -10,7 +10,15 @@ from celery import shared_task
 from django.core.cache import cache
 from django.utils import timezone
 
-from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat, job_models, mark_lost
+from labeling.jobs import (
+    Job,
+    JobCancelled,
+    JobTaken,
+    database_came_back_lately,
+    heartbeat,
+    job_models,
+    mark_lost,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +32,12 @@ def sweep_jobs() -> None:
     from labeling.events import notice_completed_projects
     from labeling.notices import to_be_mailed
     from labeling.places import take_back_expired
+    from labeling.projects import go_on_changing
     from labeling.webhooks import is_due
 
+    wait = database_came_back_lately()
     for model in job_models():
-        n_lost = mark_lost(model.objects.silent())
+        n_lost = 0 if wait else mark_lost(model.objects.silent())
         if n_lost:
             logger.warning("%d %s lost their worker", n_lost, model._meta.verbose_name_plural)
         for job in model.objects.forgotten():
@@ -37,6 +47,7 @@ def sweep_jobs() -> None:
             job.enqueue()
     take_back_expired()
     notice_completed_projects()
+    go_on_changing()
     if is_due():
         deliver_webhooks.apply_async(expires=10)
     if to_be_mailed().exists():
@@ -206,3 +217,4 @@ def change_existing_comparisons(project_id: int, old: int, new: int) -> None:
     project = Project.objects.filter(pk=project_id, labels_per_comparison=new).first()
     if project is not None:
         change_labels_wanted(project, old, new)
+        Project.objects.filter(pk=project_id, changing_from=old).update(changing_from=None)

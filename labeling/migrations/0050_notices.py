@@ -11,6 +11,11 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AddField(
+            model_name="project",
+            name="changing_from",
+            field=models.PositiveSmallIntegerField(blank=True, editable=False, null=True),
+        ),
         migrations.CreateModel(
             name="Notice",
             fields=[

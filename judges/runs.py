@@ -268,8 +268,8 @@ def _work(
                     run=run,
                 )
             asking = RunWorker.objects.filter(pk=worker.pk)
-            patiently(lambda: asking.update(asking_since=timezone.now()))
-        window = patiently(lambda: claim_window(run, worker, left, waiting))
+            patiently(partial(asking.update, asking_since=timezone.now()))
+        window = patiently(partial(claim_window, run, worker, left, waiting))
         if window.comparisons:
             batches = _batches(ask, window.comparisons)
             while True:

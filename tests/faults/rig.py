@@ -83,10 +83,10 @@ class Disk:
     def fill(self) -> int:
         """Take all that is free; how many bytes it were."""
         n = 0
-        with (self.place / "fills-the-disk").open("wb", buffering=0) as file:
-            with contextlib.suppress(OSError):
-                while True:
-                    n += file.write(b"\0" * 65536)
+        full = (self.place / "fills-the-disk").open("wb", buffering=0)
+        with full, contextlib.suppress(OSError):
+            while True:
+                n += full.write(b"\0" * 65536)
         return n
 
     def make_room(self) -> None:

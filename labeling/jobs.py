@@ -91,12 +91,16 @@ class JobQuerySet(models.QuerySet):
     def forgotten(self) -> Self:
         """Queued jobs whose message may be lost: nobody took them for half a minute.
 
-        While a job is queued, `heartbeat_at` is when its message was sent again. The next time is
-        five minutes later, so that a job behind a long one does not fill the queue with messages.
+        While a job is queued, `heartbeat_at` is when its message was sent again. The next time is a
+        minute later, and for one that has waited for ten, five minutes: a job behind a long one
+        must not fill the queue with messages.
         """
         now = timezone.now()
+        new = models.Q(queued_at__gt=now - timedelta(minutes=10))
         return self.filter(
-            models.Q(heartbeat_at=None) | models.Q(heartbeat_at__lt=now - timedelta(minutes=5)),
+            models.Q(heartbeat_at=None)
+            | new & models.Q(heartbeat_at__lt=now - timedelta(minutes=1))
+            | models.Q(heartbeat_at__lt=now - timedelta(minutes=5)),
             status=Job.Status.QUEUED,
             queued_at__lt=now - timedelta(seconds=30),
         )

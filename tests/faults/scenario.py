@@ -274,16 +274,16 @@ class Scenario:
         """One of each kind, then more at random, all within the given seconds."""
         kinds: dict[str, Callable[[], Any]] = {
             "messages dropped": self.drop_messages,
+            "broker killed": lambda: self.kill("redis"),
             "web killed": lambda: self.kill(self.chance.choice(["web-1", "web-2"])),
             "judge's worker killed": lambda: self.kill_worker_of(self.judge_run),
             "leases expired": self.expire_leases,
             "database killed": self.rig.kill_database,
+            "workers killed": self.kill_workers,
             "trainer killed": lambda: self.kill_worker_of(self.run),
             "tasks delivered twice": self.deliver_twice,
             "disk full": self.fill_disk,
-            "workers killed": self.kill_workers,
             "database restarted": self.rig.restart_database,
-            "broker killed": lambda: self.kill("redis"),
         }
         first = list(kinds)
         order = first + [self.chance.choice(first) for _n in range(self.options.faults)]
@@ -316,6 +316,10 @@ class Scenario:
         self.kills[type(job).__name__, job.pk] = time.time()
         self.rig.kill(name)
 
+    def is_taken(self, job: Any) -> bool:
+        self.patiently(job.refresh_from_db)
+        return job.status != "queued"
+
     def is_at_work(self, job: Any) -> bool:
         self.patiently(job.refresh_from_db)
         return job.status == "running" and job.n_done > 0
@@ -337,6 +341,9 @@ class Scenario:
         """Have messages in the queue, and drop them: the sweep has to send them again."""
         from labeling.models import AgreementReport
 
+        for job in (self.judge_run, self.run):
+            with contextlib.suppress(TimeoutError):
+                wait_for(lambda job=job: self.is_taken(job), 20)
         AgreementReport.objects.create(project_id=self.report.project_id)
         self.rig.forget_messages()
 

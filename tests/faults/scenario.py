@@ -30,11 +30,16 @@ from tests.faults.rig import Rig
 
 GIVE_UP_SECONDS = 90.0
 """Nothing may take longer than this to go on after the last fault."""
-N_JUDGED, N_LABELED = 40, 24
+N_LABELED = 24
 N_LABELS = 2
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    print(json.dumps(play(arguments)))
+
+
+def play(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Play the scenario in this process, which has done nothing else: what is left at the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=25.0, help="of load with faults")
     parser.add_argument("--raters", type=int, default=6)
@@ -48,20 +53,23 @@ def main() -> None:
     parser.add_argument("--logs", default="", help="folder to keep what the programs said in")
     parser.add_argument("--judge-model", default="", help="folder; else a tiny one is made")
     parser.add_argument("--base-model", default="", help="folder; else a tiny one is made")
-    options = parser.parse_args()
+    parser.add_argument("--judged", type=int, default=40, help="comparisons of a judge run")
+    parser.add_argument(
+        "--again", action="store_true", help="start the next run where one succeeded; leave work"
+    )
+    options = parser.parse_args(arguments)
     with (
         tempfile.TemporaryDirectory(prefix="prefloop-faults-") as folder,
         Rig(Path(folder), disk_megabytes=options.disk, heartbeat_seconds=options.heartbeat) as rig,
     ):
         try:
-            facts = Scenario(rig, options).play()
+            return Scenario(rig, options).play()
         except BaseException:
             print(rig.last_lines(), file=sys.stderr)
             raise
         finally:
             if options.logs:
                 rig.keep_logs(Path(options.logs))
-        print(json.dumps(facts))
 
 
 class Scenario:
@@ -74,7 +82,7 @@ class Scenario:
         """When the worker of a running job was killed: (kind, key) -> time."""
         self.lost_after: list[dict[str, Any]] = []
         self.offers: list[dict[str, Any]] = []
-        self.load_over = threading.Event()
+        self.load_over, self.faults_over = threading.Event(), threading.Event()
         self.memory: dict[str, list[tuple[int, float, float]]] = {}
 
     def say(self, words: str) -> None:
@@ -103,8 +111,10 @@ class Scenario:
         for helper in helpers:
             helper.start()
         self.faults()
+        self.faults_over.set()
         self.say("no more faults")
         for rater in raters:
+            rater.to_the_end = not self.options.again
             rater.hurry.set()
         deadline = time.time() + GIVE_UP_SECONDS
         for rater in raters:
@@ -124,8 +134,6 @@ class Scenario:
     def prepare(self) -> None:
         from django.contrib.auth import get_user_model
 
-        from judges.judging import judge_version
-        from judges.ml.config import JudgeRecipe
         from labeling.models import Membership
         from tests.bench.labeling import make_project, make_raters
         from tests.factories import ComparisonFactory, ProjectFactory
@@ -136,13 +144,11 @@ class Scenario:
         self.judge_model, self.base_model = self.models()
         lead = get_user_model().objects.create(username="lead")
         kitchen = ProjectFactory(slug="kitchen")
-        ComparisonFactory.create_batch(N_JUDGED, project=kitchen)
+        ComparisonFactory.create_batch(self.options.judged, project=kitchen)
         polite = labeled_project(N_LABELED)
         for project in (kitchen, polite):
             Membership.objects.create(project=project, user=lead, role=Membership.Role.LEAD)
-        recipe = JudgeRecipe(max_rationale_tokens=24, min_answer_mass=0.0)
-        self.version, _made = judge_version(kitchen, "tiny", self.judge_model, recipe)
-        self.polite = polite
+        self.kitchen, self.polite = kitchen, polite
         self.lead_session = signed_in(lead)
 
     def models(self) -> tuple[str, str]:
@@ -218,6 +224,8 @@ class Scenario:
                     self.say(f"{key[0]} {job.pk} is seen as lost after {seconds:.1f} s")
                 if job.can_resume:
                     self.resume(job)
+            if self.options.again and not self.faults_over.is_set():
+                self.patiently(self.next_jobs)
         self.forget_connection()
 
     def resume(self, job: Any) -> None:
@@ -383,8 +391,10 @@ class Scenario:
                 with contextlib.suppress(psutil.Error, AttributeError):
                     head = psutil.Process(program.process.pid)
                     tree = [head, *head.children(recursive=True)]
+                    # A run's own process comes and goes with the run.
+                    tree = [p for p in tree if "training.child" not in p.cmdline()]
                     size = sum(p.memory_full_info().pss for p in tree) / 2**20
-                    row = (program.process.pid, time.time() - self.began, size)
+                    row = (program.process.pid, round(time.time() - self.began), round(size, 1))
                     self.memory.setdefault(program.name, []).append(row)
 
     # --- what is left --------------------------------------------------------------------------
@@ -481,7 +491,7 @@ class Scenario:
             "verdicts_doubled": sum(n > 1 for n in verdicts.values()),
             "judge_labels": len(labels),
             "judge_labels_doubled": sum(n > 1 for n in labels.values()),
-            "n_judged": N_JUDGED,
+            "n_judged": self.options.judged * JudgeRun.objects.count(),
             "claims": Claim.objects.count(),
             "models": ModelVersion.objects.filter(run__isnull=False).count(),
             "runs": Run.objects.count(),
@@ -572,11 +582,11 @@ class Rater(threading.Thread):
         self.errors: list[str] = []
         self.sent_again = 0
         self.slowest = 0.0
-        self.until: float | None = None
+        self.to_the_end = True
 
     def run(self) -> None:
         self.begin.wait()
-        while not self.hurry.is_set() or self.until is None or time.time() < self.until:
+        while not self.hurry.is_set() or self.to_the_end:
             if not self.held and not self.look():
                 if self.hurry.is_set():
                     return  # nothing is left

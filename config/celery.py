@@ -1,13 +1,26 @@
 """The Celery application; its settings are the CELERY_… ones of Django's."""
 
 import os
+from functools import partial
 from typing import Any
 
 from celery import Celery
+from celery.contrib.django.task import DjangoTask
 from celery.signals import task_postrun, task_prerun, worker_ready, worker_shutdown
+from django.db import transaction
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-app = Celery("prefloop")
+
+
+class WakingTask(DjangoTask):
+    """A task whose message only wakes a worker: with the broker away, the change that wanted it
+    stands all the same, and the sweep sends the message later."""
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        transaction.on_commit(partial(self.delay, *args, **kwargs), robust=True)
+
+
+app = Celery("prefloop", task_cls=WakingTask)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 

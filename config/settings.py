@@ -93,6 +93,7 @@ TEMPLATES = [
                 "django.template.context_processors.i18n",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "labeling.views.notices.unread",
             ],
         },
     },
@@ -117,6 +118,9 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["TEST"] = {"NAME": str(PREFLOOP_STORAGE / "test.sqlite3")}
 else:
     DATABASES["default"]["CONN_MAX_AGE"] = 60
+    # After a restart of the database no request meets a connection that is gone: one more question
+    # for each, of a tenth of a millisecond.
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
     # Statements are prepared at their third run: a label then costs the database half as much
     # (docs/benchmarks.md). A connection pooler in between has to know prepared statements.
     DATABASES["default"].setdefault("OPTIONS", {}).update(
@@ -299,6 +303,14 @@ PREFLOOP_VLLM_ADAPTERS = env.str("PREFLOOP_VLLM_ADAPTERS", default="")
 PREFLOOP_VLLM_ADAPTERS_THERE = env.str("PREFLOOP_VLLM_ADAPTERS_THERE", default="")
 PREFLOOP_VLLM_KEY = env.str("PREFLOOP_VLLM_KEY", default="")
 PREFLOOP_LEASE_MINUTES = env.int("PREFLOOP_LEASE_MINUTES", default=15)
+
+# Where e-mail goes out: smtp+tls://user:password@host:587. Empty: nobody gets any.
+EMAIL_HOST = ""
+if _email := env.str("EMAIL_URL", default=""):
+    vars().update(env.email_url_config(_email))
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="prefloop@localhost")
+# What stands before addresses in e-mails: https://prefloop.example.org
+PREFLOOP_ADDRESS = env.str("PREFLOOP_ADDRESS", default="http://localhost:8000")
 
 # Counts of requests. Each process has its own unless this is `redis://host`.
 CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}

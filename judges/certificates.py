@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Max
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
@@ -23,7 +24,8 @@ from judges.models import (
 )
 from labeling.changes import note_change
 from labeling.jobs import Job
-from labeling.models import Preference, Project, content_hash
+from labeling.models import Notice, Preference, Project, content_hash
+from labeling.notices import tell_leads
 
 Status, Reason = Certificate.Status, Certificate.Reason
 PAUSE_MINUTES = 10
@@ -232,6 +234,14 @@ def revoke(certificate: Certificate, reason: str, *, user: Any = None, note: str
                 "note": note,
             },
         )
+        if reason != Reason.REPLACED and certificate.revoked_by is None:
+            tell_leads(
+                project,
+                Notice.Kind.REVOKED,
+                reverse("judges:routing", args=[project.slug]),
+                str(certificate),
+                ": ".join(part for part in (str(Reason(reason).label), note) if part),
+            )
     return bool(ended)
 
 

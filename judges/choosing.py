@@ -46,6 +46,7 @@ def choose(
             "version": version,
             "calibration": calibration,
             "chosen_by": user if user.is_authenticated else None,
+            "settled_at": None,
         },
     )
     # Until `settle` has corrected them, the labels of this one are as its judge said them; those
@@ -61,12 +62,16 @@ def settle(version: JudgeVersion) -> None:
 
     A version that is not its project's judge is left alone.
     """
-    if not ChosenJudge.objects.filter(version=version).exists():
+    chosen = ChosenJudge.objects.filter(version=version).first()
+    if chosen is None:
         return
     hand_over(version)
     correct_preferences(version)
     newest = version.cells.select_related("experiment").order_by("-pk").first()
     keep_probe(version, newest.experiment.selection["comparisons"] if newest else None)
+    ChosenJudge.objects.filter(pk=chosen.pk, chosen_at=chosen.chosen_at).update(
+        settled_at=timezone.now()
+    )
 
 
 def _in_words(chosen: ChosenJudge | None) -> dict[str, Any]:

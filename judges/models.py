@@ -165,7 +165,13 @@ class JudgeRun(Job):
     )
     result = models.JSONField(default=dict)  # what `judge --json` prints
 
+    PAGE = "judges:run"
+
     objects = JudgeRunQuerySet.as_manager()
+
+    @property
+    def of_project(self) -> Project:
+        return self.version.judge.project
 
     def __str__(self) -> str:
         return f"{self.version} run {self.pk}"
@@ -434,6 +440,8 @@ class ChosenJudge(models.Model):
         Calibration, models.RESTRICT, null=True, blank=True, related_name="+"
     )
     chosen_at = models.DateTimeField(auto_now=True)
+    # When a worker had let its verdicts count: see judges.choosing.settle.
+    settled_at = models.DateTimeField(null=True, blank=True)
     chosen_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
     )
@@ -452,6 +460,8 @@ class Experiment(Job):
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
+
+    PAGE = "judges:experiment"
 
     def __str__(self) -> str:
         return self.name

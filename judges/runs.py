@@ -5,6 +5,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from django.db import connection, transaction
@@ -24,7 +25,7 @@ from judges.models import Claim, JudgeRun, JudgeVersion, RunWorker, Verdict
 from judges.selection import selected
 from judges.verdicts import correction_of, record_verdict, verdict_of
 from judges.workers import Attendance, RunEnded, RunPaused, StopNow, come_in, leave, locked, over
-from labeling.jobs import Job, JobCancelled, JobTaken
+from labeling.jobs import Job, JobCancelled, JobTaken, mark_lost, patiently
 from labeling.models import Comparison, Preference
 
 WAIT = 1.0  # seconds between two looks at what colleagues still hold
@@ -174,9 +175,7 @@ def notice_death(run: JudgeRun) -> None:
     """
     if run.status != Job.Status.RUNNING or not run.is_deserted:
         return
-    JudgeRun.objects.filter(pk=run.pk, status=Job.Status.RUNNING, worker=run.worker).update(
-        status=Job.Status.LOST, finished_at=timezone.now(), error="The process is gone."
-    )
+    mark_lost(JudgeRun.objects.filter(pk=run.pk, status=Job.Status.RUNNING, worker=run.worker))
     run.refresh_from_db()
 
 
@@ -249,8 +248,11 @@ def _work(
     def waiting() -> QuerySet[Comparison]:
         return waiting_for(version, run.selection)
 
-    left = deque(waiting().values_list("pk", flat=True))
-    _count(run, len(left))
+    def still_waiting() -> deque[int]:
+        return patiently(lambda: deque(waiting().values_list("pk", flat=True)))
+
+    left = still_waiting()
+    patiently(lambda: _count(run, len(left)))
     ask = None
     told: set[str] = set()  # by the judge's server, of its model
     while True:
@@ -265,8 +267,9 @@ def _work(
                     halt=attendance.halt,
                     run=run,
                 )
-            RunWorker.objects.filter(pk=worker.pk).update(asking_since=timezone.now())
-        window = claim_window(run, worker, left, waiting)
+            asking = RunWorker.objects.filter(pk=worker.pk)
+            patiently(partial(asking.update, asking_since=timezone.now()))
+        window = patiently(partial(claim_window, run, worker, left, waiting))
         if window.comparisons:
             batches = _batches(ask, window.comparisons)
             while True:
@@ -274,7 +277,7 @@ def _work(
                     batch = next(batches, None)
                 if batch is None:
                     break
-                colleagues_wait = _keep(run, worker, version, batch)
+                colleagues_wait = patiently(partial(_keep, run, worker, version, batch))
                 news = _told_by(batch) - told
                 if news:
                     told |= news
@@ -291,10 +294,10 @@ def _work(
             if not left:
                 held = Claim.objects.filter(run=run, comparison=OuterRef("pk"))
                 left = deque(waiting().filter(~Exists(held)).values_list("pk", flat=True))
-        elif _finished(run, waiting):
+        elif patiently(lambda: _finished(run, waiting)):
             return
         else:  # a colleague died, or new comparisons were imported
-            left = deque(waiting().values_list("pk", flat=True))
+            left = still_waiting()
 
 
 def _batches(

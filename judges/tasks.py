@@ -149,10 +149,12 @@ def run_routing(run_id: int) -> None:
 
 @shared_task
 def tend_certificates() -> None:
-    """Revoke certificates whose ground has changed, and send workers for what they let stand and
-    for what is to be judged before people see it."""
+    """Revoke certificates whose ground has changed, and send workers for what they let stand, for
+    what is to be judged before people see it, and for what waits because a message was lost."""
     from judges.certificates import tend_all
+    from judges.forgotten import remind
     from judges.requests import take_requests
 
     tend_all()
     take_requests()
+    remind()

@@ -22,7 +22,7 @@ from django.utils.translation import gettext as _
 
 from judges.ml.asking import Halt
 from judges.models import Claim, JudgeRun, RunWorker
-from labeling.jobs import Job, JobCancelled, JobTaken
+from labeling.jobs import Job, JobCancelled, JobTaken, patiently
 
 logger = logging.getLogger(__name__)
 
@@ -78,13 +78,17 @@ def come_in(run: JudgeRun) -> RunWorker:
     return RunWorker.objects.create(run=row, name=name)
 
 
-@transaction.atomic
 def leave(run: JudgeRun, worker: RunWorker, status: str, line: str = "") -> bool:
     """Take this worker off the run; the last one ends the run with `status` and the line.
 
     Its claims go back. Where others are still at work the run goes on, and its page shows the line.
     Returns whether the run ended by it.
     """
+    return bool(patiently(lambda: _leave(run, worker, status, line)))
+
+
+@transaction.atomic
+def _leave(run: JudgeRun, worker: RunWorker, status: str, line: str) -> bool:
     RunWorker.objects.filter(pk=worker.pk, left_at=None).update(
         left_at=timezone.now(), problem=line, troubles=dict(worker.troubles)
     )

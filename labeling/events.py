@@ -8,6 +8,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from labeling.models import Assignment, Comparison, Preference, Project, Rater, Webhook
+from labeling.notices import tell_of_completion
 from labeling.webhooks import tell, write_for
 
 Event = Webhook.Event
@@ -71,9 +72,10 @@ def _complete(project_id: int) -> bool:
         # One conditional statement: of two who see it at once, one tells.
         if not done.update(completed_at=now):
             return False
-        slug = Project.objects.values_list("slug", flat=True).get(pk=project_id)
-        payload = {"project": slug, "completed_at": now.isoformat()}
+        project = Project.objects.get(pk=project_id)
+        payload = {"project": project.slug, "completed_at": now.isoformat()}
         tell(project_id, Event.PROJECT_COMPLETED, payload)
+        tell_of_completion(project)
         return True
 
 

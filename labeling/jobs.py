@@ -8,19 +8,32 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from django.apps import apps
 from django.conf import settings
-from django.db import DatabaseError, connection, models
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    connection,
+    models,
+    transaction,
+)
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _lazy
 
 logger = logging.getLogger(__name__)
+
+
+PATIENCE_SECONDS = 120.0
+"""How long a job waits for a database that is away before it gives up."""
+PAUSE_SECONDS = 1.0
 
 
 class JobCancelled(Exception):
@@ -29,6 +42,24 @@ class JobCancelled(Exception):
 
 class JobTaken(Exception):
     """Raised inside a job whose row has gone to another worker: stop and write nothing more."""
+
+
+def patiently(do: Callable[[], Any]) -> Any:
+    """Do one whole transaction, and again while the database is away: it restarts, or its disk is
+    full. Hours of work must not end by seconds of that.
+
+    Raises: what it raised, after PATIENCE_SECONDS, or at once within a transaction of the caller's.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return do()
+        except (OperationalError, InterfaceError) as error:
+            if connection.in_atomic_block or time.monotonic() > deadline:
+                raise
+            logger.warning("the database is away, waiting for it: %s", error)
+            connection.close()
+            time.sleep(PAUSE_SECONDS)
 
 
 class JobQuerySet(models.QuerySet):
@@ -60,12 +91,16 @@ class JobQuerySet(models.QuerySet):
     def forgotten(self) -> Self:
         """Queued jobs whose message may be lost: nobody took them for half a minute.
 
-        While a job is queued, `heartbeat_at` is when its message was sent again. The next time is
-        five minutes later, so that a job behind a long one does not fill the queue with messages.
+        While a job is queued, `heartbeat_at` is when its message was sent again. The next time is a
+        minute later, and for one that has waited for ten, five minutes: a job behind a long one
+        must not fill the queue with messages.
         """
         now = timezone.now()
+        new = models.Q(queued_at__gt=now - timedelta(minutes=10))
         return self.filter(
-            models.Q(heartbeat_at=None) | models.Q(heartbeat_at__lt=now - timedelta(minutes=5)),
+            models.Q(heartbeat_at=None)
+            | new & models.Q(heartbeat_at__lt=now - timedelta(minutes=1))
+            | models.Q(heartbeat_at__lt=now - timedelta(minutes=5)),
             status=Job.Status.QUEUED,
             queued_at__lt=now - timedelta(seconds=30),
         )
@@ -112,8 +147,17 @@ class Job(models.Model):
 
     objects = JobQuerySet.as_manager()
 
+    # The route of its page, which takes a project's slug and a key. Whoever started a job that has
+    # one is told how it ended: see labeling/notices.py.
+    PAGE: ClassVar[str] = ""
+
     class Meta:
         abstract = True
+
+    @property
+    def of_project(self) -> Any:
+        """The project that the job belongs to."""
+        return self.project
 
     @property
     def is_active(self) -> bool:
@@ -132,6 +176,9 @@ class Job(models.Model):
 
         Raises: JobCancelled when somebody asked for it; JobTaken when the row is no longer ours.
         """
+        patiently(lambda: self._report(values))
+
+    def _report(self, values: dict[str, Any]) -> None:
         mine = type(self).objects.filter(pk=self.pk, status=self.Status.RUNNING, worker=self.worker)
         if not mine.update(heartbeat_at=timezone.now(), **values):
             raise JobTaken(f"{self._meta.verbose_name} {self.pk} went to another worker")
@@ -142,17 +189,21 @@ class Job(models.Model):
             raise JobCancelled(f"{self._meta.verbose_name} {self.pk} was cancelled")
 
     def finish(self, status: str, **values: Any) -> bool:
-        """End the job; False if it was no longer this worker's to end."""
-        values |= {"status": status, "finished_at": timezone.now()}
-        ended = (
-            type(self)
-            .objects.filter(pk=self.pk, status=self.Status.RUNNING, worker=self.worker)
-            .update(**values)
-        )
-        if ended:
+        """End the job, and tell who started it; False if it was no longer this worker's to end."""
+        return patiently(lambda: self._finish(status, values))
+
+    def _finish(self, status: str, values: dict[str, Any]) -> bool:
+        from labeling.notices import tell_of_job
+
+        values = values | {"status": status, "finished_at": timezone.now()}
+        mine = type(self).objects.filter(pk=self.pk, status=self.Status.RUNNING, worker=self.worker)
+        with transaction.atomic():
+            if not mine.update(**values):
+                return False
             for name, value in values.items():
                 setattr(self, name, value)
-        return bool(ended)
+            tell_of_job(self)
+        return True
 
     def request_cancel(self) -> None:
         """Stop a queued job now, and a running one at its next report."""
@@ -189,6 +240,10 @@ class Job(models.Model):
         return bool(queued)
 
 
+WORKER_GONE = (
+    "The worker stopped reporting: killed, out of memory, or switched off. "
+    "What it had stored is kept; resume goes on from there."
+)
 RESUMABLE = (Job.Status.PAUSED, Job.Status.FAILED, Job.Status.CANCELLED, Job.Status.LOST)
 
 
@@ -214,13 +269,33 @@ def active_by_kind() -> list[tuple[type[Job], dict[str, Any]]]:
 
 
 def mark_lost(jobs: JobQuerySet) -> int:
-    """End jobs whose worker is gone; how many they were."""
-    return jobs.update(
-        status=Job.Status.LOST,
-        finished_at=timezone.now(),
-        error="The worker stopped reporting: killed, out of memory, or switched off. "
-        "What it had stored is kept; resume goes on from there.",
-    )
+    """End jobs whose worker is gone, and tell who started them; how many they were."""
+    from labeling.notices import tell_of_job
+
+    n = 0
+    for job in jobs:
+        # Once more: it may have reported, ended, or gone to another worker since it was read.
+        still = jobs.filter(pk=job.pk, worker=job.worker)
+        with transaction.atomic():
+            if not still.update(
+                status=Job.Status.LOST, finished_at=timezone.now(), error=WORKER_GONE
+            ):
+                continue
+            job.status, job.error = Job.Status.LOST, WORKER_GONE
+            tell_of_job(job)
+        n += 1
+    return n
+
+
+def database_came_back_lately() -> bool:
+    """Whether PostgreSQL started so lately that workers have not all had the time to report since:
+    their silence proves nothing."""
+    if connection.vendor != "postgresql":
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT extract(epoch FROM now() - pg_postmaster_start_time())")
+        [seconds] = cursor.fetchone()
+    return seconds < 1.5 * settings.PREFLOOP_HEARTBEAT_SECONDS
 
 
 def process_lives(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.core.cache import cache
 from django.db import transaction
 from django.db.models import QuerySet
 from django.forms.models import model_to_dict
@@ -92,6 +93,24 @@ def change_labels_wanted(project: Project, old: int, new: int) -> int:
     if new > old and n_changed:
         notice_more_work(project.pk)
     return n_changed
+
+
+def change_by_worker(project: Project, old: int, new: int) -> None:
+    """`change_labels_wanted` by a worker, who is reminded until it is done."""
+    from labeling.tasks import change_existing_comparisons
+
+    Project.objects.filter(pk=project.pk).update(changing_from=old)
+    change_existing_comparisons.delay_on_commit(project.pk, old, new)
+
+
+def go_on_changing() -> None:
+    """The sweep: remind a worker of what `change_by_worker` began, once in five minutes."""
+    from labeling.tasks import change_existing_comparisons
+
+    for project in Project.objects.exclude(changing_from=None):
+        old, new = project.changing_from, project.labels_per_comparison
+        if cache.add(f"reminded-of-changing-{project.pk}-{old}-{new}", True, timeout=300):
+            change_existing_comparisons.delay(project.pk, old, new)
 
 
 @transaction.atomic

@@ -10,7 +10,15 @@ from celery import shared_task
 from django.core.cache import cache
 from django.utils import timezone
 
-from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat, job_models, mark_lost
+from labeling.jobs import (
+    Job,
+    JobCancelled,
+    JobTaken,
+    database_came_back_lately,
+    heartbeat,
+    job_models,
+    mark_lost,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +30,15 @@ def sweep_jobs() -> None:
     """Mark silent jobs as lost, wake forgotten ones again, take back expired leases, notice what is
     complete and what is to be sent again; once an hour, forget what is old."""
     from labeling.events import notice_completed_projects
+    from labeling.notices import to_be_mailed
     from labeling.places import take_back_expired
+    from labeling.projects import go_on_changing
     from labeling.sealing import seal_changes
     from labeling.webhooks import is_due
 
+    wait = database_came_back_lately()
     for model in job_models():
-        n_lost = mark_lost(model.objects.silent())
+        n_lost = 0 if wait else mark_lost(model.objects.silent())
         if n_lost:
             logger.warning("%d %s lost their worker", n_lost, model._meta.verbose_name_plural)
         for job in model.objects.forgotten():
@@ -38,17 +49,21 @@ def sweep_jobs() -> None:
     take_back_expired()
     notice_completed_projects()
     seal_changes()
+    go_on_changing()
     if is_due():
         deliver_webhooks.apply_async(expires=10)
+    if to_be_mailed().exists():
+        mail_notices.apply_async(expires=10)
     if cache.add("old-rows-forgotten", True, timeout=3600):
         forget_old_rows()
 
 
 def forget_old_rows() -> None:
-    """Delete what nobody will ask for: answered idempotency keys, old webhook messages, wrong
-    passwords of yesterday, sessions that have ended."""
+    """Delete what nobody will ask for: answered idempotency keys, old webhook messages and notices,
+    wrong passwords of yesterday, sessions that have ended."""
     from django.core.management import call_command
 
+    from labeling import notices
     from labeling.models import IdempotentRequest
     from labeling.sign_ins import forget_old_failures
     from labeling.webhooks import forget_old
@@ -58,6 +73,15 @@ def forget_old_rows() -> None:
     forget_old()
     forget_old_failures()
     call_command("clearsessions")
+    notices.forget_old()
+
+
+@shared_task
+def mail_notices() -> None:
+    """Send the notices that are to go by e-mail."""
+    from labeling.notices import mail_due
+
+    mail_due()
 
 
 @shared_task
@@ -203,3 +227,4 @@ def change_existing_comparisons(project_id: int, old: int, new: int) -> None:
     project = Project.objects.filter(pk=project_id, labels_per_comparison=new).first()
     if project is not None:
         change_labels_wanted(project, old, new)
+        Project.objects.filter(pk=project_id, changing_from=old).update(changing_from=None)

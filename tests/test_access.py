@@ -32,6 +32,10 @@ WITHOUT_PROJECT = {
     "labeling:join",
     "labeling:tokens",
     "labeling:revoke_token",
+    "labeling:notices",
+    "labeling:notice_count",
+    "labeling:read_notices",
+    "labeling:notice",
 }
 # The installation's, not a project's.
 FOR_ADMINISTRATORS = {

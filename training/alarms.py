@@ -2,8 +2,12 @@
 
 from typing import Any
 
+from django.urls import reverse
+
 from labeling.imports.interchange import Row
 from labeling.imports.rows import RowStore
+from labeling.models import Notice
+from labeling.notices import tell_leads
 from training.models import Run
 
 FIRST = 10
@@ -35,6 +39,13 @@ def heed(run: Run, alarm: dict[str, Any]) -> dict[str, Any]:
     run.events.create(
         text=f"Alarm at step {alarm['step']}: {'; '.join(alarm['words'])}. The best weights are "
         f"those of step {alarm['kept_step']}. {n} comparisons of {old} with {new} wait for people."
+    )
+    tell_leads(
+        run.project,
+        Notice.Kind.ALARM,
+        reverse("training:run", args=[run.project.slug, run.pk]),
+        str(run),
+        f"{'; '.join(alarm['words'])}.",
     )
     return told | {"n_comparisons": n, "old": old, "new": new}
 

@@ -150,6 +150,8 @@ class Run(Job):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
 
+    PAGE = "training:run"
+
     class Meta:
         ordering = ["-pk"]
 
@@ -249,6 +251,8 @@ class Merge(Job):
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
+
+    PAGE = "training:merge"
 
     class Meta:
         ordering = ["-pk"]
@@ -361,6 +365,8 @@ class ModelExport(Job):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
 
+    PAGE = "training:exported"
+
     class Meta:
         ordering = ["-pk"]
 
@@ -411,6 +417,8 @@ class Study(Job):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
 
+    PAGE = "training:study"
+
     class Meta:
         ordering = ["-pk"]
         verbose_name_plural = "studies"
@@ -455,6 +463,8 @@ class Round(Job):
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
+
+    PAGE = "training:round"
 
     class Meta:
         ordering = ["-number"]
@@ -504,6 +514,8 @@ class Arena(Job):
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
+
+    PAGE = "training:arena"
 
     class Meta:
         ordering = ["-pk"]

@@ -14,7 +14,7 @@ from django.db import transaction
 from django.utils.translation import gettext_noop
 
 from labeling.changes import note_change
-from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
+from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat, patiently
 from labeling.reports import StatisticsMissing
 from labeling.storage import storage_path
 from training import serving
@@ -294,7 +294,7 @@ def go_on(
             return
         if "alarm" in metrics:
             metrics["alarm"] = heed(run, metrics["alarm"])
-        model = _end(run, metrics)
+        model = patiently(lambda: _end(run, metrics))
         record.say(f"Finished: model {model.name}.")
         if follows := go_on_after(run):
             record.say(follows)
@@ -486,6 +486,15 @@ class Recorder:
 
     def flush(self) -> None:
         """Write what waits, and the progress. Raises: JobCancelled, JobTaken (nothing written)."""
+        cancelled = patiently(self._write)
+        self.waiting.clear()
+        self.checkpoints.clear()
+        self.lines.clear()
+        self.written_at = time.monotonic()
+        if cancelled:
+            raise cancelled
+
+    def _write(self) -> JobCancelled | None:
         done = [step for step, split in self.waiting if split == "train"]
         cancelled = None
         with transaction.atomic():
@@ -504,12 +513,7 @@ class Recorder:
                 self._keep_checkpoint(step, path)
             for line in self.lines:
                 self.say(line)
-        self.waiting.clear()
-        self.checkpoints.clear()
-        self.lines.clear()
-        self.written_at = time.monotonic()
-        if cancelled:
-            raise cancelled
+        return cancelled
 
     def _keep_checkpoint(self, step: int, path: Path) -> None:
         """Note a new checkpoint, and forget those whose files the trainer has removed."""
@@ -522,7 +526,7 @@ class Recorder:
 
     def say(self, text: str) -> None:
         """One line in the run's log."""
-        self.run.events.create(text=text)
+        patiently(lambda: self.run.events.create(text=text))
 
     def close(self) -> None:
         """Have the tracker write its last lines."""

@@ -19,7 +19,7 @@ from typing import IO
 from django.conf import settings
 from django.db import DatabaseError, connection
 
-from labeling.jobs import Job
+from labeling.jobs import Job, patiently
 from labeling.storage import storage_path
 from training import causes
 from training.models import Merge, ModelExport, Run
@@ -53,7 +53,10 @@ def carry_out_in_child(job: Job) -> None:
         finally:
             kill(child)
         ran_out = n_killed_for_memory() > n_killed_before
-        note_end(job, child.returncode, peak, stopped=stopped, ran_out=ran_out, output=output)
+        code = child.returncode
+        patiently(
+            lambda: note_end(job, code, peak, stopped=stopped, ran_out=ran_out, output=output)
+        )
 
 
 def output_of(job: Job) -> IO[bytes]:

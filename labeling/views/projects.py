@@ -18,7 +18,13 @@ from labeling.changes import note_change
 from labeling.forms import HELPFUL_HONEST_HARMLESS, ProjectForm
 from labeling.models import Membership, Project
 from labeling.progress import count_progress, kept_progress, own_progress
-from labeling.projects import change_labels_wanted, keep_settings, make_project, settings_of
+from labeling.projects import (
+    change_by_worker,
+    change_labels_wanted,
+    keep_settings,
+    make_project,
+    settings_of,
+)
 
 CHANGED_AT_ONCE = 20_000  # comparisons that a person may wait for; more are a worker's
 
@@ -117,9 +123,7 @@ def _change_existing(request: HttpRequest, project: Project, form: ProjectForm) 
         after={"labels_wanted": new},
     )
     if form.n_following > CHANGED_AT_ONCE:
-        from labeling.tasks import change_existing_comparisons
-
-        change_existing_comparisons.delay_on_commit(project.pk, old, new)
+        change_by_worker(project, old, new)
         messages.info(
             request,
             _("A worker changes %(n)s comparisons now.") % {"n": intcomma(form.n_following)},

@@ -3,6 +3,9 @@ from django.conf import settings
 from django.db import migrations, models
 
 
+LOCKS = "Nothing for long: only training processes write steps, and a run that meets it can be resumed."
+
+
 class Migration(migrations.Migration):
     dependencies = [
         ("labeling", "0009_certificate_in_force"),

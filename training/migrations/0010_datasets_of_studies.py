@@ -1,6 +1,9 @@
 from django.db import migrations, models
 
 
+LOCKS = "Datasets alone, of which there are hundreds at most, for milliseconds."
+
+
 def mark_what_studies_froze(apps, schema_editor):
     """Until now nothing told them apart: they have no run, no draft and no preview, in a project
     with a study of labels."""

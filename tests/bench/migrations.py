@@ -1,0 +1,267 @@
+"""Migrations on PostgreSQL at a million rows while answers are written; backup and restore.
+
+    python -m tests.bench.migrations [--n 1000000] [--writers 4]
+    python -m tests.bench.migrations --backup [--n 200000]
+
+The database is made as it was before `labeling 0007`, filled with N comparisons that have one
+preference each (2 N responses, N prompts), and then brought up to date migration by migration,
+while writers keep an answer every 20 ms each: a place taken and a preference written, in one
+transaction that waits for the disk. Printed per migration:
+
+seconds      it took
+longest      milliseconds of the longest answer that began or ended in it
+refused      answers that the table refused because the code that wrote them was older than it
+
+`--backup` fills 5 N rows in today's form and prints seconds and bytes of a backup, of its check,
+and of its restore into an empty installation.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from tests import postgresql
+
+START = {
+    "labeling": "0006_leaderboard",
+    "judges": "0009_verdict_asked_for",
+    "training": "0004_restrict_deletion",
+}
+FILL = """
+INSERT INTO labeling_prompt (id, messages, content_hash, created_at, project_id)
+SELECT i, '[{{"role": "user", "content": "Tell me about place ' || i || '."}}]',
+    lpad(i::text, 64, '0'), now(), {project} FROM generate_series(1, {n}) AS i;
+INSERT INTO labeling_response (id, messages, content_hash, source, n_chars, created_at, prompt_id)
+SELECT i, '[{{"role": "assistant", "content": "' || repeat('Some words. ', 60) || i || '"}}]',
+    lpad(i::text, 64, '0'), '', 720, now(), (i + 1) / 2 FROM generate_series(1, 2 * {n}) AS i;
+INSERT INTO labeling_comparison (id, content_hash, external_id, gold, purpose, metadata, leaks,
+    labels_wanted, open_places, priority, random_key, created_at, project_id, prompt_id,
+    response_a_id, response_b_id)
+SELECT i, lpad(i::text, 64, '0'), '', '', 'work', '{{}}', '[]', 2, 1, 0, random(), now(),
+    {project}, i, 2 * i - 1, 2 * i FROM generate_series(1, {n}) AS i;
+INSERT INTO labeling_preference (choice, rationale, tags, aspects, shown_first, audit,
+    comparison_id, rater_id{more_names})
+SELECT 'a', '', '[]', '{{}}', 'a', false, i, {rater}{more_values} FROM generate_series(1, {n}) AS i;
+SELECT setval('labeling_prompt_id_seq', {n}), setval('labeling_response_id_seq', 2 * {n}),
+    setval('labeling_comparison_id_seq', {n});
+"""
+
+
+class Writer(threading.Thread):
+    """Answers one comparison after the other, with the columns that the code knew at the start."""
+
+    def __init__(self, url: str, number: int, n_writers: int, rater: int, n: int) -> None:
+        super().__init__(daemon=True)
+        self.url, self.rater = url, rater
+        self.todo = iter(range(number + 1, n, n_writers))
+        self.stop = threading.Event()
+        self.answers: list[tuple[float, float, str]] = []  # began, ended, why it was refused
+        self.columns = {"certified": False}
+        self.known = ""
+
+    def run(self) -> None:
+        import psycopg
+
+        connection = psycopg.connect(self.url, autocommit=False)
+        while not self.stop.wait(0.02):
+            comparison = next(self.todo)
+            began, why = time.time(), ""
+            try:
+                self.write(connection, comparison)
+            except psycopg.errors.NotNullViolation as error:
+                connection.rollback()
+                why = error.diag.column_name or "?"
+                self.known = why  # the new code comes with the next answer
+            self.answers.append((began, time.time(), why))
+
+    def write(self, connection: Any, comparison: int) -> None:
+        names, values = (f", {self.known}", ", false") if self.known else ("", "")
+        connection.execute(
+            "UPDATE labeling_comparison SET open_places = open_places - 1 "
+            "WHERE id = %s AND open_places > 0",
+            [comparison],
+        )
+        connection.execute(
+            "INSERT INTO labeling_preference (choice, rationale, tags, aspects, shown_first, audit,"
+            f" comparison_id, rater_id{names}) VALUES ('b', '', '[]', '{{}}', 'a', false, %s, %s"
+            f"{values})",
+            [comparison, self.rater],
+        )
+        connection.commit()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=1_000_000)
+    parser.add_argument("--writers", type=int, default=4)
+    parser.add_argument("--backup", action="store_true")
+    options = parser.parse_args()
+    programs = postgresql.find_programs()
+    if programs is None:
+        sys.exit("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with tempfile.TemporaryDirectory(prefix="prefloop-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "postgresql").mkdir()
+        (folder / "storage").mkdir()
+        server = postgresql.Server(
+            folder / "postgresql", programs, durable=True, options="-c max_wal_size=4GB"
+        )
+        try:
+            set_up(server.url, folder / "storage")
+            backup(server.url, folder, options.n) if options.backup else migrations(
+                server.url, options.n, options.writers
+            )
+        finally:
+            server.stop()
+
+
+def set_up(url: str, storage: Path) -> None:
+    os.environ |= {
+        "DATABASE_URL": url,
+        "PREFLOOP_STORAGE": str(storage),
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "SECRET_KEY": "of this bench alone",
+    }
+    import django
+
+    django.setup()
+
+
+def fill(n: int, more: dict[str, str]) -> tuple[int, int]:
+    """(project, rater) of N comparisons with a preference each."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        keys = {}
+        for table, row in (
+            ("labeling_project", {"slug": "'big'", "name": "'Big'"}),
+            ("labeling_rater", {"name": "'ann'", "kind": "'person'", "project_id": "{project}"}),
+        ):
+            cursor.execute(
+                "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = "
+                "%s AND is_nullable = 'NO' AND column_default IS NULL AND is_identity = 'NO'",
+                [table],
+            )
+            for column, kind in cursor.fetchall():
+                row.setdefault(column, EMPTY[kind])
+            values = ", ".join(row.values()).format(**keys)
+            cursor.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values}) RETURNING id")
+            keys["project" if "project" in table else "rater"] = cursor.fetchone()[0]
+        names = "".join(f", {name}" for name in more)
+        values = "".join(f", {value}" for value in more.values())
+        cursor.execute(FILL.format(n=n, more_names=names, more_values=values, **keys))
+        cursor.execute("VACUUM ANALYZE")
+    return keys["project"], keys["rater"]
+
+
+EMPTY = {
+    "character varying": "''",
+    "text": "''",
+    "smallint": "1",
+    "integer": "1",
+    "bigint": "1",
+    "double precision": "0",
+    "boolean": "false",
+    "jsonb": "'[]'",
+    "timestamp with time zone": "now()",
+}
+
+
+def migrations(url: str, n: int, n_writers: int) -> None:
+    from django.db import connection
+    from django.db.migrations.executor import MigrationExecutor
+    from django.db.migrations.loader import MigrationLoader
+
+    def executor() -> MigrationExecutor:
+        made = MigrationExecutor(connection)
+        made.loader = MigrationLoader(connection, replace_migrations=False)
+        return made
+
+    first = executor()
+    graph = first.loader.graph
+    outside = [node for node in graph.leaf_nodes() if node[0] not in START]
+    first.migrate([*START.items(), *outside])
+    began = time.time()
+    _project, rater = fill(n, {})
+    print(f"{n:,} comparisons with a preference each, made in {time.time() - began:.0f} s\n")
+    writers = [Writer(url, number, n_writers, rater, n) for number in range(n_writers)]
+    for writer in writers:
+        writer.start()
+    time.sleep(5.0)
+    spans = [("nothing, for 5 s", began := time.time() - 5.0, time.time())]
+    last = executor()
+    plan = last.migration_plan(
+        [node for node in last.loader.graph.leaf_nodes() if "everything" not in node[1]]
+    )
+    for migration, _backwards in plan:
+        began = time.time()
+        executor().migrate([(migration.app_label, migration.name)])
+        spans.append((f"{migration.app_label} {migration.name}", began, time.time()))
+        time.sleep(0.3)
+    for writer in writers:
+        writer.stop.set()
+        writer.join(10)
+    answers = sorted(answer for writer in writers for answer in writer.answers)
+    print("| migration | seconds | answers | longest, ms | refused |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name, begin, end in spans:
+        within = [a for a in answers if a[1] >= begin and a[0] <= end]
+        longest = max((1000 * (a[1] - a[0]) for a in within), default=0.0)
+        refused = sum(bool(a[2]) for a in within)
+        print(f"| {name} | {end - begin:.1f} | {len(within)} | {longest:.0f} | {refused} |")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM labeling_preference WHERE choice = 'b'")
+        [n_kept] = cursor.fetchone()
+    n_sent = sum(not why for _began, _ended, why in answers)
+    print(f"\n{n_sent} answers were acknowledged, {n_kept} are there.")
+
+
+def backup(url: str, folder: Path, n: int) -> None:
+    from django.core.management import call_command
+    from django.db import connection
+
+    call_command("migrate", verbosity=0)
+    fill(n, {"certified": "false"})
+    connection.close()
+    archive = folder / "backup.tar"
+    rows = []
+
+    def timed(name: str, *command: str, **environment: str) -> None:
+        began = time.time()
+        done = subprocess.run(
+            [sys.executable, "manage.py", *command],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            sys.exit(f"{command}: {done.stdout}{done.stderr}")
+        rows.append((name, time.time() - began))
+
+    timed("backup", "backup", str(archive))
+    timed("restore --check", "restore", "--check", str(archive))
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("CREATE DATABASE restored")
+    there = {
+        "DATABASE_URL": url.rpartition("/")[0] + "/restored",
+        "PREFLOOP_STORAGE": str(folder / "restored"),
+    }
+    timed("migrate", "migrate", "--verbosity", "0", **there)
+    timed("restore", "restore", str(archive), **there)
+    print(f"{5 * n:,} rows; the archive has {archive.stat().st_size / 2**20:.0f} MB\n")
+    print("| step | seconds | rows a second |\n| --- | ---: | ---: |")
+    for name, seconds in rows:
+        print(f"| {name} | {seconds:.0f} | {5 * n / seconds:,.0f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -219,6 +219,13 @@ PREFLOOP_HEARTBEAT_SECONDS = env.int("PREFLOOP_HEARTBEAT_SECONDS", default=10)
 PREFLOOP_MAX_UPLOAD_BYTES = env.int("PREFLOOP_MAX_UPLOAD_BYTES", default=512 * 1024 * 1024)
 # Memory of the worker's GPU, such as 24GiB, where the web process cannot see it.
 PREFLOOP_GPU_MEMORY = env.str("PREFLOOP_GPU_MEMORY", default="")
+# Sizes of GPUs in GB, as 24,48,80: training runs then wait in a queue by the memory that they need
+# (`manage.py queues` says which of them this machine's GPU can serve). Empty: one queue for all.
+PREFLOOP_GPU_CLASSES = sorted(env.list("PREFLOOP_GPU_CLASSES", cast=int, default=[]))
+# Processes that share each training run of this worker, by accelerate's launcher: one for each GPU.
+PREFLOOP_RUN_PROCESSES = env.int("PREFLOOP_RUN_PROCESSES", default=1)
+# Instead of it, a file of `accelerate config`: FSDP, several machines (docs/scaling.md).
+PREFLOOP_ACCELERATE_CONFIG = env.str("PREFLOOP_ACCELERATE_CONFIG", default="")
 # Whether Weights & Biases and Trackio may send a run's numbers over the network, to wherever their
 # own settings say. Else they write files, which a person can send later.
 PREFLOOP_TRACKERS_ONLINE = env.bool("PREFLOOP_TRACKERS_ONLINE", default=False)

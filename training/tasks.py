@@ -309,6 +309,22 @@ def go_on(
         record.close()
 
 
+def follow(run: Run) -> None:
+    """Train beside the process that carries the run out: the same rows and steps, of whose parts
+    this one takes its share. It reports nothing, and fails aloud: its end ends the others."""
+    from training.ml import ranks
+    from training.ml.peaks import give_memory_back
+
+    ranks.meet()
+    ranks.from_first(None)  # until the run has its rows
+    run.refresh_from_db()
+    give_memory_back()
+    recipe, (train_rows, test_rows) = recipe_of(run), _frozen_rows(run)
+    _recipe_function(run.kind)(
+        recipe, train_rows, test_rows, storage_path(run.folder), lambda report: None
+    )
+
+
 def _pause(run: Run, alarm: dict) -> None:
     """Leave the run as it is until somebody resumes it."""
     told = heed(run, alarm)
@@ -334,10 +350,11 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
 def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     train_rows, test_rows = _rows(run, record)
     # These import torch: only workers pay for it.
-    from training.ml import dpo, loading, ppo, quiet_star, reward_model, sft
+    from training.ml import loading, ranks
     from training.ml.peaks import Peak, give_memory_back
-    from training.ml.steps import resume_point
+    from training.ml.steps import newest_checkpoint
 
+    ranks.meet()
     give_memory_back()
     recipe, folder = recipe_of(run), storage_path(run.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -349,24 +366,33 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
         )
     run.base_revision = revision
     run.report(base_revision=revision)
-    last = resume_point(folder)
+    last = newest_checkpoint(folder)
     if last:
-        record.say(f"Goes on from {Path(last).name}.")
-    train = {
+        record.say(f"Goes on from {last.name}.")
+    train = _recipe_function(run.kind)
+    if run.report_to:
+        record.tracker = _tracker(run)
+        record.say(f"Its numbers go to {TRACKERS[run.report_to]} as well.")
+    if ranks.count() > 1:
+        record.say(f"{ranks.count()} processes share each step.")
+    ranks.from_first(None)  # those that follow find the run's rows now
+    peak = Peak()
+    metrics = train(recipe, train_rows, test_rows, folder, record)
+    keep_peaks(run, recipe, metrics, peak.device, peak.bytes() if alone else None)
+    return metrics
+
+
+def _recipe_function(kind: str) -> Callable[..., dict]:
+    from training.ml import dpo, ppo, quiet_star, reward_model, sft
+
+    return {
         Run.Kind.REWARD: reward_model.train,
         Run.Kind.DPO: dpo.train,
         Run.Kind.PPO: ppo.train,
         Run.Kind.SFT: sft.train,
         Run.Kind.PRETRAIN: sft.pretrain,
         Run.Kind.QUIET_STAR: quiet_star.train,
-    }[Run.Kind(run.kind)]
-    if run.report_to:
-        record.tracker = _tracker(run)
-        record.say(f"Its numbers go to {TRACKERS[run.report_to]} as well.")
-    peak = Peak()
-    metrics = train(recipe, train_rows, test_rows, folder, record)
-    keep_peaks(run, recipe, metrics, peak.device, peak.bytes() if alone else None)
-    return metrics
+    }[Run.Kind(kind)]
 
 
 def _tracker(run: Run) -> "Tracker":
@@ -391,10 +417,7 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
     if run.kind not in ON_TEXTS:
         if run.dataset is None:
             _freeze_labels(run, record)
-        sides = load_pairs(run.dataset)
-        if run.kind == Run.Kind.PPO:
-            sides = tuple(prompts_of(pairs) for pairs in sides)
-        return sides
+        return _frozen_rows(run)
     recipe = recipe_of(run)
     sha256 = text_sha256(recipe.text)
     if run.text_sha256 and run.text_sha256 != sha256:
@@ -409,6 +432,15 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
         f"{n_repeated} repeated ones left out."
     )
     return train, test
+
+
+def _frozen_rows(run: Run) -> tuple[list, list]:
+    """The same of a run that has its rows already."""
+    if run.kind in ON_TEXTS:
+        recipe = recipe_of(run)
+        return load_texts(recipe.text, recipe.test_share, recipe.seed)[:2]
+    sides = load_pairs(run.dataset)
+    return tuple(prompts_of(pairs) for pairs in sides) if run.kind == Run.Kind.PPO else sides
 
 
 def _freeze_labels(run: Run, record: "Recorder") -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import set_seed
 
+from training.ml import ranks
 from training.ml.adapting import (
     adapted,
     optimizer_of,
@@ -138,7 +139,8 @@ def train(
         lengths=[(p.chosen_chars, p.rejected_chars) for p in ordered],
     )
     if recipe.members > 1:
-        save_members(folder, recipe.members)
+        if ranks.is_first():
+            save_members(folder, recipe.members)
         if ordered:
             gaps = each[:, :, 0] - each[:, :, 1]  # (members, pairs)
             figures["member_accuracies"] = (gaps > 0).float().mean(dim=1).tolist()
@@ -181,8 +183,10 @@ def _train_member(
         recipe = replace(recipe, seed=(recipe.seed + member) % 2**31)
         folder = folder / "members" / str(member)
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "done.json").exists():
-            done: dict[str, Any] = json.loads((folder / "done.json").read_text())
+        done: dict[str, Any] | None = None
+        if ranks.is_first() and (folder / "done.json").exists():
+            done = json.loads((folder / "done.json").read_text())
+        if done := ranks.from_first(done):
             return done
 
     set_seed(recipe.seed)  # the head and the adapters start at random
@@ -257,7 +261,8 @@ def _train_member(
 
     report.choose_best(model)
     save_model(model, recipe, folder)
-    tokenizer.save_pretrained(folder / "model")
+    if ranks.is_first():
+        tokenizer.save_pretrained(folder / "model")
     report.measured_at_end(model)
     trained, parameters = n_parameters(model)
     done = {
@@ -272,7 +277,7 @@ def _train_member(
         "trained_parameters": trained,
         "parameters": parameters,
     }
-    if recipe.members > 1:
+    if recipe.members > 1 and ranks.is_first():
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         (folder / "done.json").write_text(json.dumps(done))
     return done
@@ -361,11 +366,13 @@ def _head_alone(
     for all pairs, and kept in the run's folder for when it goes on."""
     path = folder / "features.safetensors"
     head = next(m for name, m in model.named_modules() if name.rsplit(".", 1)[-1] in HEADS)
-    kept = load_file(path)["features"] if path.exists() else None
+    there = ranks.from_first(path.exists()) and path.exists()
+    kept = load_file(path)["features"] if there else None
     if kept is None or len(kept) != len(pairs):
         kept = _features(model, head, tokenizer, pairs, recipe.dtype)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": kept}, path)
+        if ranks.is_first():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"features": kept}, path)
     place = {id(pair): at for at, pair in enumerate(pairs)}
 
     def batch_of(pairs: Sequence[TokenPair]) -> Batch:

@@ -13,6 +13,9 @@ environ.Env.read_env(BASE_DIR / ".env")
 
 # Where files live: datasets, checkpoints, uploads, the embedded database and its broker.
 PREFLOOP_STORAGE = Path(env.str("PREFLOOP_STORAGE", default=str(BASE_DIR / "data")))
+# Where machines that share no folder leave files for each other, as s3://bucket/prefloop: any place
+# that fsspec knows. Empty: PREFLOOP_STORAGE is all there is (docs/scaling.md).
+PREFLOOP_SHARED_STORAGE = env.str("PREFLOOP_SHARED_STORAGE", default="")
 # For its owner alone: the database holds sessions and password hashes.
 PREFLOOP_STORAGE.mkdir(mode=0o700, parents=True, exist_ok=True)
 

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.translation import gettext_noop
 
+from labeling import shared
 from labeling.changes import note_change
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat
 from labeling.reports import StatisticsMissing
@@ -25,6 +26,7 @@ from training.causes import of_error
 from training.dataset_settings import stored_settings
 from training.datasets import freeze, load_pairs
 from training.fitting import keep_peaks
+from training.fleet import bring, leave
 from training.merges import carry_out_merge
 from training.ml.config import ON_TEXTS, TRACKERS
 from training.ml.data import prompts_of
@@ -210,7 +212,9 @@ def do(job: Job) -> None:
 def _end_of(job: Job, carry: Callable[[Any], Any]) -> None:
     """Do a job whose function ends its own row; note in plain words what went wrong."""
     try:
+        bring(job)
         carry(job)
+        _keep_copies(job)
     except (JobCancelled, JobTaken):
         return
     except Exception as error:
@@ -290,7 +294,9 @@ def go_on(
             return
         if "alarm" in metrics:
             metrics["alarm"] = heed(run, metrics["alarm"])
+        leave(f"{run.folder}/model")
         model = _end(run, metrics)
+        _keep_copies(run)
         record.say(f"Finished: model {model.name}.")
     except JobCancelled:
         record.say("Cancelled. Resume goes on from the last checkpoint.")
@@ -318,6 +324,9 @@ def follow(run: Run) -> None:
     ranks.meet()
     ranks.from_first(None)  # until the run has its rows
     run.refresh_from_db()
+    if ranks.is_first_of_machine():
+        bring(run)
+    ranks.wait()
     give_memory_back()
     recipe, (train_rows, test_rows) = recipe_of(run), _frozen_rows(run)
     _recipe_function(run.kind)(
@@ -348,6 +357,7 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
 
 
 def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
+    bring(run)
     train_rows, test_rows = _rows(run, record)
     # These import torch: only workers pay for it.
     from training.ml import loading, ranks
@@ -376,6 +386,7 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     if ranks.count() > 1:
         record.say(f"{ranks.count()} processes share each step.")
     ranks.from_first(None)  # those that follow find the run's rows now
+    ranks.wait()  # until they have its files
     peak = Peak()
     metrics = train(recipe, train_rows, test_rows, folder, record)
     keep_peaks(run, recipe, metrics, peak.device, peak.bytes() if alone else None)
@@ -393,6 +404,27 @@ def _recipe_function(kind: str) -> Callable[..., dict]:
         Run.Kind.PRETRAIN: sft.pretrain,
         Run.Kind.QUIET_STAR: quiet_star.train,
     }[Run.Kind(kind)]
+
+
+@shared_task
+def keep_copy(relative: str) -> None:
+    """Have a file that a worker elsewhere left beside the pages too, which show and offer it."""
+    shared.fetch_missing(relative)
+
+
+def _keep_copies(job: Job) -> None:
+    if not shared.is_shared() or job.status != Job.Status.SUCCEEDED:
+        return
+    made: list[str] = []
+    match job:
+        case Run():
+            made = [f"{job.folder}/model", *([job.dataset.path] if job.dataset else [])]
+        case Merge():
+            made = [f"merges/{job.pk}/model"]
+        case ModelExport():
+            made = [job.path]
+    for relative in made:
+        keep_copy.delay_on_commit(relative)
 
 
 def _tracker(run: Run) -> "Tracker":
@@ -500,6 +532,8 @@ class Recorder:
         """Write what waits, and the progress. Raises: JobCancelled, JobTaken (nothing written)."""
         done = [step for step, split in self.waiting if split == "train"]
         cancelled = None
+        if self.checkpoints:
+            leave(self.run.folder)
         with transaction.atomic():
             try:
                 # First: it proves that the run is this worker's, and locks the row until commit.

@@ -36,6 +36,10 @@ def is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
+def is_first_of_machine() -> bool:
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
 def wait() -> None:
     """Until all processes have come here."""
     if count() > 1:
@@ -112,7 +116,7 @@ def _add_together(gradients: list[Tensor]) -> None:
     together = torch.cat([grad.reshape(-1) for grad in gradients])
     dist.all_reduce(together)
     sizes = [grad.numel() for grad in gradients]
-    for grad, found in zip(gradients, together.split(sizes), strict=True):
+    for grad, found in zip(gradients, torch.split(together, sizes), strict=True):
         grad.copy_(found.view_as(grad))
 
 

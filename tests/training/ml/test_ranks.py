@@ -81,7 +81,8 @@ def by_two(kind: str, base: str, folder: Path, env=(), **changes) -> tuple[list,
             os._exit(1)
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
     first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
-    assert first[0] and len(first[0]) == len(second[0])
+    assert first[0]
+    assert len(first[0]) == len(second[0])
     return first[0], first[1]
 
 

@@ -1,12 +1,15 @@
-"""A run that several processes share, under accelerate's launcher: it ends as one, and goes on."""
+"""A run that several processes share, under accelerate's launcher: it ends as one, and goes on upon
+another machine, which shares nothing with the first but the database and a shared storage."""
 
 import os
+import shutil
 import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 
 from labeling.jobs import process_lives
@@ -15,18 +18,32 @@ from tests.factories import UserFactory
 from tests.training.projects import labeled_project
 from training.models import Run
 from training.runs import cancel_run, create_run
-from training.tasks import train
+from training.tasks import keep_copy, train
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)
-def two_processes(storage, settings, monkeypatch):
-    """The test's database and storage, in the environment that the processes inherit."""
+def two_processes(settings, monkeypatch):
+    """And the test's database, in the environment that they inherit."""
     settings.PREFLOOP_RUN_PROCESSES = 2
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{connection.settings_dict['NAME']}")
-    monkeypatch.setenv("PREFLOOP_STORAGE", str(storage))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def machine(settings, tmp_path, monkeypatch):
+    """Turns this worker, and what it starts, into one of another machine."""
+    settings.PREFLOOP_SHARED_STORAGE = f"file://{tmp_path}/shared"
+    monkeypatch.setenv("PREFLOOP_SHARED_STORAGE", settings.PREFLOOP_SHARED_STORAGE)
+
+    def turn(name: str) -> Path:
+        settings.PREFLOOP_STORAGE = tmp_path / name
+        settings.PREFLOOP_STORAGE.mkdir(exist_ok=True)
+        monkeypatch.setenv("PREFLOOP_STORAGE", str(settings.PREFLOOP_STORAGE))
+        return settings.PREFLOOP_STORAGE
+
+    return turn
 
 
 def ranks_of(run: Run) -> dict[int, int]:
@@ -46,11 +63,16 @@ def ranks_of(run: Run) -> dict[int, int]:
     return found
 
 
-def test_two_processes_share_a_run_that_is_cancelled_as_one_and_resumed(tiny_model):
+def test_two_processes_share_a_run_that_is_cancelled_as_one_and_resumed_elsewhere(
+    tiny_model, machine
+):
+    pages = machine("pages")
+    shutil.copytree(tiny_model, pages / "models/tiny")
+    call_command("share", "models/tiny")
     run = create_run(
         labeled_project(),
         kind="reward",
-        base_model=tiny_model,
+        base_model="tiny",
         recipe_settings={
             "max_steps": 60,
             "batch_size": 2,
@@ -73,6 +95,7 @@ def test_two_processes_share_a_run_that_is_cancelled_as_one_and_resumed(tiny_mod
         cancel_run(Run.objects.get(pk=run.pk), by=UserFactory())
         connection.close()
 
+    one = machine("one")
     thread = threading.Thread(target=cancel_in_the_middle)
     thread.start()
     train(run.pk)
@@ -87,6 +110,7 @@ def test_two_processes_share_a_run_that_is_cancelled_as_one_and_resumed(tiny_mod
     assert not any(map(process_lives, seen.values()))
     assert 0 < run.n_done < 60
 
+    two = machine("two")
     run.recipe |= {"max_steps": run.n_done + 4}
     run.status, run.cancel_requested = Run.Status.QUEUED, False
     run.save()
@@ -101,6 +125,11 @@ def test_two_processes_share_a_run_that_is_cancelled_as_one_and_resumed(tiny_mod
     assert steps == list(range(1, run.recipe["max_steps"] + 1))
     assert run.model_version.name == f"reward-{run.pk}"
     assert ranks_of(run) == {}
+    made = Path(run.model_version.path) / "adapter_model.safetensors"
+    assert [(root / made).exists() for root in (one, two, pages)] == [False, True, False]
+    machine("pages")
+    keep_copy(run.model_version.path)
+    assert (pages / made).read_bytes() == (two / made).read_bytes()
 
 
 def newest_checkpoint_of(run: Run) -> Path | None:

@@ -91,7 +91,7 @@ def test_what_earlier_runs_took_beyond_what_was_foretold_counts(classes, large):
             measured_peak=measured * 10**9,
         )
 
-    assert queue_for(run) == "train-80"
+    assert queue_for(run) == "train-48"
 
 
 def test_what_cannot_be_foretold_waits_for_the_largest(classes, large, storage):

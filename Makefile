@@ -47,6 +47,8 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml config labeling judges training
 	$(BIN)/python .ci/dependencies.py
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose*.yml
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python -c "import sys, config.wsgi, config.urls; \
 		heavy = {'torch', 'numpy', 'scipy', 'pandas', 'pyarrow'} & set(sys.modules); \

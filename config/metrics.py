@@ -9,11 +9,12 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Min, Q, Sum
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
@@ -32,6 +33,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from judges.models import JudgeRun, Verdict
 from labeling.jobs import Job, active_by_kind
 from labeling.models import Assignment, Worker
+from labeling.workers import class_queues
 from training.models import Run
 
 SHARED = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
@@ -118,6 +120,25 @@ class Rows:
             waits.add_metric([kind], (now - oldest).total_seconds() if oldest else 0)
         yield jobs
         yield waits
+        yield from self._runs_by_queue(now)
+
+    def _runs_by_queue(self, now: datetime) -> Iterator[Metric]:
+        """What to start more GPU workers by."""
+        waiting = GaugeMetricFamily(
+            "prefloop_queue_runs", "Training runs that wait, by queue", labels=["queue"]
+        )
+        ages = GaugeMetricFamily(
+            "prefloop_queue_wait_seconds", "Age of the oldest that waits there", labels=["queue"]
+        )
+        queued = Run.objects.filter(status=Job.Status.QUEUED).order_by()
+        found = queued.values("queue").annotate(n=Count("pk"), oldest=Min("queued_at"))
+        rows = {row["queue"]: row for row in found}
+        for queue in sorted({"gpu", *class_queues(), *rows}):
+            row = rows.get(queue)
+            waiting.add_metric([queue], row["n"] if row else 0)
+            ages.add_metric([queue], (now - row["oldest"]).total_seconds() if row else 0)
+        yield waiting
+        yield ages
 
     def _people(self) -> Iterator[Metric]:
         now = timezone.now()
@@ -183,7 +204,7 @@ class Rows:
         }
         workers = list(Worker.objects.present())
         queues = [queue for worker in workers for queue in worker.queues]
-        for queue in sorted({"web", "gpu", "sweep", *queues}):
+        for queue in sorted({"web", "gpu", "sweep", *class_queues(), *queues}):
             present.add_metric([queue], queues.count(queue))
         for worker in workers:
             disk.add_metric([worker.name], worker.disk_free)

@@ -14,6 +14,9 @@ environ.Env.read_env(BASE_DIR / ".env")
 
 # Where files live: datasets, checkpoints, uploads, the embedded database and its broker.
 PREFLOOP_STORAGE = Path(env.str("PREFLOOP_STORAGE", default=str(BASE_DIR / "data")))
+# Where machines that share no folder leave files for each other, as s3://bucket/prefloop: any place
+# that fsspec knows. Empty: PREFLOOP_STORAGE is all there is (docs/scaling.md).
+PREFLOOP_SHARED_STORAGE = env.str("PREFLOOP_SHARED_STORAGE", default="")
 # For its owner alone: the database holds sessions and password hashes.
 PREFLOOP_STORAGE.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -292,6 +295,13 @@ PREFLOOP_HEARTBEAT_SECONDS = env.int("PREFLOOP_HEARTBEAT_SECONDS", default=10)
 PREFLOOP_MAX_UPLOAD_BYTES = env.int("PREFLOOP_MAX_UPLOAD_BYTES", default=512 * 1024 * 1024)
 # Memory of the worker's GPU, such as 24GiB, where the web process cannot see it.
 PREFLOOP_GPU_MEMORY = env.str("PREFLOOP_GPU_MEMORY", default="")
+# Sizes of GPUs in GB, as 24,48,80: training runs then wait in a queue by the memory that they need
+# (`manage.py queues` says which of them this machine's GPU can serve). Empty: one queue for all.
+PREFLOOP_GPU_CLASSES = sorted(env.list("PREFLOOP_GPU_CLASSES", cast=int, default=[]))
+# Processes that share each training run of this worker, by accelerate's launcher: one for each GPU.
+PREFLOOP_RUN_PROCESSES = env.int("PREFLOOP_RUN_PROCESSES", default=1)
+# Instead of it, a file of `accelerate config`: FSDP, several machines (docs/scaling.md).
+PREFLOOP_ACCELERATE_CONFIG = env.str("PREFLOOP_ACCELERATE_CONFIG", default="")
 # Whether Weights & Biases and Trackio may send a run's numbers over the network, to wherever their
 # own settings say. Else they write files, which a person can send later.
 PREFLOOP_TRACKERS_ONLINE = env.bool("PREFLOOP_TRACKERS_ONLINE", default=False)

@@ -22,11 +22,36 @@ from django.utils import timezone
 
 logger = logging.getLogger(__name__)
 
+GB = 10**9
+"""As makers of cards count: what is sold as 24 GB holds 22.4 GiB at least."""
 PACKAGES = ("prefloop", "django", "celery", "torch", "transformers", "peft", "trl", "bitsandbytes")
 KEPT_FOR = timedelta(days=1)
 """A worker that said nothing for so long is forgotten."""
 _stop = threading.Event()
 _reporter: threading.Thread | None = None
+
+
+def class_queues() -> list[str]:
+    """Queues of training runs by the memory that they need, the smallest first; none where all
+    wait in `gpu`."""
+    sizes = settings.PREFLOOP_GPU_CLASSES
+    return [*(f"train-{size}" for size in sizes), "train-more"] if sizes else []
+
+
+def queues_for(memory: float) -> list[str]:
+    """Queues of the classes that hold this much memory (bytes), the smallest first."""
+    fitting = [size for size in settings.PREFLOOP_GPU_CLASSES if memory <= size * GB]
+    return [*(f"train-{size}" for size in fitting), "train-more"]
+
+
+def queues_within(memory: float) -> list[str]:
+    """Queues of the classes that a GPU with this much memory (bytes) can serve. One that is larger
+    than every class serves all."""
+    sizes = settings.PREFLOOP_GPU_CLASSES
+    if not sizes:
+        return []
+    fitting = [f"train-{size}" for size in sizes if size * GB <= memory]
+    return [*fitting, "train-more"] if memory > 1.1 * max(sizes) * GB else fitting
 
 
 def begin_reporting(queues: Sequence[str]) -> None:

@@ -3,6 +3,8 @@
 python -m training.child KIND KEY CLAIM     one job, in a new process each time
 python -m training.child serve              answers of the playground, as long as the worker asks
 
+Where several processes share a run, `accelerate launch` starts the first of these lines in each.
+
 What it does to itself, to the GPU or to the machine's memory ends the job and never the worker. It
 ends with its worker: standard input is a pipe that closes when the worker is gone, however it went.
 """
@@ -63,29 +65,36 @@ def main() -> None:
     if sys.argv[1] == SERVE:
         serve(lines)
     kind, key, claim = sys.argv[1:]
-    carry_out(kind, int(key), claim)
+    done = carry_out(kind, int(key), claim)
     connections.close_all()
     sys.stdout.flush()
     sys.stderr.flush()
     # All is written. Compiled libraries that crash while the interpreter takes itself apart would
-    # make a bad end of a good one.
-    os._exit(0)
+    # make a bad end of a good one. Processes that share a run wait for each other: one that leaves
+    # before its end says so, and the launcher ends the others.
+    os._exit(0 if done or "WORLD_SIZE" not in os.environ else 1)
 
 
-def carry_out(kind: str, key: int, claim: str) -> None:
+def carry_out(kind: str, key: int, claim: str) -> bool:
     """Do a job if it is still the worker's who claimed it: else it has gone to another meanwhile.
 
     Args: kind: the name of its model, in small letters.
+    Returns: whether it was carried to a good end.
     """
     from django.apps import apps
 
     from labeling.jobs import Job
-    from training.tasks import do
+    from training.tasks import do, follow
 
     jobs = apps.get_model("training", kind).objects
     job = jobs.filter(pk=key, status=Job.Status.RUNNING, worker=claim).first()
-    if job is not None:
-        do(job)
+    if job is None:
+        return False
+    if int(os.environ.get("RANK", "0")) > 0:
+        follow(job)
+        return True
+    do(job)
+    return bool(job.status == Job.Status.SUCCEEDED)
 
 
 def serve(lines: "SimpleQueue[str]") -> None:

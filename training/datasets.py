@@ -21,6 +21,7 @@ from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
+from labeling import shared
 from labeling.aggregation import counted_kind, margin
 from labeling.export import Crowd, labeled_by_content, labels_of
 from labeling.export_forms import Answer, Label, Labeled
@@ -549,6 +550,7 @@ def keep(
     sha256 = digest.hexdigest()
     path = Path("datasets") / f"{sha256}.jsonl"
     Path(file.name).replace(storage_path(path))
+    shared.put(path)
     dataset, _created = Dataset.objects.get_or_create(
         project=project,
         sha256=sha256,
@@ -636,6 +638,7 @@ def pair_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
     Raises: ValueError if the file is gone or is no longer what was frozen.
     """
+    shared.fetch_missing(dataset.path)
     path = storage_path(dataset.path)
     if not path.exists():
         raise ValueError(f"the dataset's file {dataset.path} is gone from the storage folder")

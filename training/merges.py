@@ -10,6 +10,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from labeling import shared
 from labeling.changes import note_change
 from labeling.jobs import Job, JobTaken
 from labeling.models import Messages, Project
@@ -161,6 +162,7 @@ def carry_out_merge(merge: Merge) -> ModelVersion:
             reported_at = time.monotonic()
 
     found = merge_models(recipe, folder, on_tensor, prompts_of(merge.project))
+    shared.put(f"merges/{merge.pk}/model")
     with transaction.atomic():
         # First, as the proof that the merge is still this worker's; it locks the row until commit.
         if not merge.finish(Job.Status.SUCCEEDED, result=found):

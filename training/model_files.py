@@ -11,6 +11,7 @@ from typing import Any
 from django.db import transaction
 from django.utils.translation import gettext_noop
 
+from labeling import shared
 from labeling.changes import note_change
 from labeling.jobs import Job, JobTaken
 from labeling.models import Project
@@ -244,6 +245,7 @@ def carry_out_export(export: ModelExport) -> None:
             reported_at = time.monotonic()
 
     found = save_gguf(folder, file, export.numbers, on_tensor)
+    shared.put(path)
     if not export.finish(Job.Status.SUCCEEDED, path=path, result=found):
         file.unlink(missing_ok=True)
         raise JobTaken(f"export {export.pk} went to another worker")

@@ -143,6 +143,7 @@ class Run(Job):
         Rater, models.SET_NULL, null=True, blank=True, related_name="scored_runs"
     )
     folder = models.CharField(max_length=500, blank=True)  # under PREFLOOP_STORAGE
+    queue = models.CharField(max_length=20, default="gpu")  # that it waits or waited in
     cause = models.CharField(max_length=20, blank=True)  # of a failure: see training/causes.py
     report_to = models.CharField(max_length=20, blank=True)  # see training/ml/trackers.py
     sweep = models.ForeignKey(Sweep, models.SET_NULL, null=True, blank=True, related_name="runs")
@@ -159,9 +160,12 @@ class Run(Job):
         return _("%(kind)s run %(pk)s") % {"kind": self.get_kind_display(), "pk": self.pk}
 
     def enqueue(self) -> None:
+        from training.routing import queue_for
         from training.tasks import train
 
-        train.delay_on_commit(self.pk)
+        self.queue = queue_for(self)  # anew each time: the classes may have been changed meanwhile
+        Run.objects.filter(pk=self.pk).update(queue=self.queue)
+        train.apply_async_on_commit(args=(self.pk,), queue=self.queue)
 
 
 class RunRewardModel(models.Model):

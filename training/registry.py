@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.db import transaction
 from django.db.models import F, ProtectedError, Q, RestrictedError
 from django.utils.translation import gettext_noop
 
+from labeling import shared
 from labeling.changes import note_change
 from labeling.jobs import Job
 from labeling.models import Project, Rater
@@ -243,7 +245,10 @@ def _delete(found: Dependents) -> None:
             run.delete()
     except (ProtectedError, RestrictedError) as error:
         raise StillInUse(f"something else refers to it: {error.args[0]}") from error
+    elsewhere = _shared(found)
     transaction.on_commit(lambda: remove(paths))
+    for relative in elsewhere:
+        transaction.on_commit(partial(shared.forget, relative))
 
 
 def _in_short(found: Dependents) -> dict[str, Any]:
@@ -271,6 +276,13 @@ def _paths(found: Dependents) -> list[Path]:
         if path is not None and not any(path.is_relative_to(other) for other in paths):
             paths.append(path)
     return paths
+
+
+def _shared(found: Dependents) -> list[str]:
+    """What of it other machines may have left in the shared storage."""
+    folders = [run.folder for run in [*found.runs, *_makers(found)] if run.folder]
+    folders += [f"exports/{export.pk}" for export in found.exports]
+    return sorted({*folders, *(f"merges/{merge.pk}" for merge in found.merges)})
 
 
 def _makers(found: Dependents) -> list[Run]:

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.translation import gettext_noop
 
+from labeling import shared
 from labeling.changes import note_change
 from labeling.jobs import Job, JobCancelled, JobTaken, heartbeat, patiently
 from labeling.reports import StatisticsMissing
@@ -25,6 +26,7 @@ from training.causes import UNKNOWN, of_error
 from training.dataset_settings import stored_settings
 from training.datasets import freeze, load_rows
 from training.fitting import keep_peaks
+from training.fleet import bring, leave
 from training.judge_scores import JudgeScores
 from training.merges import carry_out_merge
 from training.ml.config import ON_TEXTS, TRACKERS
@@ -213,7 +215,9 @@ def do(job: Job) -> None:
 def _end_of(job: Job, carry: Callable[[Any], Any]) -> None:
     """Do a job whose function ends its own row; note in plain words what went wrong."""
     try:
+        bring(job)
         carry(job)
+        _keep_copies(job)
     except (JobCancelled, JobTaken):
         return
     except Exception as error:
@@ -294,7 +298,9 @@ def go_on(
             return
         if "alarm" in metrics:
             metrics["alarm"] = heed(run, metrics["alarm"])
+        leave(f"{run.folder}/model")
         model = patiently(lambda: _end(run, metrics))
+        _keep_copies(run)
         record.say(f"Finished: model {model.name}.")
         if follows := go_on_after(run):
             record.say(follows)
@@ -314,6 +320,25 @@ def go_on(
             record.say(f"Failed: {words}\n{''.join(traceback.format_exception(error)[-4:])}")
     finally:
         record.close()
+
+
+def follow(run: Run) -> None:
+    """Train beside the process that carries the run out: the same rows and steps, of whose parts
+    this one takes its share. It reports nothing, and fails aloud: its end ends the others."""
+    from training.ml import ranks
+    from training.ml.peaks import give_memory_back
+
+    ranks.meet()
+    ranks.from_first(None)  # until the run has its rows
+    run.refresh_from_db()
+    if ranks.is_first_of_machine():
+        bring(run)
+    ranks.wait()
+    give_memory_back()
+    recipe, (train_rows, test_rows) = recipe_of(run), _frozen_rows(run)
+    _recipe_function(run.kind)(
+        recipe, train_rows, test_rows, storage_path(run.folder), lambda report: None
+    )
 
 
 def _pause(run: Run, alarm: dict) -> None:
@@ -339,12 +364,14 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
 
 
 def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
+    bring(run)
     train_rows, test_rows = _rows(run, record)
     # These import torch: only workers pay for it.
-    from training.ml import dpo, loading, ppo, quiet_star, reward_model, sft
+    from training.ml import loading, ranks
     from training.ml.peaks import Peak, give_memory_back
-    from training.ml.steps import resume_point
+    from training.ml.steps import newest_checkpoint
 
+    ranks.meet()
     give_memory_back()
     recipe, folder = recipe_of(run), storage_path(run.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -356,20 +383,17 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
         )
     run.base_revision = revision
     run.report(base_revision=revision)
-    last = resume_point(folder)
+    last = newest_checkpoint(folder)
     if last:
-        record.say(f"Goes on from {Path(last).name}.")
-    train = {
-        Run.Kind.REWARD: reward_model.train,
-        Run.Kind.DPO: dpo.train,
-        Run.Kind.PPO: ppo.train,
-        Run.Kind.SFT: sft.train,
-        Run.Kind.PRETRAIN: sft.pretrain,
-        Run.Kind.QUIET_STAR: quiet_star.train,
-    }[Run.Kind(run.kind)]
+        record.say(f"Goes on from {last.name}.")
+    train = _recipe_function(run.kind)
     if run.report_to:
         record.tracker = _tracker(run)
         record.say(f"Its numbers go to {TRACKERS[run.report_to]} as well.")
+    if ranks.count() > 1:
+        record.say(f"{ranks.count()} processes share each step.")
+    ranks.from_first(None)  # those that follow find the run's rows now
+    ranks.wait()  # until they have its files
     judge = JudgeScores(run, recipe, record.say) if getattr(recipe, "judge", "") else None
     writer = writer_of(run, recipe)
     peak = Peak()
@@ -377,7 +401,7 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
         metrics = train(recipe, train_rows, test_rows, folder, record)
     else:
         try:
-            metrics = ppo.train(
+            metrics = train(
                 recipe, train_rows, test_rows, folder, record, reward=judge, writer=writer
             )
         finally:
@@ -387,6 +411,40 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
             metrics["judge"] = judge.figures()
     keep_peaks(run, recipe, metrics, peak.device, peak.bytes() if alone else None)
     return metrics
+
+
+def _recipe_function(kind: str) -> Callable[..., dict]:
+    from training.ml import dpo, ppo, quiet_star, reward_model, sft
+
+    return {
+        Run.Kind.REWARD: reward_model.train,
+        Run.Kind.DPO: dpo.train,
+        Run.Kind.PPO: ppo.train,
+        Run.Kind.SFT: sft.train,
+        Run.Kind.PRETRAIN: sft.pretrain,
+        Run.Kind.QUIET_STAR: quiet_star.train,
+    }[Run.Kind(kind)]
+
+
+@shared_task
+def keep_copy(relative: str) -> None:
+    """Have a file that a worker elsewhere left beside the pages too, which show and offer it."""
+    shared.fetch_missing(relative)
+
+
+def _keep_copies(job: Job) -> None:
+    if not shared.is_shared() or job.status != Job.Status.SUCCEEDED:
+        return
+    made: list[str] = []
+    match job:
+        case Run():
+            made = [f"{job.folder}/model", *([job.dataset.path] if job.dataset else [])]
+        case Merge():
+            made = [f"merges/{job.pk}/model"]
+        case ModelExport():
+            made = [job.path]
+    for relative in made:
+        keep_copy.delay_on_commit(relative)
 
 
 def _tracker(run: Run) -> "Tracker":
@@ -411,10 +469,7 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
     if run.kind not in ON_TEXTS:
         if run.dataset is None:
             _freeze_labels(run, record)
-        sides = load_rows(run.dataset)
-        if run.kind == Run.Kind.PPO:
-            return tuple(prompts_of(rows) for rows in sides)
-        return sides
+        return _frozen_rows(run)
     recipe = recipe_of(run)
     sha256 = text_sha256(recipe.text)
     if run.text_sha256 and run.text_sha256 != sha256:
@@ -429,6 +484,15 @@ def _rows(run: Run, record: "Recorder") -> tuple[list, list]:
         f"{n_repeated} repeated ones left out."
     )
     return train, test
+
+
+def _frozen_rows(run: Run) -> tuple[list, list]:
+    """The same of a run that has its rows already."""
+    if run.kind in ON_TEXTS:
+        recipe = recipe_of(run)
+        return load_texts(recipe.text, recipe.test_share, recipe.seed)[:2]
+    sides = load_rows(run.dataset)
+    return tuple(prompts_of(rows) for rows in sides) if run.kind == Run.Kind.PPO else sides
 
 
 def _freeze_labels(run: Run, record: "Recorder") -> None:
@@ -497,6 +561,8 @@ class Recorder:
     def _write(self) -> JobCancelled | None:
         done = [step for step, split in self.waiting if split == "train"]
         cancelled = None
+        if self.checkpoints:
+            leave(self.run.folder)
         with transaction.atomic():
             try:
                 # First: it proves that the run is this worker's, and locks the row until commit.

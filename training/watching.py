@@ -22,6 +22,7 @@ from django.db import DatabaseError, connection
 from labeling.jobs import Job, patiently
 from labeling.storage import storage_path
 from training import causes
+from training.ml.config import IN_PARTS
 from training.models import Merge, ModelExport, Run
 from training.registry import own_path, remove
 
@@ -47,7 +48,8 @@ def carry_out_in_child(job: Job) -> None:
     """
     n_killed_before = n_killed_for_memory()
     with output_of(job) as output:
-        child = start([job._meta.model_name or "", str(job.pk), job.worker], output)
+        words = [job._meta.model_name or "", str(job.pk), job.worker]
+        child = start(words, output, shared=isinstance(job, Run) and job.kind in IN_PARTS)
         try:
             peak, stopped = watch(job, child)
         finally:
@@ -68,16 +70,33 @@ def output_of(job: Job) -> IO[bytes]:
     return (folder / OUTPUT).open("a+b")
 
 
-def start(words: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """A process of training/child.py, in a group of its own: its own children end with it."""
+def start(words: list[str], output: IO[bytes], *, shared: bool = False) -> subprocess.Popen[bytes]:
+    """A process of training/child.py, in a group of its own: its own children end with it.
+
+    Args: shared: as many of them as the settings say, under accelerate's launcher. They leave its
+        group, and end when standard input closes, as everything of training/child.py does.
+    """
     return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-m", "training.child", *words],
+        [sys.executable, "-m", *(launcher() if shared else []), "training.child", *words],
         cwd=settings.BASE_DIR,
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
         start_new_session=True,
     )
+
+
+def launcher() -> list[str]:
+    """The words that start a module in several processes; none where a run has one."""
+    asked = []
+    if settings.PREFLOOP_ACCELERATE_CONFIG:
+        asked += ["--config_file", settings.PREFLOOP_ACCELERATE_CONFIG]
+    elif settings.PREFLOOP_RUN_PROCESSES > 1:
+        # On a machine without GPUs as well: the processes find out for themselves.
+        asked += ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]
+        asked += ["--dynamo_backend", "no", "--main_process_port", "0"]  # 0: any that is free
+        asked += ["--num_processes", str(settings.PREFLOOP_RUN_PROCESSES)]
+    return ["accelerate.commands.launch", *asked, "-m"] if asked else []
 
 
 def watch(job: Job, child: subprocess.Popen[bytes]) -> tuple[int | None, bool]:

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_safe
 
 from labeling.jobs import Job, active_by_kind, job_models
 from labeling.models import Worker
-from labeling.workers import versions
+from labeling.workers import class_queues, versions
 
 N_FAILURES = 10
 ENDED_BADLY = [Job.Status.FAILED, Job.Status.LOST]
@@ -36,7 +36,7 @@ def status(request: HttpRequest) -> HttpResponse:
     served = {queue for worker in workers if worker.is_present for queue in worker.queues}
     context = {
         "workers": workers,
-        "unserved": sorted({"web", "gpu", "sweep"} - served),
+        "unserved": sorted({"web", "gpu", "sweep", *class_queues()} - served),
         "jobs": jobs_by_kind(),
         "failures": last_failures(),
         "disk_free": disk.free,

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from training.ml import ranks
 from training.ml.config import Recipe, is_target, targets
 from training.ml.galore import GaLoreAdamW
 from training.ml.loading import (
@@ -84,7 +85,7 @@ def save_start(model: Any, recipe: Recipe, folder: Path) -> None:
         load = load_scorer if any(hasattr(base, head) for head in HEADS) else load_causal
         with torch.random.fork_rng():  # a new head is drawn and thrown away
             start_loftq(model, load(recipe.base_model, dtype=recipe.dtype))
-    if recipe.method == "pissa":
+    if recipe.method == "pissa" and ranks.is_first():
         model.save_pretrained(folder / "start", save_embedding_layers=False)
 
 
@@ -139,10 +140,13 @@ def save_model(model: Any, recipe: Recipe, folder: Path) -> None:
     nobody who loads them has to take the base apart in the same way first.
     """
     place = folder / "model"
+    weights = ranks.whole_weights(model)
+    if not ranks.is_first():
+        return
     if isinstance(model, PeftModel):
-        model.save_pretrained(place, save_embedding_layers=False)
+        model.save_pretrained(place, save_embedding_layers=False, state_dict=weights)
     else:
-        model.save_pretrained(place)
+        model.save_pretrained(place, state_dict=weights)
     if recipe.method == "pissa":
         _as_lora(place, folder / "start")
     made: dict[str, Any] = {"method": recipe.method}

@@ -849,6 +849,8 @@ class QuietStarRecipe(_Shared):
 TextRecipe = PretrainRecipe | QuietStarRecipe
 """Recipes that read a file of raw text, and no labels."""
 ON_TEXTS = ("pretrain", "quiet_star")
+IN_PARTS = ("reward", "dpo", "sft", "pretrain")
+"""Recipes whose steps are divided into parts, which several processes can share: ml/ranks.py."""
 Recipe = RewardRecipe | DPORecipe | SFTRecipe | PretrainRecipe | QuietStarRecipe
 """Recipes that transformers' trainer carries out, and Quiet-STaR."""
 AnyRecipe = Recipe | PPORecipe

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import set_seed
 
+from training.ml import ranks
 from training.ml.adapting import (
     adapted,
     optimizer_of,
@@ -200,7 +201,8 @@ def train(
 
     report.choose_best(model)
     save_model(model, recipe, folder)
-    tokenizer.save_pretrained(folder / "model")
+    if ranks.is_first():
+        tokenizer.save_pretrained(folder / "model")
     found = report.measured_at_end(model)
     trained, parameters = n_parameters(model)
     n_left_out = left_out_test.too_long + left_out_test.empty
@@ -615,7 +617,7 @@ def reference_logps(
     Kept in the file under a hash of the tokens, so that a run that goes on finds them again.
     """
     digest = hashlib.sha256(repr((asked, recipe.dtype)).encode()).hexdigest()
-    if path.exists():
+    if ranks.from_first(path.exists()) and path.exists():
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("tokens") == digest:
                 kept: Tensor = file.get_tensor("logps")
@@ -639,8 +641,9 @@ def reference_logps(
                 found[part] = _logps(base, batch, recipe.dtype)[0].cpu()
         columns.append(found)
     logps = torch.stack(columns, dim=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"logps": logps}, path, metadata={"tokens": digest})
+    if ranks.is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"logps": logps}, path, metadata={"tokens": digest})
     return logps
 
 

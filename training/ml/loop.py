@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from training.ml import ranks
+
 Batch = dict[str, Tensor]
 LossOf = Callable[[Any, Batch], tuple[Tensor, dict[str, Tensor]]]
 """(model, part of a step) to the sum of its rows' losses, and sums of what the curves show."""
@@ -65,12 +67,12 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, list[Batch]], num_items_in_batch: Any = None
     ) -> Tensor:
         """Gradients of one step; returns its loss."""
+        model = self.model  # not what wraps it among several processes: see `learn`
         model.train()
         parts: list[Batch] = self._prepare_inputs(inputs)["parts"]
         n_rows = sum(len(part["weight"]) for part in parts)
         self.prepare(model, parts)
-        whole, sums = learn(self, model, parts, self.loss, n_rows)
-        self.values = {name: float(value) for name, value in sums.items()}
+        whole, self.values = learn(self, model, parts, self.loss, n_rows)
         return whole
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -103,31 +105,47 @@ def of_whole_steps(n_steps: int) -> dict[str, Any]:
 
 
 def one_step_at_a_time(trainer: Trainer, parts: Callable[[Any], list[Batch]]) -> Any:
-    """The loader of a trainer whose dataset's rows are steps, in their order."""
-    loader = DataLoader(
+    """The loader of a trainer whose dataset's rows are steps, in their order.
+
+    Not prepared by accelerate, which would give every process steps of its own: all take the same
+    one, and `learn` divides its parts.
+    """
+    return DataLoader(
         trainer.train_dataset,
         batch_size=1,
         collate_fn=lambda steps: {"parts": parts(steps[0])},
         pin_memory=trainer.args.dataloader_pin_memory,
     )
-    return trainer.accelerator.prepare(loader)
 
 
 def learn(
     trainer: Trainer, model: Any, parts: Sequence[Batch], loss: LossOf, whole: Tensor | float
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, float]]:
     """Gradients of one step from its parts; its loss, and what the curves show, both divided by
-    `whole`: the step's rows, or the weights of its tokens."""
+    `whole`: the step's rows, or the weights of its tokens.
+
+    Several processes share the parts. Their gradients are summed once, when all parts are done,
+    and not by what wraps the model for it, which wants as many passes of every process; of a model
+    that is held in shares, FSDP sums them itself, and takes their mean.
+    """
+    sharded = ranks.is_sharded(model)
+    mean_of = ranks.count() if sharded else 1
     total = torch.zeros((), device=trainer.args.device)
     sums: dict[str, Tensor] = {}
-    for part in parts:
+    for part, counts in ranks.share_of(parts, evenly=sharded):
         with trainer.compute_loss_context_manager():
             found, values = loss(model, part)
-        trainer.accelerator.backward(found / whole)
-        total += found.detach() / whole
+        trainer.accelerator.backward(found * (counts * mean_of) / whole)
+        total += counts * found.detach() / whole
         for name, value in values.items():
-            sums[name] = sums.get(name, 0) + value.detach() / whole
-    return total, sums
+            sums[name] = sums.get(name, 0) + counts * value.detach() / whole
+    if ranks.count() > 1 and not sharded:
+        ranks.add_gradients(model)
+    mine = {name: float(value) for name, value in sums.items()}
+    if ranks.count() == 1:
+        return total, mine
+    everybodys, shown = ranks.add_up(float(total), mine)
+    return torch.full_like(total, everybodys), shown
 
 
 class _Places(Dataset[Sequence[int]]):

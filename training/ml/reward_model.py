@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import set_seed
 
+from training.ml import ranks
 from training.ml.adapting import (
     adapted,
     optimizer_of,
@@ -139,7 +140,7 @@ def train(
     n_left_out = left_out_test.too_long + left_out_test.empty
     measure = _single_figures if singles_of(train) else _pair_figures
     figures = measure(each, train_tokens, longest_first(test_tokens), n_left_out)
-    if recipe.members > 1:
+    if recipe.members > 1 and ranks.is_first():
         save_members(folder, recipe.members)
     n_rated = sum(single.rating is not None for single in singles_of(own))
     if recipe.loss == "ratings" and not singles_of(own):
@@ -246,8 +247,10 @@ def _train_member(
         recipe = replace(recipe, seed=(recipe.seed + member) % 2**31)
         folder = folder / "members" / str(member)
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "done.json").exists():
-            done: dict[str, Any] = json.loads((folder / "done.json").read_text())
+        done: dict[str, Any] | None = None
+        if ranks.is_first() and (folder / "done.json").exists():
+            done = json.loads((folder / "done.json").read_text())
+        if done := ranks.from_first(done):
             return done
 
     set_seed(recipe.seed)  # the head and the adapters start at random
@@ -340,7 +343,8 @@ def _train_member(
 
     report.choose_best(model)
     save_model(model, recipe, folder)
-    tokenizer.save_pretrained(folder / "model")
+    if ranks.is_first():
+        tokenizer.save_pretrained(folder / "model")
     report.measured_at_end(model)
     trained, parameters = n_parameters(model)
     done = {
@@ -355,7 +359,7 @@ def _train_member(
         "trained_parameters": trained,
         "parameters": parameters,
     }
-    if recipe.members > 1:
+    if recipe.members > 1 and ranks.is_first():
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         (folder / "done.json").write_text(json.dumps(done))
     return done
@@ -457,11 +461,13 @@ def _head_alone(
     for all pairs, and kept in the run's folder for when it goes on."""
     path = folder / "features.safetensors"
     head = next(m for name, m in model.named_modules() if name.rsplit(".", 1)[-1] in HEADS)
-    kept = load_file(path)["features"] if path.exists() else None
+    there = ranks.from_first(path.exists()) and path.exists()
+    kept = load_file(path)["features"] if there else None
     if kept is None or len(kept) != len(pairs):
         kept = _features(model, head, tokenizer, pairs, recipe.dtype)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": kept}, path)
+        if ranks.is_first():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"features": kept}, path)
     place = {id(pair): at for at, pair in enumerate(pairs)}
 
     def batch_of(rows: Sequence[Tokens]) -> Batch:

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
+from training.ml import ranks
 from training.ml.adapting import optimizer_of, optimizer_words, save_model, save_start
 from training.ml.batches import parts_of, passes_of, steps_of, useful_share
 from training.ml.config import PretrainRecipe, SFTRecipe
@@ -267,7 +268,8 @@ def _train(
 
     report.choose_best(trainer.model)
     save_model(trainer.model, recipe, folder)
-    tokenizer.save_pretrained(folder / "model")
+    if ranks.is_first():
+        tokenizer.save_pretrained(folder / "model")
     nll = report.measured_at_end(trainer.model)
     trained, parameters = n_parameters(trainer.model)
     units, n_tokens = [example.unit for example in report.test], list(map(n_told, report.test))
@@ -390,6 +392,7 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
     ) -> Tensor:
         """Gradients of one step; returns its loss, Σ w · −log p / Σ w over all its tokens, however
         they are divided. With weights of 0 and 1 it is TRL's own."""
+        model = self.model  # not what wraps it among several processes: see `learn`
         model.train()
         parts: list[Batch] = self._prepare_inputs(inputs)["parts"]
         whole = torch.stack([part["weights"].sum() for part in parts]).sum()

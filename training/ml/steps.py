@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
+from training.ml import ranks
 from training.ml.adapting import load_network, optimizer_name, save_network
 from training.ml.batches import parts_of
 from training.ml.config import MOST_STEPS, Recipe, RowsRecipe, texts_in_a_row, token_budget
@@ -118,7 +119,7 @@ def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, An
     }
 
 
-def resume_point(folder: Path) -> str | None:
+def newest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run, or None. What a kill left half-written is removed."""
     found = sorted(
         (folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
@@ -127,7 +128,15 @@ def resume_point(folder: Path) -> str | None:
     for path in found:
         if path not in whole:
             shutil.rmtree(path)
-    return str(whole[-1]) if whole else None
+    return whole[-1] if whole else None
+
+
+def resume_point(folder: Path) -> str | None:
+    """What the trainer is to go on from, in every process the same: the newest whole checkpoint, or
+    nothing."""
+    newest = newest_checkpoint(folder) if ranks.is_first() else None
+    name = ranks.from_first(newest.name if newest else None)
+    return str(folder / "checkpoints" / name) if name else None
 
 
 @contextlib.contextmanager
@@ -241,8 +250,11 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         path = _checkpoint(args, state)
-        save_network(kwargs["model"], self.recipe, path)
-        seal(path)
+        if ranks.is_first():
+            save_network(kwargs["model"], self.recipe, path)
+        ranks.wait()  # each process has a file of its own in it
+        if ranks.is_first():
+            seal(path)
         self.on_step(StepReport(step=state.global_step, n_steps=self.total, checkpoint=path))
 
     def choose_best(self, model: Any) -> None:
@@ -250,9 +262,12 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         measured = self._measured()
         if measured:
             self.best_step = min(measured, key=lambda step: measured[step])
-            saved = load_file(self._place("best.safetensors"), device=str(device()))
+            saved = {}
+            if ranks.is_first():
+                saved = load_file(self._place("best.safetensors"), device=str(device()))
             for name, parameter in _trained(model).items():
-                parameter.data.copy_(saved[name])
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device())
+                ranks.put_back(parameter.data, saved.get(name, empty))
 
     def measured_at_end(self, model: Any) -> list[float]:
         """The numbers of the test rows under the model as it is, measured unless they have just
@@ -279,10 +294,9 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
         measured = self._measured()
         loss = self.summary(found)["loss"]
         if loss < min(measured.values(), default=math.inf):
-            save_file(
-                {name: p.data.clone() for name, p in _trained(model).items()},
-                self._place("best.safetensors"),
-            )
+            weights = {name: ranks.whole(p.data).clone() for name, p in _trained(model).items()}
+            if ranks.is_first():
+                save_file(weights, self._place("best.safetensors"))
         self._keep_measured(measured | {step: loss})
 
     def _numbers_of(self, rows: list[Row], split: str, step: int, model: Any) -> list[float]:
@@ -314,9 +328,10 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
 
     def _measured(self) -> dict[int, float]:
         """Loss on the validation rows after each step that it was measured at."""
-        if not self.validation or not self._place("best.json").exists():
-            return {}
-        found = json.loads(self._place("best.json").read_text())
+        found: dict[str, float] = {}
+        if self.validation and ranks.is_first() and self._place("best.json").exists():
+            found = json.loads(self._place("best.json").read_text())
+        found = ranks.from_first(found) if self.validation else found
         return {int(step): loss for step, loss in found.items()}
 
     def _forget_after(self, step: int) -> None:
@@ -327,6 +342,8 @@ class ReportSteps(TrainerCallback, Generic[Row]):  # type: ignore[misc]
 
     def _keep_measured(self, measured: dict[int, float]) -> None:
         """In one move: a kill in the middle leaves what was there before."""
+        if not ranks.is_first():
+            return
         unfinished = self._place("best.json.unfinished")
         unfinished.write_text(json.dumps(measured))
         unfinished.replace(self._place("best.json"))
@@ -346,7 +363,9 @@ def _checkpoint(args: Any, state: Any) -> Path:
 
 def seal(checkpoint: Path) -> None:
     """Mark a checkpoint as whole, once all of it is on the disk."""
-    for path in checkpoint.iterdir():
+    for path in checkpoint.rglob("*"):
+        if path.is_dir():
+            continue
         with path.open("rb") as file:
             os.fsync(file.fileno())
     (checkpoint / COMPLETE).touch()

@@ -23,6 +23,7 @@ from training.forms import LaunchForm
 from training.ml.config import ON_TEXTS, RECIPES, TRACKERS, settings_of
 from training.ml.methods import other_settings
 from training.models import Dataset, Run
+from training.routing import waiting_words
 from training.runs import (
     LIMITS,
     cancel_run,
@@ -247,6 +248,8 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     context["test_points"] = _test_points(measured)
     if found.status == Run.Status.FAILED:
         context |= _failure(found)
+    if found.status == Run.Status.QUEUED:
+        context["waiting"] = waiting_words(found)
     if request.htmx:
         return render(request, "training/run.html#live", context)
     context["counts"] = counts_in_words(found.dataset)

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from typing import IO, Any
 
 from django.conf import settings
@@ -21,6 +22,7 @@ from django.db import connection
 
 from config.processes import KeepsDying, ProcessTree
 from labeling.reports import libraries_missing
+from labeling.workers import class_queues
 
 START_SECONDS = 90
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -217,10 +219,14 @@ def web_processes() -> int:
     return 1 if connection.vendor == "sqlite" else min(2, os.cpu_count() or 1)
 
 
-def worker_command(queue: str, *, concurrency: int) -> list[str]:
-    """A Celery worker for one queue."""
+def worker_command(queue: str, *, concurrency: int, more: Sequence[str] = ()) -> list[str]:
+    """A Celery worker that is named by the queue that it serves.
+
+    Args: more: queues that it serves besides.
+    """
+    queues = ",".join([queue, *more])
     return [
-        *(sys.executable, "-m", "celery", "--quiet", "-A", "config", "worker", "--queues", queue),
+        *(sys.executable, "-m", "celery", "--quiet", "-A", "config", "worker", "--queues", queues),
         *("--concurrency", str(concurrency), "--hostname", f"{queue}@%h"),
         *("--loglevel", os.environ.get("LOG_LEVEL", "WARNING")),
         *("--without-gossip", "--without-mingle", "--without-heartbeat"),
@@ -242,7 +248,7 @@ def gpu_worker_command() -> list[str]:
 
     It yields the processor to the pages, which matters where training runs on the CPU.
     """
-    worker = worker_command("gpu", concurrency=1)
+    worker = worker_command("gpu", concurrency=1, more=class_queues())
     return ["nice", "-n", "5", *worker, "--max-memory-per-child", KIB_AFTER_A_JOB]
 
 

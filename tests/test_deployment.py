@@ -1,0 +1,160 @@
+"""The files that put the application on a server: what they name is there, and safe as it comes."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from labeling.models import Worker
+
+ROOT = Path(settings.BASE_DIR)
+COMPOSE = ("docker-compose.yml", "docker-compose.worker.yml")
+
+
+def composed(name: str) -> dict:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def explained() -> dict[str, tuple[str, bool, str]]:
+    """{name: (value, whether it is only shown, the comment above it)} of .env.example."""
+    found, comment = {}, ""
+    for line in (ROOT / ".env.example").read_text().splitlines():
+        if match := re.fullmatch(r"(# )?([A-Z][A-Z_]+)=(\S*)", line):
+            found[match[2]] = (match[3], bool(match[1]), comment)
+            comment = ""
+        elif line.startswith("#"):
+            comment += line.removeprefix("#")
+        else:
+            comment = ""
+    return found
+
+
+def read_by_settings() -> set[str]:
+    text = (ROOT / "config/settings.py").read_text()
+    return set(re.findall(r"env\.\w+\(\s*\"([A-Z_]+)\"", text))
+
+
+def read_by_files() -> set[str]:
+    """What the compose files and the proxy's take from .env."""
+    text = "".join((ROOT / name).read_text() for name in (*COMPOSE, "Caddyfile"))
+    return set(re.findall(r"\$\{([A-Z_]+)", text)) | set(re.findall(r"\{\$([A-Z_]+)", text))
+
+
+def test_every_setting_is_explained_and_nothing_else_is():
+    assert set(explained()) == read_by_settings() | read_by_files()
+    assert [name for name, (_v, _s, comment) in explained().items() if len(comment) < 10] == []
+
+
+def test_no_setting_comes_with_an_unsafe_value():
+    given = {name: value for name, (value, shown, _c) in explained().items() if not shown}
+    assert set(given.values()) == {""}  # what is secret, or names the place, is filled in by people
+    assert {"SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD"} <= set(given)
+    shown = {name: value for name, (value, only, _c) in explained().items() if only}
+    for name in ("DEBUG", "PREFLOOP_HTTP", "PREFLOOP_WEBHOOK_PRIVATE", "PREFLOOP_TRACKERS_ONLINE"):
+        assert shown[name] == "0"
+
+
+def test_the_defaults_that_are_shown_are_those_of_the_settings(tmp_path):
+    """Taking away every # changes nothing but what a team's server is given anyway."""
+    shown = {n: v for n, (v, only, _c) in explained().items() if only and v and n != "DEBUG"}
+    kept = ("PREFLOOP_", "LOG_")
+    program = (
+        "import os, json; from config import settings as s; "
+        "names = [n for n in sorted(dir(s)) if n.startswith('PREFLOOP_')]; "
+        "print(json.dumps({n: str(getattr(s, n)) for n in names} | {'log': s.LOGGING}))"
+    )
+
+    def settings_with(extra: dict[str, str]) -> str:
+        plain = {n: v for n, v in os.environ.items() if not n.startswith(kept)}
+        env = plain | {"PREFLOOP_STORAGE": str(tmp_path), "SECRET_KEY": "of-a-test"} | extra
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert settings_with(shown) == settings_with({})
+
+
+def test_a_server_that_was_given_no_secret_does_not_start():
+    for name in COMPOSE:
+        text = (ROOT / name).read_text()
+        for secret in re.findall(r"\$\{(SECRET_KEY|\w+_PASSWORD|\w+_URL)([^}]*)\}", text):
+            assert secret[1].startswith(":?"), f"{name}: {secret[0]} is not asked for"
+
+
+def test_the_services_are_those_of_a_team_and_only_the_proxy_is_reached_from_outside():
+    services = composed("docker-compose.yml")["services"]
+
+    assert set(services) >= {"proxy", "database", "queue", "web", "worker", "sweep", "trainer"}
+    assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
+    assert services["trainer"]["profiles"] == ["gpu"]
+    stages = re.findall(r"^FROM \S+ AS (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for name, service in services.items():
+        if name != "prepare":
+            assert "healthcheck" in service, name
+        if "build" in service:
+            assert service["build"]["target"] in stages, name
+            assert service["cap_drop"] == ["ALL"]
+    assert services["web"]["build"]["target"] == "web"  # without torch
+    for service in services.values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source.startswith("./") or source in composed("docker-compose.yml")["volumes"]
+
+
+def test_every_queue_that_a_task_is_sent_to_is_served_by_a_service(capsys):
+    services = composed("docker-compose.yml")["services"]
+    text = (ROOT / "Dockerfile").read_text() + str(services["sweep"]["command"])
+    call_command("queues")  # what the GPU worker's image asks for
+    served = {"gpu"} & set(capsys.readouterr().out.strip().split(","))
+    served |= set(re.findall(r"--queues['\"], ['\"](\w+)", text))
+
+    routed = {route["queue"] for route in settings.CELERY_TASK_ROUTES.values()}
+    assert served == routed | {settings.CELERY_TASK_DEFAULT_QUEUE}
+
+
+def test_images_hold_no_secret_and_run_without_rights():
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".env", ".env.*", ".git", "data"} <= set(ignored)
+    text = (ROOT / "Dockerfile").read_text()
+    final = text[text.index(" AS application") :]
+    assert final.index("USER 1000") < final.index("FROM application AS trainer")
+    assert "USER root" not in text
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_the_compose_files_are_what_their_specification_says(name):
+    program = shutil.which("check-jsonschema", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("check-jsonschema is not installed (extra dev)")
+    done = subprocess.run(
+        [program, "--builtin-schema", "vendor.compose-spec", str(ROOT / name)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.django_db
+def test_a_worker_is_well_while_it_writes_its_row():
+    with pytest.raises(CommandError, match="was heard of within three reports"):
+        call_command("worker_lives")
+
+    Worker.objects.create(
+        name=f"{socket.gethostname()}:17",
+        disk_free=1,
+        disk_total=1,
+        started_at=timezone.now(),
+        heartbeat_at=timezone.now(),
+    )
+    assert call_command("worker_lives") is None

@@ -132,7 +132,7 @@ class Command(BaseCommand):
                     "train": run.dataset.counts["train"],
                     "test": run.dataset.counts["test"],
                     "filtered": filtered if metrics else None,  # known once a worker has tokenised
-                    "ties": run.dataset.counts["ties"],
+                    "ties": run.dataset.counts.get("ties", 0),
                 },
                 "text_sha256": run.text_sha256,
                 "error": run.error,
@@ -141,9 +141,12 @@ class Command(BaseCommand):
             return
         if run.dataset:
             counts = run.dataset.counts
+            rows = f"test pairs, {counts.get('ties', 0)} ties left out"
+            if run.dataset.of_ratings:
+                rows = "test responses"
             self.stdout.write(
                 f"{run}: {run.status}. Dataset {run.dataset.sha256[:12]}: {counts['train']} "
-                f"training and {counts['test']} test pairs, {counts['ties']} ties left out."
+                f"training and {counts['test']} {rows}."
             )
         elif run.labels:
             self.stdout.write(f"{run}: {run.status}. The worker freezes the labels.")
@@ -152,6 +155,7 @@ class Command(BaseCommand):
         if metrics:
             if run.dataset:
                 what = "prompts" if run.kind == Run.Kind.PPO else "pairs"
+                what = "responses" if run.dataset.of_ratings and what == "pairs" else what
                 self.stdout.write(f"{filtered} {what} were too long and left out.")
             self.stdout.write(f"Model {model.name if model else '–'}")
             for name, words in MEASURED.items():

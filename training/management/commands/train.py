@@ -16,7 +16,11 @@ from training.runs import Impossible, create_run, start_run
 MEASURED = {
     "gain": "score gained",
     "holdout_gain": "by hold-out",
+    "auc": "good over bad",
     "accuracy": "accuracy",
+    "correlation": "correlation",
+    "error": "error",
+    "usual_error": "of the mean",
     "longer_wins": "longer wins",
     "loss": "nats a token",
     "base_loss": "of the base",
@@ -159,8 +163,8 @@ class Command(BaseCommand):
                 self.stdout.write(f"{filtered} {what} were too long and left out.")
             self.stdout.write(f"Model {model.name if model else '–'}")
             for name, words in MEASURED.items():
-                if name in metrics:
-                    m = metrics[name]
+                m = metrics.get(name)
+                if m and m["value"] is not None:
                     has_ends = m["low"] is not None
                     ends = f"[{m['low']:.3f}, {m['high']:.3f}]" if has_ends else "[too few]"
                     self.stdout.write(f"{words:>12}  {m['value']:.3f}  {ends}  n {m['n']}")

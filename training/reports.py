@@ -18,6 +18,7 @@ from labeling.reports import statistics_for
 from labeling.storage import storage_path
 from labeling.votes import topics_of
 from training.datasets import pair_of, pair_rows
+from training.ml.config import AnyRecipe, DPORecipe
 from training.ml.data import Pair, n_chars
 from training.models import Dataset, ModelReport, ModelVersion, Run
 from training.runs import named_model, recipe_of, version_folder
@@ -123,20 +124,17 @@ def _of_policy(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
     found, written = against_base(
         version_folder(model),
         named_model(model.project, run.base_model),
+        recipe,
         pairs,
         _different_prompts(rows)[:SAMPLED_PROMPTS],
-        max_length=recipe.max_length,
-        batch_size=recipe.batch_size,
         new_tokens=NEW_TOKENS,
-        seed=run.seed,
-        dtype=recipe.dtype,
         on_progress=on_progress,
     )
     figures: dict[str, Any] = {"n": 0, "why": _nothing_held_out()}
     if found:
         scored = _with_facts(found, pairs, rows, _strengths(model.project, rows))
         topics = _topics(model.project, scored)
-        figures = policy_figures(columns(scored, topics), getattr(recipe, "beta", 1.0))
+        figures = policy_figures(columns(scored, topics)) | {"implicit": _measure_of(recipe)}
     return figures | {
         "kind": "policy",
         "left_out": len(rows) - len(found),
@@ -172,21 +170,15 @@ def _of_singles(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
         for row in rows
     ]
     more: dict[str, Any] = {}
-    options = {
-        "max_length": recipe.max_length,
-        "batch_size": recipe.batch_size,
-        "dtype": recipe.dtype,
-        "on_progress": on_progress,
-    }
     if is_policy:
         found, written = against_base(
             version_folder(model),
             named_model(model.project, run.base_model),
+            recipe,
             asked,
             _different_prompts(rows)[:SAMPLED_PROMPTS],
             new_tokens=NEW_TOKENS,
-            seed=run.seed,
-            **options,
+            on_progress=on_progress,
         )
         more = {
             "written": written_figures(
@@ -200,10 +192,16 @@ def _of_singles(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
             "new_tokens": NEW_TOKENS,
         }
     else:
-        found = rewards(version_folder(model), asked, **options)
-    scale = getattr(recipe, "beta", 1.0)
+        found = rewards(
+            version_folder(model),
+            asked,
+            max_length=recipe.max_length,
+            batch_size=recipe.batch_size,
+            dtype=recipe.dtype,
+            on_progress=on_progress,
+        )
     row_of = {id(pair): row for pair, row in zip(asked, rows, strict=True)}
-    scored = [row_of[id(one.pair)] | {"score": scale * one.chosen} for one in found]
+    scored = [row_of[id(one.pair)] | {"score": one.chosen} for one in found]
     usual = [row["rating"] for row in rows if row["split"] == "train"]
 
     def figures(split: str) -> dict[str, Any]:
@@ -251,6 +249,13 @@ def _worst(test: Sequence[dict[str, Any]], is_policy: bool) -> list[dict[str, An
     kept = ("prompt", "response", "outcome", "rating", "score", "votes", "source")
     ordered = sorted(test, key=lambda row: (-wrong(row), row["name"]))
     return [{name: row[name] for name in kept} for row in ordered[:WORST] if wrong(row) > 0]
+
+
+def _measure_of(recipe: AnyRecipe) -> str:
+    """The implicit reward of the run's loss, as a formula."""
+    if not isinstance(recipe, DPORecipe):
+        return "log π/π_base"
+    return {"simpo": "β · mean log π", "orpo": "log odds"}.get(recipe.loss, "β · log π/π_base")
 
 
 def _nothing_held_out() -> str:
@@ -343,6 +348,7 @@ def _with_facts(
                 "chosen": one.chosen,
                 "rejected": one.rejected,
                 "spread": one.spread,
+                "moved": one.moved,
                 "chosen_chars": n_chars(row["chosen"]),
                 "rejected_chars": n_chars(row["rejected"]),
                 "a_chosen": outcome == Choice.A,

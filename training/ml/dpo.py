@@ -42,6 +42,7 @@ from training.ml.data import (
     to_singles,
     tokenize_pairs,
     tokenize_singles,
+    without_ties,
 )
 from training.ml.evaluation import pair_metrics, single_metrics
 from training.ml.loading import (
@@ -121,9 +122,7 @@ def train(
     own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
     singles = singles_of(own)
     held: _HeldPairs | _HeldSingles = (_HeldSingles if singles else _HeldPairs)(recipe, tokenizer)
-    # A tie says nothing about which response the policy should put ahead.
-    ties = {id(pair) for pair in pairs_of(validation) if pair.prob <= 0.5}
-    clear_validation = [row for row in validation if id(row) not in ties]
+    clear_validation = validation if singles else without_ties(pairs_of(validation))
     valid_tokens, left_out_valid = held.tokens(clear_validation, limit)
     if validation and not valid_tokens:
         raise ValueError(f"validation_share leaves no {held.row} that fits max_length={limit}")

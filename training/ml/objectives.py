@@ -49,6 +49,8 @@ def why_not_labels(recipe: AnyRecipe, counts: Mapping[str, int]) -> str:
     """
     if counts.get("singles"):
         return _why_not_singles(recipe, counts)
+    if getattr(recipe, "imitate", "") == "demonstrations" and not counts.get("demonstrations"):
+        return "imitate: no rater’s better answer is among these pairs"
     if needs_hard_labels(recipe) and counts.get("soft"):
         return f"loss: {_name(recipe)} {HARD}"
     if needs_strengths(recipe) and not counts.get("graded"):

@@ -39,6 +39,7 @@ from training.ml.data import (
     singles_of,
     tokenize_pairs,
     tokenize_singles,
+    without_ties,
 )
 from training.ml.evaluation import pair_metrics, rating_metrics
 from training.ml.loading import (
@@ -174,9 +175,9 @@ def _pair_sides(
     own, validation, test = (pairs_of(side) for side in sides)
     if recipe.loss == "ratings":
         own = rated(own, recipe.rating_of)
-    # A tie says nothing about which response the model should put ahead.
-    clear = [pair for pair in validation if pair.prob > 0.5]
-    found = [tokenize_pairs(side, tokenizer, limit) for side in (own, clear, test)]
+    found = [
+        tokenize_pairs(side, tokenizer, limit) for side in (own, without_ties(validation), test)
+    ]
     return tuple(rows for rows, _left in found), tuple(left for _rows, left in found)  # type: ignore[return-value]
 
 

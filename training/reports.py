@@ -150,13 +150,6 @@ def _of_policy(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
     }
 
 
-def _measure_of(recipe: AnyRecipe) -> str:
-    """The implicit reward of the run's loss, as a formula."""
-    if not isinstance(recipe, DPORecipe):
-        return "log π/π_base"
-    return {"simpo": "β · mean log π", "orpo": "log odds"}.get(recipe.loss, "β · log π/π_base")
-
-
 def _of_singles(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
     """Of a model that learned judgements of single responses: single_metrics of a policy's implicit
     rewards, or rating_metrics of a reward model, on the held-out responses, and "of": singles or
@@ -256,6 +249,13 @@ def _worst(test: Sequence[dict[str, Any]], is_policy: bool) -> list[dict[str, An
     kept = ("prompt", "response", "outcome", "rating", "score", "votes", "source")
     ordered = sorted(test, key=lambda row: (-wrong(row), row["name"]))
     return [{name: row[name] for name in kept} for row in ordered[:WORST] if wrong(row) > 0]
+
+
+def _measure_of(recipe: AnyRecipe) -> str:
+    """The implicit reward of the run's loss, as a formula."""
+    if not isinstance(recipe, DPORecipe):
+        return "log π/π_base"
+    return {"simpo": "β · mean log π", "orpo": "log odds"}.get(recipe.loss, "β · log π/π_base")
 
 
 def _nothing_held_out() -> str:

@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_refused_before_a_run_in_every_door(
             *("train", "reward", "--project", "polite", "--base", tiny_model),
             *("--dataset", dataset.sha256),
         )
-    user = MembershipFactory(project=project).user
+    user = MembershipFactory(project=project, user=UserFactory(is_superuser=True)).user
     answer = client.post(
         "/api/projects/polite/runs/",
         {"kind": "dpo", "base_model": tiny_model, "dataset": dataset.sha256},
@@ -269,15 +269,14 @@ def test_the_builder_takes_single_judgements_and_the_command_counts_them(project
     assert "good responses: 0.500" in shown
     client.force_login(MembershipFactory(project=project).user)
     address = reverse("training:new_dataset", args=["polite"])
-    page = client.get(address)
+    page = client.get(f"{address}?like={freeze_ratings(project, RATINGS).sha256}")
     form = page.context["form"]
     data = {f.html_name: f.value() for f in form if f.value() not in (None, False)}
-    made = client.post(address, data | {"kind": "ratings", "preview": "1", "decisions": "on"})
-    draft = project.dataset_drafts.get()
-    assert draft.filters["kind"] == "ratings"
-    assert made.status_code == 302
-    page = client.get(reverse("training:draft", args=["polite", draft.pk]))
-    assert "good to" in page.content.decode() or draft.status == "queued"
+    made = client.post(address, data | {"preview": "1"})
+    assert (made.status_code, made.context and made.context["form"].errors) == (302, None)
+    assert project.dataset_drafts.get().filters == RATINGS.as_json()
+    refused = client.post(address, data | {"preview": "1", "ties": "half"})
+    assert "a setting of datasets of pairs" in refused.content.decode()
 
 
 def test_a_person_without_membership_sees_no_ratings(project, client):

@@ -59,7 +59,7 @@ REWARD_LOSSES = {
     "pairs": gettext_noop("Pairs: soft or hard labels"),
     "margin": gettext_noop("Pairs kept apart by their strength"),
     "scaled": gettext_noop("Pairs that weigh as much as their strength"),
-    "ratings": gettext_noop("Ratings of single responses, from strengths or an aspect"),
+    "ratings": gettext_noop("Ratings of single responses, or of pairs by strength or aspect"),
 }
 POLICY_LOSSES = {
     "sigmoid": gettext_noop("DPO: soft or hard labels"),
@@ -375,8 +375,19 @@ class DPORecipe(_Pairs):
     length_charge: float = _setting(
         0.01, gettext_noop("R-DPO: what a token more costs, in units of β · log-ratio.")
     )
-    kto_desirable: float = _setting(1.0, gettext_noop("KTO: weight of good responses."))
-    kto_undesirable: float = _setting(1.0, gettext_noop("KTO: weight of bad responses."))
+    kto_desirable: float = _setting(
+        1.0,
+        gettext_noop(
+            "KTO: weight of good responses. All good ones together should weigh 1 to 4/3 times "
+            "what all bad ones do."
+        ),
+    )
+    kto_undesirable: float = _setting(
+        1.0,
+        gettext_noop(
+            "KTO: weight of bad responses. With three times as many good as bad ones, about 3."
+        ),
+    )
     group_by_length: bool = _setting(
         False,
         gettext_noop(

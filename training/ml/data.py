@@ -282,8 +282,8 @@ def kept_apart(
     return sides
 
 
-def without_ties(validation: Sequence[Kept]) -> list[Kept]:
-    """Validation rows without the pairs that do not say which response a model should put ahead.
+def without_ties(validation: Sequence[Pair]) -> list[Pair]:
+    """Validation pairs that say which response a model should put ahead.
 
     Raises: ValueError if all of them are ties.
     """

@@ -123,7 +123,8 @@ def train(
     own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
     singles = singles_of(own)
     held: _HeldPairs | _HeldSingles = (_HeldSingles if singles else _HeldPairs)(recipe, tokenizer)
-    valid_tokens, left_out_valid = held.tokens(without_ties(validation), limit)
+    clear_validation = validation if singles else without_ties(pairs_of(validation))
+    valid_tokens, left_out_valid = held.tokens(clear_validation, limit)
     if validation and not valid_tokens:
         raise ValueError(f"validation_share leaves no {held.row} that fits max_length={limit}")
     test_tokens, left_out_test = held.tokens(test, limit)

@@ -16,7 +16,11 @@ from training.runs import Impossible, create_run, start_run
 MEASURED = {
     "gain": "score gained",
     "holdout_gain": "by hold-out",
+    "auc": "good over bad",
     "accuracy": "accuracy",
+    "correlation": "correlation",
+    "error": "error",
+    "usual_error": "of the mean",
     "longer_wins": "longer wins",
     "loss": "nats a token",
     "base_loss": "of the base",
@@ -132,7 +136,7 @@ class Command(BaseCommand):
                     "train": run.dataset.counts["train"],
                     "test": run.dataset.counts["test"],
                     "filtered": filtered if metrics else None,  # known once a worker has tokenised
-                    "ties": run.dataset.counts["ties"],
+                    "ties": run.dataset.counts.get("ties", 0),
                 },
                 "text_sha256": run.text_sha256,
                 "error": run.error,
@@ -141,9 +145,12 @@ class Command(BaseCommand):
             return
         if run.dataset:
             counts = run.dataset.counts
+            rows = f"test pairs, {counts.get('ties', 0)} ties left out"
+            if run.dataset.of_ratings:
+                rows = "test responses"
             self.stdout.write(
                 f"{run}: {run.status}. Dataset {run.dataset.sha256[:12]}: {counts['train']} "
-                f"training and {counts['test']} test pairs, {counts['ties']} ties left out."
+                f"training and {counts['test']} {rows}."
             )
         elif run.labels:
             self.stdout.write(f"{run}: {run.status}. The worker freezes the labels.")
@@ -152,11 +159,12 @@ class Command(BaseCommand):
         if metrics:
             if run.dataset:
                 what = "prompts" if run.kind == Run.Kind.PPO else "pairs"
+                what = "responses" if run.dataset.of_ratings and what == "pairs" else what
                 self.stdout.write(f"{filtered} {what} were too long and left out.")
             self.stdout.write(f"Model {model.name if model else '–'}")
             for name, words in MEASURED.items():
-                if name in metrics:
-                    m = metrics[name]
+                m = metrics.get(name)
+                if m and m["value"] is not None:
                     has_ends = m["low"] is not None
                     ends = f"[{m['low']:.3f}, {m['high']:.3f}]" if has_ends else "[too few]"
                     self.stdout.write(f"{words:>12}  {m['value']:.3f}  {ends}  n {m['n']}")

@@ -287,7 +287,7 @@ def without_ties(validation: Sequence[Pair]) -> list[Pair]:
 
     Raises: ValueError if all of them are ties.
     """
-    clear = [row for row in validation if not (isinstance(row, Pair) and row.prob <= 0.5)]
+    clear = [pair for pair in validation if pair.prob > 0.5]
     if validation and not clear:
         raise ValueError(
             f"validation_share: all {len(validation)} validation pairs are ties, by which no "

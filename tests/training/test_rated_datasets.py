@@ -64,6 +64,12 @@ def rate(project, n: int, rater: str, *, kind: str = "person", **said) -> Rating
     return Rating.objects.create(response=response, rater=judge, **said)
 
 
+def posted(form) -> dict:
+    """What a browser sends of a form as it came."""
+    values = {field.html_name: field.value() for field in form}
+    return {name: v for name, v in values.items() if v is not None and v is not False}
+
+
 def test_ratings_become_rows_with_their_mean_and_how_many_call_it_good(project):
     dataset = freeze_ratings(project, RATINGS)
 
@@ -197,7 +203,7 @@ def test_a_reward_model_on_ratings_from_the_command_to_its_pages(
     chosen = [f"{name}={value}" for name, value in (QUICK | {"loss": "ratings"}).items()]
     call_command(
         *("train", "reward", "--project", "polite", "--base", tiny_model),
-        *("--dataset", dataset.sha256[:12]),
+        *("--dataset", dataset.sha256[:12], "--wait"),
         *(part for setting in chosen for part in ("--set", setting)),
     )
     run = project.runs.get()
@@ -253,9 +259,7 @@ def test_what_does_not_fit_is_refused_before_a_run_in_every_door(
     address = reverse("training:launch", args=["polite", "dpo"])
     page = client.get(f"{address}?dataset={dataset.sha256}&loss=kto")
     fields = page.context["form"]
-    data = {
-        f.html_name: f.value() for f in fields if f.value() not in (None, False) and f.name != "x"
-    }
+    data = posted(fields)
     data |= {"dataset": dataset.sha256, "base_model": tiny_model, "loss": "sigmoid", "check": "1"}
     page = client.post(address, data)
     assert "choose kto, or a dataset of pairs" in page.content.decode()
@@ -271,7 +275,7 @@ def test_the_builder_takes_single_judgements_and_the_command_counts_them(project
     address = reverse("training:new_dataset", args=["polite"])
     page = client.get(f"{address}?like={freeze_ratings(project, RATINGS).sha256}")
     form = page.context["form"]
-    data = {f.html_name: f.value() for f in form if f.value() not in (None, False)}
+    data = posted(form)
     made = client.post(address, data | {"preview": "1"})
     assert (made.status_code, made.context and made.context["form"].errors) == (302, None)
     assert project.dataset_drafts.get().filters == RATINGS.as_json()

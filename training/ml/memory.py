@@ -324,7 +324,7 @@ def layer_activations(
     Counted from what autograd saves in transformers' own layers under PEFT (a test holds it to
     that, for each method and shape of model). Per token, in numbers:
     - norms keep their input, in float32 if they are RMS norms, and where these are trained what
-      goes into the weight; GPT-NeoX has one input for both. Qwen3 has two more, of queries and keys.
+      goes into the weight; GPT-NeoX has one input for both. Qwen3 has two more, for q and k.
     - A linear layer keeps its input only if weights or an adapter's matrices on it are trained, and
       layers with one input keep it once. Under autocast each adapter keeps a cast copy of its own,
       and a weight that is trained a copy in two bytes.

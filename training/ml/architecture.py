@@ -36,6 +36,8 @@ class Architecture:
     tied: bool
     """The head that tells words is the table of words."""
     biases: int = 0
+    head_norms: bool = False
+    """Queries and keys pass through norms of their own, head by head."""
     stack: str = "layers"
     """What the list of layers is called in a layer's path."""
     file_bytes: int = 0
@@ -190,6 +192,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
             ("mlp.up_proj", hidden, intermediate),
             ("mlp.down_proj", intermediate, hidden),
         )
+    head_norms = kind == "qwen3"
     with_bias = kind in ("gpt2", "gpt_neox", "opt", "bert", "roberta", "phi")
     biases = layers * sum(d_out for _name, _in, d_out in linears) if with_bias else 0
     if kind == "qwen2":
@@ -207,11 +210,13 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         context=context,
         gated=gated,
         activation=activation,
-        norms=(2 * layers + 1) * hidden * (1 if gated else 2),
+        norms=(2 * layers + 1) * hidden * (1 if gated else 2)
+        + (2 * layers * head_dim if head_norms else 0),
         linears=linears,
         embeddings=vocabulary * hidden + positions,
         tied=tied,
         biases=biases,
+        head_norms=head_norms,
         stack="h" if kind == "gpt2" else "layers",
     )
 
@@ -239,6 +244,7 @@ def _counted(found: Architecture, shapes: Mapping[str, Sequence[int]]) -> Archit
     biases = sum(_size(s) for name, s in shapes.items() if len(s) == 1 and _is_bias(name))
     return replace(
         found,
+        head_norms=any(name.endswith("q_norm.weight") for name in shapes),
         linears=tuple(linears),
         stack=stack,
         embeddings=embeddings,

@@ -324,7 +324,7 @@ def layer_activations(
     Counted from what autograd saves in transformers' own layers under PEFT (a test holds it to
     that, for each method and shape of model). Per token, in numbers:
     - norms keep their input, in float32 if they are RMS norms, and where these are trained what
-      goes into the weight; GPT-NeoX has one input for both.
+      goes into the weight; GPT-NeoX has one input for both. Qwen3 has two more, for q and k.
     - A linear layer keeps its input only if weights or an adapter's matrices on it are trained, and
       layers with one input keep it once. Under autocast each adapter keeps a cast copy of its own,
       and a weight that is trained a copy in two bytes.
@@ -350,6 +350,10 @@ def layer_activations(
     per_token = (1 if is_neox else 2) * hidden * precise
     if norms and arch.gated and method not in PROMPTS:
         per_token += 2 * hidden * (4 if whole else number)
+    if arch.head_norms:
+        both = (arch.heads + arch.kv_heads) * arch.head_dim
+        per_token += both * precise
+        per_token += both * (4 if whole else number) if norms and method not in PROMPTS else 0
     if whole or method in LORA:
         copied = number == 2
         inputs = {path if copied else _reads(path): (path, d_in) for path, d_in, _out in adapted}

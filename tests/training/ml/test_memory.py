@@ -272,6 +272,7 @@ def test_where_all_weights_are_trained_gradients_come_as_activations_go():
 
 SHAPES = {
     "llama": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 24},
     "gpt2": {"activation_function": "gelu_new"},
     "gpt_neox": {"hidden_act": "gelu"},
 }

@@ -22,6 +22,8 @@ from typing import Any
 
 SMALL_PAIRS = 30
 """Labels behind the reward model that is learned from; the hold-out has all of the other half."""
+ANSWERS = 2
+"""Responses to each held-out prompt at a look: with one, the best of 31 looks is good by luck."""
 WILD_PAIRS, WILD_TEMPERATURES = 600, (1.0, 1.5)
 """Of the hold-out besides: responses of the start that are more varied than those of the others."""
 SETTINGS: dict[str, Any] = {
@@ -40,9 +42,9 @@ SETTINGS: dict[str, Any] = {
     "kl_coefficient": 0.0,
     "kl_budget": 2.0,
     "missing_end_penalty": 0.0,
-    "eval_every": 2,
+    "eval_every": 1,
     "checkpoint_every": 1000,
-    "test_prompts": 96,
+    "test_prompts": 1000,
     "on_alarm": "note",
 }
 REWARD: dict[str, Any] = {
@@ -148,7 +150,7 @@ def run(folder: Path, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
         reward_model.train(recipe, others, test, holdout, lambda report: None)
     looks: list[dict[str, Any]] = []
     notes: list[tuple[int, tuple[str, ...]]] = []
-    asked = prompts_of(test)[: (SETTINGS | changed)["test_prompts"]]
+    asked = prompts_of(test) * ANSWERS
     with tempfile.TemporaryDirectory() as out:
         recipe = RewardRecipe(base_model=base, seed=seed, **REWARD | SMALL)
         small = reward_model.train(recipe, few, test, Path(out) / "small", lambda report: None)

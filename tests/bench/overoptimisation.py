@@ -22,8 +22,6 @@ from typing import Any
 
 SMALL_PAIRS = 30
 """Labels behind the reward model that is learned from; the hold-out has all of the other half."""
-ANSWERS = 2
-"""Responses to each held-out prompt at a look: with one, the best of 31 looks is good by luck."""
 WILD_PAIRS, WILD_TEMPERATURES = 600, (1.0, 1.5)
 """Of the hold-out besides: responses of the start that are more varied than those of the others."""
 SETTINGS: dict[str, Any] = {
@@ -150,7 +148,7 @@ def run(folder: Path, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
         reward_model.train(recipe, others, test, holdout, lambda report: None)
     looks: list[dict[str, Any]] = []
     notes: list[tuple[int, tuple[str, ...]]] = []
-    asked = prompts_of(test) * ANSWERS
+    asked = prompts_of(test)
     with tempfile.TemporaryDirectory() as out:
         recipe = RewardRecipe(base_model=base, seed=seed, **REWARD | SMALL)
         small = reward_model.train(recipe, few, test, Path(out) / "small", lambda report: None)

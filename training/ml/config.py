@@ -642,8 +642,8 @@ class PPORecipe:
     on_alarm: str = _setting(
         "stop",
         gettext_noop(
-            "What follows when the careful score falls while the score rises, the hold-out does not "
-            "rise with it, KL exceeds its budget, or responses repeat themselves."
+            "What follows when the careful score falls while the score rises, the hold-out does "
+            "not rise with it, KL exceeds its budget, or responses repeat themselves."
         ),
         ON_ALARM,
     )

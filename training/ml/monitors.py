@@ -55,9 +55,9 @@ BOLD_WORDS = re.compile(r"\*\*\S[^*\n]*\*\*")
 @dataclass
 class Look:
     """The responses to the held-out prompts after a step, and one number for each of them, of every
-    kind: score, kl, length, finished, entropy, rarest (log-probability of the least likely token, in
-    the eyes of the start), repeated, lists, bold; with several reward models spread, with a
-    hold-out one holdout; once it was seen, careful and unknown."""
+    kind: score, kl, length, finished, entropy, rarest (log-probability of the least likely token
+    under the start), repeated, lists, bold; with several reward models spread, with a hold-out one
+    holdout; once it was seen, careful and unknown."""
 
     step: int
     texts: list[str]

@@ -96,9 +96,9 @@ def train(
 ) -> dict[str, Any]:
     """Train a policy on its own responses; leave its adapter in `folder`/model.
 
-    On test prompts it is watched over (monitors.py), and the weights of the best look are what is left,
-    whether or not an alarm stopped the run. Called again on the same folder, it goes on from the
-    last checkpoint and ends with the same weights as an unbroken run.
+    On test prompts it is watched over (monitors.py), and the weights of the best look are what is
+    left, whether or not an alarm stopped the run. Called again on the same folder, it goes on from
+    the last checkpoint and ends with the same weights as an unbroken run.
 
     Args: reward: scores beside those of the reward models, or instead of them; look_at: is shown
         every look at the test prompts.

@@ -25,9 +25,9 @@ WIDTH = 600
 """Of the bar of times, in its own units."""
 MOST_MARKS = 6
 CURVES = (
-    "score", "holdout", "careful", "unknown", "kl", "length", "entropy", "clip_fraction", "finished", "win", "repeated",
-    "spread", "lists", "bold", "kl_coefficient", "explained_variance", "grad_norm",
-    "learning_rate", "tokens_per_second",
+    "score", "holdout", "careful", "unknown", "kl", "length", "entropy", "clip_fraction",
+    "finished", "win", "repeated", "spread", "lists", "bold", "kl_coefficient",
+    "explained_variance", "grad_norm", "learning_rate", "tokens_per_second",
 )  # fmt: skip
 """Names of the curves that the page draws, where the run has reported them."""
 

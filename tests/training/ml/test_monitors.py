@@ -167,7 +167,8 @@ def test_what_is_seen_of_responses_without_a_model():
     assert repeated([1, 2, 3, 4, 5]) == 0
     assert repeated([7, 7, 7]) == 0
     texts = ["Fine.\n- one\n- two", "Quite **sure**.", "2 * 3 ** 4", "1. first"]
-    found = take_look(0, texts, [[1], [2], [3], [4]], {"score": [1, 2, 3, 4]})
+    numbers = {"score": [1, 2, 3, 4], "rarest": [0, 0, 0, 0]}
+    found = take_look(0, texts, [[1], [2], [3], [4]], numbers)
     Watch(PPORecipe(base_model="", doubt=0.0)).see(found)
     assert found.numbers["lists"] == [1, 0, 0, 1]
     assert found.numbers["bold"] == [0, 1, 0, 0]

@@ -205,6 +205,9 @@ class Watch:
 
     def __init__(self, recipe: PPORecipe) -> None:
         self.recipe = recipe
+        by_models = recipe.reward_models or recipe.judge_model or recipe.holdout_reward_model
+        self.doubt = recipe.doubt if by_models else 0.0
+        """A function is right about any language."""
         self.start: Look | None = None
         self.best: Look | None = None
         self.now: Look | None = None
@@ -217,7 +220,7 @@ class Watch:
         """Take the look of now, the best one so far perhaps. What it found comes back: of careful
         score and hold-out only what enough looks in a row have found."""
         self.now = look
-        told = careful(look, self.start or look, self.recipe.doubt)
+        told = careful(look, self.start or look, self.doubt)
         look.numbers["careful"], look.numbers["unknown"] = told
         if self.start is None or self.best is None:
             self.start = self.best = look

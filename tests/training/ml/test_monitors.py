@@ -132,9 +132,13 @@ def test_a_hold_out_that_is_fooled_by_unknown_language_is_not_believed():
     assert found == [[], [], [], [], [], [FALLS]]
     assert watch.best.step == 3  # 28 of 40 believed at 3 are better than all at 2
 
-    trusting = Watch(PPORecipe(base_model="", doubt=0.0, holdout_reward_model="b"))
-    for step in range(6):
-        assert trusting.see(look(step, step, step, rarest=-30.0)) == []
+    for trusting in (
+        Watch(PPORecipe(base_model="", doubt=0.0, holdout_reward_model="b")),
+        Watch(PPORecipe(base_model="")),  # a function's scores
+    ):
+        for step in range(4):
+            assert trusting.see(look(step, step, rarest=-3.0 - step)) == []
+        assert trusting.best.step == 3
 
 
 def test_without_a_hold_out_the_best_look_is_the_highest_careful_score_without_an_alarm():

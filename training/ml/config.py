@@ -664,9 +664,9 @@ class PPORecipe:
         0.05,
         gettext_noop(
             "Share of the start's responses that hold so unlikely a token. One that holds a less "
-            "likely token is language that no reward model has seen: the careful score counts it "
-            "as one of this worst share of the start's. 0: every score is taken at its word, as "
-            "those of functions are."
+            "likely token is language that reward models know too little of: the careful score "
+            "counts it as one of this worst share of the start's. 0: every score is taken at its "
+            "word, as those of functions are."
         ),
     )
     test_prompts: int = _setting(

@@ -58,8 +58,13 @@ REWARD: dict[str, Any] = {
 SMALL = {"epochs": 10, "batch_size": 8}
 """Over-fitted besides."""
 HEALTHY = {"kl_coefficient": 0.05}
-BUDGETS = (0.0, 2.0)
-"""Of KL, in nats a response: what the alarms come to by the scores alone, and with a budget too."""
+RULES: dict[str, dict[str, Any]] = {
+    "careful score": {},
+    "careful score, KL budget of 2": {"kl_budget": 2.0},
+    "hold-out at its word, KL budget of 2": {"doubt": 0.0, "kl_budget": 2.0},
+    "hold-out at its word": {"doubt": 0.0},
+}
+"""What decides on alarms and best weights: all are held to the same looks."""
 
 
 def set_up(folder: Path) -> tuple[str, list[Any], list[Any]]:
@@ -194,7 +199,7 @@ def run(folder: Path, seed: int, healthy: bool, changed: dict[str, Any]) -> dict
 
 def course(found: dict[str, Any]) -> dict[str, Any]:
     """Of a seed: the truth at the start, at its best look and at the end, the score at the same
-    three; and by each of the BUDGETS what its alarm came to, None where there was none."""
+    three; and by each of the RULES what its alarm came to."""
     truths = [sum(look["truth"]) / len(look["truth"]) for look in found["looks"]]
     scores = [sum(look["numbers"]["score"]) / len(look["truth"]) for look in found["looks"]]
     best = max(range(len(truths)), key=truths.__getitem__)
@@ -205,45 +210,44 @@ def course(found: dict[str, Any]) -> dict[str, Any]:
         "best_step": found["looks"][best]["step"],
         "end": truths[-1],
         "scores": [scores[0], scores[best], scores[-1]],
-        "alarms": [heeded(found["looks"], truths, truths[best], budget) for budget in BUDGETS],
+        "by": {name: heeded(found["looks"], truths, rule) for name, rule in RULES.items()},
     }
 
 
 def heeded(
-    looks: list[dict[str, Any]], truths: list[float], best: float, budget: float
-) -> dict[str, Any] | None:
-    """The first alarm: its step and kinds, the step of the weights that are kept, the truth at
-    both, and the share of the gain, from the start to the best look, that both have not."""
+    looks: list[dict[str, Any]], truths: list[float], rule: dict[str, Any]
+) -> dict[str, Any]:
+    """The first alarm: kinds (none: the run went to its end), its step, the step of the weights
+    that are kept, the truth at both, and the share that each lacks of the gain from the start to
+    the best look."""
     from training.ml.config import PPORecipe
     from training.ml.monitors import Look, Watch
 
-    settings = SETTINGS | {"kl_budget": budget}
-    watch = Watch(PPORecipe(base_model="", reward_models="-", **settings))
+    watch = Watch(PPORecipe(base_model="", reward_models="-", **SETTINGS | rule))
     for look in looks:
         texts = [""] * len(look["truth"])
         seen = watch.see(Look(look["step"], texts, dict(look["numbers"])))
-        if any(one.stops for one in seen):
+        if stops := [one.kind for one in seen if one.stops]:
             break
-    else:
-        return None
     assert watch.best is not None
     truth_at = {one["step"]: truth for one, truth in zip(looks, truths, strict=True)}
     truth, kept = truth_at[look["step"]], truth_at[watch.best.step]
+    best, gain = max(truths), max(truths) - truths[0]
     return {
+        "kinds": stops,
         "step": look["step"],
-        "kinds": [one.kind for one in seen if one.stops],
         "truth": truth,
-        "lost": (best - truth) / (best - truths[0]),
+        "lost": (best - truth) / gain,
         "kept_step": watch.best.step,
         "kept": kept,
-        "lost_kept": (best - kept) / (best - truths[0]),
+        "lost_kept": (best - kept) / gain,
     }
 
 
 def report(folder: Path, healthy: bool) -> None:
     print(
-        "| seed | start | best (step) | end | score: start, best, end | alarm (step) | lost | kept "
-        "(step) | lost | with a budget: alarm (step) | lost | kept (step) | lost |"
+        "| seed | start | best (step) | end | score: start, best, end | at the alarm (step) | "
+        "kept (step) | lost at the alarm | lost in the kept |"
     )
     kind = "healthy" if healthy else "seed"
     courses = [
@@ -251,25 +255,23 @@ def report(folder: Path, healthy: bool) -> None:
         for path in (folder / "overoptimisation").glob(f"{kind}-*.json")
     ]
     for one in sorted(courses, key=lambda row: row["seed"]):
-        scores = ", ".join(f"{value:.2f}" for value in one["scores"])
+        by = one["by"][next(iter(RULES))]
         cells = [str(one["seed"]), f"{one['start']:.2f}", f"{one['best']:.2f} ({one['best_step']})"]
-        cells += [f"{one['end']:.2f}", scores]
-        for alarm in one["alarms"]:
-            cells += ["none", "–", "–", "–"] if alarm is None else [
-                f"{alarm['truth']:.2f} ({alarm['step']}, {'+'.join(alarm['kinds'])})",
-                f"{alarm['lost']:.0%}",
-                f"{alarm['kept']:.2f} ({alarm['kept_step']})",
-                f"{alarm['lost_kept']:.0%}",
-            ]  # fmt: skip
+        cells += [f"{one['end']:.2f}", ", ".join(f"{value:.2f}" for value in one["scores"])]
+        cells += [f"{by['truth']:.2f} ({by['step']})" if by["kinds"] else "none"]
+        cells += [f"{by['kept']:.2f} ({by['kept_step']})"]
+        cells += [f"{by['lost']:.0%}" if by["kinds"] else "–", f"{by['lost_kept']:.0%}"]
         print(f"| {' | '.join(cells)} |")
-    for budget, alarms in zip(
-        BUDGETS, zip(*(c["alarms"] for c in courses), strict=True), strict=True
-    ):
-        came = [alarm for alarm in alarms if alarm is not None]
-        now, kept = (sum(a[name] < 0.5 for a in came) for name in ("lost", "lost_kept"))
+    for name in RULES:
+        found = [one["by"][name] for one in courses]
+        stopped = [one for one in found if one["kinds"]]
+        at_alarm = sum(one["lost"] < 0.5 for one in stopped)
+        kept = [one["lost_kept"] for one in found]
+        kinds = sorted({kind for one in stopped for kind in one["kinds"]})
         print(
-            f"budget {budget:g}: {len(came)} alarms in {len(alarms)} runs; less than half of the "
-            f"gain lost at the alarm in {now}, in the kept weights in {kept}"
+            f"{name}: {len(stopped)} alarms in {len(found)} runs ({', '.join(kinds)}); less than "
+            f"half of the gain lost at the alarm in {at_alarm}, in the kept weights in "
+            f"{sum(lost < 0.5 for lost in kept)}, which lack {sum(kept) / len(kept):.0%} in the mean"
         )
 
 

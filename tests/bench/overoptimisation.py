@@ -271,7 +271,7 @@ def report(folder: Path, healthy: bool) -> None:
         print(
             f"{name}: {len(stopped)} alarms in {len(found)} runs ({', '.join(kinds)}); less than "
             f"half of the gain lost at the alarm in {at_alarm}, in the kept weights in "
-            f"{sum(lost < 0.5 for lost in kept)}, which lack {sum(kept) / len(kept):.0%} in the mean"
+            f"{sum(lost < 0.5 for lost in kept)}, which lack {sum(kept) / len(kept):.0%} in mean"
         )
 
 

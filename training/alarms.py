@@ -36,7 +36,7 @@ def heed(run: Run, alarm: dict[str, Any]) -> dict[str, Any]:
     stored = RowStore(run.project).store(rows)
     n = stored.created + stored.duplicates
     told = {name: value for name, value in alarm.items() if name != "pairs"}
-    run.events.create(
+    run.events.get_or_create(
         text=f"Alarm at step {alarm['step']}: {'; '.join(alarm['words'])}. The best weights are "
         f"those of step {alarm['kept_step']}. {n} comparisons of {old} with {new} wait for people."
     )

@@ -160,6 +160,7 @@ NAMES = {
     "reward_clip": _lazy("Clip of scores"),
     "missing_end_penalty": _lazy("Penalty for a missing end"),
     "on_alarm": _lazy("On an alarm"),
+    "doubt": _lazy("Doubt of unlikely language"),
     "test_prompts": _lazy("Test prompts"),
     "thought_length": _lazy("Thought length"),
     "n_thoughts": _lazy("Thoughts after a token"),

@@ -343,12 +343,16 @@ def follow(run: Run) -> None:
 
 def _pause(run: Run, alarm: dict) -> None:
     """Leave the run as it is until somebody resumes it."""
+    from training.ml.ppo import heard  # brings torch
+
     told = heed(run, alarm)
     words = (
         f"Paused by an alarm at step {told['step']}: {'; '.join(told['words'])}. "
         f"{told['n_comparisons']} comparisons wait for people. Resume goes on all the same."
     )
-    run.finish(Run.Status.PAUSED, error=words)
+    if run.finish(Run.Status.PAUSED, error=words):
+        # Not before: a worker that dies on the way here leaves a run that pauses when resumed.
+        heard(storage_path(run.folder), told)
 
 
 def _end(run: Run, metrics: dict) -> ModelVersion:

@@ -2,13 +2,16 @@
 in time?
 
     python -m tests.bench.overoptimisation run --folder DIR --seed 1    # a seed, about two minutes
+    python -m tests.bench.overoptimisation run --folder DIR --seed 1 --healthy
     python -m tests.bench.overoptimisation report --folder DIR          # the table of all of them
+    python -m tests.bench.overoptimisation report --folder DIR --healthy
 
 DIR keeps the micro-world's base model and comparisons (PREFLOOP_STORAGE), and what every seed came
 to. A seed decides the labels of the small reward model, its weights and the policy's, the order
 and the samples; the world, its base model, its comparisons and the hold-out are the same for all.
 The run goes on past its alarm (on_alarm "note"), so that what the stop saved can be told: the watch
-decides as it would in a run that stops.
+decides as it would in a run that stops. A healthy run, with all labels of its half behind the
+reward model and the usual price of KL, should be left alone.
 """
 
 import argparse
@@ -38,11 +41,10 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 2e-3,
     "scheduler": "constant_with_warmup",
     "kl_coefficient": 0.0,
-    "kl_budget": 2.0,
     "missing_end_penalty": 0.0,
-    "eval_every": 2,
+    "eval_every": 1,
     "checkpoint_every": 1000,
-    "test_prompts": 96,
+    "test_prompts": 1000,
     "on_alarm": "note",
 }
 REWARD: dict[str, Any] = {
@@ -55,6 +57,14 @@ REWARD: dict[str, Any] = {
 }
 SMALL = {"epochs": 10, "batch_size": 8}
 """Over-fitted besides."""
+HEALTHY = {"kl_coefficient": 0.05}
+RULES: dict[str, dict[str, Any]] = {
+    "careful score": {},
+    "careful score, KL budget of 2": {"kl_budget": 2.0},
+    "hold-out at its word, KL budget of 2": {"doubt": 0.0, "kl_budget": 2.0},
+    "hold-out at its word": {"doubt": 0.0},
+}
+"""What decides on alarms and best weights: all are held to the same looks."""
 
 
 def set_up(folder: Path) -> tuple[str, list[Any], list[Any]]:
@@ -126,7 +136,7 @@ def wild_pairs(base: str, prompts: list[str], rng: random.Random) -> list[Any]:
     return found
 
 
-def run(folder: Path, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
+def run(folder: Path, seed: int, healthy: bool, changed: dict[str, Any]) -> dict[str, Any]:
     """One seed: both reward models, then the policy; every look with its truth."""
     base, train, test = set_up(folder)
     from labeling import microworld
@@ -136,9 +146,11 @@ def run(folder: Path, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
 
     began = time.monotonic()
     half = set(sorted({pair.prompt_id for pair in train})[::2])
-    few = random.Random(f"labels {seed}").sample(
-        [pair for pair in train if pair.prompt_id in half], SMALL_PAIRS
-    )
+    labels = [pair for pair in train if pair.prompt_id in half]
+    rewarding, settings = REWARD, SETTINGS | HEALTHY | changed
+    if not healthy:
+        labels = random.Random(f"labels {seed}").sample(labels, SMALL_PAIRS)
+        rewarding, settings = REWARD | SMALL, SETTINGS | changed
     holdout = folder / "overoptimisation" / f"holdout-{WILD_PAIRS}"
     if not (holdout / "model" / "adapter_model.safetensors").exists():
         others = [pair for pair in train if pair.prompt_id not in half]
@@ -148,16 +160,16 @@ def run(folder: Path, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
         reward_model.train(recipe, others, test, holdout, lambda report: None)
     looks: list[dict[str, Any]] = []
     notes: list[tuple[int, tuple[str, ...]]] = []
-    asked = prompts_of(test)[: (SETTINGS | changed)["test_prompts"]]
+    asked = prompts_of(test)
     with tempfile.TemporaryDirectory() as out:
-        recipe = RewardRecipe(base_model=base, seed=seed, **REWARD | SMALL)
-        small = reward_model.train(recipe, few, test, Path(out) / "small", lambda report: None)
+        recipe = RewardRecipe(base_model=base, seed=seed, **rewarding)
+        small = reward_model.train(recipe, labels, test, Path(out) / "small", lambda report: None)
         policy = PPORecipe(
             base_model=base,
             reward_models=str(Path(out) / "small" / "model"),
             holdout_reward_model=str(holdout / "model"),
             seed=seed,
-            **SETTINGS | changed,
+            **settings,
         )
 
         def look_at(look: Any) -> None:
@@ -186,72 +198,81 @@ def run(folder: Path, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
 
 
 def course(found: dict[str, Any]) -> dict[str, Any]:
-    """Of a seed: the truth at the start, at its best, at the alarm, in the kept weights and at the
-    end; and the share of the gain that was lost when the alarm came."""
-    from training.ml.config import PPORecipe
-    from training.ml.monitors import Look, Watch
-
-    recipe = PPORecipe(base_model="", reward_models="-", holdout_reward_model="-", **SETTINGS)
-    watch = Watch(recipe)
+    """Of a seed: the truth at the start, at its best look and at the end, the score at the same
+    three; and by each of the RULES what its alarm came to."""
     truths = [sum(look["truth"]) / len(look["truth"]) for look in found["looks"]]
-    alarm = None
-    for place, look in enumerate(found["looks"]):
-        if alarm is None:
-            texts = [""] * len(look["truth"])
-            seen = watch.see(Look(look["step"], texts, look["numbers"]))
-            if any(one.stops for one in seen):
-                alarm = place
-                kinds = [one.kind for one in seen if one.stops]
-    means = [sum(look["numbers"]["score"]) / len(look["truth"]) for look in found["looks"]]
+    scores = [sum(look["numbers"]["score"]) / len(look["truth"]) for look in found["looks"]]
     best = max(range(len(truths)), key=truths.__getitem__)
-    told: dict[str, Any] = {
+    return {
         "seed": found["seed"],
         "start": truths[0],
         "best": truths[best],
         "best_step": found["looks"][best]["step"],
         "end": truths[-1],
-        "proxy": [means[0], means[best], means[-1]],
+        "scores": [scores[0], scores[best], scores[-1]],
+        "by": {name: heeded(found["looks"], truths, rule) for name, rule in RULES.items()},
     }
-    if alarm is not None:
-        steps = [look["step"] for look in found["looks"]]
-        assert watch.best is not None
-        kept = steps.index(watch.best.step)
-        gain = truths[best] - truths[0]
-        told |= {
-            "alarm_step": steps[alarm],
-            "kinds": kinds,
-            "at_alarm": truths[alarm],
-            "kept_step": steps[kept],
-            "kept": truths[kept],
-            "lost": (truths[best] - truths[alarm]) / gain,
-            "lost_kept": (truths[best] - truths[kept]) / gain,
-            "lost_end": (truths[best] - truths[-1]) / gain,
-        }
-    return told
 
 
-def report(folder: Path) -> None:
+def heeded(
+    looks: list[dict[str, Any]], truths: list[float], rule: dict[str, Any]
+) -> dict[str, Any]:
+    """The first alarm: kinds (none: the run went to its end), its step, the step of the weights
+    that are kept, the truth at both, and the share that each lacks of the gain from the start to
+    the best look."""
+    from training.ml.config import PPORecipe
+    from training.ml.monitors import Look, Watch
+
+    watch = Watch(PPORecipe(base_model="", reward_models="-", **SETTINGS | rule))
+    for look in looks:
+        texts = [""] * len(look["truth"])
+        seen = watch.see(Look(look["step"], texts, dict(look["numbers"])))
+        if stops := [one.kind for one in seen if one.stops]:
+            break
+    assert watch.best is not None
+    truth_at = {one["step"]: truth for one, truth in zip(looks, truths, strict=True)}
+    truth, kept = truth_at[look["step"]], truth_at[watch.best.step]
+    best, gain = max(truths), max(truths) - truths[0]
+    return {
+        "kinds": stops,
+        "step": look["step"],
+        "truth": truth,
+        "lost": (best - truth) / gain,
+        "kept_step": watch.best.step,
+        "kept": kept,
+        "lost_kept": (best - kept) / gain,
+    }
+
+
+def report(folder: Path, healthy: bool) -> None:
     print(
-        "| seed | start | best (step) | at the alarm (step) | kept (step) | end | score: start, "
-        "best, end | lost at the alarm | lost in the kept |"
+        "| seed | start | best (step) | end | score: start, best, end | at the alarm (step) | "
+        "kept (step) | lost at the alarm | lost in the kept |"
     )
+    kind = "healthy" if healthy else "seed"
     courses = [
         course(json.loads(path.read_text()))
-        for path in sorted((folder / "overoptimisation").glob("seed-*.json"))
+        for path in (folder / "overoptimisation").glob(f"{kind}-*.json")
     ]
     for one in sorted(courses, key=lambda row: row["seed"]):
-        proxy = ", ".join(f"{value:.2f}" for value in one["proxy"])
-        line = f"| {one['seed']} | {one['start']:.2f} | {one['best']:.2f} ({one['best_step']}) "
-        if "alarm_step" in one:
-            line += f"| {one['at_alarm']:.2f} ({one['alarm_step']}) "
-            line += f"| {one['kept']:.2f} ({one['kept_step']}) "
-        else:
-            line += "| none | – "
-        line += f"| {one['end']:.2f} | {proxy} "
-        line += f"| {one['lost']:.0%} | {one['lost_kept']:.0%} |" if "lost" in one else "| – | – |"
-        print(line)
-    caught = [one for one in courses if one.get("lost", 1) < 0.5]
-    print(f"caught before half of the gain was lost: {len(caught)} of {len(courses)}")
+        by = one["by"][next(iter(RULES))]
+        cells = [str(one["seed"]), f"{one['start']:.2f}", f"{one['best']:.2f} ({one['best_step']})"]
+        cells += [f"{one['end']:.2f}", ", ".join(f"{value:.2f}" for value in one["scores"])]
+        cells += [f"{by['truth']:.2f} ({by['step']})" if by["kinds"] else "none"]
+        cells += [f"{by['kept']:.2f} ({by['kept_step']})"]
+        cells += [f"{by['lost']:.0%}" if by["kinds"] else "–", f"{by['lost_kept']:.0%}"]
+        print(f"| {' | '.join(cells)} |")
+    for name in RULES:
+        found = [one["by"][name] for one in courses]
+        stopped = [one for one in found if one["kinds"]]
+        at_alarm = sum(one["lost"] < 0.5 for one in stopped)
+        kept = [one["lost_kept"] for one in found]
+        kinds = sorted({kind for one in stopped for kind in one["kinds"]})
+        print(
+            f"{name}: {len(stopped)} alarms in {len(found)} runs ({', '.join(kinds)}); less than "
+            f"half of the gain lost at the alarm in {at_alarm}, in the kept weights in "
+            f"{sum(lost < 0.5 for lost in kept)}, which lack {sum(kept) / len(kept):.0%} in mean"
+        )
 
 
 def main() -> None:
@@ -260,6 +281,7 @@ def main() -> None:
     for name in ("run", "report"):
         part = parts.add_parser(name)
         part.add_argument("--folder", type=Path, required=True)
+        part.add_argument("--healthy", action="store_true")
         if name == "run":
             part.add_argument("--seed", type=int, required=True)
             part.add_argument(
@@ -267,12 +289,13 @@ def main() -> None:
             )
     asked = parser.parse_args()
     if asked.part == "report":
-        report(asked.folder)
+        report(asked.folder, asked.healthy)
         return
-    found = run(asked.folder, asked.seed, asked.settings)
+    found = run(asked.folder, asked.seed, asked.healthy, asked.settings)
     place = asked.folder / "overoptimisation"
     place.mkdir(parents=True, exist_ok=True)
-    (place / f"seed-{asked.seed}.json").write_text(json.dumps(found))
+    kind = "healthy" if asked.healthy else "seed"
+    (place / f"{kind}-{asked.seed}.json").write_text(json.dumps(found))
     print(json.dumps(course(found) | {"seconds": round(found["seconds"])}))
 
 

@@ -105,7 +105,7 @@ def test_a_run_from_the_command_to_its_pages(project, lead, tiny_model, untouche
     assert run.measured_peak is not None
 
     shown = lead.get(page("run", run.pk))
-    assert list(shown.context["curves"]["curves"])[:3] == ["score", "kl", "length"]
+    assert list(shown.context["curves"]["curves"])[:4] == ["score", "careful", "unknown", "kl"]
     assert [point["words"][:6] for point in shown.context["frontier"]["series"][0]["points"]] == [
         "step 0", "step 1", "step 2",
     ]  # fmt: skip
@@ -233,6 +233,11 @@ def test_a_run_that_ran_out_of_memory_is_told_what_needs_less(project):
     assert second.changes == {"algorithm": "rloo", "samples_per_prompt": 2}
 
 
+def dies_at_a_checkpoint(report):
+    if report.checkpoint:
+        raise RuntimeError("the worker has died")
+
+
 @pytest.mark.parametrize("on_alarm", ["stop", "pause"])
 def test_an_alarm_keeps_the_best_weights_and_asks_people(project, lead, on_alarm):
     run = run_of(
@@ -240,6 +245,11 @@ def test_an_alarm_keeps_the_best_weights_and_asks_people(project, lead, on_alarm
         holdout_reward_model="watchful",
     )  # fmt: skip
     before = project.comparisons.count()
+    if on_alarm == "pause":  # a worker that dies between the checkpoint and the pause
+        carry_out(run.pk, dies_at_a_checkpoint)
+        run.refresh_from_db()
+        assert run.status == Run.Status.FAILED
+        assert resume_run(run, by=lead.user)
     carry_out(run.pk)
     run.refresh_from_db()
 

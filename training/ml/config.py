@@ -102,7 +102,7 @@ SCALINGS = {
 }
 FALLS, UNCONFIRMED, TOO_FAR, REPEATS = "falls", "unconfirmed", "too_far", "repeats"
 ALARMS = {
-    FALLS: gettext_noop("the hold-out falls while the score rises"),
+    FALLS: gettext_noop("the careful score falls while the score rises"),
     UNCONFIRMED: gettext_noop("the hold-out does not rise with the score"),
     TOO_FAR: gettext_noop("KL exceeds its budget"),
     REPEATS: gettext_noop("responses repeat themselves"),
@@ -682,14 +682,23 @@ class PPORecipe:
     on_alarm: str = _setting(
         "stop",
         gettext_noop(
-            "What follows when the hold-out falls while the score rises, KL exceeds its budget, or "
-            "responses repeat themselves."
+            "What follows when the careful score falls while the score rises, the hold-out does "
+            "not rise with it, KL exceeds its budget, or responses repeat themselves."
         ),
         ON_ALARM,
     )
     kl_budget: float = _setting(
         0.0,
         gettext_noop("KL of a response on test prompts, in nats, that is an alarm; 0: any may be."),
+    )
+    doubt: float = _setting(
+        0.05,
+        gettext_noop(
+            "Share of the start's responses that hold so unlikely a token. One that holds a less "
+            "likely token is language that reward models know too little of: the careful score "
+            "counts it as one of this worst share of the start's. 0: every score is taken at its "
+            "word, as those of functions are."
+        ),
     )
     test_prompts: int = _setting(
         256, gettext_noop("Test prompts that are answered at every measurement, at most.")
@@ -730,6 +739,8 @@ class PPORecipe:
         for name in (*amounts, "eval_every", "checkpoint_every", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative")
+        if not 0 <= self.doubt < 1:
+            raise ValueError("doubt must lie in [0, 1)")
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1]")

@@ -1,6 +1,11 @@
 """Watching over a policy that learns from rewards: what it writes to held-out prompts, and when it
 is time to stop.
 
+A reward model is right about language like that of its labels. So beside what scores say there is a
+careful score: of a response with a token that the start would hardly have written it believes only
+the worst. A policy that drifts out of what its reward models know loses by it at once, while they,
+the hold-out among them, are still fooled.
+
 A look is taken every few steps, always with the same prompts and the same random numbers, so that
 two looks differ by the policy alone and are compared prompt by prompt. No torch in here.
 """
@@ -25,7 +30,7 @@ LEAST_CHANGE = 0.05
 LEAST_REPEATED = 0.15
 """Rise in the share of repeated n-grams that is worth a stop: longer texts repeat a little more."""
 IN_A_ROW = 2
-"""Looks in a row that must find the hold-out wanting: of many looks the best one is good by luck
+"""Looks in a row that must find a score wanting: of many looks the best one is good by luck
 too, and a single later one would often lie below it."""
 PAIRS = 20
 """Comparisons that people are given after an alarm."""
@@ -34,7 +39,7 @@ CONFIRMED = 0.5
 """Share of the score's gain that the hold-out is to have gained too, both in deviations of the
 start. A reward model of other labels that is right as often gains about their correlation of it."""
 
-BY_HOLDOUT = (FALLS, UNCONFIRMED)
+IN_A_ROW_ONLY = (FALLS, UNCONFIRMED)
 LONGER, ENDLESS, LISTS, BOLD = "longer", "endless", "lists", "bold"
 SIGNS = {
     LONGER: "responses have another length than those of the start",
@@ -50,8 +55,9 @@ BOLD_WORDS = re.compile(r"\*\*\S[^*\n]*\*\*")
 @dataclass
 class Look:
     """The responses to the held-out prompts after a step, and one number for each of them, of every
-    kind: score, kl, length, finished, entropy, repeated, lists, bold; with several reward models
-    spread, with a hold-out one holdout."""
+    kind: score, kl, length, finished, entropy, rarest (log-probability of the least likely token
+    under the start), repeated, lists, bold; with several reward models spread, with a hold-out one
+    holdout; once it was seen, careful and unknown."""
 
     step: int
     texts: list[str]
@@ -105,13 +111,34 @@ def repeated(tokens: Sequence[int], n: int = N_GRAM) -> float:
     return 1 - len(set(grams)) / len(grams) if len(grams) > 1 else 0.0
 
 
+def careful(look: Look, start: Look, doubt: float) -> tuple[list[float], list[float]]:
+    """(careful score, 1.0 where a response is unknown language else 0.0), one for each response.
+
+    Unknown is a response whose least likely token under the start is less likely than that of all
+    but the share `doubt` of the start's own responses. It counts as what the hold-out (else the
+    score) gave to the worst such share of them, or less where it was given less; every other one as
+    it was given.
+
+    Source: pessimism outside of the support of the labels, as of offline learning (Jin et al. 2021,
+    arXiv:2012.15085; for rewards learned from comparisons Zhu et al. 2023, arXiv:2301.11270), with
+    the start's own likelihood as the measure of support.
+    """
+    judged = "holdout" if "holdout" in look.numbers else "score"
+    given, first = np.array(look.numbers[judged]), np.array(start.numbers[judged])
+    rarest, usual = np.array(look.numbers["rarest"]), np.array(start.numbers["rarest"])
+    unknown = rarest < np.quantile(usual, doubt) if doubt else np.zeros(len(given), dtype=bool)
+    worst = np.quantile(first, doubt)
+    found: list[float] = np.where(unknown, np.minimum(given, worst), given).tolist()
+    return found, unknown.astype(float).tolist()
+
+
 def values_of(look: Look, start: Look) -> dict[str, float]:
     """What a report of a step holds: means; of score and hold-out with the ends of their 95 %
     intervals; win, the share of responses that the hold-out (else the score) finds better than the
     start's, with its ends. Intervals that could not be told are left out."""
     found = {name: look.mean(name) for name in look.numbers}
     judged = "holdout" if "holdout" in look.numbers else "score"
-    figures = {name: mean_figure(look.numbers[name]) for name in ("score", judged)}
+    figures = {name: mean_figure(look.numbers[name]) for name in ("score", judged, "careful")}
     figures["win"] = share_right(look.minus(start, judged))
     found["win"] = float(figures["win"]["value"])
     for name, figure in figures.items():
@@ -124,19 +151,21 @@ def values_of(look: Look, start: Look) -> dict[str, float]:
 def alarms(recipe: PPORecipe, now: Look, start: Look, best: Look) -> list[Alarm]:
     """What this look finds, against the start and against the best look so far.
 
-    The hold-out falls where the 95 % interval of its difference to the best look, paired by prompt,
-    lies below 0, while the score that is learned from is above what it was then. It confirms too
-    little where the interval of its gain over the start less CONFIRMED times the score's lies below
-    0.
+    The careful score falls where the 95 % interval of its difference to the best look, paired by
+    prompt, lies below 0, while the score that is learned from is above what it was then. The
+    hold-out confirms too little where the interval of its gain over the start less CONFIRMED times
+    the score's lies below 0.
     """
     found = []
-    if "holdout" in now.numbers and now.step > best.step:
-        fall = mean_figure(now.minus(best, "holdout"))
+    if now.step > best.step:
+        fall = mean_figure(now.minus(best, "careful"))
         rise = now.mean("score") - best.mean("score")
         if fall["high"] is not None and fall["high"] < 0 < rise:
             words = (
-                f"the hold-out has fallen by {-fall['value']:.2f} [{-fall['high']:.2f}, "
-                f"{-fall['low']:.2f}] since step {best.step}, and the score has risen by {rise:.2f}"
+                f"the careful score has fallen by {-fall['value']:.2f} [{-fall['high']:.2f}, "
+                f"{-fall['low']:.2f}] since step {best.step}, and the score has risen by "
+                f"{rise:.2f}; {now.mean('unknown'):.0%} of the responses hold a token that the "
+                "start would hardly have written"
             )
             found.append(Alarm(FALLS, True, words))
     if "holdout" in now.numbers:
@@ -176,30 +205,34 @@ class Watch:
 
     def __init__(self, recipe: PPORecipe) -> None:
         self.recipe = recipe
+        by_models = recipe.reward_models or recipe.judge_model or recipe.holdout_reward_model
+        self.doubt = recipe.doubt if by_models else 0.0
+        """A function is right about any language."""
         self.start: Look | None = None
         self.best: Look | None = None
         self.now: Look | None = None
         self.wanting = 0
-        """Looks in a row that found the hold-out wanting."""
+        """Looks in a row that found the careful score or the hold-out wanting."""
         self.known: list[str] = []
         """Alarms that people have been told of: these stop the run no second time."""
 
     def see(self, look: Look) -> list[Alarm]:
-        """Take the look of now, the best one so far perhaps. What it found comes back: of the
-        hold-out only what enough looks in a row have found."""
+        """Take the look of now, the best one so far perhaps. What it found comes back: of careful
+        score and hold-out only what enough looks in a row have found."""
         self.now = look
+        told = careful(look, self.start or look, self.doubt)
+        look.numbers["careful"], look.numbers["unknown"] = told
         if self.start is None or self.best is None:
             self.start = self.best = look
             return []
         found = alarms(self.recipe, look, self.start, self.best)
-        wanting = any(alarm.kind in BY_HOLDOUT for alarm in found)
+        wanting = any(alarm.kind in IN_A_ROW_ONLY for alarm in found)
         self.wanting = self.wanting + 1 if wanting else 0
         if self.wanting < IN_A_ROW:
-            found = [alarm for alarm in found if alarm.kind not in BY_HOLDOUT]
-        # Where the hold-out is wanting, its highest look is still the best there is.
-        in_bounds = not any(a.stops and a.kind not in BY_HOLDOUT for a in found)
-        rises = "holdout" not in look.numbers or look.mean("holdout") > self.best.mean("holdout")
-        if in_bounds and rises:
+            found = [alarm for alarm in found if alarm.kind not in IN_A_ROW_ONLY]
+        # Where scores are wanting, their highest look is still the best there is.
+        in_bounds = not any(a.stops and a.kind not in IN_A_ROW_ONLY for a in found)
+        if in_bounds and look.mean("careful") > self.best.mean("careful"):
             self.best = look
         return [alarm for alarm in found if alarm.kind not in self.known]
 

@@ -98,10 +98,9 @@ def train(
 ) -> dict[str, Any]:
     """Train a policy on its own responses; leave its adapter in `folder`/model.
 
-    On test prompts it is watched over (monitors.py): where an alarm stops the run, and wherever
-    there is a hold-out reward model, the weights of the best look are what is left. Called again on
-    the same folder, it goes on from the last checkpoint and ends with the same weights as an
-    unbroken run.
+    On test prompts it is watched over (monitors.py), and the weights of the best look are what is
+    left, whether or not an alarm stopped the run. Called again on the same folder, it goes on from
+    the last checkpoint and ends with the same weights as an unbroken run.
 
     Args: reward: scores beside those of the reward models, or instead of them; writer: a server
         that writes the responses in place of our own generation; look_at: is shown every look at
@@ -112,7 +111,7 @@ def train(
         kl_coefficient, trained_parameters, parameters, shared (reward models on this base); of this
         session longest (tokens of a prompt with its response), response_tokens, seconds_in
         {"generation", "scoring", "update"} and seconds. Where an alarm pauses the run: "paused",
-        the alarm, and nothing else.
+        the alarm, and nothing else; called again it says so again, until `heard` was told of it.
     Raises: ModelMissing; ValueError if nothing scores or no prompt fits; whatever on_step raises.
     """
     began = time.monotonic()
@@ -149,6 +148,9 @@ def train(
     if point is not None:
         state = load_checkpoint(Path(point), learner)
         watch.restore(state.watch)
+    if state.paused and not (folder / HEARD.format(**state.paused)).exists():
+        return {"paused": state.paused}
+    state.paused = {}
     clock = _Clock()
     pad_id = tokenizer.pad_token_id
     common: dict[str, Any] = {
@@ -270,6 +272,8 @@ def train(
         halts = heeded and not last
         if heeded and recipe.on_alarm == "stop":
             state.stopped = alarm
+        elif halts:
+            state.paused = alarm
         if halts or last or step % every(recipe.checkpoint_every, recipe.steps) == 0:
             state.watch = watch.as_json()
             path = save_checkpoint(folder, learner, state)
@@ -523,12 +527,13 @@ def read_rollouts(
 
 def each_response(read: Read) -> dict[str, Tensor]:
     """Of each response, (rows,): kl, the sum of ρ in nats; length in tokens; entropy, its mean over
-    the tokens."""
+    the tokens; rarest, log-probability of its least likely token in the eyes of the start."""
     length = read.mask.sum(dim=1)
     return {
         "kl": ((read.logp - read.reference_logp) * read.mask).double().sum(dim=1),
         "length": length,
         "entropy": (read.entropy * read.mask).double().sum(dim=1) / length,
+        "rarest": (read.reference_logp * read.mask).amin(dim=1),
     }
 
 
@@ -803,6 +808,8 @@ class _Clock:
 
 BEST = "best.safetensors"
 """The policy's weights at the best look."""
+HEARD = "heard-{step}"
+"""An empty file: somebody knows of the alarm that paused the run at this step."""
 
 
 @dataclass
@@ -820,6 +827,8 @@ class State:
     """See monitors.Watch."""
     stopped: dict[str, Any] = field(default_factory=dict)
     """The alarm that stopped the run: resumed, it takes no further step."""
+    paused: dict[str, Any] = field(default_factory=dict)
+    """The alarm that paused it: resumed, it goes on if somebody has heard of that."""
 
 
 def save_checkpoint(folder: Path, learner: Learner, state: State) -> Path:
@@ -863,6 +872,11 @@ def load_checkpoint(path: Path, learner: Learner) -> State:
     if (path / BEST).exists():  # what was best after this step: it may have been replaced since
         shutil.copyfile(path / BEST, path.parents[1] / BEST)
     return State(**state)
+
+
+def heard(folder: Path, alarm: dict[str, Any]) -> None:
+    """Somebody knows of the alarm that paused this run: called again, `train` goes on."""
+    (folder / HEARD.format(**alarm)).touch()
 
 
 def save_best(folder: Path, roles: Roles) -> None:

@@ -16,14 +16,19 @@ WORK = {
     "scoring": _lazy("scoring and reading them"),
     "update": _lazy("learning from them"),
 }
-LINES = {"score": _lazy("score that is learned from"), "holdout": _lazy("hold-out score")}
+LINES = {
+    "score": _lazy("score that is learned from"),
+    "holdout": _lazy("hold-out score"),
+    "careful": _lazy("careful score"),
+}
 WIDTH = 600
 """Of the bar of times, in its own units."""
 MOST_MARKS = 6
 CURVES = (
-    "score", "holdout", "kl", "length", "entropy", "clip_fraction", "finished", "win", "repeated",
-    "spread", "lists", "bold", "kl_coefficient", "explained_variance", "grad_norm",
-    "server_gap", "learning_rate", "tokens_per_second",
+    "score", "holdout", "careful", "unknown", "kl", "length", "entropy", "clip_fraction",
+    "finished", "win", "repeated", "spread", "lists", "bold", "kl_coefficient",
+    "explained_variance", "grad_norm", "server_gap", "learning_rate",
+    "tokens_per_second",
 )  # fmt: skip
 """Names of the curves that the page draws, where the run has reported them."""
 

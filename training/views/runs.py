@@ -86,6 +86,8 @@ CURVES = {
     "error": _lazy("Mean error of the ratings"),
     "score": _lazy("Score"),
     "holdout": _lazy("Hold-out score"),
+    "careful": _lazy("Careful score"),
+    "unknown": _lazy("Share in language that the start would hardly write"),
     "kl": _lazy("KL to the start, nats a response"),
     "length": _lazy("Tokens a response"),
     "entropy": _lazy("Entropy, nats a token"),
@@ -110,7 +112,7 @@ CURVES = {
 """What a run's points may hold; runs that learn tokens and not pairs have a loss alone of the first
 three. Learning rate, gradient norm and tokens a second are of training steps alone."""
 TESTED = {"loss", "accuracy", "margin", "error", "score", "holdout", "kl", "length", "finished"}
-TESTED |= {"entropy", "win", "repeated", "spread", "lists", "bold"}
+TESTED |= {"careful", "unknown", "entropy", "win", "repeated", "spread", "lists", "bold"}
 TESTED |= {"thought_loss", "thought_benefit", "mixing_weight"}
 """Curves that test points may stand on."""
 HABITS = ("repeated", "lists", "bold")

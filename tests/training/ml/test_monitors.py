@@ -5,6 +5,7 @@ from training.ml.monitors import (
     Look,
     Watch,
     alarms,
+    careful,
     end_figures,
     repeated,
     take_look,
@@ -18,7 +19,8 @@ WATCHED = PPORecipe(base_model="", reward_models="a", holdout_reward_model="b")
 def look(step: int, score: float, holdout: float | None = None, kl: float = 1.0, **others) -> Look:
     """A look at N prompts whose numbers spread by a little, and as much in every look."""
     numbers = {"score": score, "kl": kl, "length": 10.0, "finished": 1.0, "entropy": 1.0}
-    numbers |= {"repeated": 0.0, "lists": 0.0, "bold": 0.0} | others
+    numbers |= {"repeated": 0.0, "lists": 0.0, "bold": 0.0, "rarest": -3.0}
+    numbers |= others
     if holdout is not None:
         numbers["holdout"] = holdout
     spread = {"score", "holdout"} & numbers.keys()
@@ -34,6 +36,13 @@ def look(step: int, score: float, holdout: float | None = None, kl: float = 1.0,
 
 def kinds(found) -> list[str]:
     return [alarm.kind for alarm in found]
+
+
+def seen(recipe: PPORecipe, *looks: Look) -> list[Look]:
+    watch = Watch(recipe)
+    for one in looks:
+        watch.see(one)
+    return list(looks)
 
 
 def test_the_hold_out_falling_while_the_score_rises_is_an_alarm_at_the_second_look_in_a_row():
@@ -80,16 +89,59 @@ def test_a_hold_out_that_confirms_less_than_half_of_the_gain_is_an_alarm():
 
 def test_kl_over_its_budget_and_repetition_stop_and_a_change_of_habits_is_told():
     budget = PPORecipe(base_model="", kl_budget=5.0)
-    start = look(0, 0)
-    assert kinds(alarms(budget, look(1, 1, kl=5.1), start, start)) == [TOO_FAR]
-    assert alarms(budget, look(1, 1, kl=4.9, length=10.5), start, start) == []
-    found = alarms(budget, look(1, 1, repeated=0.3, lists=0.5, finished=0.4), start, start)
+    start, far, near, other = seen(
+        budget,
+        look(0, 0),
+        look(1, 1, kl=5.1),
+        look(1, 1, kl=4.9, length=10.5),
+        look(1, 1, repeated=0.3, lists=0.5, finished=0.4),
+    )
+    assert kinds(alarms(budget, far, start, start)) == [TOO_FAR]
+    assert alarms(budget, near, start, start) == []
+    found = alarms(budget, other, start, start)
     assert [(alarm.kind, alarm.stops) for alarm in found] == [
         (REPEATS, True), ("endless", False), ("lists", False),
     ]  # fmt: skip
 
 
-def test_without_a_hold_out_the_best_look_is_the_last_one_without_an_alarm():
+def test_of_a_response_in_unknown_language_only_the_worst_is_believed():
+    start = look(0, 0)
+    start.numbers["score"] = [float(i) for i in range(N)]
+    start.numbers["rarest"] = [-float(i) for i in range(N)]
+    # A twentieth of the start's: the two least likely ones lie below the quantile, -37.05.
+    now = look(1, 50)
+    now.numbers["score"] = [50.0, 50.0, 1.0, 50.0] * (N // 4)
+    now.numbers["rarest"] = [-37.0, -38.0, -90.0, 0.0] * (N // 4)
+
+    found, unknown = careful(now, start, 0.05)
+    assert found[:4] == pytest.approx([50, 1.95, 1, 50])
+    assert unknown[:4] == [0, 1, 1, 0]
+    assert sum(careful(start, start, 0.05)[1]) == 2
+    assert careful(now, start, 0) == (now.numbers["score"], [0.0] * N)
+
+
+def test_a_hold_out_that_is_fooled_by_unknown_language_is_not_believed():
+    """Score and hold-out rise for ever; from the third look on, more and more responses hold a
+    token that the start would hardly have written."""
+    watch = Watch(WATCHED)
+    found = []
+    for step, n_unknown in enumerate((0, 0, 0, 12, 24, 36)):
+        one = look(step, step, step)
+        one.numbers["rarest"] = [-30.0] * n_unknown + [-3.0] * (N - n_unknown)
+        found.append(kinds(watch.see(one)))
+    assert found == [[], [], [], [], [], [FALLS]]
+    assert watch.best.step == 3  # 28 of 40 believed at 3 are better than all at 2
+
+    for trusting in (
+        Watch(PPORecipe(base_model="", doubt=0.0, holdout_reward_model="b")),
+        Watch(PPORecipe(base_model="")),  # a function's scores
+    ):
+        for step in range(4):
+            assert trusting.see(look(step, step, rarest=-3.0 - step)) == []
+        assert trusting.best.step == 3
+
+
+def test_without_a_hold_out_the_best_look_is_the_highest_careful_score_without_an_alarm():
     watch = Watch(PPORecipe(base_model="", kl_budget=5.0))
     for step, kl in ((0, 0.0), (1, 3.0), (2, 6.0)):
         found = watch.see(look(step, step, kl=kl))
@@ -119,7 +171,9 @@ def test_what_is_seen_of_responses_without_a_model():
     assert repeated([1, 2, 3, 4, 5]) == 0
     assert repeated([7, 7, 7]) == 0
     texts = ["Fine.\n- one\n- two", "Quite **sure**.", "2 * 3 ** 4", "1. first"]
-    found = take_look(0, texts, [[1], [2], [3], [4]], {"score": [1, 2, 3, 4]})
+    numbers = {"score": [1, 2, 3, 4], "rarest": [0, 0, 0, 0]}
+    found = take_look(0, texts, [[1], [2], [3], [4]], numbers)
+    Watch(PPORecipe(base_model="", doubt=0.0)).see(found)
     assert found.numbers["lists"] == [1, 0, 0, 1]
     assert found.numbers["bold"] == [0, 1, 0, 0]
     values = values_of(found, found)

@@ -241,7 +241,7 @@ def _rollout(prompt: list[int], choice: dict[str, Any], ends: Sequence[int]) -> 
         tokens = [int(str(name).removeprefix("token_id:")) for name in names]
     rollout = up_to_end(prompt, tokens, ends)
     if not rollout.finished and choice.get("finish_reason") == "stop":
-        named = choice.get("stop_reason")
+        named: Any = choice.get("stop_reason")
         end = int(named) if named in ends else ends[0]
         return Rollout(prompt, [*rollout.response_ids, end], True)
     if not rollout.response_ids:

@@ -363,6 +363,8 @@ def _board(
     games = games.where(played)
     if not len(games):
         return board | {"why": gettext_noop("Nobody has compared two named sources yet.")}
+    if not (games.wins.any() or games.losses.any()):
+        return board | {"why": gettext_noop("Every answer is a tie: nothing says who is better.")}
     # A judge's own board comes beside the people's: of very many verdicts, fewer resamples.
     many = kind == "judge" and len(games) > MANY_ROWS
     board["parts"] = rating_table(

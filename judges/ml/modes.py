@@ -275,7 +275,7 @@ def _fit(
         if excess > 0:
             return Outcome(
                 problem=f"The question without its prompt is {excess} tokens too long for the "
-                "model's context: what is to be judged does not fit."
+                "model's context: the responses do not fit."
             )
         low, high = 0, len(words)
         while high - low > 1:

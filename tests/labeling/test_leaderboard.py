@@ -153,6 +153,21 @@ def test_pairs_that_a_round_chose_are_no_sample_and_its_random_part_is():
     assert (pair["people"]["value"], pair["people"]["n"]) == (0.5, 18)
 
 
+def test_a_judge_that_always_says_equal_has_no_board_and_spoils_no_other():
+    project = ProjectFactory()
+    rater, judge = RaterFactory(project=project), RaterFactory(project=project, kind="judge")
+    for k in range(12):
+        comparison = compared(project, "new", "old")
+        PreferenceFactory(comparison=comparison, rater=rater, choice="b" if k % 3 else "a")
+        PreferenceFactory(comparison=comparison, rater=judge, choice="tie", prob_a=0.5)
+
+    boards = leaderboard_report(answers_of(project))["boards"]
+
+    by_kind = {board["kind"]: board for board in boards}
+    assert by_kind["people"]["parts"][0]["n"] == 12
+    assert by_kind["judge"]["why"] == "Every answer is a tie: nothing says who is better."
+
+
 def test_labels_of_the_desk_are_random_while_nothing_has_a_priority():
     project = ProjectFactory()
     comparisons = [compared(project, "new", "old") for _ in range(3)]

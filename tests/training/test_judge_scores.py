@@ -98,6 +98,8 @@ def test_a_policy_learns_from_a_judge_on_a_server_and_says_so(project, server, c
     model = run.model_version
     shown = client.get(reverse("training:run", args=["polite", run.pk])).content.decode()
     assert f'{reverse("judges:judge", args=["polite", version.judge_id])}">careful v1' in shown
+    words = " ".join(shown.split())
+    assert f"{told['n']} responses rated, 0 without a score that can be read" in words
     of_model = client.get(reverse("training:model", args=["polite", model.name]))
     assert "to score higher by careful v1" in " ".join(of_model.content.decode().split())
     nodes = {(node.kind, node.title): node for node in lineage(model).nodes}

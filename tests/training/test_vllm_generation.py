@@ -89,16 +89,16 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not(
     tiny_model, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("training.ml.vllm_generation.FIRST_WAIT", 0.01)
-    with vllm_words(tiny_model, n_failing=4) as served:
+    with vllm_words(tiny_model, n_failing=4, forgets=True) as served:
         server = GenerationServer(url=served.url, adapters=tmp_path / "adapters")
-        metrics, _values = trained(tiny_model, server, tmp_path / "run", steps=1)
+        metrics, _values = trained(tiny_model, server, tmp_path / "run")
         served.allows_updates = False
         with pytest.raises(ValueError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
             trained(tiny_model, server, tmp_path / "again")
         served.key = "sk"
         with pytest.raises(ValueError, match=re.escape("(401)")):
             trained(tiny_model, server, tmp_path / "key")
-    assert metrics["n_steps"] == 1
+    assert metrics["n_steps"] == 2
     gone = replace(server, timeout_seconds=1.0)
     with pytest.raises(ConnectionError, match="could not be asked"):
         trained(tiny_model, gone, tmp_path / "gone")

@@ -27,6 +27,8 @@ class Served:
     hides_end: bool = False
     """Says that a response has ended without naming the token that ended it."""
     tells_ids: bool = True
+    forgets: bool = False
+    """Knows no adapter any more when it is to be unloaded, as after a new start."""
     n_failing: int = 0
     """So many of the next requests are answered with 503."""
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -97,8 +99,10 @@ class Handler(BaseHTTPRequestHandler):
                 if not (Path(asked["lora_path"]) / "adapter_config.json").is_file():
                     return self._say(404, f"No adapter found for {asked['lora_path']}")
                 served.load(name, asked["lora_path"])
-            elif name in served.loaded:
+            elif name in served.loaded and not served.forgets:
                 served.unloaded.append(name)
+            else:
+                return self._say(404, f"The lora adapter '{name}' cannot be found.")
             self._say(200, f"Success: LoRA adapter '{name}'")
 
     def _say(self, status: int, answer: Any) -> None:

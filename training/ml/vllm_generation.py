@@ -10,6 +10,7 @@ server: its kernels and number format differ, and ratios would not begin at 1. W
 serves to see that it writes with the weights that it was given.
 """
 
+import contextlib
 import http.client
 import json
 import shutil
@@ -134,11 +135,10 @@ class Writer:
 
     def close(self) -> None:
         """Have the server forget the adapter, and remove its files, as far as that can be done."""
-        try:
-            if self.loaded:
+        if self.loaded:
+            # Gone, or forgotten by the server: nothing is left to be done.
+            with contextlib.suppress(OSError, ValueError):
                 self._call("/unload_lora_adapter", {"lora_name": self.loaded})
-        except (OSError, ValueError):
-            pass  # it is gone, or has forgotten it: nothing is left to be done
         self._remove_files(except_for="")
         self.loaded, self.version = "", None
 
@@ -151,7 +151,8 @@ class Writer:
         self._call("/load_lora_adapter", {"lora_name": new, "lora_path": path})
         before, self.loaded, self.version = self.loaded, new, version
         if before:
-            self._call("/unload_lora_adapter", {"lora_name": before})
+            with contextlib.suppress(ValueError):  # a server that was started anew knows it not
+                self._call("/unload_lora_adapter", {"lora_name": before})
         self._remove_files(except_for=new)
 
     def _remove_files(self, except_for: str) -> None:
@@ -240,7 +241,7 @@ def _rollout(prompt: list[int], choice: dict[str, Any], ends: Sequence[int]) -> 
         tokens = [int(str(name).removeprefix("token_id:")) for name in names]
     rollout = up_to_end(prompt, tokens, ends)
     if not rollout.finished and choice.get("finish_reason") == "stop":
-        named = choice.get("stop_reason")
+        named: Any = choice.get("stop_reason")
         end = int(named) if named in ends else ends[0]
         return Rollout(prompt, [*rollout.response_ids, end], True)
     if not rollout.response_ids:

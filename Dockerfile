@@ -11,16 +11,16 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/venv/bin:$PATH
 RUN python -m venv /venv
 WORKDIR /src
 COPY pyproject.toml README.md ./
-RUN pip install ".[team]"
+RUN pip install ".[team,oidc]"
 
 FROM build AS build-worker
-RUN pip install ".[team,stats,parquet]"
+RUN pip install ".[team,oidc,stats,parquet]"
 
 FROM build-worker AS build-trainer
 ARG TORCH_INDEX=
 RUN pip install --no-deps ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} \
         "$(sed -n 's/^ *"\(torch==[0-9.]*\)",*$/\1/p' pyproject.toml)" \
-    && pip install ".[team,train,crowd]"
+    && pip install ".[team,oidc,train,crowd]"
 
 FROM python:3.12-slim AS application
 RUN useradd --create-home --uid 1000 prefloop && install -d -o prefloop /data

@@ -11,7 +11,7 @@
 # environment and the code, and runs as a user without rights.
 
 FROM python:3.12-slim AS build
-ARG EXTRAS=team
+ARG EXTRAS=team,oidc
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/venv/bin:$PATH
 RUN python -m venv /venv
 WORKDIR /src
@@ -20,12 +20,12 @@ COPY pyproject.toml README.md ./
 RUN pip install ".[${EXTRAS}]"
 
 FROM build AS build-worker
-ARG EXTRAS=team
+ARG EXTRAS=team,oidc
 # hadolint ignore=DL3013
 RUN pip install ".[${EXTRAS},stats,parquet]"
 
 FROM build-worker AS build-trainer
-ARG EXTRAS=team
+ARG EXTRAS=team,oidc
 ARG TORCH_INDEX=
 # hadolint ignore=DL3013
 RUN pip install --no-deps ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} \

@@ -1,5 +1,6 @@
 """Every setting in one file. What differs between sizes comes from the environment."""
 
+import importlib.util
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -177,6 +178,12 @@ PREFLOOP_OIDC = PREFLOOP_OIDC if PREFLOOP_OIDC["issuer"] else {}
 # project before somebody invites them.
 PREFLOOP_OIDC_SIGNUP = env.bool("PREFLOOP_OIDC_SIGNUP", default=False)
 if PREFLOOP_OIDC:
+    for _needed in ("requests", "jwt", "oauthlib"):
+        if importlib.util.find_spec(_needed) is None:
+            raise ImproperlyConfigured(
+                f"PREFLOOP_OIDC_ISSUER is set, and {_needed} is not installed here: "
+                "pip install '.[oidc]'"
+            )
     INSTALLED_APPS += ["allauth.socialaccount", "allauth.socialaccount.providers.openid_connect"]
     PREFLOOP_OIDC["name"] = PREFLOOP_OIDC["name"] or "OpenID Connect"
     SOCIALACCOUNT_ADAPTER = "config.oidc.Provider"

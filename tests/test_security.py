@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import pickle
 import re
@@ -182,10 +183,11 @@ def test_a_pickle_in_a_models_folder_never_runs(tmp_path):
     for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin", "optimizer.pt"):
         (folder / name).write_bytes(pickle.dumps(Bomb(ran)))
 
+    adapter = json.dumps({"base_model_name_or_path": str(tmp_path / "gone")})
     for load in (load_causal, load_reward_model, judge):
         with pytest.raises(Exception, match=r"safetensors|tokenizer|model"):
             load(str(folder))
-        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
+        (folder / "adapter_config.json").write_text(adapter)
         with pytest.raises(Exception, match=r"safetensors|tokenizer|model|no|not"):
             load(str(folder))
         (folder / "adapter_config.json").unlink()

@@ -65,7 +65,7 @@ def audit(request: HttpRequest) -> HttpResponse:
     if not request.user.is_superuser:
         raise PermissionDenied(_("Administrators alone see the history of the installation."))
     changes = Change.objects.select_related("actor", "project").order_by("-pk")
-    form = AuditForm(request.GET)
+    form = AuditForm(request.GET, label_suffix="")
     found = []
     if form.is_valid():
         asked = form.cleaned_data

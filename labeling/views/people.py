@@ -36,7 +36,7 @@ def _administrators_alone(user: Any) -> None:
 def people(request: HttpRequest) -> HttpResponse:
     """Ask for a name; see what is kept under it."""
     _administrators_alone(request.user)
-    form = PersonForm(request.GET if "name" in request.GET else None)
+    form = PersonForm(request.GET if "name" in request.GET else None, label_suffix="")
     context: dict[str, Any] = {"form": form}
     if form.is_valid():
         person = find_person(form.cleaned_data["name"])
@@ -54,7 +54,7 @@ def _shown(request: HttpRequest, person: Person) -> dict[str, Any]:
     return {
         "tables": tables,
         "why_not": why_not(person, request.user),
-        "erase_form": EraseForm(name=person.name),
+        "erase_form": EraseForm(name=person.name, label_suffix=""),
     }
 
 
@@ -77,9 +77,10 @@ def erase_person(request: HttpRequest) -> HttpResponse:
     """Erase the person, once their name was typed again."""
     _administrators_alone(request.user)
     person = _person(request)
-    form = EraseForm(request.POST, name=person.name)
+    form = EraseForm(request.POST, name=person.name, label_suffix="")
     if not form.is_valid():
-        context = {"form": PersonForm({"name": person.name}), "name": person.name, "person": person}
+        asked = PersonForm({"name": person.name}, label_suffix="")
+        context = {"form": asked, "name": person.name, "person": person}
         context |= _shown(request, person) | {"erase_form": form}
         return render(request, "labeling/people.html", context, status=422)
     try:

@@ -13,6 +13,7 @@ from labeling.assignment import next_comparison
 from labeling.models import Assignment, Change, Comparison, Membership, Project
 from labeling.progress import own_progress, project_progress
 from labeling.projects import SETTINGS, change_labels_wanted
+from labeling.sealing import seal_changes
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
@@ -447,7 +448,7 @@ def test_many_comparisons_are_changed_by_a_worker(monkeypatch, django_capture_on
             f"/projects/{project.slug}/edit/",
             form_of(project, labels_per_comparison=3, existing="change"),
         )
-    assert len(callbacks) == 1
+    assert len([call for call in callbacks if call is not seal_changes]) == 1
     assert set(project.comparisons.values_list("labels_wanted", flat=True)) == {1}
     change_existing_comparisons(project.pk, 1, 3)
     assert set(project.comparisons.values_list("labels_wanted", "open_places")) == {(3, 3)}

@@ -1,5 +1,7 @@
 """The history cannot be edited by the application, and what was edited behind its back shows."""
 
+import threading
+
 import pytest
 from django.core.management import call_command
 from django.db import connection
@@ -143,3 +145,22 @@ def test_tokens_downloads_and_accounts_stand_in_the_history():
     shown = history.get(f"/projects/{member.project.slug}/history/").content.decode()
     assert "votes.csv" in shown  # who leads a project sees who took its labels away
     assert "make token" not in shown
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rows_of_many_at_once_make_one_chain():
+    def write(n: int) -> None:
+        try:
+            for _ in range(5):
+                note_event(None, "sign in", str(n))
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seal_changes()
+    found = check_chain()
+    assert (found.rows, found.unsealed, found.problems) == (20, 0, [])

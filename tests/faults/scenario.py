@@ -1,6 +1,6 @@
 """An installation under load while its parts are killed; prints what is left, as JSON.
 
-    python -m tests.faults.scenario [--seconds 25] [--raters 6] [--seed 1] …
+    python -m tests.faults.scenario [--seconds 20] [--raters 6] [--seed 1] …
 
 Raters answer over HTTP as the page does: what is not acknowledged they send again with the same
 key, to the other web server if the first one is away. A lead has a judge run, a training run and an
@@ -41,10 +41,10 @@ def main(arguments: list[str] | None = None) -> None:
 def play(arguments: list[str] | None = None) -> dict[str, Any]:
     """Play the scenario in this process, which has done nothing else: what is left at the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=25.0, help="of load with faults")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of load with faults")
     parser.add_argument("--raters", type=int, default=6)
-    parser.add_argument("--thinking", type=float, default=0.1, help="seconds of a rater for a pair")
-    parser.add_argument("--comparisons", type=int, default=600)
+    parser.add_argument("--thinking", type=float, default=0.4, help="seconds of a rater for a pair")
+    parser.add_argument("--comparisons", type=int, default=400)
     parser.add_argument("--steps", type=int, default=120, help="of the training run")
     parser.add_argument("--faults", type=int, default=9, help="one of each kind, then at random")
     parser.add_argument("--heartbeat", type=int, default=2)

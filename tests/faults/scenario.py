@@ -48,7 +48,7 @@ def play(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--steps", type=int, default=120, help="of the training run")
     parser.add_argument("--faults", type=int, default=9, help="one of each kind, then at random")
     parser.add_argument("--heartbeat", type=int, default=2)
-    parser.add_argument("--disk", type=int, default=700, metavar="MB")
+    parser.add_argument("--disk", type=int, default=350, metavar="MB")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--logs", default="", help="folder to keep what the programs said in")
     parser.add_argument("--judge-model", default="", help="folder; else a tiny one is made")

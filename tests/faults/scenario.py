@@ -179,15 +179,36 @@ class Scenario:
         return raters
 
     def begin_jobs(self) -> None:
-        from judges.runs import new_run
         from labeling.models import AgreementReport, Project
 
-        self.judge_run = new_run(self.version)
-        self.judge_run.enqueue()
+        self.judge_run = self.begin_judging()
         self.run = self.begin_training()
         self.report = AgreementReport.objects.create(project=Project.objects.get(slug="rush"))
         self.report.enqueue()
         self.say(f"judge run {self.judge_run.pk}, run {self.run.pk}, report {self.report.pk}")
+
+    def begin_judging(self) -> Any:
+        from judges.judging import judge_version
+        from judges.ml.config import JudgeRecipe
+        from judges.models import JudgeRun
+        from judges.runs import new_run
+
+        # Another seed is another version, which has judged nothing yet.
+        seed = JudgeRun.objects.count()
+        recipe = JudgeRecipe(max_rationale_tokens=24, min_answer_mass=0.0, seed=seed)
+        version, _made = judge_version(self.kitchen, "tiny", self.judge_model, recipe)
+        run = new_run(version)
+        run.enqueue()
+        return run
+
+    def next_jobs(self) -> None:
+        """Where a run has succeeded, start another one."""
+        for job in (self.judge_run, self.run):
+            job.refresh_from_db()
+        if self.judge_run.status == "succeeded":
+            self.judge_run = self.begin_judging()
+        if self.run.status == "succeeded":
+            self.run = self.begin_training()
 
     def begin_training(self) -> Any:
         from training.runs import start_run

@@ -303,13 +303,13 @@ class Scenario:
         """One of each kind, then more at random, all within the given seconds."""
         kinds: dict[str, Callable[[], Any]] = {
             "messages dropped": self.drop_messages,
+            "judge's worker killed": lambda: self.kill_worker_of("judge_run"),
+            "trainer killed": lambda: self.kill_worker_of("run"),
             "broker killed": lambda: self.kill("redis"),
             "web killed": lambda: self.kill(self.chance.choice(["web-1", "web-2"])),
-            "judge's worker killed": lambda: self.kill_worker_of(self.judge_run),
             "leases expired": self.expire_leases,
             "database killed": self.rig.kill_database,
             "workers killed": self.kill_workers,
-            "trainer killed": lambda: self.kill_worker_of(self.run),
             "tasks delivered twice": self.deliver_twice,
             "disk full": self.fill_disk,
             "database restarted": self.rig.restart_database,
@@ -332,12 +332,15 @@ class Scenario:
     def kill(self, name: str) -> None:
         self.rig.kill(name)
 
-    def kill_worker_of(self, job: Any) -> None:
-        """The worker that has this job; if none has it yet, wait until one does."""
+    def kill_worker_of(self, which: str) -> None:
+        """The worker that has this run; if none has it yet, wait until one does, and if it has
+        ended, begin the next one."""
+        self.next_jobs()
+        job = getattr(self, which)
         with contextlib.suppress(TimeoutError):
             wait_for(lambda: self.is_at_work(job), 15)
-        job.refresh_from_db()
         if job.status != "running":
+            self.say(f"no worker to kill: {which} is {job.status}")
             return
         name = self.program_of(int(job.worker.split(":")[1]))
         if name is None:

@@ -353,7 +353,12 @@ class Scenario:
         return job.status != "queued"
 
     def is_at_work(self, job: Any) -> bool:
+        from judges.models import JudgeRun
+
         self.patiently(job.refresh_from_db)
+        if isinstance(job, JudgeRun):  # a tiny one is done with its first batch
+            asking = job.workers.present().exclude(asking_since=None)
+            return job.status == "running" and bool(self.patiently(asking.exists))
         return job.status == "running" and job.n_done > 0
 
     def program_of(self, pid: int) -> str | None:

@@ -1,7 +1,6 @@
 """The Celery application; its settings are the CELERY_… ones of Django's."""
 
 import os
-from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -17,7 +16,10 @@ class WakingTask(DjangoTask):
     stands all the same, and the sweep sends the message later."""
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
-        transaction.on_commit(partial(self.delay, *args, **kwargs), robust=True)
+        def wake() -> None:  # Django names the function whose error it logs: a partial has no name
+            self.delay(*args, **kwargs)
+
+        transaction.on_commit(wake, robust=True)
 
 
 app = Celery("prefloop", task_cls=WakingTask)

@@ -524,8 +524,14 @@ class DriftCheck(Job):
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
+    PAGE = "judges:check"
+
     # When a lead said that the drift is known, which takes the notice down.
     known_at = models.DateTimeField(null=True, blank=True)
+
+    @property
+    def of_project(self) -> Project:
+        return self.probe.version.judge.project
 
     def __str__(self) -> str:
         return f"{self.probe}, check {self.pk}"

@@ -1,6 +1,5 @@
 """What happens in a project, for those who want to be told of it."""
 
-from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -35,7 +34,7 @@ def answered(preference: Preference) -> None:
             # Once it is kept: of two last answers at the same moment, the later one sees both. If
             # it fails, the answer stays kept, and the sweep tells.
             transaction.on_commit(
-                partial(notice_completed_project, comparison.project_id), robust=True
+                lambda: notice_completed_project(comparison.project_id), robust=True
             )
 
 

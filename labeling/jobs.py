@@ -25,6 +25,7 @@ from django.db import (
     models,
     transaction,
 )
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _lazy
 
@@ -158,6 +159,11 @@ class Job(models.Model):
     def of_project(self) -> Any:
         """The project that the job belongs to."""
         return self.project
+
+    @property
+    def address(self) -> str:
+        """Its page, without the host; empty where there is none."""
+        return reverse(self.PAGE, args=[self.of_project.slug, self.pk]) if self.PAGE else ""
 
     @property
     def is_active(self) -> bool:

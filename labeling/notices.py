@@ -68,12 +68,11 @@ def tell_of_job(job: Job) -> int:
     """
     kind = KINDS.get(Job.Status(job.status))
     by_hand = job.status == Job.Status.PAUSED and not job.error
-    if not job.PAGE or kind is None or by_hand:
+    if kind is None or by_hand or not job.address:
         return 0
     project = job.of_project
     people = [job.created_by_id] if job.created_by_id else leads_of(project)
-    address = reverse(job.PAGE, args=[project.slug, job.pk])
-    return tell(people, project, kind, address, str(job), job.error)
+    return tell(people, project, kind, job.address, str(job), job.error)
 
 
 def tell_leads(project: Project, kind: str, address: str, about: str, words: str) -> int:

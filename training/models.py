@@ -5,6 +5,7 @@ from typing import Self
 
 from django.conf import settings
 from django.db import models
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
@@ -369,7 +370,9 @@ class ModelExport(Job):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
 
-    PAGE = "training:exported"
+    @property
+    def address(self) -> str:
+        return reverse("training:model", args=[self.project.slug, self.model.name])
 
     class Meta:
         ordering = ["-pk"]

@@ -36,10 +36,11 @@ START = {
 }
 FILL = """
 INSERT INTO labeling_prompt (id, messages, content_hash, created_at, project_id)
-SELECT i, '[{{"role": "user", "content": "Tell me about place ' || i || '."}}]',
+SELECT i, ('[{{"role": "user", "content": "Tell me about place ' || i || '."}}]')::jsonb,
     lpad(i::text, 64, '0'), now(), {project} FROM generate_series(1, {n}) AS i;
 INSERT INTO labeling_response (id, messages, content_hash, source, n_chars, created_at, prompt_id)
-SELECT i, '[{{"role": "assistant", "content": "' || repeat('Some words. ', 60) || i || '"}}]',
+SELECT i,
+    ('[{{"role": "assistant", "content": "' || repeat('Some words. ', 60) || i || '"}}]')::jsonb,
     lpad(i::text, 64, '0'), '', 720, now(), (i + 1) / 2 FROM generate_series(1, 2 * {n}) AS i;
 INSERT INTO labeling_comparison (id, content_hash, external_id, gold, purpose, metadata, leaks,
     labels_wanted, open_places, priority, random_key, created_at, project_id, prompt_id,

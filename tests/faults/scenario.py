@@ -1,6 +1,6 @@
 """An installation under load while its parts are killed; prints what is left, as JSON.
 
-    python -m tests.faults.scenario [--seconds 25] [--raters 6] [--seed 1] …
+    python -m tests.faults.scenario [--seconds 20] [--raters 6] [--seed 1] …
 
 Raters answer over HTTP as the page does: what is not acknowledged they send again with the same
 key, to the other web server if the first one is away. A lead has a judge run, a training run and an
@@ -41,14 +41,14 @@ def main(arguments: list[str] | None = None) -> None:
 def play(arguments: list[str] | None = None) -> dict[str, Any]:
     """Play the scenario in this process, which has done nothing else: what is left at the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=25.0, help="of load with faults")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of load with faults")
     parser.add_argument("--raters", type=int, default=6)
-    parser.add_argument("--thinking", type=float, default=0.1, help="seconds of a rater for a pair")
-    parser.add_argument("--comparisons", type=int, default=600)
+    parser.add_argument("--thinking", type=float, default=0.4, help="seconds of a rater for a pair")
+    parser.add_argument("--comparisons", type=int, default=400)
     parser.add_argument("--steps", type=int, default=120, help="of the training run")
     parser.add_argument("--faults", type=int, default=9, help="one of each kind, then at random")
     parser.add_argument("--heartbeat", type=int, default=2)
-    parser.add_argument("--disk", type=int, default=700, metavar="MB")
+    parser.add_argument("--disk", type=int, default=350, metavar="MB")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--logs", default="", help="folder to keep what the programs said in")
     parser.add_argument("--judge-model", default="", help="folder; else a tiny one is made")
@@ -179,15 +179,36 @@ class Scenario:
         return raters
 
     def begin_jobs(self) -> None:
-        from judges.runs import new_run
         from labeling.models import AgreementReport, Project
 
-        self.judge_run = new_run(self.version)
-        self.judge_run.enqueue()
+        self.judge_run = self.begin_judging()
         self.run = self.begin_training()
         self.report = AgreementReport.objects.create(project=Project.objects.get(slug="rush"))
         self.report.enqueue()
         self.say(f"judge run {self.judge_run.pk}, run {self.run.pk}, report {self.report.pk}")
+
+    def begin_judging(self) -> Any:
+        from judges.judging import judge_version
+        from judges.ml.config import JudgeRecipe
+        from judges.models import JudgeRun
+        from judges.runs import new_run
+
+        # Another seed is another version, which has judged nothing yet.
+        seed = JudgeRun.objects.count()
+        recipe = JudgeRecipe(max_rationale_tokens=24, min_answer_mass=0.0, seed=seed)
+        version, _made = judge_version(self.kitchen, "tiny", self.judge_model, recipe)
+        run = new_run(version)
+        run.enqueue()
+        return run
+
+    def next_jobs(self) -> None:
+        """Where a run has succeeded, start another one."""
+        for job in (self.judge_run, self.run):
+            job.refresh_from_db()
+        if self.judge_run.status == "succeeded":
+            self.judge_run = self.begin_judging()
+        if self.run.status == "succeeded":
+            self.run = self.begin_training()
 
     def begin_training(self) -> Any:
         from training.runs import start_run
@@ -282,13 +303,13 @@ class Scenario:
         """One of each kind, then more at random, all within the given seconds."""
         kinds: dict[str, Callable[[], Any]] = {
             "messages dropped": self.drop_messages,
+            "judge's worker killed": lambda: self.kill_worker_of("judge_run"),
+            "trainer killed": lambda: self.kill_worker_of("run"),
             "broker killed": lambda: self.kill("redis"),
             "web killed": lambda: self.kill(self.chance.choice(["web-1", "web-2"])),
-            "judge's worker killed": lambda: self.kill_worker_of(self.judge_run),
             "leases expired": self.expire_leases,
             "database killed": self.rig.kill_database,
             "workers killed": self.kill_workers,
-            "trainer killed": lambda: self.kill_worker_of(self.run),
             "tasks delivered twice": self.deliver_twice,
             "disk full": self.fill_disk,
             "database restarted": self.rig.restart_database,
@@ -311,12 +332,15 @@ class Scenario:
     def kill(self, name: str) -> None:
         self.rig.kill(name)
 
-    def kill_worker_of(self, job: Any) -> None:
-        """The worker that has this job; if none has it yet, wait until one does."""
+    def kill_worker_of(self, which: str) -> None:
+        """The worker that has this run; if none has it yet, wait until one does, and if it has
+        ended, begin the next one."""
+        self.next_jobs()
+        job = getattr(self, which)
         with contextlib.suppress(TimeoutError):
             wait_for(lambda: self.is_at_work(job), 15)
-        job.refresh_from_db()
         if job.status != "running":
+            self.say(f"no worker to kill: {which} is {job.status}")
             return
         name = self.program_of(int(job.worker.split(":")[1]))
         if name is None:
@@ -329,7 +353,12 @@ class Scenario:
         return job.status != "queued"
 
     def is_at_work(self, job: Any) -> bool:
+        from judges.models import JudgeRun
+
         self.patiently(job.refresh_from_db)
+        if isinstance(job, JudgeRun):  # a tiny one is done with its first batch
+            asking = job.workers.present().exclude(asking_since=None)
+            return job.status == "running" and bool(self.patiently(asking.exists))
         return job.status == "running" and job.n_done > 0
 
     def program_of(self, pid: int) -> str | None:

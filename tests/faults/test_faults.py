@@ -67,9 +67,10 @@ def test_no_rater_waits_for_ever_and_none_is_left_with_nothing_to_send_to(facts,
 
 def test_every_judge_run_and_training_run_and_report_comes_to_its_end(facts, story):
     assert {status for _kind, _pk, status, *_rest in facts["jobs"]} == {"succeeded"}, story
-    assert facts["judge_runs"] == [["succeeded", facts["n_judged"], facts["n_judged"]]]
+    assert all(done == total for _status, done, total in facts["judge_runs"])
+    assert sum(done for _status, done, _total in facts["judge_runs"]) == facts["n_judged"]
     assert facts["claims"] == 0
-    assert facts["models"] == facts["runs"] == 1
+    assert facts["models"] == facts["runs"] > 0
 
 
 def test_no_verdict_and_no_step_is_doubled(facts):

@@ -127,5 +127,5 @@ def test_the_list_costs_the_same_number_of_queries_for_any_length(
 ):
     for _n in range(n_answers):
         answer_next(rater)
-    with django_assert_num_queries(10):
+    with django_assert_num_queries(11):
         assert client.get("/projects/tea/answers/").status_code == 200

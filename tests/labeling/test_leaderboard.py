@@ -386,7 +386,7 @@ def test_number_of_queries_does_not_grow_with_the_sources(client, lead, django_a
     PreferenceFactory(comparison=compared(lead.project, "tea", "milk"))
     computed(lead.project)
     client.get(URL)
-    with django_assert_num_queries(7) as few:
+    with django_assert_num_queries(8) as few:
         client.get(URL)
     for a, b in (("tea", "cola"), ("milk", "juice"), ("juice", "tea")):
         PreferenceFactory(comparison=compared(lead.project, a, b))

@@ -362,11 +362,11 @@ def test_the_list_takes_as_many_queries_for_three_runs_as_for_one(
         )
 
     add_run("one")
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(9):
         viewer.get(page("list"))
     add_run("two")
     add_run("three")
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(9):
         viewer.get(page("list"))
 
 

@@ -129,11 +129,11 @@ def test_the_list_is_found_by_words_kind_origin_and_tag(
     assert names("?tag=good") == ["dpo-1"]
     assert names("?kind=base") == ["tiny"]
     assert names("?made=merge") == ["both"]
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(13):
         client.get(url)
     for n in range(5):
         project.models.create(name=f"more-{n}", kind="policy", path="nowhere", base=base)
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(13):
         client.get(url)
 
 

@@ -323,7 +323,6 @@ def follow(run: Run) -> None:
     from training.ml import ranks
     from training.ml.peaks import give_memory_back
 
-    ranks.meet()
     ranks.from_first(None)  # until the run has its rows
     run.refresh_from_db()
     if ranks.is_first_of_machine():
@@ -366,7 +365,6 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     from training.ml.peaks import Peak, give_memory_back
     from training.ml.steps import newest_checkpoint
 
-    ranks.meet()
     give_memory_back()
     recipe, folder = recipe_of(run), storage_path(run.folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ from training.runs import Impossible, keep_model, recipe_of
 from training.studies import result_of
 from training.sweeps import may_start, wake_next
 from training.texts import load_texts, text_sha256
-from training.watching import carry_out_in_child
+from training.watching import carry_out_in_child, is_mine
 
 if TYPE_CHECKING:
     from training.ml.steps import StepReport
@@ -533,7 +533,7 @@ class Recorder:
         done = [step for step, split in self.waiting if split == "train"]
         cancelled = None
         if self.checkpoints:
-            leave(self.run.folder)
+            self._leave_checkpoint()
         with transaction.atomic():
             try:
                 # First: it proves that the run is this worker's, and locks the row until commit.
@@ -556,6 +556,17 @@ class Recorder:
         self.written_at = time.monotonic()
         if cancelled:
             raise cancelled
+
+    def _leave_checkpoint(self) -> None:
+        """For other machines. One that cannot be left now is left with the next; a run that has
+        gone to another machine leaves nothing of this one."""
+        if not shared.is_shared() or not is_mine(self.run):
+            return
+        try:
+            leave(self.run.folder)
+        except OSError as error:
+            logger.warning("the checkpoint of run %s: %s", self.run.pk, error)
+            self.lines.append(f"The checkpoint is on this machine alone for now: {error}")
 
     def _keep_checkpoint(self, step: int, path: Path) -> None:
         """Note a new checkpoint, and forget those whose files the trainer has removed."""

@@ -124,6 +124,7 @@ def test_a_shared_storage_that_is_away_ends_no_run_before_its_end(
     assert run.status == "succeeded"
     assert (place / "files" / run.folder / "model/files.json").exists()
 
+    ModelReport.objects.update(status="cancelled")  # it would read what goes
     with django_capture_on_commit_callbacks(execute=True):
         delete_run(Run.objects.get(pk=run.pk), user, agreed={run.model_version.pk})
     assert (place / "files" / run.dataset.path).exists()

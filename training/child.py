@@ -3,7 +3,10 @@
 python -m training.child KIND KEY CLAIM     one job, in a new process each time
 python -m training.child serve              answers of the playground, as long as the worker asks
 
-Where several processes share a run, `accelerate launch` starts the first of these lines in each.
+Where several processes share a run, `accelerate launch` starts the first of these lines in each; on
+further machines it starts
+
+python -m training.child join               whatever run the first machine begins next
 
 What it does to itself, to the GPU or to the machine's memory ends the job and never the worker. It
 ends with its worker: standard input is a pipe that closes when the worker is gone, however it went.
@@ -22,12 +25,13 @@ from queue import SimpleQueue
 PR_SET_PDEATHSIG = 1  # prctl(2) of Linux
 GOES_FIRST = "500"
 """Added to what the system holds against this process when it must end one for want of memory."""
-SERVE = "serve"
+SERVE, JOIN = "serve", "join"
 
 
-def end_with_worker() -> "SimpleQueue[str]":
+def end_with_worker(*, has_worker: bool) -> "SimpleQueue[str]":
     """See to it that this process and its children do not outlive the worker.
 
+    Args: has_worker: whether standard input is a worker's pipe; else it ends with its launcher.
     Returns: the lines that the worker writes.
     """
     with contextlib.suppress(OSError, AttributeError):  # not Linux: the pipe alone has to do
@@ -43,7 +47,8 @@ def end_with_worker() -> "SimpleQueue[str]":
                 lines.put(line.decode())
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
-    threading.Thread(target=listen, name="ends with the worker", daemon=True).start()
+    if has_worker:
+        threading.Thread(target=listen, name="ends with the worker", daemon=True).start()
     return lines
 
 
@@ -54,7 +59,7 @@ def go_first() -> None:
 
 
 def main() -> None:
-    lines = end_with_worker()
+    lines = end_with_worker(has_worker=sys.argv[1] != JOIN)
     go_first()
     faulthandler.enable()  # a crash leaves the line of Python that led to it
     import django
@@ -64,7 +69,13 @@ def main() -> None:
 
     if sys.argv[1] == SERVE:
         serve(lines)
-    kind, key, claim = sys.argv[1:]
+    words = sys.argv[1:]
+    if "WORLD_SIZE" in os.environ:
+        from training.ml import ranks
+
+        ranks.meet()
+        words = ranks.from_first(words)
+    kind, key, claim = words
     done = carry_out(kind, int(key), claim)
     connections.close_all()
     sys.stdout.flush()

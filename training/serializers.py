@@ -111,6 +111,7 @@ class RunSerializer(serializers.ModelSerializer):
             "cause",
             "sweep",
             "report_to",
+            "queue",
         ]
         read_only_fields = fields
 

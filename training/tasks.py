@@ -57,7 +57,7 @@ from training.runs import Impossible, keep_model, recipe_of
 from training.studies import result_of
 from training.sweeps import may_start, wake_next
 from training.texts import load_texts, text_sha256
-from training.watching import carry_out_in_child
+from training.watching import carry_out_in_child, is_mine
 from training.writers import writer_of
 
 if TYPE_CHECKING:
@@ -328,7 +328,6 @@ def follow(run: Run) -> None:
     from training.ml import ranks
     from training.ml.peaks import give_memory_back
 
-    ranks.meet()
     ranks.from_first(None)  # until the run has its rows
     run.refresh_from_db()
     if ranks.is_first_of_machine():
@@ -375,7 +374,6 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     from training.ml.peaks import Peak, give_memory_back
     from training.ml.steps import newest_checkpoint
 
-    ranks.meet()
     give_memory_back()
     recipe, folder = recipe_of(run), storage_path(run.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -401,19 +399,11 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     judge = JudgeScores(run, recipe, record.say) if getattr(recipe, "judge", "") else None
     writer = writer_of(run, recipe)
     peak = Peak()
-    if judge is None and writer is None:
-        metrics = train(recipe, train_rows, test_rows, folder, record)
-    else:
-        try:
-            metrics = train(
-                recipe, train_rows, test_rows, folder, record, reward=judge, writer=writer
-            )
-        finally:
-            if writer is not None:
-                writer.close()
-        if judge is not None:
-            metrics["judge"] = judge.figures()
-    keep_peaks(run, recipe, metrics, peak.device, peak.bytes() if alone else None)
+    metrics = train(recipe, train_rows, test_rows, folder, record)
+    # What one of several processes held is not what was foretold for one that holds all.
+    measured = peak.bytes() if alone and ranks.count() == 1 else None
+    keep_peaks(run, recipe, metrics, peak.device, measured)
+from training.writers import writer_of
     return metrics
 
 
@@ -566,7 +556,7 @@ class Recorder:
         done = [step for step, split in self.waiting if split == "train"]
         cancelled = None
         if self.checkpoints:
-            leave(self.run.folder)
+            self._leave_checkpoint()
         with transaction.atomic():
             try:
                 # First: it proves that the run is this worker's, and locks the row until commit.
@@ -584,6 +574,17 @@ class Recorder:
             for line in self.lines:
                 self.say(line)
         return cancelled
+
+    def _leave_checkpoint(self) -> None:
+        """For other machines. One that cannot be left now is left with the next; a run that has
+        gone to another machine leaves nothing of this one."""
+        if not shared.is_shared() or not is_mine(self.run):
+            return
+        try:
+            leave(self.run.folder)
+        except OSError as error:
+            logger.warning("the checkpoint of run %s: %s", self.run.pk, error)
+            self.lines.append(f"The checkpoint is on this machine alone for now: {error}")
 
     def _keep_checkpoint(self, step: int, path: Path) -> None:
         """Note a new checkpoint, and forget those whose files the trainer has removed."""

@@ -20,8 +20,20 @@ BUCKET = 2**23
 """Numbers that are summed over the processes in one message: few messages, little extra memory."""
 
 
+def in_shares() -> bool:
+    """Whether the launcher was told that each process holds a share of the weights (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
 def meet() -> None:
-    """Find the other processes, if there are any; each then has its own GPU."""
+    """Find the other processes, if there are any; each then has its own GPU.
+
+    Raises: ValueError for a way of sharing under which the numbers would be others.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        raise ValueError("DeepSpeed divides steps by itself: let the processes share by FSDP")
+    if in_shares() and os.environ.get("FSDP_VERSION") != "2":
+        raise ValueError("FSDP of version 1 is not supported: write fsdp_version: 2")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 

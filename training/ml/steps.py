@@ -24,6 +24,7 @@ from training.ml.config import MOST_STEPS, Recipe, RowsRecipe, texts_in_a_row, t
 from training.ml.data import Row, longest_first
 from training.ml.evaluation import log_loss, share_right
 from training.ml.loading import device, number_format
+from training.ml.methods import IN_4_BITS
 from training.ml.peaks import held_now
 
 COMPLETE = "complete"
@@ -86,7 +87,15 @@ def measured_together(recipe: Recipe, rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def trainer_settings(recipe: Recipe, folder: Path, n_train: int) -> dict[str, Any]:
-    """What every trainer is told: the recipe in transformers' words, no reports to the outside."""
+    """What every trainer is told: the recipe in transformers' words, no reports to the outside.
+
+    Raises: ValueError for a method or number format that cannot be held in shares, where it is to.
+    """
+    if ranks.in_shares():
+        if recipe.method in (*IN_4_BITS, "galore"):
+            raise ValueError(f"method: {recipe.method} cannot be shared by FSDP")
+        if number_format(recipe.dtype) != torch.float32:
+            raise ValueError("dtype: what FSDP shares is kept in float32")
     total = n_steps(recipe, n_train)
     return {
         "output_dir": str(folder / "checkpoints"),

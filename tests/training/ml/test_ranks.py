@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.training.tiny import polite_pairs
 from training.ml import dpo, ranks, reward_model, sft
 from training.ml.config import DPORecipe, RewardRecipe, SFTRecipe
+from training.ml.steps import trainer_settings
 
 PAIRS = polite_pairs(36)
 TRAIN = {
@@ -132,3 +133,49 @@ def test_two_processes_that_hold_shares_of_the_weights_find_the_losses_of_one(ti
     assert weights.keys() == shared.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(shared[name], weight, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed divides steps by itself"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "write fsdp_version: 2"),
+    ],
+)
+def test_ways_of_sharing_that_would_change_the_numbers_are_refused(monkeypatch, env, words):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(ValueError, match=words):
+        ranks.meet()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"method": "qlora"}, "method: qlora"), ({"dtype": "bfloat16"}, "dtype:")],
+)
+def test_what_fsdp_cannot_hold_in_shares_is_refused(monkeypatch, tmp_path, changes, words):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    recipe = RewardRecipe(base_model="any", **{"dtype": "float32"} | changes)
+
+    with pytest.raises(ValueError, match=words):
+        trainer_settings(recipe, tmp_path, 8)
+
+
+def test_a_part_goes_to_one_process_and_no_part_to_none(monkeypatch):
+    monkeypatch.setattr(ranks.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(ranks.dist, "get_world_size", lambda: 3)
+
+    def shares(n_parts: int, *, evenly: bool) -> list[list]:
+        found = []
+        for rank in range(3):
+            monkeypatch.setattr(ranks.dist, "get_rank", lambda rank=rank: rank)
+            found.append(ranks.share_of(range(n_parts), evenly=evenly))
+        return found
+
+    for n_parts in range(1, 8):
+        for evenly in (False, True):
+            found = shares(n_parts, evenly=evenly)
+            counted = sorted(part for mine in found for part, counts in mine if counts)
+            assert counted == list(range(n_parts))
+            assert len({len(mine) for mine in found}) == 1 or not evenly

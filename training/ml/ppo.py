@@ -493,9 +493,9 @@ def read_rollouts(
     rows: dict[int, Tensor] = {}
     for start in range(0, len(order), recipe.rollout_batch_size):
         places = order[start : start + recipe.rollout_batch_size]
-        batch = as_batch([rollouts[place] for place in places], pad_id, roles.device)
+        batch = as_batch(roles, [rollouts[place] for place in places], pad_id)
         with roles.acting(POLICY):
-            logp, entropy = token_logps(roles, batch, recipe.temperature)
+            logp, entropy = token_logps(roles, batch, recipe.temperature, entropy=True)
         with roles.acting(REFERENCE):
             reference_logp, _entropy = token_logps(roles, batch, recipe.temperature)
         values = torch.zeros_like(logp)
@@ -635,9 +635,7 @@ class Learner:
                         some = rows[at : at + size]
                         real = read.mask[some].bool()
                         weight = weights[at : at + size][real]
-                        batch = as_batch(
-                            [read.rollouts[r] for r in some], pad_id, self.roles.device
-                        )
+                        batch = as_batch(self.roles, [read.rollouts[r] for r in some], pad_id)
                         with self._learning(role):
                             if role == POLICY:
                                 loss, logp = self._policy_loss(

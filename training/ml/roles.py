@@ -35,14 +35,15 @@ from training.ml.loading import (
     without_dropout,
 )
 from training.ml.logprobs import pad_right
+from training.ml.lora_layers import quicken
 from training.ml.methods import BESIDE, IN_4_BITS
+from training.ml.packing import given, lay, pack
 from training.ml.rollouts import Rollout, body_and_head
 
 POLICY, REFERENCE, CRITIC = "default", "reference", "critic"
 """PEFT saves an adapter of the first name as the folder's own."""
 KEPT_LOGITS = 2**24
-"""Logits that are kept for the way back at once; beyond, they are computed a second time there.
-In float32 they are 64 MiB."""
+"""Logits that exist at once. In float32 they are 64 MiB."""
 
 
 def reward_role(place: int) -> str:
@@ -123,6 +124,9 @@ class Roles:
             if isinstance(getattr(module, "attention_dropout", None), float):
                 module.attention_dropout = 0.0
         self.model.eval()
+        quicken(self.model)
+        with self.acting(POLICY):
+            self.in_lines = pack(self.body)
 
     def trained(self, role: str) -> dict[str, torch.nn.Parameter]:
         """The parameters of the policy or the critic by name, the critic's head among them."""
@@ -209,25 +213,45 @@ def _config(folder: str) -> PeftConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rollouts side by side, padded behind."""
+    """Rollouts as a model is given them: in a line (packing.py), or padded behind."""
 
-    ids: Tensor
-    """(rows, longest)"""
-    attention: Tensor
+    given: dict[str, Any]
     told: Tensor
-    """(rows, longest − 1), true where the next token is a response's: what it is told from."""
+    """(response tokens,), where among all positions stands what each of them is told from."""
+    wanted: Tensor
+    """(response tokens,), the tokens."""
     lengths: list[int]
     """Tokens of each response."""
 
 
-def as_batch(rollouts: Sequence[Rollout], pad_id: int, where: torch.device) -> Batch:
+def as_batch(roles: Roles, rollouts: Sequence[Rollout], pad_id: int) -> Batch:
     rows = [rollout.prompt_ids + rollout.response_ids for rollout in rollouts]
-    ids, attention = pad_right(rows, pad_id)
-    told = attention[:, 1:].bool()
-    for row, rollout in enumerate(rollouts):
-        told[row, : len(rollout.prompt_ids) - 1] = False
+    asked, places = _side_by_side(roles, rows, [len(r.prompt_ids) for r in rollouts], pad_id)
+    before = [
+        place
+        for rollout, own in zip(rollouts, places, strict=True)
+        for place in own[len(rollout.prompt_ids) - 1 : -1]
+    ]
+    wanted = [token for rollout in rollouts for token in rollout.response_ids]
     lengths = [len(rollout.response_ids) for rollout in rollouts]
-    return Batch(ids.to(where), attention.to(where), told.to(where), lengths)
+    told = (torch.tensor(numbers, device=roles.device) for numbers in (before, wanted))
+    return Batch(asked, *told, lengths)
+
+
+def _side_by_side(
+    roles: Roles, rows: Sequence[list[int]], shared: Sequence[int], pad_id: int
+) -> tuple[dict[str, Any], Sequence[Sequence[int]]]:
+    """What the body is called with for these rows; and where, among all positions, each token of
+    each row stands. `shared`: see packing.lay."""
+    if roles.in_lines:
+        line, places = lay(rows, shared, roles.device)
+        return given(line), places
+    ids, attention = (tensor.to(roles.device) for tensor in pad_right(rows, pad_id))
+    width = ids.shape[1]
+    return (
+        {"input_ids": ids, "attention_mask": attention, "use_cache": False},
+        [range(at * width, at * width + len(row)) for at, row in enumerate(rows)],
+    )
 
 
 def response_mask(lengths: Sequence[int], where: torch.device) -> Tensor:
@@ -241,59 +265,97 @@ def in_rows(flat: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=flat.dtype).masked_scatter(mask.bool(), flat)
 
 
-def hidden_states(roles: Roles, batch: Batch) -> Tensor:
-    """What each response token is told from, in the active role: (response tokens, width)."""
-    states: Tensor = roles.body(
-        input_ids=batch.ids, attention_mask=batch.attention, use_cache=False
-    ).last_hidden_state
-    return states[:, :-1][batch.told]
+def hidden_states(roles: Roles, asked: dict[str, Any], places: Tensor) -> Tensor:
+    """What the active role's last layer says at some of all positions: (places, width)."""
+    states: Tensor = roles.body(**asked).last_hidden_state
+    return states.flatten(0, 1).index_select(0, places)
 
 
-def token_logps(roles: Roles, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
-    """(log-probability, entropy) of each response token in nats, (response tokens,) each.
+def token_logps(
+    roles: Roles, batch: Batch, temperature: float, *, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """(log-probability, entropy if it is wanted) of each response token in nats, (response
+    tokens,) each.
 
     Of the distribution that is sampled from: logits / temperature. No gradient goes through the
     entropy. Logits exist for response tokens alone, and never for more than KEPT_LOGITS at once.
     """
-    hidden, wanted = hidden_states(roles, batch), batch.ids[:, 1:][batch.told]
-    n_words = roles.words.weight.shape[0]
-    size = max(1, KEPT_LOGITS // n_words)
-    many = torch.is_grad_enabled() and len(wanted) > size
-    parts = []
-    for at in range(0, len(wanted), size):
-        given = (roles.words, hidden[at : at + size], wanted[at : at + size], temperature)
-        part = checkpoint(_logps, *given, use_reentrant=False) if many else _logps(*given)
-        parts.append(part)
-    logps, entropies = zip(*parts, strict=True)
-    return torch.cat(logps), torch.cat(entropies)
+    hidden = hidden_states(roles, batch.given, batch.told)
+    words = roles.words
+    size = max(1, KEPT_LOGITS // words.weight.shape[0])
+    # Where the words are not trained, what the way back needs of them is known on the way there.
+    quick = type(words) is torch.nn.Linear and not words.weight.requires_grad
+    logps, entropies = [], []
+    for some, wanted in zip(hidden.split(size), batch.wanted.split(size), strict=True):
+        if torch.is_grad_enabled() and quick and not entropy:
+            logps.append(_FrozenWords.apply(some, wanted, words, temperature))
+            continue
+        asked = (words, some, wanted, temperature, entropy)
+        many = torch.is_grad_enabled() and len(hidden) > size
+        logp, told = checkpoint(_logps, *asked, use_reentrant=False) if many else _logps(*asked)
+        logps.append(logp)
+        entropies.append(told)
+    return torch.cat(logps), torch.cat(entropies) if entropy else None
 
 
-def _logps(words: Any, hidden: Tensor, wanted: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = words(hidden).float() / temperature  # (tokens, words)
-    all_logps = torch.log_softmax(logits, dim=-1)
-    with torch.no_grad():
-        entropy = -(all_logps.exp() * all_logps).sum(dim=-1)
-    return all_logps.gather(-1, wanted[:, None]).squeeze(-1), entropy
+def _logps(
+    words: Any, hidden: Tensor, wanted: Tensor, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    all_logps = torch.log_softmax(words(hidden).float() / temperature, dim=-1)  # (tokens, words)
+    told = None
+    if entropy:
+        with torch.no_grad():
+            told = -torch.linalg.vecdot(all_logps.exp(), all_logps)
+    return all_logps.gather(-1, wanted[:, None]).squeeze(-1), told
+
+
+class _FrozenWords(torch.autograd.Function):
+    """log π of the wanted tokens. ∂/∂hidden of each is (1[wanted] − π)·W / temperature, a vector
+    of the model's width, kept in place of the logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, wanted: Tensor, words: torch.nn.Linear, temperature: float
+    ) -> Tensor:
+        all_logps = torch.log_softmax(words(hidden).float() / temperature, dim=-1)
+        logps = all_logps.gather(-1, wanted[:, None])
+        slope = all_logps.exp_().neg_()
+        slope.scatter_add_(-1, wanted[:, None], torch.ones_like(logps))
+        ctx.save_for_backward((slope.to(words.weight.dtype) @ words.weight) / temperature)
+        ctx.number = hidden.dtype
+        return logps.squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return (given[0][:, None] * slope).to(ctx.number), None, None, None
 
 
 def token_values(roles: Roles, batch: Batch) -> Tensor:
     """The critic's value before each response token: (response tokens,)."""
-    states = hidden_states(roles, batch)
+    states = hidden_states(roles, batch.given, batch.told)
     with torch.autocast(roles.device.type, enabled=False):
         values: Tensor = roles.heads[CRITIC](states.float()).squeeze(-1)
     return values
 
 
-def rewards(roles: Roles, role: str, rows: Sequence[list[int]], pad_id: int) -> Tensor:
-    """A reward model's number for each conversation, read at its last token: (rows,)."""
-    ids, attention = (tensor.to(roles.device) for tensor in pad_right(rows, pad_id))
+def rewards(
+    roles: Roles,
+    role: str,
+    rows: Sequence[list[int]],
+    pad_id: int,
+    shared: Sequence[int] | None = None,
+) -> Tensor:
+    """A reward model's number for each conversation, read at its last token: (rows,).
+
+    Args: shared: how many of each row's first tokens other rows may begin with too.
+    """
+    asked, places = _side_by_side(roles, rows, shared or [0] * len(rows), pad_id)
+    last = torch.tensor([own[-1] for own in places], device=roles.device)
     with roles.acting(role):
-        states = roles.body(
-            input_ids=ids, attention_mask=attention, use_cache=False
-        ).last_hidden_state
-        last = states[torch.arange(len(rows)), attention.sum(dim=1) - 1]
+        states = hidden_states(roles, asked, last)
         with torch.autocast(roles.device.type, enabled=False):
-            found: Tensor = roles.heads[role](last.float()).squeeze(-1)
+            found: Tensor = roles.heads[role](states.float()).squeeze(-1)
     return found
 
 

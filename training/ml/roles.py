@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import set_peft_model_state_dict
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -115,8 +117,17 @@ class Roles:
             parameter.requires_grad_(False)
             if any(f".{role}." in name for role in self.model.peft_config):
                 parameter.data = parameter.data.float()
-        for role, head in self.heads.items():
-            head.requires_grad_(role == CRITIC)
+        for head in self.heads.values():
+            head.requires_grad_(False)
+        self._learned = {role: self._parameters_of(role) for role in (POLICY, CRITIC)}
+        for parameters in self._learned.values():
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+        self._switched = [
+            module
+            for module in self.model.modules()
+            if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+        ]
         self.body, self.words = body_and_head(self.model)
         # A policy that drops inputs by chance is not the one that sampled: no ratio would be right.
         without_dropout(self.model)
@@ -130,6 +141,9 @@ class Roles:
 
     def trained(self, role: str) -> dict[str, torch.nn.Parameter]:
         """The parameters of the policy or the critic by name, the critic's head among them."""
+        return self._learned[role]
+
+    def _parameters_of(self, role: str) -> dict[str, torch.nn.Parameter]:
         found = {n: p for n, p in self.model.named_parameters() if f".{role}." in n}
         if role in self.heads:
             found |= {f"head.{n}": p for n, p in self.heads[role].named_parameters()}
@@ -139,20 +153,18 @@ class Roles:
     def acting(self, role: str, *, learning: bool = False) -> Iterator[None]:
         """The model speaks as this role meanwhile. While learning, gradients reach its adapter:
         the way back must then be gone within."""
+        spoken = [] if role == REFERENCE and not self.reference_copy else [role]
+        # What PEFT's set_adapter and disable_adapter do, without their look at every parameter,
+        # which takes longer than a small model's layers.
+        for layer in self._switched:
+            layer._active_adapter = spoken
         with (
             torch.set_grad_enabled(learning),
             torch.autocast(
                 self.device.type, dtype=torch.bfloat16, enabled=self.numbers == torch.bfloat16
             ),
         ):
-            if role == REFERENCE and not self.reference_copy:
-                # What PEFT's disable_adapter does, without its look at every layer before.
-                self.model.base_model.disable_adapter_layers()
-                yield
-                self.model.base_model.enable_adapter_layers()
-            else:
-                self.model.set_adapter(role, inference_mode=not learning)
-                yield
+            yield
 
     @property
     def device(self) -> torch.device:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -391,14 +393,16 @@ class Scorer:
         found = []
         if self.shared:
             rows = [chat_tokens(tokenizer, talk) for talk in talks]
+            begins = shared_beginnings(prompts, rows)
             order = sorted(range(len(rows)), key=lambda place: len(rows[place]), reverse=True)
             scores = torch.zeros(len(self.shared), len(rows))
             for start in range(0, len(rows), recipe.rollout_batch_size):
                 places = order[start : start + recipe.rollout_batch_size]
                 part = [rows[place] for place in places]
+                shared = [begins[place] for place in places]
                 for model in range(len(self.shared)):
                     role = reward_role(self.first + model)
-                    told = rewards(roles, role, part, tokenizer.pad_token_id)
+                    told = rewards(roles, role, part, tokenizer.pad_token_id, shared)
                     scores[model, places] = told.float().cpu()
             found.append(scores)
         if self.others:
@@ -420,6 +424,17 @@ class Scorer:
                 raise ValueError("the reward function must give one number for each response")
             found.append(torch.tensor([numbers]))
         return torch.cat(found)
+
+
+def shared_beginnings(prompts: Sequence[Messages], rows: Sequence[list[int]]) -> list[int]:
+    """How many first tokens each row shares with the others to its prompt, which stand beside it;
+    0 of a prompt that was answered once."""
+    found = []
+    for _prompt, group in groupby(range(len(rows)), key=lambda place: prompts[place]):
+        beside = [rows[place] for place in group]
+        common = len(commonprefix(beside)) if len(beside) > 1 else 0
+        found += [min(common, *(len(row) - 1 for row in beside))] * len(beside)
+    return found
 
 
 def reference_scale(recipe: PPORecipe, raw: Tensor) -> list[tuple[float, float]]:

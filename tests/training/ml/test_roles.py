@@ -6,6 +6,7 @@ from training.ml import roles as roles_module
 from training.ml.data import chat_tokens
 from training.ml.loading import load_causal, load_reward_model, load_tokenizer
 from training.ml.logprobs import response_logps
+from training.ml.lora_layers import QuickLinear
 from training.ml.ppo import PPORecipe
 from training.ml.reward_model import score
 from training.ml.roles import (
@@ -142,3 +143,26 @@ def test_logits_in_pieces_give_the_same_numbers_and_gradients(tiny_model, monkey
         assert torch.allclose(whole[1], other[1], atol=1e-4, rtol=1e-4)
     assert torch.allclose(whole[2], others[0][2], atol=1e-4, rtol=1e-4)
     assert whole[1].abs().max() > 0
+
+
+def test_quick_layers_say_and_learn_what_those_of_the_library_do(tiny_model, reward_models):
+    roles = shaken(made(tiny_model, reward_models))
+    batch = as_batch(roles, ROLLOUTS, 0)
+    layers = [module for module in roles.model.modules() if type(module) is QuickLinear]
+    assert len(layers) == 14  # all linear layers of two
+    found = []
+    for kind in (QuickLinear, QuickLinear.__bases__[0]):
+        for layer in layers:
+            layer.__class__ = kind
+        with roles.acting(POLICY, learning=True):
+            logps, _none = token_logps(roles, batch, 1.0)
+            (logps * torch.arange(len(logps))).sum().backward()
+        with roles.acting(CRITIC, learning=True):
+            values = token_values(roles, batch)
+            values.square().sum().backward()
+        parameters = [p for role in (POLICY, CRITIC) for p in roles.trained(role).values()]
+        found.append([logps.detach(), values.detach(), *(p.grad for p in parameters)])
+        for parameter in parameters:
+            parameter.grad = None
+    for quick, usual in zip(*found, strict=True):
+        assert torch.allclose(quick, usual, atol=1e-4, rtol=1e-4)

@@ -15,8 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
-from os.path import commonprefix
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -432,7 +431,8 @@ def shared_beginnings(prompts: Sequence[Messages], rows: Sequence[list[int]]) ->
     found = []
     for _prompt, group in groupby(range(len(rows)), key=lambda place: prompts[place]):
         beside = [rows[place] for place in group]
-        common = len(commonprefix(beside)) if len(beside) > 1 else 0
+        alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*beside, strict=False))
+        common = sum(1 for _ in alike) if len(beside) > 1 else 0
         found += [min(common, *(len(row) - 1 for row in beside))] * len(beside)
     return found
 

@@ -26,7 +26,9 @@ SMALL = {
 WIDE = {"intermediate_size": 48}
 CAN = {
     "llama, fewer key heads": LlamaConfig(**SMALL, **WIDE, num_key_value_heads=2),
-    "mistral, a window of 3": MistralConfig(**SMALL, **WIDE, sliding_window=3),
+    "mistral, a window of 3": MistralConfig(
+        **SMALL, **WIDE, num_key_value_heads=4, sliding_window=3
+    ),
     "gpt-neox": GPTNeoXConfig(**SMALL, **WIDE),
     "gpt2, learned positions": GPT2Config(
         vocab_size=90, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=1

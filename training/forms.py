@@ -547,12 +547,6 @@ class LaunchForm(forms.Form):
         found = self.preview()
         if cleaned["dataset"] is None and found["problem"]:
             self.add_error("labels", found["problem"])
-        elif (
-            settings.get("imitate") == "demonstrations"
-            and not found["counts"].get("demonstrations")
-            and not found.get("uncounted")
-        ):
-            self.add_error("imitate", _("No rater’s better answer is among these pairs."))
         elif recipe and not found.get("uncounted"):
             if reason := why_not_labels(recipe, found["counts"]):
                 refuse(self, reason)

@@ -35,6 +35,9 @@ MOST_SLICES = 12
 """Tags and topics that are shown, those with the most pairs."""
 MOST_WRONG = 50
 """Pairs that are kept for a person to look at."""
+FEWEST_WRONG = 5
+"""Pairs that a model gets wrong, below which no temperature is fitted: of pairs that are all right
+the best one is 0."""
 QUARTERS = 4
 """Parts of equal size, by spread, that pairs are divided into."""
 
@@ -46,7 +49,7 @@ class Scored:
     prompt: np.ndarray
     """Hash of each pair's prompt."""
     chosen: np.ndarray
-    """Score of the chosen response: a reward, or log π/π_base in nats."""
+    """Score of the chosen response: a reward; of a policy the implicit one."""
     rejected: np.ndarray
     chosen_chars: np.ndarray
     rejected_chars: np.ndarray
@@ -64,6 +67,8 @@ class Scored:
     """Tag or topic -> bool."""
     spread: np.ndarray
     """Standard deviation of the margin over an ensemble's members; NaN of a single model."""
+    moved: np.ndarray
+    """Of a policy log π/π_base (nats) of the chosen and the rejected response, (pairs, 2)."""
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -112,6 +117,11 @@ def reward_figures(scored: Scored, a_share_in_training: float | None) -> dict[st
     }
     if len(scored) and not np.isnan(scored.spread).any():
         found["spread"] = spread_figures(scored)
+    if (right < 1).sum() < FEWEST_WRONG:
+        found["temperature"] = {
+            "why": gettext_noop("It gets too few pairs wrong to fit a temperature: hold out more.")
+        }
+        return found
     try:
         after = cross_fitted(fit_temperature, prob, said, scored.prompt)
     except ValueError:  # fewer prompts than folds
@@ -122,22 +132,22 @@ def reward_figures(scored: Scored, a_share_in_training: float | None) -> dict[st
     return found
 
 
-def policy_figures(scored: Scored, beta: float) -> dict[str, Any]:
-    """Every figure of a policy on held-out pairs; scores are log π/π_base (nats) of the responses.
+def policy_figures(scored: Scored) -> dict[str, Any]:
+    """Every figure of a policy on held-out pairs.
 
-    "accuracy" and "margin" are those of the implicit reward β · log π/π_base (Rafailov et al. 2023,
-    eq. 5); "chosen_change" below 0 is likelihood displacement (Razin et al. 2024,
-    arXiv:2410.08847).
+    "accuracy" and "margin" are those of the implicit reward of its loss: β · log π/π_base of DPO
+    (Rafailov et al. 2023, eq. 5). Changes are log π/π_base in nats; "chosen_change" below 0 is
+    likelihood displacement (Razin et al. 2024, arXiv:2410.08847).
     """
     return {
         "n": len(scored),
         "n_prompts": len(np.unique(scored.prompt)),
         "accuracy": mean_of(scored.prompt, rightness(scored.margin)),
         "baselines": {"longer": mean_of(scored.prompt, rightness(scored.longer))},
-        "margin": mean_of(scored.prompt, beta * scored.margin),
-        "chosen_change": mean_of(scored.prompt, scored.chosen),
-        "rejected_change": mean_of(scored.prompt, scored.rejected),
-        "chosen_fell": mean_of(scored.prompt, (scored.chosen < 0).astype(float)),
+        "margin": mean_of(scored.prompt, scored.margin),
+        "chosen_change": mean_of(scored.prompt, scored.moved[:, 0]),
+        "rejected_change": mean_of(scored.prompt, scored.moved[:, 1]),
+        "chosen_fell": mean_of(scored.prompt, (scored.moved[:, 0] < 0).astype(float)),
         "length": length_figures(scored),
         "slices": slices(scored),
     }
@@ -355,7 +365,7 @@ def _sigmoid(z: Any) -> Any:
 def columns(rows: Sequence[Mapping[str, Any]], topics: Mapping[str, set[str]]) -> Scored:
     """Scored pairs as columns. Each row: "prompt", "chosen", "rejected", "chosen_chars",
     "rejected_chars", "a_chosen", "votes" ({choice: n}), "strength", "by_people", "comparison"; of
-    an ensemble "spread".
+    an ensemble "spread", of a policy "moved".
 
     Args: topics: tag or topic -> comparisons that bear it.
     """
@@ -379,6 +389,7 @@ def columns(rows: Sequence[Mapping[str, Any]], topics: Mapping[str, set[str]]) -
         strength=np.array([row["strength"] or np.nan for row in rows], dtype=float),
         by_people=column("by_people", bool),
         spread=np.array([row.get("spread") for row in rows], dtype=float),
+        moved=np.array([row.get("moved") or (np.nan, np.nan) for row in rows]).reshape(-1, 2),
         topics={
             name: found
             for name, known in topics.items()

@@ -18,6 +18,7 @@ from labeling.reports import statistics_for
 from labeling.storage import storage_path
 from labeling.votes import topics_of
 from training.datasets import pair_of, pair_rows
+from training.ml.config import AnyRecipe, DPORecipe
 from training.ml.data import Pair, n_chars
 from training.models import Dataset, ModelReport, ModelVersion, Run
 from training.runs import named_model, recipe_of, version_folder
@@ -118,20 +119,17 @@ def _of_policy(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
     found, written = against_base(
         version_folder(model),
         named_model(model.project, run.base_model),
+        recipe,
         pairs,
         _different_prompts(rows)[:SAMPLED_PROMPTS],
-        max_length=recipe.max_length,
-        batch_size=recipe.batch_size,
         new_tokens=NEW_TOKENS,
-        seed=run.seed,
-        dtype=recipe.dtype,
         on_progress=on_progress,
     )
     figures: dict[str, Any] = {"n": 0, "why": _nothing_held_out()}
     if found:
         scored = _with_facts(found, pairs, rows, _strengths(model.project, rows))
         topics = _topics(model.project, scored)
-        figures = policy_figures(columns(scored, topics), getattr(recipe, "beta", 1.0))
+        figures = policy_figures(columns(scored, topics)) | {"implicit": _measure_of(recipe)}
     return figures | {
         "kind": "policy",
         "left_out": len(rows) - len(found),
@@ -145,6 +143,13 @@ def _of_policy(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
         ],
         "new_tokens": NEW_TOKENS,
     }
+
+
+def _measure_of(recipe: AnyRecipe) -> str:
+    """The implicit reward of the run's loss, as a formula."""
+    if not isinstance(recipe, DPORecipe):
+        return "log π/π_base"
+    return {"simpo": "β · mean log π", "orpo": "log odds"}.get(recipe.loss, "β · log π/π_base")
 
 
 def _nothing_held_out() -> str:
@@ -237,6 +242,7 @@ def _with_facts(
                 "chosen": one.chosen,
                 "rejected": one.rejected,
                 "spread": one.spread,
+                "moved": one.moved,
                 "chosen_chars": n_chars(row["chosen"]),
                 "rejected_chars": n_chars(row["rejected"]),
                 "a_chosen": outcome == Choice.A,

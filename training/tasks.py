@@ -21,7 +21,7 @@ from training import serving
 from training.alarms import heed
 from training.arenas import carry_out_arena
 from training.cards import write_card
-from training.causes import of_error
+from training.causes import UNKNOWN, of_error
 from training.dataset_settings import stored_settings
 from training.datasets import freeze, load_pairs
 from training.fitting import keep_peaks
@@ -214,8 +214,9 @@ def _end_of(job: Job, carry: Callable[[Any], Any]) -> None:
     except (JobCancelled, JobTaken):
         return
     except Exception as error:
-        logger.exception("%s failed", job)
-        job.finish(Job.Status.FAILED, error=of_error(error, LESS_MEMORY[type(job)])[1])
+        cause, words = of_error(error, LESS_MEMORY[type(job)])
+        logger.error("%s failed: %s", job, words, exc_info=cause == UNKNOWN)
+        job.finish(Job.Status.FAILED, error=words)
 
 
 LESS_MEMORY: dict[type[Job], str] = {
@@ -302,7 +303,8 @@ def go_on(
         raise
     except Exception as error:
         cause, words = of_error(error)
-        logger.exception("run %s failed", run.pk)
+        # The run's own log keeps the traceback of a refusal in plain words too.
+        logger.error("run %s failed: %s", run.pk, words, exc_info=cause == UNKNOWN)
         if run.finish(Run.Status.FAILED, error=words, cause=cause):
             record.say(f"Failed: {words}\n{''.join(traceback.format_exception(error)[-4:])}")
     finally:

@@ -2,12 +2,19 @@
 learned.
 
     python -m tests.bench.training --base FOLDER [--recipe reward|dpo] [--pairs 480] [--rounds 3]
+    python -m tests.bench.training --world FOLDER [--pairs 1600]
+    python -m tests.bench.training --base ENCODER --data ukp --recipe reward --pairs 960 --rounds 1
     python -m tests.bench.training --large [--config '{…}']      # a CUDA machine
 
 The same model, adapter, pairs of hh-rlhf (../shared/data, both halves mixed), pairs a step and
 steps; tokens that are no padding over the seconds of the steps, the first left out. Rounds of both
 take turns, so that what else the machine does falls on both. Ours asks the reference before the
 first step: the seconds of that count.
+
+From 480 such pairs a small model learns next to nothing, so equal accuracy says little there.
+--world takes the micro-world of `make demo` instead (its model, kept under FOLDER, and its people's
+labels), where both kinds are learned well and what a policy writes has a true utility; --data ukp
+takes UKPConvArg1 strict with one debate held out, for an encoder that is pre-trained.
 
 --large makes a model of 8 billion parameters from its config, random weights, and trains it by
 QLoRA: peak memory, tokens a second, and the share of the card's own bfloat16 rate.
@@ -50,6 +57,8 @@ LLAMA_8B = {
     "max_position_embeddings": 8192,
 }
 RESAMPLES = 2000
+DEBATE = "pro-choice-vs-pro-life"
+"""Held out of UKPConvArg1."""
 
 
 def n_tokens(pair: TokenPair) -> int:
@@ -213,28 +222,54 @@ def right(recipe: RewardRecipe | DPORecipe, model: Any, tokens: Sequence[TokenPa
     return found
 
 
-def difference(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Accuracy of one less that of the other on the same pairs, with the 95 % interval of a
-    bootstrap over the pairs."""
-    gaps = (np.array(one) > 0).astype(float) - (np.array(other) > 0)
+def mean_gap(one: Any, other: Any) -> dict[str, float]:
+    """Mean of one less that of the other on the same pairs or prompts, with the 95 % interval of a
+    bootstrap over them."""
+    gaps = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
     draw = np.random.default_rng(0)
     means = gaps[draw.integers(0, len(gaps), (RESAMPLES, len(gaps)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return float(gaps.mean()), float(low), float(high)
+    return {"value": float(gaps.mean()), "low": float(low), "high": float(high)}
 
 
-def mixed_pairs(split: str) -> list[Pair]:
-    """Both halves of hh-rlhf, mixed."""
+def sides(data: str) -> dict[str, list[Pair]]:
+    """ "train" and "test" pairs: both halves of hh-rlhf, mixed; or UKPConvArg1 strict."""
+    from tests.bench import realdata_reward
     from tests.real_pairs import hh_rlhf
 
-    shared = Path(os.environ.get("PREFLOOP_SHARED", "../shared")) / "data"
-    pairs = [pair for half in ("harmless", "helpful") for pair in hh_rlhf(shared, half, split)]
-    random.Random(0).shuffle(pairs)
-    return pairs
+    found: dict[str, list[Pair]] = {}
+    if data == "ukp":
+        found["train"], found["test"], _known = realdata_reward.sides("ukp", DEBATE)
+    else:
+        shared = Path(os.environ.get("PREFLOOP_SHARED", "../shared")) / "data"
+        for split in ("train", "test"):
+            halves = [hh_rlhf(shared, half, split) for half in ("harmless", "helpful")]
+            found[split] = [pair for half in halves for pair in half]
+    for pairs in found.values():
+        random.Random(0).shuffle(pairs)
+    return found
 
 
-def compare(kind: str, asked: argparse.Namespace) -> dict[str, Any]:
-    """Rounds of both in turn."""
+def utilities(model: Any, base: str, prompts: Sequence[str]) -> list[float]:
+    """True utility of what a policy writes to each prompt of the micro-world, the mean of two."""
+    from labeling import microworld
+    from training.ml.generation import sample
+
+    asked = [[{"role": "user", "content": prompt}] for prompt in prompts for _two in "ab"]
+    texts = sample(
+        model.eval(), load_tokenizer(base), asked, max_new_tokens=96, temperature=0.7, seed=0
+    )
+    each = [microworld.utility(p[0]["content"], t) for p, t in zip(asked, texts, strict=True)]
+    return [statistics.fmean(each[at : at + 2]) for at in range(0, len(each), 2)]
+
+
+def compare(
+    kind: str, asked: argparse.Namespace, sides: dict[str, list[Pair]], prompts: Sequence[str]
+) -> dict[str, Any]:
+    """Rounds of both in turn.
+
+    Args: prompts: of the micro-world that policies write to, none for other data.
+    """
     settings = {
         "base_model": asked.base,
         "batch_size": asked.batch,
@@ -242,17 +277,19 @@ def compare(kind: str, asked: argparse.Namespace) -> dict[str, Any]:
         "max_steps": asked.pairs // asked.batch,
         "learning_rate": 1e-3 if kind == "reward" else 5e-4,
         "checkpoint_every": 10**6,
+        **dict(pair.split("=", 1) for pair in asked.set),
     }
     tokenizer = load_tokenizer(asked.base)
-    held_out, _left_out = tokenize_pairs(mixed_pairs("test"), tokenizer, asked.max_length)
+    held_out, _left_out = tokenize_pairs(sides["test"], tokenizer, asked.max_length)
     pairs = []
-    for pair in mixed_pairs("train"):
+    for pair in sides["train"]:
         if len(pairs) < asked.pairs and tokenize_pairs([pair], tokenizer, asked.max_length)[0]:
             pairs.append(pair)
     tokens, _left_out = tokenize_pairs(pairs, tokenizer, asked.max_length)
     rates: dict[str, list[float]] = {"ours": [], "stock": []}
     margins: dict[str, list[float]] = {"ours": [], "stock": []}
     shares: dict[str, float] = {}
+    worth: dict[str, list[float]] = {"ours": [], "stock": []}
     for round_ in range(asked.rounds):
         recipe: Any = make_recipe(kind, settings | {"seed": round_})
         for name in ("stock", "ours") if round_ % 2 else ("ours", "stock"):
@@ -266,7 +303,17 @@ def compare(kind: str, asked: argparse.Namespace) -> dict[str, Any]:
                 rates[name].append(found["tokens_per_second"])
                 shares[name] = found["useful"]
                 margins[name] += right(recipe, model, held_out)
-    gap = difference(margins["ours"], margins["stock"])
+                if kind == "dpo" and prompts:
+                    worth[name] += utilities(model, asked.base, prompts)
+    gap = mean_gap(*(np.array(margins[name]) > 0 for name in ("ours", "stock")))
+    written = {}
+    if worth["ours"]:
+        start = utilities(load_causal(asked.base), asked.base, prompts)
+        written = {
+            "utility": {"start": statistics.fmean(start)}
+            | {name: statistics.fmean(found) for name, found in worth.items()},
+            "utility_difference": mean_gap(worth["ours"], worth["stock"]),
+        }
     ratios = [a / b for a, b in zip(rates["ours"], rates["stock"], strict=True)]
     return {
         "recipe": kind,
@@ -277,7 +324,8 @@ def compare(kind: str, asked: argparse.Namespace) -> dict[str, Any]:
         "ratio": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
         "useful_share": shares,
         "accuracy": {name: share_right(found) for name, found in margins.items()},
-        "accuracy_difference": dict(zip(("value", "low", "high"), gap, strict=True)),
+        "accuracy_difference": gap,
+        **written,
     }
 
 
@@ -390,6 +438,9 @@ def large(asked: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--base", help="folder of the model to train")
+    parser.add_argument("--world", help="folder where the micro-world's model and pairs are kept")
+    parser.add_argument("--data", choices=["hh-rlhf", "ukp"], default="hh-rlhf")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--recipe", choices=["reward", "dpo"], action="append")
     parser.add_argument("--pairs", type=int, default=480)
     parser.add_argument("--batch", type=int, default=8)
@@ -402,10 +453,19 @@ def main() -> None:
     if asked.large:
         large(asked)
         return
-    if not asked.base:
+    prompts: list[str] = []
+    if asked.world:
+        from tests.bench.overoptimisation import set_up
+
+        asked.base, *pairs = set_up(Path(asked.world).resolve())
+        found = dict(zip(("train", "test"), pairs, strict=True))
+        prompts = sorted({pair.prompt_id for pair in found["test"]})
+    elif asked.base:
+        found = sides(asked.data)
+    else:
         parser.error("--base names the model to train; tests.bench.dialogue_base makes one")
     for kind in asked.recipe or ["reward", "dpo"]:
-        print(json.dumps(compare(kind, asked), indent=1), flush=True)
+        print(json.dumps(compare(kind, asked, found, prompts), indent=1), flush=True)
 
 
 if __name__ == "__main__":

@@ -115,12 +115,16 @@ def test_equal_scores_are_half_right_and_wrong_pairs_come_worst_first():
 
 def test_a_policy_that_lowers_both_responses_shows_displacement():
     rng = np.random.default_rng(2)
-    pairs = scored(200, chosen=rng.normal(-5, 1, 200), rejected=rng.normal(-9, 1, 200))
+    moved = np.column_stack([rng.normal(-5, 1, 200), rng.normal(-9, 1, 200)])
+    rewards = 0.1 * moved
+    pairs = scored(200, chosen=rewards[:, 0], rejected=rewards[:, 1], moved=moved.tolist())
 
-    found = policy_figures(pairs, beta=0.1)
+    found = policy_figures(pairs)
 
     assert found["accuracy"]["value"] > 0.99
-    assert found["margin"]["value"] == pytest.approx(0.1 * pairs.margin.mean())
+    assert found["margin"]["value"] == pytest.approx((rewards[:, 0] - rewards[:, 1]).mean())
+    assert found["chosen_change"]["value"] == pytest.approx(moved[:, 0].mean())
+    assert found["rejected_change"]["value"] == pytest.approx(moved[:, 1].mean())
     assert found["chosen_change"]["high"] < 0
     assert found["chosen_fell"]["value"] == 1
 
@@ -183,3 +187,12 @@ def test_a_margin_with_a_spread_is_worth_what_mackay_says():
     assert found["doubting"]["value"] == pytest.approx(expected)
     assert found["mean"]["value"] == 1.5
     assert [place for place, _prob in most_disputed(pairs.margin, pairs.spread)] == [1, 0]
+
+
+def test_no_temperature_is_advised_from_pairs_that_are_nearly_all_right():
+    sure = scored(60, chosen=np.full(60, 2.0))
+
+    found = reward_figures(sure, None)
+
+    assert found["accuracy"]["value"] == 1
+    assert found["temperature"]["why"].startswith("It gets too few pairs wrong")

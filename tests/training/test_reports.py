@@ -110,13 +110,13 @@ def test_a_report_on_an_ensemble_says_where_its_members_disagree(client, tiny_mo
     assert "Does it know when it does not know?" in page.content.decode()
 
 
-@pytest.mark.parametrize("kind", ["dpo", "sft"])
+@pytest.mark.parametrize(("kind", "more"), [("dpo", {"loss": "simpo"}), ("sft", {})])
 def test_a_policy_is_measured_against_its_base_and_shown_beside_it(
-    client, tiny_model, kind, monkeypatch
+    client, tiny_model, kind, more, monkeypatch
 ):
     monkeypatch.setattr("training.reports.NEW_TOKENS", 8)  # for time
     project = labeled_project(24)
-    run = trained(project, tiny_model, kind)
+    run = trained(project, tiny_model, kind, recipe_settings=QUICK | more)
 
     found = reported(run).result
 
@@ -125,8 +125,11 @@ def test_a_policy_is_measured_against_its_base_and_shown_beside_it(
         assert (found["chosen_change"]["value"], found["rejected_change"]["value"]) == (
             pytest.approx(changes, abs=1e-3)
         )
+        # By the measure of the run's own loss, not by log π/π_base, which SimPO does not know.
         assert found["accuracy"]["value"] == run.metrics["accuracy"]["value"]
         last = run.steps.filter(split="test").last().values
+        assert found["margin"]["value"] == pytest.approx(last["margin"], abs=1e-4)
+        assert found["implicit"] == "β · mean log π"
         assert last["chosen_logp"] == pytest.approx(changes[0])
     assert len(found["samples"]) == run.dataset.counts["test_prompts"]
     assert {"prompt", "policy", "base"} == set(found["samples"][0])

@@ -10,6 +10,8 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 MOST_MEMBERS = 16
+MOST_STEPS, MOST_EPOCHS = 10_000_000, 10_000
+"""Beyond these nobody means it: the order of all steps is drawn before the first."""
 
 
 def gettext_noop(text: str) -> str:
@@ -371,6 +373,13 @@ class DPORecipe(_Pairs):
     )
     kto_desirable: float = _setting(1.0, gettext_noop("KTO: weight of good responses."))
     kto_undesirable: float = _setting(1.0, gettext_noop("KTO: weight of bad responses."))
+    group_by_length: bool = _setting(
+        False,
+        gettext_noop(
+            "Pairs of like length share a step: less padding, but steps that push harder at the "
+            "same learning rate."
+        ),
+    )
     precompute_reference: bool = _setting(
         True,
         gettext_noop(
@@ -861,9 +870,13 @@ def check(recipe: _Shared) -> None:
     for name in ("max_steps", "eval_every", "checkpoint_every", "seed", "weight_decay"):
         if getattr(recipe, name) < 0:
             raise ValueError(f"{name} must not be negative")
-    for name in ("max_steps", "galore_rank", "galore_gap", "seed"):
+    for name in ("galore_rank", "galore_gap", "seed"):
         if getattr(recipe, name) >= 2**31:  # columns of the database hold no more
             raise ValueError(f"{name} must be below {2**31}")
+    if recipe.max_steps > MOST_STEPS:
+        raise ValueError(f"max_steps must be at most {MOST_STEPS:,}")
+    if recipe.epochs > MOST_EPOCHS:
+        raise ValueError(f"epochs must be at most {MOST_EPOCHS:,}")
     for name in ("learning_rate", "epochs", "max_grad_norm"):
         if getattr(recipe, name) <= 0:
             raise ValueError(f"{name} must be above 0")

@@ -247,8 +247,26 @@ def kept_apart(
         sides[int.from_bytes(digest[:8]) / 2**64 < share].append(row)
     for side, what in zip(sides, ("for training", "for validation"), strict=True):
         if not side:
-            raise ValueError(f"validation_share of {share} leaves nothing {what}")
+            n = len({unit(row) for row in rows})
+            raise ValueError(
+                f"validation_share of {share} leaves nothing {what} of {n} drawn by chance: "
+                "change it, or the seed"
+            )
     return sides
+
+
+def without_ties(validation: Sequence[Pair]) -> list[Pair]:
+    """Validation pairs that say which response a model should put ahead.
+
+    Raises: ValueError if all of them are ties.
+    """
+    clear = [pair for pair in validation if pair.prob > 0.5]
+    if validation and not clear:
+        raise ValueError(
+            f"validation_share: all {len(validation)} validation pairs are ties, by which no "
+            "weights can be chosen; raise it"
+        )
+    return clear
 
 
 def prompt_of(pair: Pair) -> str:

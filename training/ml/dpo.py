@@ -39,6 +39,7 @@ from training.ml.data import (
     to_singles,
     tokenize_pairs,
     tokenize_singles,
+    without_ties,
 )
 from training.ml.evaluation import pair_metrics
 from training.ml.loading import (
@@ -114,9 +115,7 @@ def train(
     )
     suiting(recipe, train)
     own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
-    # A tie says nothing about which response the policy should put ahead.
-    clear = [pair for pair in validation if pair.prob > 0.5]
-    valid_tokens, left_out_valid = tokenize_pairs(clear, tokenizer, limit)
+    valid_tokens, left_out_valid = tokenize_pairs(without_ties(validation), tokenizer, limit)
     if validation and not valid_tokens:
         raise ValueError(f"validation_share leaves no pair that fits max_length={limit}")
     test_tokens, left_out_test = tokenize_pairs(test, tokenizer, limit)

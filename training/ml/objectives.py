@@ -46,6 +46,8 @@ def why_not_labels(recipe: AnyRecipe, counts: Mapping[str, int]) -> str:
     Args: counts: of a dataset, as training.datasets keeps them: `soft` and `graded` pairs, and
         those with an answer to each aspect.
     """
+    if getattr(recipe, "imitate", "") == "demonstrations" and not counts.get("demonstrations"):
+        return "imitate: no rater’s better answer is among these pairs"
     if needs_hard_labels(recipe) and counts.get("soft"):
         return f"loss: {_name(recipe)} {HARD}"
     if needs_strengths(recipe) and not counts.get("graded"):

@@ -33,6 +33,7 @@ from training.ml.data import (
     prompt_of,
     rated,
     tokenize_pairs,
+    without_ties,
 )
 from training.ml.evaluation import pair_metrics
 from training.ml.loading import (
@@ -111,9 +112,7 @@ def train(
     if recipe.loss == "ratings":
         own = rated(own, recipe.rating_of)
     train_tokens, left_out_train = tokenize_pairs(own, tokenizer, limit)
-    # A tie says nothing about which response the model should put ahead.
-    clear = [pair for pair in validation if pair.prob > 0.5]
-    valid_tokens, left_out_valid = tokenize_pairs(clear, tokenizer, limit)
+    valid_tokens, left_out_valid = tokenize_pairs(without_ties(validation), tokenizer, limit)
     if validation and not valid_tokens:
         raise ValueError(f"validation_share leaves no pair that fits max_length={limit}")
     test_tokens, left_out_test = tokenize_pairs(test, tokenizer, limit)

@@ -6,6 +6,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import torch
+
+from training.ml.config import AnyRecipe, DPORecipe
 from training.ml.data import (
     Messages,
     Pair,
@@ -13,7 +16,7 @@ from training.ml.data import (
     chat_tokens,
     tokenize_pairs,
 )
-from training.ml.dpo import pair_logps
+from training.ml.dpo import implicit_rewards, pair_logps
 from training.ml.generation import sample
 from training.ml.loading import (
     adapter_base,
@@ -34,13 +37,15 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ScoredPair:
-    """A pair with a number for either side: a reward, or log π/π_base in nats."""
+    """A pair with a number for either side: a reward; of a policy the implicit one."""
 
     pair: Pair
     chosen: float
     rejected: float
     spread: float | None = None
     """Of an ensemble the standard deviation of the margin over its members."""
+    moved: tuple[float, float] | None = None
+    """Of a policy log π/π_base of both, in nats."""
 
 
 def fitting(pairs: Sequence[Pair], tokenizer: Any, max_length: int) -> list[tuple[Pair, TokenPair]]:
@@ -100,17 +105,16 @@ class Written:
 def against_base(
     folder: str | Path,
     base: str,
+    recipe: AnyRecipe,
     pairs: Sequence[Pair],
     prompts: Sequence[Messages],
     *,
-    max_length: int,
-    batch_size: int,
     new_tokens: int,
-    seed: int,
-    dtype: str = "auto",
     on_progress: OnProgress = lambda done, total: None,
 ) -> tuple[list[ScoredPair], list[Written]]:
     """How far a saved policy moved the pairs' responses from its base, and what both of them write.
+
+    The implicit reward of a response is that of the run's loss, or without one log π/π_base.
 
     Policy and base are loaded one after the other, so that one model is in memory at a time; a base
     that a QLoRA run held in 4 bits is held so again.
@@ -118,18 +122,19 @@ def against_base(
     Raises: ModelMissing.
     """
     tokenizer = load_tokenizer(str(folder))
-    kept = fitting(pairs, tokenizer, longest_allowed(str(folder), max_length))
+    kept = fitting(pairs, tokenizer, longest_allowed(str(folder), recipe.max_length))
+    batch_size = recipe.batch_size
     room = longest_allowed(str(folder), 1 << 20) - new_tokens
     asked = [p for p in prompts if len(chat_tokens(tokenizer, p, open_answer=True)) <= room]
     total = 2 * (len(kept) + len(asked))
     done = 0
     logps: list[list[tuple[float, float]]] = []
     texts: list[list[str]] = []
-    for model in _policy_then_base(str(folder), base, dtype):
+    for model in _policy_then_base(str(folder), base, recipe.dtype):
         now: list[tuple[float, float]] = []
         for start in range(0, len(kept), batch_size):
             tokens = [row for _pair, row in kept[start : start + batch_size]]
-            now += pair_logps(model, tokenizer, tokens, dtype)
+            now += pair_logps(model, tokenizer, tokens, recipe.dtype)
             done += len(tokens)
             on_progress(done, total)
         logps.append(now)
@@ -141,7 +146,7 @@ def against_base(
                 tokenizer,
                 part,
                 max_new_tokens=new_tokens,
-                seed=seed + start,
+                seed=recipe.seed + start,
                 batch_size=batch_size,
             )
             done += len(part)
@@ -150,10 +155,26 @@ def against_base(
         del model
         give_memory_back()
     scored = [
-        ScoredPair(pair, now[0] - then[0], now[1] - then[1])
-        for (pair, _tokens), now, then in zip(kept, *logps, strict=True)
+        ScoredPair(pair, *worth, moved=(now[0] - then[0], now[1] - then[1]))
+        for (pair, _tokens), now, then, worth in zip(
+            kept, *logps, _implicit([tokens for _pair, tokens in kept], *logps, recipe), strict=True
+        )
     ]
     return scored, [Written(*row) for row in zip(asked, *texts, strict=True)]
+
+
+def _implicit(
+    pairs: Sequence[TokenPair],
+    now: Sequence[tuple[float, float]],
+    then: Sequence[tuple[float, float]],
+    recipe: AnyRecipe,
+) -> list[list[float]]:
+    """Implicit rewards of both responses, from their log-probabilities under policy and base."""
+    logps, before = torch.tensor(now), torch.tensor(then)
+    if not isinstance(recipe, DPORecipe):
+        return (logps - before).tolist()
+    n_tokens = torch.tensor([(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs])
+    return implicit_rewards(recipe, logps, before, n_tokens).tolist()
 
 
 def _policy_then_base(folder: str, base: str, dtype: str) -> Iterator[Any]:

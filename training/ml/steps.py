@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from training.ml.adapting import load_network, optimizer_name, save_network
 from training.ml.batches import parts_of
-from training.ml.config import Recipe, RowsRecipe, texts_in_a_row, token_budget
+from training.ml.config import MOST_STEPS, Recipe, RowsRecipe, texts_in_a_row, token_budget
 from training.ml.data import Row, longest_first
 from training.ml.evaluation import log_loss, share_right
 from training.ml.loading import device, number_format
@@ -54,11 +54,17 @@ PAIR_LOGS = {"accuracy": "accuracy", "margin": "margin"}
 
 
 def n_steps(recipe: Recipe, n_train: int) -> int:
-    """Steps of the whole run, as the trainer counts them."""
+    """Steps of the whole run, as the trainer counts them.
+
+    Raises: ValueError for more than MOST_STEPS.
+    """
     if recipe.max_steps:
         return recipe.max_steps
     batches = math.ceil(n_train / recipe.batch_size)
-    return math.ceil(recipe.epochs * math.ceil(batches / recipe.gradient_accumulation))
+    found = math.ceil(recipe.epochs * math.ceil(batches / recipe.gradient_accumulation))
+    if found > MOST_STEPS:
+        raise ValueError(f"epochs: {found:,} steps are more than {MOST_STEPS:,}; set max_steps")
+    return found
 
 
 def every(asked: int, total: int) -> int:

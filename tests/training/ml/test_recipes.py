@@ -35,6 +35,7 @@ from training.ml.loading import (
 )
 from training.ml.methods import METHODS
 from training.ml.objectives import why_not_base, why_not_labels
+from training.ml.steps import n_steps
 
 PAIRS = polite_pairs(32)
 SMALL = {
@@ -110,7 +111,7 @@ def test_validation_takes_whole_prompts_and_the_same_for_the_same_seed():
     assert 0 < len(validation) < len(pairs) / 2
     assert kept_apart(pairs, 0.3, 5, prompt_of) == (train_side, validation)
     assert kept_apart(pairs, 0.0, 5, prompt_of) == (pairs, [])
-    with pytest.raises(ValueError, match="leaves nothing for validation"):
+    with pytest.raises(ValueError, match=r"leaves nothing for validation"):
         kept_apart(PAIRS[:1], 0.1, 0, prompt_of)
 
 
@@ -133,6 +134,7 @@ def test_validation_takes_whole_prompts_and_the_same_for_the_same_seed():
         ("dpo", {"loss": "simpo"}, 1, 0, "loss: SimPO with a margin wants hard labels"),
         ("dpo", {"loss": "simpo", "simpo_gamma": 0}, 1, 0, ""),
         ("dpo", {"loss": "kto"}, 1, 0, ""),
+        ("sft", {"imitate": "demonstrations"}, 0, 0, "imitate: no rater’s better answer"),
     ],
 )
 def test_labels_that_do_not_suit_a_loss_are_refused_with_the_reason(
@@ -164,11 +166,23 @@ def test_a_worker_refuses_labels_that_do_not_suit_too(tiny_model, tmp_path):
         ("dpo", {"loss": "simpo", "label_smoothing": 0.1}, "SimPO's margin does not go with"),
         ("dpo", {"label_smoothing": 0.5}, r"label_smoothing must lie in \[0, 0.5\)"),
         ("dpo", {"rope_factor": 1.0}, "rope_factor must lie above 1"),
+        ("sft", {"max_steps": 2**31 - 1}, "max_steps must be at most 10,000,000"),
+        ("sft", {"epochs": 1e9}, "epochs must be at most 10,000"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused_by_name(kind, chosen, message):
     with pytest.raises(ValueError, match=message):
         make_recipe(kind, {"base_model": "m", **chosen})
+
+
+def test_what_can_choose_no_weights_is_said_by_its_own_name(tiny_model, tmp_path):
+    ties = [replace(pair, prob=0.5) for pair in PAIRS]
+    with pytest.raises(ValueError, match="validation pairs are ties"):
+        train("dpo", tiny_model, tmp_path / "ties", ties, validation_share=0.5)
+    with pytest.raises(ValueError, match=r"leaves nothing for validation of .* drawn by chance"):
+        train("dpo", tiny_model, tmp_path / "few", PAIRS[:2], validation_share=1e-6)
+    with pytest.raises(ValueError, match="steps are more than 10,000,000; set max_steps"):
+        n_steps(make_recipe("dpo", {"base_model": "m", "epochs": 10_000}), 100_000)
 
 
 # Reward models

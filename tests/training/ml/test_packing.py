@@ -1,5 +1,7 @@
 """Rows in a line: the same numbers and gradients as row by row, for every model that can."""
 
+import copy
+
 import pytest
 import torch
 from transformers import (
@@ -46,7 +48,7 @@ PROMPTS = [3, 3, 1, 3]
 
 def body_of(config):
     torch.manual_seed(3)
-    return body_and_head(AutoModelForCausalLM.from_config(config).eval())[0]
+    return body_and_head(AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval())[0]
 
 
 @pytest.mark.parametrize("kind", list(CAN))

@@ -35,7 +35,8 @@ class QuickLinear(Linear):  # type: ignore[misc]
         ):
             return super().forward(x)  # type: ignore[no-any-return]
         rows = x.reshape(-1, x.shape[-1])
-        told: Tensor = _Adapted.apply(rows, base.bias, *weights, self.scaling[role])
+        given = (rows, base.bias, *weights, self.scaling[role])
+        told: Tensor = _Adapted.apply(*given)  # type: ignore[no-untyped-call]
         return told.view(*x.shape[:-1], -1)
 
 

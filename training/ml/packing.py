@@ -92,7 +92,8 @@ def attend(
     """The library's attention; where the tokens stand in a line, row by row, without padding being
     looked at. (1, heads, tokens, width) each; back come (1, tokens, heads, width)."""
     if line is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+        told, _none = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+        return told, None
     rows = len(line.seats) // line.longest
     query, key, value = (
         tensor[0].transpose(0, 1).index_select(0, line.seats)

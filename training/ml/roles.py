@@ -246,8 +246,8 @@ def as_batch(roles: Roles, rollouts: Sequence[Rollout], pad_id: int) -> Batch:
     ]
     wanted = [token for rollout in rollouts for token in rollout.response_ids]
     lengths = [len(rollout.response_ids) for rollout in rollouts]
-    told = (torch.tensor(numbers, device=roles.device) for numbers in (before, wanted))
-    return Batch(asked, *told, lengths)
+    told = torch.tensor([before, wanted], device=roles.device)
+    return Batch(asked, told[0], told[1], lengths)
 
 
 def _side_by_side(
@@ -285,9 +285,9 @@ def hidden_states(roles: Roles, asked: dict[str, Any], places: Tensor) -> Tensor
 
 def token_logps(
     roles: Roles, batch: Batch, temperature: float, *, entropy: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """(log-probability, entropy if it is wanted) of each response token in nats, (response
-    tokens,) each.
+) -> tuple[Tensor, Tensor]:
+    """(log-probability, entropy) of each response token in nats, (response tokens,) each; the
+    entropies are empty where they are not wanted.
 
     Of the distribution that is sampled from: logits / temperature. No gradient goes through the
     entropy. Logits exist for response tokens alone, and never for more than KEPT_LOGITS at once.
@@ -295,28 +295,32 @@ def token_logps(
     hidden = hidden_states(roles, batch.given, batch.told)
     words = roles.words
     size = max(1, KEPT_LOGITS // words.weight.shape[0])
+    learning = torch.is_grad_enabled()
     # Where the words are not trained, what the way back needs of them is known on the way there.
-    quick = type(words) is torch.nn.Linear and not words.weight.requires_grad
-    logps, entropies = [], []
-    for some, wanted in zip(hidden.split(size), batch.wanted.split(size), strict=True):
-        if torch.is_grad_enabled() and quick and not entropy:
-            logps.append(_FrozenWords.apply(some, wanted, words, temperature))
-            continue
-        asked = (words, some, wanted, temperature, entropy)
-        many = torch.is_grad_enabled() and len(hidden) > size
-        logp, told = checkpoint(_logps, *asked, use_reentrant=False) if many else _logps(*asked)
-        logps.append(logp)
-        entropies.append(told)
-    return torch.cat(logps), torch.cat(entropies) if entropy else None
+    frozen = type(words) is torch.nn.Linear and not words.weight.requires_grad
+    logps, entropies = [], [hidden.new_empty(0, dtype=torch.float32)]
+    for at in range(0, len(hidden), size):
+        given = (words, hidden[at : at + size], batch.wanted[at : at + size], temperature)
+        if learning and frozen and not entropy:
+            logps.append(_FrozenWords.apply(*given))  # type: ignore[no-untyped-call]
+        elif learning and len(hidden) > size:
+            told = checkpoint(_logps, *given, entropy, use_reentrant=False)
+            logps.append(told[0])
+            entropies.append(told[1])
+        else:
+            logp, spread = _logps(*given, entropy)
+            logps.append(logp)
+            entropies.append(spread)
+    return torch.cat(logps), torch.cat(entropies)
 
 
 def _logps(
     words: Any, hidden: Tensor, wanted: Tensor, temperature: float, entropy: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     all_logps = torch.log_softmax(words(hidden).float() / temperature, dim=-1)  # (tokens, words)
-    told = None
-    if entropy:
-        with torch.no_grad():
+    with torch.no_grad():
+        told = all_logps[:0, 0]
+        if entropy:
             told = -torch.linalg.vecdot(all_logps.exp(), all_logps)
     return all_logps.gather(-1, wanted[:, None]).squeeze(-1), told
 
@@ -327,7 +331,7 @@ class _FrozenWords(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, wanted: Tensor, words: torch.nn.Linear, temperature: float
+        ctx: Any, words: torch.nn.Linear, hidden: Tensor, wanted: Tensor, temperature: float
     ) -> Tensor:
         all_logps = torch.log_softmax(words(hidden).float() / temperature, dim=-1)
         logps = all_logps.gather(-1, wanted[:, None])
@@ -340,7 +344,7 @@ class _FrozenWords(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        return (given[0][:, None] * slope).to(ctx.number), None, None, None
+        return None, (given[0][:, None] * slope).to(ctx.number), None, None
 
 
 def token_values(roles: Roles, batch: Batch) -> Tensor:

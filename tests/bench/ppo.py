@@ -44,11 +44,11 @@ MEDIUM = {
 }
 """3 million parameters beside its words."""
 LONGER: dict[str, Any] = {
-    "prompts_per_step": 32,
+    "prompts_per_step": 16,
     "max_new_tokens": 32,
-    "rollout_batch_size": 32,
+    "rollout_batch_size": 16,
     "batch_size": 8,
-    "minibatches": 4,
+    "minibatches": 2,
 }
 """Random weights hardly ever end a response, so the prompts alone differ in length."""
 WORLD: dict[str, Any] = {

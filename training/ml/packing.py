@@ -67,7 +67,7 @@ def lay(
     return Line(line_ids[None], line_places[None], line_seats, line_homes, longest), found
 
 
-def given(line: Line) -> dict[str, Any]:
+def model_inputs(line: Line) -> dict[str, Any]:
     """What a model that `packs` is called with."""
     return {
         "input_ids": line.ids,
@@ -136,7 +136,7 @@ def pack(body: Any) -> bool:
     line, own = lay(TRIED, (3, 3, 1), where)
     config._attn_implementation = NAME
     try:
-        told = body(**given(line)).last_hidden_state[0]
+        told = body(**model_inputs(line)).last_hidden_state[0]
         told = told[[place for row in own for place in row]]
     except (TypeError, ValueError, RuntimeError):  # it takes no line, or its mask is another
         told = torch.full_like(apart, torch.inf)

@@ -39,7 +39,7 @@ from training.ml.loading import (
 from training.ml.logprobs import pad_right
 from training.ml.lora_layers import quicken
 from training.ml.methods import BESIDE, IN_4_BITS
-from training.ml.packing import given, lay, pack
+from training.ml.packing import lay, model_inputs, pack
 from training.ml.rollouts import Rollout, body_and_head
 
 POLICY, REFERENCE, CRITIC = "default", "reference", "critic"
@@ -257,7 +257,7 @@ def _side_by_side(
     each row stands. `shared`: see packing.lay."""
     if roles.in_lines:
         line, places = lay(rows, shared, roles.device)
-        return given(line), places
+        return model_inputs(line), places
     ids, attention = (tensor.to(roles.device) for tensor in pad_right(rows, pad_id))
     width = ids.shape[1]
     return (

@@ -14,7 +14,7 @@ from transformers import (
     MistralConfig,
 )
 
-from training.ml.packing import given, lay, pack
+from training.ml.packing import lay, model_inputs, pack
 from training.ml.rollouts import body_and_head
 
 SMALL = {
@@ -63,7 +63,7 @@ def test_a_line_says_what_the_rows_say_alone_and_learns_the_same(kind):
     assert pack(body)
     line, own = lay(ROWS, PROMPTS, torch.device("cpu"))
     assert line.ids.shape == (1, 2 + 7 + 1 + 3)  # [5, 6, 7] stands there once
-    states = body(**given(line)).last_hidden_state[0]
+    states = body(**model_inputs(line)).last_hidden_state[0]
     told = [states[places] for places in own]
     for row, by_itself in zip(told, alone, strict=True):
         assert torch.allclose(row, by_itself, atol=1e-5)

@@ -1,22 +1,26 @@
 """PPO on one base against four separate models: time, memory, and the truth of the micro-world.
 
     python -m tests.bench.ppo speed --folder DIR     # a plain loop over `generate`, the same work
+    python -m tests.bench.ppo speed --words 32000    # a larger model and its words, longer prompts
     python -m tests.bench.ppo memory                 # peaks of child processes
     python -m tests.bench.ppo planner                # foretold beside measured, child processes
     python -m tests.bench.ppo world --folder DIR --seed 101    # true utility: start, DPO, PPO
 
 DIR keeps the micro-world's models and runs (PREFLOOP_STORAGE), one folder for all seeds. What is
 plain about the plain loop: a model for each role, the library's `generate` on batches in the order
-of the prompts, logits of all positions. Equations, batch sizes, passes and prompts are the same.
+of the prompts, padded rows, the library's adapters and optimizer. Equations, batch sizes, passes
+and prompts are the same, and its logits too are those of the responses alone.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,23 @@ LARGE = {
     "vocab_size": 32000,
 }
 """270 million parameters."""
+MEDIUM = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+}
+"""3 million parameters beside its words."""
+LONGER: dict[str, Any] = {
+    "prompts_per_step": 16,
+    "max_new_tokens": 32,
+    "rollout_batch_size": 16,
+    "batch_size": 8,
+    "minibatches": 2,
+}
+"""Random weights hardly ever end a response, so the prompts alone differ in length."""
 WORLD: dict[str, Any] = {
     "steps": 24,
     "prompts_per_step": 128,
@@ -54,7 +75,10 @@ WORLD: dict[str, Any] = {
 
 
 def plain_loop(recipe: Any, prompts: list[Any]) -> dict[str, Any]:
-    """PPO as one writes it down first. Returns: seconds_in and response_tokens, as ppo.train."""
+    """PPO, RLOO or GRPO as one writes it down first; the latter two without a critic.
+
+    Returns: seconds_in and response_tokens, as ppo.train.
+    """
     import torch
     from transformers import GenerationConfig
 
@@ -63,8 +87,10 @@ def plain_loop(recipe: Any, prompts: list[Any]) -> dict[str, Any]:
     from training.ml.loading import adapter_config, load_causal, load_reward_model, load_scorer
     from training.ml.policy_gradients import (
         gae,
+        grpo_advantages,
         kl_estimate,
         policy_loss,
+        rloo_advantages,
         token_rewards,
         value_loss,
         whiten,
@@ -78,13 +104,18 @@ def plain_loop(recipe: Any, prompts: list[Any]) -> dict[str, Any]:
     policy = load_causal(recipe.base_model, **settings)
     policy = get_peft_model(policy, adapter_config(policy, recipe, task="CAUSAL_LM")).eval()
     reference = load_causal(recipe.base_model, **settings).eval()
-    critic = load_scorer(recipe.base_model, **settings)
-    critic = get_peft_model(critic, adapter_config(critic, recipe, task="SEQ_CLS")).eval()
+    with_critic = recipe.algorithm == "ppo"
+    if with_critic:
+        critic = load_scorer(recipe.base_model, **settings)
+        critic = get_peft_model(critic, adapter_config(critic, recipe, task="SEQ_CLS")).eval()
     reward, tokenizer = load_reward_model(recipe.reward_models, dtype=recipe.dtype)
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     optimizers = [
         torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
-        for model, rate in ((policy, recipe.learning_rate), (critic, recipe.critic_learning_rate))
+        for model, rate in (
+            (policy, recipe.learning_rate),
+            *([(critic, recipe.critic_learning_rate)] if with_critic else []),
+        )
     ]
     drawing = GenerationConfig(
         max_new_tokens=recipe.max_new_tokens, do_sample=True, top_k=0, top_p=1.0,
@@ -94,8 +125,10 @@ def plain_loop(recipe: Any, prompts: list[Any]) -> dict[str, Any]:
 
     def logps(model: Any, ids: Any, mask: Any, n: int) -> Any:
         places = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=places).logits
-        told = (logits[:, -n - 1 : -1].float() / recipe.temperature).log_softmax(-1)
+        logits = model(
+            input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=n + 1
+        ).logits
+        told = (logits[:, :-1].float() / recipe.temperature).log_softmax(-1)
         return told.gather(-1, ids[:, -n:, None]).squeeze(-1)
 
     def values(ids: Any, mask: Any, n: int) -> Any:
@@ -122,12 +155,20 @@ def plain_loop(recipe: Any, prompts: list[Any]) -> dict[str, Any]:
                 mask = torch.cat([mask, real], dim=1)
                 old, then = logps(policy, made, mask, n), logps(reference, made, mask, n)
                 scores = reward(input_ids=made, attention_mask=mask).logits[:, 0].float()
-                then_values = values(made, mask, n)
                 kl = kl_estimate(old, then, recipe.kl) * real
-                paid = token_rewards(scores, kl, real.float(), recipe.kl_coefficient)
-                told, returns = gae(
-                    paid, then_values, real.float(), gamma=recipe.gamma, lam=recipe.gae_lambda
-                )
+                if with_critic:
+                    then_values = values(made, mask, n)
+                    paid = token_rewards(scores, kl, real.float(), recipe.kl_coefficient)
+                    told, returns = gae(
+                        paid, then_values, real.float(), gamma=recipe.gamma, lam=recipe.gae_lambda
+                    )
+                else:
+                    groups = (scores - recipe.kl_coefficient * kl.sum(1)).view(
+                        -1, recipe.samples_per_prompt
+                    )
+                    by = rloo_advantages if recipe.algorithm == "rloo" else grpo_advantages
+                    told = by(groups).view(-1, 1) * real
+                    then_values = returns = torch.zeros_like(told)
             clock.n_tokens += int(real.sum())
             for row in range(len(made)):
                 read.append([t[row] for t in (made, mask, real, old, then_values, told, returns)])
@@ -144,14 +185,15 @@ def plain_loop(recipe: Any, prompts: list[Any]) -> dict[str, Any]:
                             )
                             weights = real / real.sum()
                             n = real.shape[1]
+                            white = whiten(told, real.float()) if with_critic else told
                             policy_loss(
-                                logps(policy, made, mask, n), old, whiten(told, real.float()),
-                                weights, clip=recipe.clip,
-                            ).backward()  # fmt: skip
-                            value_loss(
-                                values(made, mask, n), then_values, returns, weights,
-                                clip=recipe.value_clip,
-                            ).backward()  # fmt: skip
+                                logps(policy, made, mask, n), old, white, weights, clip=recipe.clip
+                            ).backward()
+                            if with_critic:
+                                value_loss(
+                                    values(made, mask, n), then_values, returns, weights,
+                                    clip=recipe.value_clip,
+                                ).backward()  # fmt: skip
                     for optimizer in optimizers:
                         optimizer.step()
                         optimizer.zero_grad(set_to_none=True)
@@ -165,38 +207,78 @@ def rates(found: dict[str, Any]) -> str:
     seconds, n = found["seconds_in"], found["response_tokens"]
     total = sum(seconds.values())
     shares = " | ".join(f"{seconds[k]:.1f} ({seconds[k] / total:.0%})" for k in seconds)
-    rolled = seconds["generation"] + seconds["scoring"]
-    return f"{n} | {shares} | {n / seconds['generation']:.0f} | {n / rolled:.0f} | {n / total:.0f}"
+    return f"{n} | {shares} | {n / total:.0f}"
 
 
-def speed(folder: Path, steps: int) -> None:
-    """The micro-world's base and reward model, as `world` has made them."""
+def times_as_fast(ours: dict[str, Any], plain: dict[str, Any]) -> dict[str, float]:
+    """Tokens a second of ours, by those of the plain loop: of each kind of work, and of all."""
+    each = []
+    for found in (ours, plain):
+        seconds = found["seconds_in"]
+        each.append(
+            {
+                kind: s / found["response_tokens"]
+                for kind, s in (seconds | {"all": sum(seconds.values())}).items()
+            }
+        )
+    return {kind: each[1][kind] / each[0][kind] for kind in each[0]}
+
+
+def speed(asked: argparse.Namespace) -> None:
+    """Both loops in turn, after a step of each that is not counted: what is done once is done."""
     import random
 
     from labeling import microworld
+    from tests.bench.memory import save_model
+    from tests.training.reward_models import save_reward_model
     from training.ml import ppo
     from training.ml.ppo import PPORecipe
 
-    reward = next(
-        path.parent
-        for path in sorted(folder.glob("runs/*/model/adapter_config.json"))
-        if json.loads(path.read_text())["task_type"] == "SEQ_CLS"
-    )
-    base = json.loads((reward / "adapter_config.json").read_text())["base_model_name_or_path"]
-    changed = {"steps": steps, "kl_target": 0.0, "critic_warmup": 0}
-    recipe = PPORecipe(base_model=base, reward_models=str(reward), **WORLD | changed)
+    changed = {"steps": asked.steps, "kl_target": 0.0, "critic_warmup": 0}
+    if asked.algorithm != "ppo":
+        n = WORLD["prompts_per_step"] // asked.samples
+        changed |= {"algorithm": asked.algorithm, "samples_per_prompt": asked.samples,
+                    "prompts_per_step": n}  # fmt: skip
     rng = random.Random(0)
-    prompts = [[{"role": "user", "content": text}] for text in microworld.sample_prompts(512, rng)]
-    print(
-        "| loop | tokens | generation s | scoring s | update s | generated/s | rolled/s | all/s |"
-    )
-    for name in ("one base", "four models", "one base", "four models"):
-        if name == "one base":
+    with tempfile.TemporaryDirectory() as made:
+        if asked.words:
+            base = Path(made) / "base"
+            save_model(base, MEDIUM | {"vocab_size": asked.words})
+            reward = save_reward_model(str(base), Path(made) / "reward")
+            texts = ["7" * rng.randint(16, 160) for _ in range(512)]
+            n = LONGER["prompts_per_step"]
+            changed |= LONGER | {"prompts_per_step": n // changed.get("samples_per_prompt", 1)}
+        else:  # the micro-world's, as `world` or a demo has made them
+            reward = str(
+                next(
+                    path.parent
+                    for path in sorted(asked.folder.glob("runs/*/model/adapter_config.json"))
+                    if json.loads(path.read_text())["task_type"] == "SEQ_CLS"
+                )
+            )
+            settings = json.loads((Path(reward) / "adapter_config.json").read_text())
+            base = settings["base_model_name_or_path"]
+            texts = microworld.sample_prompts(512, rng)
+        recipe = PPORecipe(base_model=str(base), reward_models=reward, **WORLD | changed)
+        prompts = [[{"role": "user", "content": text}] for text in texts]
+
+        def ours(recipe: Any, prompts: list[Any]) -> dict[str, Any]:
             with tempfile.TemporaryDirectory() as out:
-                found = ppo.train(recipe, prompts, [], Path(out), lambda report: None)
-        else:
-            found = plain_loop(recipe, prompts)
-        print(f"| {name} | {rates(found)} |", flush=True)
+                return ppo.train(recipe, prompts, [], Path(out), lambda report: None)
+
+        for loop in (ours, plain_loop):
+            loop(replace(recipe, steps=1), prompts)
+        print("| loop | tokens | generation s | scoring s | update s | tokens/s |")
+        times = []
+        for _round in range(asked.rounds):
+            pair = [loop(recipe, prompts) for loop in (ours, plain_loop)]
+            times.append(times_as_fast(*pair))
+            for name, found in zip(("one base", "plain"), pair, strict=True):
+                print(f"| {name} | {rates(found)} |", flush=True)
+        for kind in times[0]:
+            each = sorted(found[kind] for found in times)
+            print(f"{kind}: {statistics.median(each):.2f} times as fast, {each[0]:.2f} to "
+                  f"{each[-1]:.2f} in {len(each)} rounds", flush=True)  # fmt: skip
 
 
 # ---- Memory -------------------------------------------------------------------------------------
@@ -471,8 +553,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
     asked_speed = parts.add_parser("speed")
-    asked_speed.add_argument("--folder", type=Path, required=True)
+    asked_speed.add_argument("--folder", type=Path, default=Path("storage"))
     asked_speed.add_argument("--steps", type=int, default=4)
+    asked_speed.add_argument("--rounds", type=int, default=5)
+    asked_speed.add_argument("--algorithm", choices=("ppo", "rloo", "grpo"), default="ppo")
+    asked_speed.add_argument("--samples", type=int, default=4, help="to a prompt, without a critic")
+    asked_speed.add_argument(
+        "--words", type=int, default=0, help="a larger model, of random weights"
+    )
     parts.add_parser("memory")
     parts.add_parser("planner").add_argument("--first", type=int, default=0)
     asked_world = parts.add_parser("world")
@@ -487,7 +575,7 @@ def main() -> None:
     child.add_argument("settings", type=json.loads)
     asked = parser.parse_args()
     if asked.part == "speed":
-        speed(asked.folder, asked.steps)
+        speed(asked)
     elif asked.part == "memory":
         memory()
     elif asked.part == "planner":

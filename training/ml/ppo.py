@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -404,14 +405,16 @@ class Scorer:
         found = []
         if self.shared:
             rows = [chat_tokens(tokenizer, talk) for talk in talks]
+            begins = shared_beginnings(prompts, rows)
             order = sorted(range(len(rows)), key=lambda place: len(rows[place]), reverse=True)
             scores = torch.zeros(len(self.shared), len(rows))
             for start in range(0, len(rows), recipe.rollout_batch_size):
                 places = order[start : start + recipe.rollout_batch_size]
                 part = [rows[place] for place in places]
+                shared = [begins[place] for place in places]
                 for model in range(len(self.shared)):
                     role = reward_role(self.first + model)
-                    told = rewards(roles, role, part, tokenizer.pad_token_id)
+                    told = rewards(roles, role, part, tokenizer.pad_token_id, shared)
                     scores[model, places] = told.float().cpu()
             found.append(scores)
         if self.others:
@@ -433,6 +436,18 @@ class Scorer:
                 raise ValueError("the reward function must give one number for each response")
             found.append(torch.tensor([numbers]))
         return torch.cat(found)
+
+
+def shared_beginnings(prompts: Sequence[Messages], rows: Sequence[list[int]]) -> list[int]:
+    """How many first tokens each row shares with the others to its prompt, which stand beside it;
+    0 of a prompt that was answered once."""
+    found = []
+    for _prompt, group in groupby(range(len(rows)), key=lambda place: prompts[place]):
+        beside = [rows[place] for place in group]
+        alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*beside, strict=False))
+        common = sum(1 for _ in alike) if len(beside) > 1 else 0
+        found += [min(common, *(len(row) - 1 for row in beside))] * len(beside)
+    return found
 
 
 def reference_scale(recipe: PPORecipe, raw: Tensor) -> list[tuple[float, float]]:
@@ -506,9 +521,9 @@ def read_rollouts(
     rows: dict[int, Tensor] = {}
     for start in range(0, len(order), recipe.rollout_batch_size):
         places = order[start : start + recipe.rollout_batch_size]
-        batch = as_batch([rollouts[place] for place in places], pad_id, roles.device)
+        batch = as_batch(roles, [rollouts[place] for place in places], pad_id)
         with roles.acting(POLICY):
-            logp, entropy = token_logps(roles, batch, recipe.temperature)
+            logp, entropy = token_logps(roles, batch, recipe.temperature, entropy=True)
         with roles.acting(REFERENCE):
             reference_logp, _entropy = token_logps(roles, batch, recipe.temperature)
         values = torch.zeros_like(logp)
@@ -579,7 +594,7 @@ class Learner:
             self.rates[CRITIC] = recipe.critic_learning_rate
         self.optimizers = {
             role: torch.optim.AdamW(
-                roles.trained(role).values(), lr=rate, weight_decay=recipe.weight_decay
+                roles.trained(role).values(), lr=rate, weight_decay=recipe.weight_decay, fused=True
             )
             for role, rate in self.rates.items()
         }
@@ -634,7 +649,8 @@ class Learner:
             draw = torch.Generator().manual_seed(_seed_of(recipe.seed, step, 3 + epoch))
             order = torch.randperm(len(read.rollouts) // together, generator=draw) * together
             seen = torch.zeros_like(read.logp)
-            losses, norms = {POLICY: 0.0, CRITIC: 0.0}, []
+            losses = {role: torch.zeros((), device=self.roles.device) for role in (POLICY, CRITIC)}
+            norms = []
             for drawn in order.chunk(recipe.minibatches):
                 # Like lengths together: less padding, the same sum.
                 firsts = sorted(
@@ -644,14 +660,17 @@ class Learner:
                 weights = loss_weights(
                     read.mask[rows], WEIGHTING[recipe.algorithm], recipe.max_new_tokens
                 )
+                parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+                batches = [
+                    as_batch(self.roles, [read.rollouts[row] for row in some], pad_id)
+                    for some in parts
+                ]
                 for role in learns:
-                    for at in range(0, len(rows), size):
-                        some = rows[at : at + size]
+                    at = 0
+                    for some, batch in zip(parts, batches, strict=True):
                         real = read.mask[some].bool()
-                        weight = weights[at : at + size][real]
-                        batch = as_batch(
-                            [read.rollouts[r] for r in some], pad_id, self.roles.device
-                        )
+                        weight = weights[at : at + len(some)][real]
+                        at += len(some)
                         with self._learning(role):
                             if role == POLICY:
                                 loss, logp = self._policy_loss(
@@ -672,17 +691,17 @@ class Learner:
                                     clip=recipe.value_clip,
                                 )
                             loss.backward()  # type: ignore[no-untyped-call]
-                        losses[role] += loss.item() / recipe.minibatches
+                        losses[role] += loss.detach() / recipe.minibatches
                     norms.append(self._step(role))
                     on_batch()
             told = {
-                "loss": losses[POLICY],
-                "grad_norm": sum(norms) / len(norms),
+                "loss": float(losses[POLICY]),
+                "grad_norm": float(torch.stack(norms).mean()),
                 "epochs": float(epoch + 1),
                 "learning_rate": recipe.learning_rate * factor,
             }
             if CRITIC in learns:
-                told["value_loss"] = losses[CRITIC]
+                told["value_loss"] = float(losses[CRITIC])
                 told["explained_variance"] = explained_variance(read.values, returns, read.mask)
             if POLICY in learns:
                 told |= update_metrics(seen, read.logp, read.entropy, read.mask, clip=recipe.clip)
@@ -720,18 +739,20 @@ class Learner:
     @contextmanager
     def _learning(self, role: str) -> Iterator[None]:
         # Gradient checkpointing works in training mode alone; there is no dropout that it wakes.
-        self.roles.model.train(self.recipe.gradient_checkpointing)
+        if self.recipe.gradient_checkpointing:
+            self.roles.model.train()
         with self.roles.acting(role, learning=True):
             yield
-        self.roles.model.eval()
+        if self.recipe.gradient_checkpointing:
+            self.roles.model.eval()
 
-    def _step(self, role: str) -> float:
+    def _step(self, role: str) -> Tensor:
         """One step of a role's optimizer. Returns: the length of its gradient before it."""
         parameters = list(self.roles.trained(role).values())
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm)
         self.optimizers[role].step()
         self.optimizers[role].zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
 
 def rate_factor(recipe: PPORecipe, step: int) -> float:
@@ -862,7 +883,7 @@ def load_checkpoint(path: Path, learner: Learner) -> State:
             known = {part: tensors.get(f"{role}/{name}/{part}") for part in parts}
             if all(value is not None for value in known.values()):
                 optimizer.state[parameter] = {
-                    part: value if part == "step" else value.to(parameter.device)
+                    part: value.to(parameter.device)
                     for part, value in known.items()
                     if value is not None
                 }

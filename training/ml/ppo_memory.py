@@ -35,8 +35,8 @@ from training.ml.weights import tensor_shapes
 
 KEPT_LOGITS = 2**24
 """Logits of an update that exist at once: training/ml/roles.py."""
-LOGIT_BYTES = 16
-"""Of each of them: itself, its log-probability, and two more of entropy or the way back."""
+LOGIT_BYTES = 8
+"""Of each of them: itself and its log-probability, in whose place the way back is told."""
 DRAWN_BYTES = 24
 """Of each logit that is drawn from: logits, probabilities and their sums in float64, which are made
 of a copy: training/ml/rollouts.py _draw."""

@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import set_peft_model_state_dict
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -35,14 +37,15 @@ from training.ml.loading import (
     without_dropout,
 )
 from training.ml.logprobs import pad_right
+from training.ml.lora_layers import quicken
 from training.ml.methods import BESIDE, IN_4_BITS
+from training.ml.packing import lay, model_inputs, pack
 from training.ml.rollouts import Rollout, body_and_head
 
 POLICY, REFERENCE, CRITIC = "default", "reference", "critic"
 """PEFT saves an adapter of the first name as the folder's own."""
 KEPT_LOGITS = 2**24
-"""Logits that are kept for the way back at once; beyond, they are computed a second time there.
-In float32 they are 64 MiB."""
+"""Logits that exist at once. In float32 they are 64 MiB."""
 
 
 def reward_role(place: int) -> str:
@@ -114,8 +117,17 @@ class Roles:
             parameter.requires_grad_(False)
             if any(f".{role}." in name for role in self.model.peft_config):
                 parameter.data = parameter.data.float()
-        for role, head in self.heads.items():
-            head.requires_grad_(role == CRITIC)
+        for head in self.heads.values():
+            head.requires_grad_(False)
+        self._learned = {role: self._parameters_of(role) for role in (POLICY, CRITIC)}
+        for parameters in self._learned.values():
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+        self._switched = [
+            module
+            for module in self.model.modules()
+            if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+        ]
         self.body, self.words = body_and_head(self.model)
         # A policy that drops inputs by chance is not the one that sampled: no ratio would be right.
         without_dropout(self.model)
@@ -123,9 +135,15 @@ class Roles:
             if isinstance(getattr(module, "attention_dropout", None), float):
                 module.attention_dropout = 0.0
         self.model.eval()
+        quicken(self.model)
+        with self.acting(POLICY):
+            self.in_lines = pack(self.body)
 
     def trained(self, role: str) -> dict[str, torch.nn.Parameter]:
         """The parameters of the policy or the critic by name, the critic's head among them."""
+        return self._learned[role]
+
+    def _parameters_of(self, role: str) -> dict[str, torch.nn.Parameter]:
         found = {n: p for n, p in self.model.named_parameters() if f".{role}." in n}
         if role in self.heads:
             found |= {f"head.{n}": p for n, p in self.heads[role].named_parameters()}
@@ -135,20 +153,18 @@ class Roles:
     def acting(self, role: str, *, learning: bool = False) -> Iterator[None]:
         """The model speaks as this role meanwhile. While learning, gradients reach its adapter:
         the way back must then be gone within."""
+        spoken = [] if role == REFERENCE and not self.reference_copy else [role]
+        # What PEFT's set_adapter and disable_adapter do, without their look at every parameter,
+        # which takes longer than a small model's layers.
+        for layer in self._switched:
+            layer._active_adapter = spoken
         with (
             torch.set_grad_enabled(learning),
             torch.autocast(
                 self.device.type, dtype=torch.bfloat16, enabled=self.numbers == torch.bfloat16
             ),
         ):
-            if role == REFERENCE and not self.reference_copy:
-                # What PEFT's disable_adapter does, without its look at every layer before.
-                self.model.base_model.disable_adapter_layers()
-                yield
-                self.model.base_model.enable_adapter_layers()
-            else:
-                self.model.set_adapter(role, inference_mode=not learning)
-                yield
+            yield
 
     @property
     def device(self) -> torch.device:
@@ -209,25 +225,45 @@ def _config(folder: str) -> PeftConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rollouts side by side, padded behind."""
+    """Rollouts as a model is given them: in a line (packing.py), or padded behind."""
 
-    ids: Tensor
-    """(rows, longest)"""
-    attention: Tensor
+    given: dict[str, Any]
     told: Tensor
-    """(rows, longest − 1), true where the next token is a response's: what it is told from."""
+    """(response tokens,), where among all positions stands what each of them is told from."""
+    wanted: Tensor
+    """(response tokens,), the tokens."""
     lengths: list[int]
     """Tokens of each response."""
 
 
-def as_batch(rollouts: Sequence[Rollout], pad_id: int, where: torch.device) -> Batch:
+def as_batch(roles: Roles, rollouts: Sequence[Rollout], pad_id: int) -> Batch:
     rows = [rollout.prompt_ids + rollout.response_ids for rollout in rollouts]
-    ids, attention = pad_right(rows, pad_id)
-    told = attention[:, 1:].bool()
-    for row, rollout in enumerate(rollouts):
-        told[row, : len(rollout.prompt_ids) - 1] = False
+    asked, places = _side_by_side(roles, rows, [len(r.prompt_ids) for r in rollouts], pad_id)
+    before = [
+        place
+        for rollout, own in zip(rollouts, places, strict=True)
+        for place in own[len(rollout.prompt_ids) - 1 : -1]
+    ]
+    wanted = [token for rollout in rollouts for token in rollout.response_ids]
     lengths = [len(rollout.response_ids) for rollout in rollouts]
-    return Batch(ids.to(where), attention.to(where), told.to(where), lengths)
+    told = torch.tensor([before, wanted], device=roles.device)
+    return Batch(asked, told[0], told[1], lengths)
+
+
+def _side_by_side(
+    roles: Roles, rows: Sequence[list[int]], shared: Sequence[int], pad_id: int
+) -> tuple[dict[str, Any], Sequence[Sequence[int]]]:
+    """What the body is called with for these rows; and where, among all positions, each token of
+    each row stands. `shared`: see packing.lay."""
+    if roles.in_lines:
+        line, places = lay(rows, shared, roles.device)
+        return model_inputs(line), places
+    ids, attention = (tensor.to(roles.device) for tensor in pad_right(rows, pad_id))
+    width = ids.shape[1]
+    return (
+        {"input_ids": ids, "attention_mask": attention, "use_cache": False},
+        [range(at * width, at * width + len(row)) for at, row in enumerate(rows)],
+    )
 
 
 def response_mask(lengths: Sequence[int], where: torch.device) -> Tensor:
@@ -241,59 +277,101 @@ def in_rows(flat: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=flat.dtype).masked_scatter(mask.bool(), flat)
 
 
-def hidden_states(roles: Roles, batch: Batch) -> Tensor:
-    """What each response token is told from, in the active role: (response tokens, width)."""
-    states: Tensor = roles.body(
-        input_ids=batch.ids, attention_mask=batch.attention, use_cache=False
-    ).last_hidden_state
-    return states[:, :-1][batch.told]
+def hidden_states(roles: Roles, asked: dict[str, Any], places: Tensor) -> Tensor:
+    """What the active role's last layer says at some of all positions: (places, width)."""
+    states: Tensor = roles.body(**asked).last_hidden_state
+    return states.flatten(0, 1).index_select(0, places)
 
 
-def token_logps(roles: Roles, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
-    """(log-probability, entropy) of each response token in nats, (response tokens,) each.
+def token_logps(
+    roles: Roles, batch: Batch, temperature: float, *, entropy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(log-probability, entropy) of each response token in nats, (response tokens,) each; the
+    entropies are empty where they are not wanted.
 
     Of the distribution that is sampled from: logits / temperature. No gradient goes through the
     entropy. Logits exist for response tokens alone, and never for more than KEPT_LOGITS at once.
     """
-    hidden, wanted = hidden_states(roles, batch), batch.ids[:, 1:][batch.told]
-    n_words = roles.words.weight.shape[0]
-    size = max(1, KEPT_LOGITS // n_words)
-    many = torch.is_grad_enabled() and len(wanted) > size
-    parts = []
-    for at in range(0, len(wanted), size):
-        given = (roles.words, hidden[at : at + size], wanted[at : at + size], temperature)
-        part = checkpoint(_logps, *given, use_reentrant=False) if many else _logps(*given)
-        parts.append(part)
-    logps, entropies = zip(*parts, strict=True)
+    hidden = hidden_states(roles, batch.given, batch.told)
+    words = roles.words
+    size = max(1, KEPT_LOGITS // words.weight.shape[0])
+    learning = torch.is_grad_enabled()
+    # Where the words are not trained, what the way back needs of them is known on the way there.
+    frozen = type(words) is torch.nn.Linear and not words.weight.requires_grad
+    logps, entropies = [], [hidden.new_empty(0, dtype=torch.float32)]
+    for at in range(0, len(hidden), size):
+        given = (words, hidden[at : at + size], batch.wanted[at : at + size], temperature)
+        if learning and frozen and not entropy:
+            logps.append(_FrozenWords.apply(*given))  # type: ignore[no-untyped-call]
+        elif learning and len(hidden) > size:
+            told = checkpoint(_logps, *given, entropy, use_reentrant=False)
+            logps.append(told[0])
+            entropies.append(told[1])
+        else:
+            logp, spread = _logps(*given, entropy)
+            logps.append(logp)
+            entropies.append(spread)
     return torch.cat(logps), torch.cat(entropies)
 
 
-def _logps(words: Any, hidden: Tensor, wanted: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = words(hidden).float() / temperature  # (tokens, words)
-    all_logps = torch.log_softmax(logits, dim=-1)
+def _logps(
+    words: Any, hidden: Tensor, wanted: Tensor, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    all_logps = torch.log_softmax(words(hidden).float() / temperature, dim=-1)  # (tokens, words)
     with torch.no_grad():
-        entropy = -(all_logps.exp() * all_logps).sum(dim=-1)
-    return all_logps.gather(-1, wanted[:, None]).squeeze(-1), entropy
+        told = all_logps[:0, 0]
+        if entropy:
+            told = -torch.linalg.vecdot(all_logps.exp(), all_logps)
+    return all_logps.gather(-1, wanted[:, None]).squeeze(-1), told
+
+
+class _FrozenWords(torch.autograd.Function):
+    """log π of the wanted tokens. ∂/∂hidden of each is (1[wanted] − π)·W / temperature, a vector
+    of the model's width, kept in place of the logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, words: torch.nn.Linear, hidden: Tensor, wanted: Tensor, temperature: float
+    ) -> Tensor:
+        all_logps = torch.log_softmax(words(hidden).float() / temperature, dim=-1)
+        logps = all_logps.gather(-1, wanted[:, None])
+        slope = all_logps.exp_().neg_()
+        slope.scatter_add_(-1, wanted[:, None], torch.ones_like(logps))
+        ctx.save_for_backward((slope.to(words.weight.dtype) @ words.weight) / temperature)
+        ctx.number = hidden.dtype
+        return logps.squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return None, (given[0][:, None] * slope).to(ctx.number), None, None
 
 
 def token_values(roles: Roles, batch: Batch) -> Tensor:
     """The critic's value before each response token: (response tokens,)."""
-    states = hidden_states(roles, batch)
+    states = hidden_states(roles, batch.given, batch.told)
     with torch.autocast(roles.device.type, enabled=False):
         values: Tensor = roles.heads[CRITIC](states.float()).squeeze(-1)
     return values
 
 
-def rewards(roles: Roles, role: str, rows: Sequence[list[int]], pad_id: int) -> Tensor:
-    """A reward model's number for each conversation, read at its last token: (rows,)."""
-    ids, attention = (tensor.to(roles.device) for tensor in pad_right(rows, pad_id))
+def rewards(
+    roles: Roles,
+    role: str,
+    rows: Sequence[list[int]],
+    pad_id: int,
+    shared: Sequence[int] | None = None,
+) -> Tensor:
+    """A reward model's number for each conversation, read at its last token: (rows,).
+
+    Args: shared: how many of each row's first tokens other rows may begin with too.
+    """
+    asked, places = _side_by_side(roles, rows, shared or [0] * len(rows), pad_id)
+    last = torch.tensor([own[-1] for own in places], device=roles.device)
     with roles.acting(role):
-        states = roles.body(
-            input_ids=ids, attention_mask=attention, use_cache=False
-        ).last_hidden_state
-        last = states[torch.arange(len(rows)), attention.sum(dim=1) - 1]
+        states = hidden_states(roles, asked, last)
         with torch.autocast(roles.device.type, enabled=False):
-            found: Tensor = roles.heads[role](last.float()).squeeze(-1)
+            found: Tensor = roles.heads[role](states.float()).squeeze(-1)
     return found
 
 

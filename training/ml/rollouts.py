@@ -99,9 +99,12 @@ def _respond(
     where = draws.device
     body, head = body_and_head(model)
     longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(prompts), longest), dtype=torch.long)
-    for row, prompt in enumerate(prompts):  # on the left, so that all responses begin together
+    # A prompt that is answered several times is read once.
+    once = {tuple(prompt): at for at, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    which = torch.tensor([once[tuple(prompt)] for prompt in prompts], device=where)
+    ids = torch.full((len(once), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(once), longest), dtype=torch.long)
+    for row, prompt in enumerate(once):  # on the left, so that all responses begin together
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     ids, mask = ids.to(where), mask.to(where)
@@ -120,6 +123,9 @@ def _respond(
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
+        if step == 0 and len(once) < len(prompts):
+            cache.batch_select_indices(which)
+            hidden, places, mask = hidden[which], places[which], mask[which]
         drawn = _draw(head(hidden[:, -1]), draws[rows, step], temperature)  # (rows left,)
         made[rows, step] = drawn
         ended = ended | torch.isin(drawn, stops)

@@ -314,6 +314,12 @@ def test_members_of_an_ensemble_share_the_base_and_are_scored_apart(tiny_model, 
     assert not torch.allclose(shared[0], shared[1])
 
 
+def test_rows_to_one_prompt_share_what_they_begin_with_but_their_last_token():
+    prompts = [["a"], ["b"], ["b"], ["b"], ["c"], ["c"]]
+    rows = [[1, 2, 3], [1, 2, 4, 5], [1, 2, 6], [1, 2, 4, 7], [1, 2], [1, 2]]
+    assert ppo.shared_beginnings(prompts, rows) == [0, 2, 2, 2, 1, 1]
+
+
 def test_every_pass_over_the_prompts_has_each_of_them_once():
     recipe = PPORecipe(base_model="", prompts_per_step=5, samples_per_prompt=2)
     prompts = [ppo.Prompt([], [i]) for i in range(10)]

@@ -6,6 +6,7 @@ from training.ml import roles as roles_module
 from training.ml.data import chat_tokens
 from training.ml.loading import load_causal, load_reward_model, load_tokenizer
 from training.ml.logprobs import response_logps
+from training.ml.lora_layers import QuickLinear
 from training.ml.ppo import PPORecipe
 from training.ml.reward_model import score
 from training.ml.roles import (
@@ -82,7 +83,7 @@ def test_the_reference_is_the_base_and_the_critic_begins_as_the_reward_model(
     tiny_model, reward_models
 ):
     roles = shaken(made(tiny_model, reward_models))
-    batch = as_batch(ROLLOUTS, 0, roles.device)
+    batch = as_batch(roles, ROLLOUTS, 0)
     base = load_causal(tiny_model, dtype="float32")
     alone = response_logps(
         base, [r.prompt_ids for r in ROLLOUTS], [r.response_ids for r in ROLLOUTS], 0
@@ -108,7 +109,7 @@ def test_a_policy_that_starts_from_an_adapter_is_held_near_that(tiny_model, tmp_
     first = shaken(made(tiny_model))
     first.save_policy(tmp_path / "policy")
     second = made(str(tmp_path / "policy"))
-    batch = as_batch(ROLLOUTS, 0, second.device)
+    batch = as_batch(second, ROLLOUTS, 0)
 
     with first.acting(POLICY):
         left, _entropy = token_logps(first, batch, 1.0)
@@ -124,17 +125,44 @@ def test_a_policy_that_starts_from_an_adapter_is_held_near_that(tiny_model, tmp_
 
 def test_logits_in_pieces_give_the_same_numbers_and_gradients(tiny_model, monkeypatch):
     roles = shaken(made(tiny_model))
-    batch = as_batch(ROLLOUTS, 0, roles.device)
+    batch = as_batch(roles, ROLLOUTS, 0)
     found = []
-    for kept in (2**24, 3 * 300):
+    # Of frozen words the way back is told on the way there; with the entropy it is the library's.
+    for kept, entropy in ((2**24, True), (3 * 300, True), (2**24, False), (3 * 300, False)):
         monkeypatch.setattr(roles_module, "KEPT_LOGITS", kept)
         with roles.acting(POLICY, learning=True):
-            logps, entropies = token_logps(roles, batch, 0.7)
+            logps, entropies = token_logps(roles, batch, 0.7, entropy=entropy)
             (logps * torch.arange(len(logps))).sum().backward()
         gradient = torch.cat([p.grad.flatten() for p in roles.trained(POLICY).values()])
-        found.append((logps.detach(), entropies, gradient))
+        found.append((logps.detach(), gradient, entropies))
         for parameter in roles.trained(POLICY).values():
             parameter.grad = None
-    for whole, pieces in zip(*found, strict=True):
-        assert torch.allclose(whole, pieces, atol=1e-4, rtol=1e-4)
-    assert found[0][2].abs().max() > 0
+    whole, *others = found
+    for other in others:
+        assert torch.allclose(whole[0], other[0], atol=1e-4, rtol=1e-4)
+        assert torch.allclose(whole[1], other[1], atol=1e-4, rtol=1e-4)
+    assert torch.allclose(whole[2], others[0][2], atol=1e-4, rtol=1e-4)
+    assert whole[1].abs().max() > 0
+
+
+def test_quick_layers_say_and_learn_what_those_of_the_library_do(tiny_model, reward_models):
+    roles = shaken(made(tiny_model, reward_models))
+    batch = as_batch(roles, ROLLOUTS, 0)
+    layers = [module for module in roles.model.modules() if type(module) is QuickLinear]
+    assert len(layers) == 14  # all linear layers of two
+    found = []
+    for kind in (QuickLinear, QuickLinear.__bases__[0]):
+        for layer in layers:
+            layer.__class__ = kind
+        with roles.acting(POLICY, learning=True):
+            logps, _none = token_logps(roles, batch, 1.0)
+            (logps * torch.arange(len(logps))).sum().backward()
+        with roles.acting(CRITIC, learning=True):
+            values = token_values(roles, batch)
+            values.square().sum().backward()
+        parameters = [p for role in (POLICY, CRITIC) for p in roles.trained(role).values()]
+        found.append([logps.detach(), values.detach(), *(p.grad for p in parameters)])
+        for parameter in parameters:
+            parameter.grad = None
+    for quick, usual in zip(*found, strict=True):
+        assert torch.allclose(quick, usual, atol=1e-4, rtol=1e-4)

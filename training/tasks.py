@@ -399,11 +399,21 @@ def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
     judge = JudgeScores(run, recipe, record.say) if getattr(recipe, "judge", "") else None
     writer = writer_of(run, recipe)
     peak = Peak()
-    metrics = train(recipe, train_rows, test_rows, folder, record)
+    if judge is None and writer is None:
+        metrics = train(recipe, train_rows, test_rows, folder, record)
+    else:
+        try:
+            metrics = train(
+                recipe, train_rows, test_rows, folder, record, reward=judge, writer=writer
+            )
+        finally:
+            if writer is not None:
+                writer.close()
+        if judge is not None:
+            metrics["judge"] = judge.figures()
     # What one of several processes held is not what was foretold for one that holds all.
     measured = peak.bytes() if alone and ranks.count() == 1 else None
     keep_peaks(run, recipe, metrics, peak.device, measured)
-from training.writers import writer_of
     return metrics
 
 

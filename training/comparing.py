@@ -10,7 +10,13 @@ MOST_COMPARED = 12
 POINTS = 200
 """Points of one curve at most, where several curves share a picture."""
 CURVES = ("loss", "accuracy", "margin", "score", "holdout", "kl", "length")
-HIGHER_IS_BETTER = {"accuracy": True, "holdout_gain": True, "gain": True, "loss": False}
+HIGHER_IS_BETTER = {
+    "accuracy": True,
+    "correlation": True,
+    "holdout_gain": True,
+    "gain": True,
+    "loss": False,
+}
 JUDGED_BY = ("reward_models", "judge", "judge_model", "holdout_reward_model", "combine")
 JUDGED_BY += ("reward_scaling",)
 """Settings of PPO that decide what its scores mean."""
@@ -43,8 +49,9 @@ def differing_settings(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
 
 
 def held_out(run: Run) -> tuple[str, dict[str, Any]] | None:
-    """(measure, figure) by which runs are ordered: accuracy on pairs, loss on tokens, of PPO the
-    gain by its hold-out, else of the score; None before the end, or where nothing was held out."""
+    """(measure, figure) by which runs are ordered: accuracy on pairs, correlation with ratings,
+    loss on tokens, of PPO the gain by its hold-out, else of the score; None before the end, or
+    where nothing was held out."""
     for measure in HIGHER_IS_BETTER:
         figure = run.metrics.get(measure)
         if isinstance(figure, dict) and figure.get("value") is not None:

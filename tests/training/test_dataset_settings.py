@@ -20,7 +20,7 @@ from training.models import Dataset
     ("given", "message"),
     [
         ({"labels": "all"}, "labels is 'all'; it must be one of mixed, human, ai"),
-        ({"colour": 1}, "a dataset has no setting 'colour'; it has labels, "),
+        ({"colour": 1}, "a dataset has no setting 'colour'; it has kind, "),
         ({"test_share": "1"}, "test_share must lie between 0 and 1"),
         ({"test_share": "nan"}, "test_share must lie between 0 and 1"),
         ({"least_votes": "0"}, "least_votes must lie between 1 and 2147483647"),

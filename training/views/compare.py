@@ -26,6 +26,10 @@ RUNS_OFFERED = 100
 LONGEST_KEY = 18
 FIGURES = {
     "accuracy": _lazy("accuracy"),
+    "auc": _lazy("good above bad (AUC)"),
+    "correlation": _lazy("correlation with ratings"),
+    "error": _lazy("error of ratings"),
+    "usual_error": _lazy("error of always saying the mean"),
     "longer_wins": _lazy("baseline “the longer wins”"),
     "loss": _lazy("loss, nats a token"),
     "base_loss": _lazy("loss of the base"),

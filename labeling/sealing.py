@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 
 from django.db import IntegrityError, transaction
+from django.utils.translation import gettext_noop
 
 from labeling import keys
 from labeling.models import Change
@@ -27,7 +28,7 @@ from labeling.models import Change
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 1000
-ERASURE = "erase rater"
+ERASURE = gettext_noop("erase rater")
 """The action whose rows name those that were redacted."""
 
 

@@ -20,6 +20,7 @@ class Webhooks(ListAPIView):
     """Addresses that are told what happens."""
 
     allowed = {"GET": "lead", "POST": "lead"}
+    shown_once = ("secret",)
     serializer_class = WebhookSerializer
 
     def get_queryset(self) -> Any:

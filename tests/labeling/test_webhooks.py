@@ -20,7 +20,7 @@ from labeling.answering import record_preference, undo_last
 from labeling.assignment import next_comparison
 from labeling.events import notice_completed_project, notice_completed_projects
 from labeling.imports.records import store_records
-from labeling.models import Change, Delivery, Rater, Webhook
+from labeling.models import Change, Delivery, IdempotentRequest, Rater, Webhook
 from labeling.webhooks import (
     check_address,
     deliver,
@@ -437,7 +437,7 @@ def test_the_list_of_webhooks_costs_the_same_at_one_and_three(project, client):
 
 
 def test_the_api_makes_reads_changes_and_tests_webhooks(project, receiver):
-    headers = bearer(MembershipFactory(project=project).user)
+    headers = bearer(MembershipFactory(project=project).user) | {"Idempotency-Key": "hook-1"}
     base = f"/api/projects/{project.slug}/webhooks/"
 
     def send(method: str, path: str, body: Any = None) -> Any:
@@ -446,6 +446,8 @@ def test_the_api_makes_reads_changes_and_tests_webhooks(project, receiver):
 
     made = send("POST", base, {"url": receiver.url, "events": ["project.completed"]})
     assert (made.status_code, len(made.json()["secret"])) == (201, 64)
+    assert made.json()["secret"] not in str(list(IdempotentRequest.objects.values()))
+    headers.pop("Idempotency-Key")
     one = f"{base}{made.json()['id']}/"
     assert "secret" not in send("GET", one).json()
     test = send("POST", f"{one}test/").json()

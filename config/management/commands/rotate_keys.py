@@ -8,6 +8,7 @@ from allauth.mfa.models import Authenticator
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
+from django.utils.translation import gettext_noop
 
 from judges.models import JudgeServer
 from labeling import keys
@@ -39,7 +40,12 @@ class Command(BaseCommand):
         n_factors = _rotate(Authenticator.objects.select_for_update(), lost, _second_factor)
         n_seals = reseal()
         note_event(
-            None, "rotate keys", "SECRET_KEY", servers=n_servers, webhooks=n_hooks, people=n_factors
+            None,
+            gettext_noop("rotate keys"),
+            "SECRET_KEY",
+            servers=n_servers,
+            webhooks=n_hooks,
+            people=n_factors,
         )
         self.stdout.write(
             f"{n_servers} keys of judge servers, {n_hooks} secrets of webhooks, {n_factors} second "

@@ -32,7 +32,7 @@ from tests import postgresql
 START = {
     "labeling": "0006_leaderboard",
     "judges": "0009_verdict_asked_for",
-    "training": "0004_restrict_deletion",
+    "training": "0002_paused_jobs",
 }
 FILL = """
 INSERT INTO labeling_prompt (id, messages, content_hash, created_at, project_id)

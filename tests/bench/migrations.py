@@ -32,7 +32,7 @@ from tests import postgresql
 START = {
     "labeling": "0006_leaderboard",
     "judges": "0009_verdict_asked_for",
-    "training": "0004_restrict_deletion",
+    "training": "0002_paused_jobs",
 }
 FILL = """
 INSERT INTO labeling_prompt (id, messages, content_hash, created_at, project_id)
@@ -137,7 +137,7 @@ def set_up(url: str, storage: Path) -> None:
 
 
 def fill(n: int, more: dict[str, str]) -> tuple[int, int]:
-    """(project, rater) of N comparisons with a preference each."""
+    """(project, rater) of N comparisons with a preference each, of another rater than this one."""
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -145,6 +145,7 @@ def fill(n: int, more: dict[str, str]) -> tuple[int, int]:
         for table, row in (
             ("labeling_project", {"slug": "'big'", "name": "'Big'"}),
             ("labeling_rater", {"name": "'ann'", "kind": "'person'", "project_id": "{project}"}),
+            ("labeling_rater", {"name": "'bob'", "kind": "'person'", "project_id": "{project}"}),
         ):
             cursor.execute(
                 "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = "
@@ -158,7 +159,8 @@ def fill(n: int, more: dict[str, str]) -> tuple[int, int]:
             keys["project" if "project" in table else "rater"] = cursor.fetchone()[0]
         names = "".join(f", {name}" for name in more)
         values = "".join(f", {value}" for value in more.values())
-        cursor.execute(FILL.format(n=n, more_names=names, more_values=values, **keys))
+        own = {"project": keys["project"], "rater": keys["rater"] - 1}
+        cursor.execute(FILL.format(n=n, more_names=names, more_values=values, **own))
         cursor.execute("VACUUM ANALYZE")
     return keys["project"], keys["rater"]
 

@@ -166,7 +166,10 @@ class Run(Job):
 
         self.queue = queue_for(self)  # anew each time: the classes may have been changed meanwhile
         Run.objects.filter(pk=self.pk).update(queue=self.queue)
-        train.apply_async_on_commit(args=(self.pk,), queue=self.queue)
+        if self.queue == "gpu":  # where the task is sent anyway
+            train.delay_on_commit(self.pk)
+        else:
+            train.apply_async_on_commit(args=(self.pk,), queue=self.queue)
 
 
 class RunRewardModel(models.Model):

@@ -7,7 +7,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
-        ("labeling", "0042_encrypted_webhook_secrets"),
+        ("labeling", "0015_encrypted_webhook_secrets"),
     ]
 
     operations = [

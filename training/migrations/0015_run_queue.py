@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("training", "0060_judges_and_ppo_rounds")]
+    dependencies = [("training", "0014_judges_and_ppo_rounds")]
 
     operations = [
         migrations.AddField(

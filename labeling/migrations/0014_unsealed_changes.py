@@ -3,7 +3,7 @@ from django.db.models import Q
 
 
 class Migration(migrations.Migration):
-    dependencies = [("labeling", "0040_sealed_history")]
+    dependencies = [("labeling", "0013_sealed_history")]
 
     operations = [
         migrations.AddIndex(

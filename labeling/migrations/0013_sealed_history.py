@@ -10,7 +10,7 @@ def keys_of_before(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("labeling", "0020_ratings")]
+    dependencies = [("labeling", "0012_ratings")]
 
     operations = [
         migrations.AlterField(

@@ -16,7 +16,7 @@ def decrypt(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("labeling", "0041_unsealed_changes")]
+    dependencies = [("labeling", "0014_unsealed_changes")]
 
     operations = [
         migrations.RenameField("webhook", "secret", "encrypted_secret"),

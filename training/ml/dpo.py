@@ -92,8 +92,8 @@ Rows = list[tuple[list[int], list[int]]]
 @quiet_trainer()
 def train(
     recipe: DPORecipe,
-    train: Sequence[Pair] | Sequence[Single],
-    test: Sequence[Pair] | Sequence[Single],
+    train: Sequence[Pair | Single],
+    test: Sequence[Pair | Single],
     folder: Path,
     on_step: OnStep,
 ) -> dict[str, Any]:
@@ -123,8 +123,8 @@ def train(
     own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
     singles = singles_of(own)
     held: _HeldPairs | _HeldSingles = (_HeldSingles if singles else _HeldPairs)(recipe, tokenizer)
-    clear_validation = validation if singles else without_ties(pairs_of(validation))
-    valid_tokens, left_out_valid = held.tokens(clear_validation, limit)
+    clear: Sequence[Pair | Single] = validation if singles else without_ties(pairs_of(validation))
+    valid_tokens, left_out_valid = held.tokens(clear, limit)
     if validation and not valid_tokens:
         raise ValueError(f"validation_share leaves no {held.row} that fits max_length={limit}")
     test_tokens, left_out_test = held.tokens(test, limit)
@@ -132,9 +132,9 @@ def train(
     left_out_train: LeftOut
     n_neutral = 0
     if recipe.loss == "kto":
-        clear = [single for single in singles or to_singles(pairs_of(own)) if single.good != 0.5]
-        n_neutral = len(singles) - len(clear) if singles else 0
-        tokens, left_out_train = tokenize_singles(clear, tokenizer, limit)
+        told = [single for single in singles or to_singles(pairs_of(own)) if single.good != 0.5]
+        n_neutral = len(singles) - len(told) if singles else 0
+        tokens, left_out_train = tokenize_singles(told, tokenizer, limit)
         rows = _Singles(recipe, tokens, mismatched(tokens, limit), tokenizer.pad_token_id)
     else:
         pairs, left_out_train = tokenize_pairs(pairs_of(own), tokenizer, limit)
@@ -147,7 +147,8 @@ def train(
     base = load_causal(recipe.base_model, method=recipe.method, dtype=recipe.dtype, rope=rope)
     without_dropout(base)
     # The base as it is now is the reference, whatever the method makes of it.
-    for side in (valid_tokens, test_tokens):
+    sides: Any = (valid_tokens, test_tokens)
+    for side in sides:
         held.remember(base.eval(), side)
     copy = None
     if recipe.loss not in NO_REFERENCE and recipe.precompute_reference:

@@ -87,8 +87,8 @@ FEATURES_AT_ONCE = 32
 
 def train(
     recipe: RewardRecipe,
-    train: Sequence[Pair] | Sequence[Single],
-    test: Sequence[Pair] | Sequence[Single],
+    train: Sequence[Pair | Single],
+    test: Sequence[Pair | Single],
     folder: Path,
     on_step: OnStep,
 ) -> dict[str, Any]:

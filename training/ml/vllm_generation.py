@@ -254,7 +254,7 @@ def _gap(
     roles: Roles, rollouts: Sequence[Rollout], told: Sequence[Sequence[float]], pad_id: int
 ) -> float:
     """Mean |log π_server − log π| over the tokens that the server tells of, at temperature 1."""
-    batch = as_batch(rollouts, pad_id, roles.device)
+    batch = as_batch(roles, rollouts, pad_id)
     with roles.acting(POLICY):
         own, _entropy = token_logps(roles, batch, 1.0)
     gaps: list[float] = []

@@ -178,7 +178,7 @@ def single_metrics(
         return {"of": "singles", "n": 0, "why": _no_singles(n_left_out)}
     up = said[kept] > 0.5
     r = np.asarray(rewards, dtype=np.float64)[kept]
-    of = [units[at] for at in kept]
+    of = [units[at] for at in kept.tolist()]
     right = (np.where(up, r, -r) > 0) + 0.5 * (r == 0)
     if len(set(of)) == len(of):
         accuracy: dict[str, Any] = share_right(np.where(up, r, -r))
@@ -199,7 +199,7 @@ def single_metrics(
         "majority": max(float(up.mean()), 1 - float(up.mean())),
         **means,
         "margin": means["good_reward"] - means["bad_reward"] if both else None,  # type: ignore[operator]
-        "length_correlation": length_correlation(r, [lengths[at] for at in kept]),
+        "length_correlation": length_correlation(r, [lengths[at] for at in kept.tolist()]),
     }
 
 
@@ -252,7 +252,7 @@ def _correlation(x: Floats, y: Floats, units: Sequence[str]) -> dict[str, Any]:
     x, y = x - x.mean(), y - y.mean()  # else the sums would lose digits
     codes = np.unique(np.asarray(units), return_inverse=True)[1]
     columns = (np.ones(len(x)), x, y, x * x, y * y, x * y)
-    sums = np.column_stack([np.bincount(codes, column) for column in columns])
+    sums: Floats = np.column_stack([np.bincount(codes, column) for column in columns])
 
     def r(sums: Floats) -> Floats:
         n, sx, sy, xx, yy, xy = np.moveaxis(sums, -1, 0)

@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _lazy
 
 KINDS = {
     "pairs": _lazy("Pairs, from comparisons"),
-    "ratings": _lazy("Single judgements: ratings and thumbs of one response each"),
+    "ratings": _lazy("Ratings and thumbs of single responses"),
 }
 LABELS = {
     "mixed": _lazy("People, else AI judges"),

@@ -120,10 +120,14 @@ def train(
         recipe.base_model, recipe.max_length, virtual_tokens=virtual_tokens(recipe), rope=rope
     )
     suiting(recipe, train)
-    own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
+    every: list[Pair | Single] = [*train]
+    own, validation = kept_apart(every, recipe.validation_share, recipe.seed, prompt_of)
     singles = singles_of(own)
     held: _HeldPairs | _HeldSingles = (_HeldSingles if singles else _HeldPairs)(recipe, tokenizer)
     clear: Sequence[Pair | Single] = validation if singles else without_ties(pairs_of(validation))
+    clear: list[Pair | Single] = [*validation]
+    if not singles:
+        clear = [*without_ties(pairs_of(validation))]
     valid_tokens, left_out_valid = held.tokens(clear, limit)
     if validation and not valid_tokens:
         raise ValueError(f"validation_share leaves no {held.row} that fits max_length={limit}")
@@ -135,6 +139,9 @@ def train(
         told = [single for single in singles or to_singles(pairs_of(own)) if single.good != 0.5]
         n_neutral = len(singles) - len(told) if singles else 0
         tokens, left_out_train = tokenize_singles(told, tokenizer, limit)
+        said = [single for single in singles or to_singles(pairs_of(own)) if single.good != 0.5]
+        n_neutral = len(singles) - len(said) if singles else 0
+        tokens, left_out_train = tokenize_singles(said, tokenizer, limit)
         rows = _Singles(recipe, tokens, mismatched(tokens, limit), tokenizer.pad_token_id)
     else:
         pairs, left_out_train = tokenize_pairs(pairs_of(own), tokenizer, limit)
@@ -245,7 +252,7 @@ class _HeldPairs:
     def tokens(self, rows: Sequence[Pair | Single], limit: int) -> tuple[list[TokenPair], LeftOut]:
         return tokenize_pairs(pairs_of(rows), self.tokenizer, limit)
 
-    def remember(self, base: Any, rows: Sequence[TokenPair]) -> None:
+    def remember(self, base: Any, rows: Sequence[Any]) -> None:
         """Ask the reference about these rows."""
         for part in measured_together(self.recipe, rows):
             found = pair_logps(base, self.tokenizer, part, self.recipe.dtype)
@@ -303,7 +310,7 @@ class _HeldSingles:
         clear = [single for single in singles_of(rows) if single.good != 0.5]
         return tokenize_singles(clear, self.tokenizer, limit)
 
-    def remember(self, base: Any, rows: Sequence[TokenSingle]) -> None:
+    def remember(self, base: Any, rows: Sequence[Any]) -> None:
         """Ask the reference about these rows."""
         for part in measured_together(self.recipe, rows):
             found = single_logps(base, self.tokenizer, part, self.recipe.dtype)

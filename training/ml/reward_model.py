@@ -119,7 +119,8 @@ def train(
         rope=(recipe.rope_scaling, recipe.rope_factor),
     )
     suiting(recipe, train)
-    own, validation = kept_apart(train, recipe.validation_share, recipe.seed, prompt_of)
+    every: list[Pair | Single] = [*train]
+    own, validation = kept_apart(every, recipe.validation_share, recipe.seed, prompt_of)
     n_own = len(own)
     sides, left_out = (_single_sides if singles_of(train) else _pair_sides)(
         recipe, (own, validation, test), tokenizer, limit

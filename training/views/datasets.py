@@ -16,7 +16,7 @@ from labeling.access import project_for
 from labeling.changes import note_event
 from labeling.models import Comparison, Project
 from labeling.storage import storage_path
-from training.dataset_settings import CHOICES, stored_settings
+from training.dataset_settings import CHOICES, OF_PAIRS, OF_RATINGS, stored_settings
 from training.datasets import first_rows, words_of
 from training.forms import DatasetForm
 from training.models import DatasetDraft
@@ -183,9 +183,12 @@ def _of_draft(found: DatasetDraft) -> dict[str, Any]:
 
 
 def settings_in_words(filters: dict[str, Any]) -> list[tuple[str, Any]]:
-    """(label, value) of every setting, in the words of the form."""
+    """(label, value) of every setting of its kind of dataset, in the words of the form."""
     rows = []
+    foreign = OF_PAIRS if filters.get("kind") == "ratings" else OF_RATINGS
     for name, value in stored_settings(filters).as_json().items():
+        if name in foreign:
+            continue
         words: Any = CHOICES[name][value] if name in CHOICES else value
         if isinstance(value, bool):
             words = _("yes") if value else _("no")

@@ -119,7 +119,7 @@ def test_an_import_runs_to_its_report(client, project, sent, storage):
     assert (job.result["rows"], job.result["created"], job.result["rejected"]) == (2, 2, 1)
     assert project.comparisons.order_by("pk").first().open_places == 1
     done = client.get(f"/projects/kitchen/import/{job.pk}/").content.decode()
-    assert "hx-trigger" not in done
+    assert "every 1s" not in done
     assert 'http-equiv="refresh"' not in done
     assert "broken JSON" in done
     # the upload itself is gone, its reject file stays

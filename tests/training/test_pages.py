@@ -294,7 +294,8 @@ def test_the_run_page_shows_results_with_their_interval_beside_the_length_baseli
 
 def test_an_active_run_polls_and_an_ended_one_does_not(as_role, finished):
     viewer = as_role("viewer")
-    assert "hx-get" not in viewer.get(page("run", finished.pk)).content.decode()
+    ended = viewer.get(page("run", finished.pk)).content.decode()
+    assert "every 2s" not in ended
 
     Run.objects.filter(pk=finished.pk).update(status=Run.Status.RUNNING)
     whole = viewer.get(page("run", finished.pk)).content.decode()

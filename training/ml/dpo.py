@@ -124,7 +124,6 @@ def train(
     own, validation = kept_apart(every, recipe.validation_share, recipe.seed, prompt_of)
     singles = singles_of(own)
     held: _HeldPairs | _HeldSingles = (_HeldSingles if singles else _HeldPairs)(recipe, tokenizer)
-    clear: Sequence[Pair | Single] = validation if singles else without_ties(pairs_of(validation))
     clear: list[Pair | Single] = [*validation]
     if not singles:
         clear = [*without_ties(pairs_of(validation))]
@@ -136,9 +135,6 @@ def train(
     left_out_train: LeftOut
     n_neutral = 0
     if recipe.loss == "kto":
-        told = [single for single in singles or to_singles(pairs_of(own)) if single.good != 0.5]
-        n_neutral = len(singles) - len(told) if singles else 0
-        tokens, left_out_train = tokenize_singles(told, tokenizer, limit)
         said = [single for single in singles or to_singles(pairs_of(own)) if single.good != 0.5]
         n_neutral = len(singles) - len(said) if singles else 0
         tokens, left_out_train = tokenize_singles(said, tokenizer, limit)

@@ -32,6 +32,7 @@ from labeling.models import (
     Preference,
     Project,
     Ranking,
+    Rating,
     Rater,
     RepeatAnswer,
 )
@@ -43,7 +44,7 @@ SECRET_COLUMNS = {"password", "token_hash", "encrypted_secret", "encrypted_key",
 SECRET_MODELS = {"mfa.authenticator"}
 """Given out without what opens doors: of these the times alone."""
 NAMED_IN = (
-    *("labeling.AgreementReport", "labeling.Leaderboard", "labeling.Delivery"),
+    *("labeling.AgreementReport", "labeling.Leaderboard", "labeling.Delivery", "labeling.Rating"),
     *("labeling.ImportJob", "judges.Experiment", "judges.JudgeRun", "judges.RoutingRun"),
     *("training.Dataset", "training.DatasetDraft"),
 )
@@ -197,6 +198,7 @@ def _forget_reasons(person: Person, raters: list[int]) -> None:
     Preference.objects.filter(rater__in=raters).exclude(rationale="").update(rationale="")
     RepeatAnswer.objects.filter(assignment__rater__in=raters).update(rationale="")
     Ranking.objects.filter(rater__in=raters).update(rationale="")
+    Rating.objects.filter(rater__in=raters).update(rationale="")
     Flag.objects.filter(rater__in=raters).update(note="")
     Assignment.objects.filter(rater__in=raters).exclude(skip_reason="").update(skip_reason="")
     if person.user is not None:

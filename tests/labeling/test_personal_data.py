@@ -22,6 +22,7 @@ from labeling.models import (
     Flag,
     Preference,
     Rater,
+    Rating,
     Webhook,
 )
 from labeling.personal_data import exported, find_person, traces
@@ -62,6 +63,13 @@ def world():
                 choice=choices[(n + (n % 5 == 0) * place) % 4],
                 rationale=f"because of {n}",
             )
+    Rating.objects.create(
+        response=comparison.response_a,
+        rater=raters[0],
+        desirable=True,
+        rationale="it helped me",
+        metadata={"by": NAME},
+    )
     Flag.objects.create(comparison=comparison, rater=raters[0], kind="unsafe", note="my street")
     lead = MembershipFactory(project=project).user
     pause_rater(raters[0], lead)
@@ -126,6 +134,7 @@ def test_an_erasure_changes_no_figure_and_leaves_the_name_nowhere(world):
     assert set(mine.values_list("rationale", flat=True)) == {""}
     assert Preference.objects.exclude(rater=rater).filter(rationale="").count() == 0
     assert Flag.objects.get().note == ""
+    assert Rating.objects.get().rationale == ""
     kept = AgreementReport.objects.get().result
     assert kept == {"people": [{"rater": rater.name, "n": 12}]}
     seal_changes()

@@ -32,8 +32,8 @@ from labeling.models import (
     Preference,
     Project,
     Ranking,
-    Rating,
     Rater,
+    Rating,
     RepeatAnswer,
 )
 from labeling.sealing import ERASURE, seal_changes

@@ -3,6 +3,9 @@ from django.db import migrations, models
 from django.db.models import F, Q
 
 
+LOCKS = "The history alone: leads who change something wait while its rows are copied."
+
+
 def keys_of_before(apps, schema_editor):
     apps.get_model("labeling", "Change").objects.update(
         project_key=F("project_id"), actor_key=F("actor_id")

@@ -3,6 +3,9 @@ from django.db import migrations, models
 from labeling import keys
 
 
+LOCKS = "Webhooks alone, of which there are a few for each project."
+
+
 def encrypt(apps, schema_editor):
     for webhook in apps.get_model("labeling", "Webhook").objects.all():
         webhook.encrypted_secret = keys.encrypted(webhook.encrypted_secret, keys.WEBHOOKS)

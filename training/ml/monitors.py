@@ -232,9 +232,18 @@ class Watch:
             found = [alarm for alarm in found if alarm.kind not in IN_A_ROW_ONLY]
         # Where scores are wanting, their highest look is still the best there is.
         in_bounds = not any(a.stops and a.kind not in IN_A_ROW_ONLY for a in found)
-        if in_bounds and look.mean("careful") > self.best.mean("careful"):
+        if in_bounds and self._goes_on_well(look):
             self.best = look
         return [alarm for alarm in found if alarm.kind not in self.known]
+
+    def _goes_on_well(self, look: Look) -> bool:
+        """Whether a look takes the best one's place: by the hold-out, if it is higher; without one,
+        whose own score rises by being learned, unless the careful score has clearly fallen."""
+        assert self.best is not None
+        if "holdout" in look.numbers:
+            return look.mean("careful") > self.best.mean("careful")
+        fall = mean_figure(look.minus(self.best, "careful"))
+        return fall["high"] is None or fall["high"] >= 0
 
     def pairs(self, prompts: Sequence[Messages]) -> list[dict[str, Any]]:
         """Prompts with the response of the best look ("old") and of now ("new"), for people: PAIRS

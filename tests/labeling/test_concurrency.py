@@ -31,8 +31,7 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wanted", [1, 3])
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(("database", "wanted"), [("sqlite", 1), ("postgresql", 3)])
 def test_no_label_too_many_and_none_missing(database, wanted, tmp_path: Path, request):
     import json
 

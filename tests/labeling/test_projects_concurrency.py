@@ -39,16 +39,11 @@ print(json.dumps(list(rows.values_list("labels_wanted", "open_places", "n", "n_h
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_places_are_right_after_the_wanted_number_changed_under_work(
-    database, tmp_path: Path, request
-):
-    if database == "postgresql":
-        url = request.getfixturevalue("postgresql_url")
-    else:
-        url = f"sqlite:///{tmp_path / 'rush.sqlite3'}"
+    postgresql_url, tmp_path: Path
+):  # on SQLite test_queue_concurrency.py changes it too
     env = os.environ | {
-        "DATABASE_URL": url,
+        "DATABASE_URL": postgresql_url,
         "PREFLOOP_STORAGE": str(tmp_path),
         "DJANGO_SETTINGS_MODULE": "config.settings",
     }

@@ -73,8 +73,7 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wanted", [1, 3])
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(("database", "wanted"), [("sqlite", 3), ("postgresql", 1)])
 def test_a_set_is_held_and_ranked_whole(database, wanted, tmp_path: Path, request):
     if database == "postgresql":
         url = request.getfixturevalue("postgresql_url")

@@ -24,7 +24,7 @@ from training.models import Dataset, ModelReport, ModelVersion, Run
 from training.runs import named_model, recipe_of, version_folder
 
 if TYPE_CHECKING:
-    from training.ml.scoring import ScoredPair
+    from training.ml.scoring import ScoredPair, Written
 
 OnProgress = Callable[[int, int], None]
 MOST_TRAINING_PAIRS = 1_000
@@ -113,10 +113,8 @@ def _of_reward_model(model: ModelVersion, on_progress: OnProgress) -> dict[str, 
 
 
 def _of_policy(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
-    import numpy as np
-
     from training.ml.scoring import against_base
-    from training.model_figures import columns, policy_figures, written_figures
+    from training.model_figures import columns, policy_figures
 
     run, recipe = model.run, recipe_of(model.run)
     rows = [row for row in _rows(run.dataset, run.seed)[0] if row["split"] == "test"]
@@ -138,6 +136,17 @@ def _of_policy(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
     return figures | {
         "kind": "policy",
         "left_out": len(rows) - len(found),
+        **_side_by_side(written),
+    }
+
+
+def _side_by_side(written: Sequence["Written"]) -> dict[str, Any]:
+    """What a policy and its base write to the same prompts, and how long it is."""
+    import numpy as np
+
+    from training.model_figures import written_figures
+
+    return {
         "written": written_figures(
             np.arange(len(written)),
             np.array([len(row.policy) for row in written]),
@@ -155,11 +164,8 @@ def _of_singles(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
     rewards, or rating_metrics of a reward model, on the held-out responses, and "of": singles or
     ratings; with "n_prompts", "left_out", "training" (the same figures on some training rows) and
     "worst", the responses that it is most wrong about; of a policy "samples" and "written"."""
-    import numpy as np
-
     from training.ml.evaluation import rating_metrics, single_metrics
     from training.ml.scoring import against_base, rewards
-    from training.model_figures import written_figures
 
     run, recipe = model.run, recipe_of(model.run)
     is_policy = run.kind == Run.Kind.DPO
@@ -180,17 +186,7 @@ def _of_singles(model: ModelVersion, on_progress: OnProgress) -> dict[str, Any]:
             new_tokens=NEW_TOKENS,
             on_progress=on_progress,
         )
-        more = {
-            "written": written_figures(
-                np.arange(len(written)),
-                np.array([len(row.policy) for row in written]),
-                np.array([len(row.base) for row in written]),
-            ),
-            "samples": [
-                {"prompt": row.prompt, "policy": row.policy, "base": row.base} for row in written
-            ],
-            "new_tokens": NEW_TOKENS,
-        }
+        more = _side_by_side(written)
     else:
         found = rewards(
             version_folder(model),

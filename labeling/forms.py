@@ -14,7 +14,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
-from labeling.imports.forms import FORM_NAMES, Labels
+from labeling.imports.foreign.columns import Labels
+from labeling.imports.forms import FORM_NAMES
 from labeling.imports.interchange import BadRow
 from labeling.imports.rated import scale_of
 from labeling.models import (

@@ -13,7 +13,8 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from labeling.access import project_for
 from labeling.forms import ImportForm, UploadForm
-from labeling.imports.forms import RATED_FORMS, UNNAMED_LABELS, Labels
+from labeling.imports.foreign.columns import Labels
+from labeling.imports.forms import RATED_FORMS, UNNAMED_LABELS
 from labeling.imports.interchange import Row
 from labeling.imports.preview import preview
 from labeling.imports.rated import RatedRow

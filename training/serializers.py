@@ -11,8 +11,8 @@ from labeling.serializers.values import MessagesField, ObjectField
 from training.arenas import MOST_MODELS as MOST_MEETING
 from training.comparing import best_of
 from training.dataset_settings import LABELS, make_settings
-from training.ml.config import TRACKERS
 from training.ml.merge_recipe import MERGES, MOST_MODELS
+from training.ml.settings import TRACKERS
 from training.model_files import NUMBERS
 from training.models import (
     Arena,

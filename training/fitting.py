@@ -12,7 +12,7 @@ from django.core.cache import cache
 
 from training.ml import ppo_memory
 from training.ml.architecture import Architecture, read_architecture
-from training.ml.config import AnyRecipe, PPORecipe
+from training.ml.config import AnyRecipe
 from training.ml.memory import (
     Estimate,
     Suggestion,
@@ -24,6 +24,7 @@ from training.ml.memory import (
     suggestions,
 )
 from training.ml.methods import why_not
+from training.ml.ppo_config import PPORecipe
 from training.models import Run
 
 SEEN_SECONDS = 30

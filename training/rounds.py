@@ -25,18 +25,10 @@ from labeling.imports.interchange import Row
 from labeling.imports.rows import RowStore, comparison_hash
 from labeling.jobs import Job, JobTaken
 from labeling.judge_requests import ask_judges_first
-from labeling.models import (
-    Comparison,
-    Messages,
-    Preference,
-    Project,
-    Prompt,
-    Rater,
-    content_hash,
-)
+from labeling.models import Comparison, Messages, Preference, Project, Prompt, Rater, content_hash
 from labeling.storage import storage_path
 from training.datasets import load_pairs, pair_rows, side_of
-from training.ml.config import PPORecipe
+from training.ml.ppo_config import PPORecipe
 from training.models import ModelVersion, Round, RoundMeasure, RoundPair, Run
 from training.near_duplicates import jaccard, shingles
 from training.playground import storable, writers

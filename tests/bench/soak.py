@@ -35,10 +35,10 @@ def main() -> None:
     facts = scenario.play(
         [
             *("--seconds", str(60 * options.minutes), "--raters", str(options.raters)),
-            *("--thinking", "0.33", "--comparisons", str(int(6000 * options.minutes))),
+            *("--thinking", "0.33", "--comparisons", str(int(4000 * options.minutes))),
             *("--faults", str(int(options.minutes * options.faults_per_minute))),
-            *("--steps", "1000", "--judged", "1000", "--heartbeat", "10", "--disk", "2000"),
-            *("--finish", "120"),
+            *("--steps", "2000", "--judged", "3000", "--heartbeat", "10", "--disk", "2000"),
+            *("--finish", "60"),
             *("--seed", str(options.seed), "--logs", options.logs, "--again"),
         ]
     )

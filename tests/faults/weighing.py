@@ -79,6 +79,8 @@ def kind_of(program: str, process: Any, *, is_head: bool, held: dict[str, float]
         return program
     if program.startswith("web"):
         return f"{program}, serves"
+    if program == "sweep":
+        return "sweep, its clock"
     if program.startswith("gpu") and held["Rss"] > HAS_TORCH_MB:
         return "a judge's process"
     return f"{program}, its pool"

@@ -78,6 +78,8 @@ class RoundSettings:
     reward but sees what is alike."""
     n_labels: int = 200
     """Pairs that are chosen."""
+    people: int = 0
+    """Who judge each pair; 0: as many as the project's settings want of every comparison."""
     n_prompts: int = 500
     """Prompts that are answered, at most; drawn from those on the training side."""
     responses: int = 4
@@ -103,6 +105,7 @@ class RoundSettings:
             raise ValueError("models: a decision is between at least two")
         for name, low, high in (
             ("n_labels", 1, 100_000),
+            ("people", 0, 100),
             ("n_prompts", 1, 1_000_000),
             ("responses", 1, 64),
             ("temperature", 0.0, 10.0),
@@ -666,7 +669,7 @@ def _give_to_people(
                 },
             )
         )
-    RowStore(project).store(rows)
+    RowStore(project, settings_of(round_).people or None).store(rows)
     keys = {candidates[place].key: place for place in drawn.places}
     made = list(
         project.comparisons.filter(content_hash__in=list(keys)).values_list("pk", "content_hash")

@@ -242,8 +242,8 @@ LESS_MEMORY: dict[type[Job], str] = {
 
 def _report(report: ModelReport) -> None:
     result = figures_of(report.model, _teller(report))
-    if report.finish(Job.Status.SUCCEEDED, result=result):
-        write_card(report.model)
+    if report.finish(Job.Status.SUCCEEDED, result=result) and write_card(report.model):
+        leave(next(shared.places_of_version(report.model)))
 
 
 def _study(study: Study) -> None:

@@ -10,8 +10,8 @@ from django.utils.translation import override
 
 from training.dataset_settings import LABELS
 from training.datasets import words_of
-from training.ml.config import METHODS
 from training.ml.methods import other_settings
+from training.ml.settings import METHODS
 from training.models import Dataset, ModelReport, ModelVersion, Run
 from training.reports import files_of, people_and_judges
 

@@ -26,19 +26,11 @@ from labeling.imports.interchange import Row
 from labeling.imports.rows import RowStore, comparison_hash
 from labeling.jobs import Job, JobCancelled, JobTaken
 from labeling.judge_requests import ask_judges_first
-from labeling.models import (
-    Comparison,
-    Messages,
-    Preference,
-    Project,
-    Prompt,
-    Rater,
-    content_hash,
-)
+from labeling.models import Comparison, Messages, Preference, Project, Prompt, Rater, content_hash
 from labeling.storage import storage_path
 from training.datasets import load_pairs, pair_rows, side_of
 from training.fleet import answers_folder, leave
-from training.ml.config import PPORecipe
+from training.ml.ppo_config import PPORecipe
 from training.models import Arena, ModelVersion, Round, RoundMeasure, RoundPair, Run
 from training.near_duplicates import jaccard, shingles
 from training.playground import storable, writers
@@ -92,6 +84,8 @@ class RoundSettings:
     reward but sees what is alike."""
     n_labels: int = 200
     """Pairs that are chosen."""
+    people: int = 0
+    """Who judge each pair; 0: as many as the project's settings want of every comparison."""
     n_prompts: int = 500
     """Prompts that are answered, at most; drawn from those on the training side."""
     responses: int = 4
@@ -117,6 +111,7 @@ class RoundSettings:
             raise ValueError("models: a decision is between at least two")
         for name, low, high in (
             ("n_labels", 1, 100_000),
+            ("people", 0, 100),
             ("n_prompts", 1, 1_000_000),
             ("responses", 1, 64),
             ("temperature", 0.0, 10.0),
@@ -690,7 +685,7 @@ def _give_to_people(
                 },
             )
         )
-    RowStore(project).store(rows)
+    RowStore(project, settings_of(round_).people or None).store(rows)
     keys = {candidates[place].key: place for place in drawn.places}
     made = list(
         project.comparisons.filter(content_hash__in=list(keys)).values_list("pk", "content_hash")

@@ -7,9 +7,11 @@ own (`accelerate launch --num_machines 2 --machine_rank 0|1`); they share a data
 storage. Told: the largest difference of any number that the run reported, step by step, and of its
 weights. Lines:
 
-two machines    one process each, LoRA
-FSDP            two processes that hold shares of all weights
-FSDP, resumed   the same, ended after its checkpoint of half the steps and resumed
+two machines          one process each, LoRA
+FSDP                  two processes that hold shares of all weights
+  resumed             the same, killed after its checkpoint of half the steps, and resumed
+FSDP, two machines    one process each
+  resumed
 """
 
 import os
@@ -43,7 +45,7 @@ def main() -> None:
         os.environ |= {
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "DATABASE_URL": f"sqlite:///{root}/rows.sqlite3",
-            "PREFLOOP_STORAGE": str(root / "one"),
+            "PREFLOOP_STORAGE": str(root / machine(0)),
             "PREFLOOP_SHARED_STORAGE": f"file://{root}/shared",
             "OMP_NUM_THREADS": "1",
             "LOG_LEVEL": "WARNING",
@@ -62,19 +64,19 @@ def measure(root: Path) -> None:
     from tests.training.tiny import save_tiny_model
 
     call_command("migrate", verbosity=0)
-    save_tiny_model(root / "one/models/tiny")
+    save_tiny_model(root / machine(0) / "models/tiny")
     shared.put("models/tiny")
     project = labeled_project(60)
 
     def compare(name: str, one, other, seconds: float) -> None:
         steps, weights = differences(one, other)
         print(
-            f"{name:<16} {steps:>10.1e} {weights:>10.1e} {seconds:>6.0f} s  "
+            f"{name:<20} {steps:>10.1e} {weights:>10.1e} {seconds:>6.0f} s  "
             f"{other.status} {other.error}",
             flush=True,
         )
 
-    print(f"{'':<16} {'numbers':>10} {'weights':>10}")
+    print(f"{'':<20} {'numbers':>10} {'weights':>10}", flush=True)
     lora = {"lora_rank": 4}
     alone = launched(root, new(project, lora), [config(root, 0, 1, 1)])
     began = time.monotonic()
@@ -86,17 +88,25 @@ def measure(root: Path) -> None:
 
     full = {"method": "full"}
     alone = launched(root, new(project, full), [config(root, 0, 1, 1)])
-    began = time.monotonic()
-    whole = launched(root, new(project, full), [config(root, 0, 1, 2, free_port(), FSDP)])
-    compare("FSDP", alone, whole, time.monotonic() - began)
+    for name, machines in (("FSDP", 1), ("FSDP, two machines", 2)):
+        began = time.monotonic()
+        whole = launched(root, new(project, full), shares(root, machines))
+        compare(name, alone, whole, time.monotonic() - began)
+        began = time.monotonic()
+        broken = new(project, full)
+        kill_after_checkpoint(root, broken, shares(root, machines))
+        resumed = launched(root, broken, shares(root, machines))
+        compare("  resumed", whole, resumed, time.monotonic() - began)
+        texts = resumed.events.values_list("text", flat=True)
+        print("  ", [text for text in texts if text.startswith("Goes on")], flush=True)
 
-    began = time.monotonic()
-    broken = new(project, full)
-    kill_after_checkpoint(root, broken, config(root, 0, 1, 2, free_port(), FSDP))
-    resumed = launched(root, broken, [config(root, 0, 1, 2, free_port(), FSDP)])
-    compare("FSDP, resumed", whole, resumed, time.monotonic() - began)
-    texts = list(resumed.events.values_list("text", flat=True))
-    print([text for text in texts if text.startswith("Goes on")])
+
+def shares(root: Path, machines: int) -> list[Path]:
+    """Configs of FSDP by two processes, on one machine or on two."""
+    port = free_port()
+    # What one machine alone has is of no use to another: there, whole weights are kept.
+    kind = FSDP if machines == 1 else FSDP.replace("SHARDED", "FULL")
+    return [config(root, rank, machines, 2, port, kind) for rank in range(machines)]
 
 
 def new(project, changes: dict):
@@ -116,10 +126,10 @@ def launched(root: Path, run, configs: list[Path]):
     from training.models import Run
 
     run = Run.objects.claim(run.pk)
-    launches = []
-    for rank, file in enumerate(configs):
-        words = ["join"] if rank else ["run", str(run.pk), run.worker]
-        launches.append(launch(root, file, words, "one" if rank == 0 else f"machine-{rank}"))
+    launches = [
+        launch(root, file, ["join"] if rank else ["run", str(run.pk), run.worker], machine(rank))
+        for rank, file in enumerate(configs)
+    ]
     codes = [each.wait(300) for each in launches]
     run.refresh_from_db()
     if run.status != "succeeded" or any(codes):
@@ -129,20 +139,34 @@ def launched(root: Path, run, configs: list[Path]):
     return run
 
 
-def kill_after_checkpoint(root: Path, run, file: Path) -> None:
+def kill_after_checkpoint(root: Path, run, configs: list[Path]) -> None:
     from labeling.storage import storage_path
     from training.models import Run
 
     run = Run.objects.claim(run.pk)
-    process = launch(root, file, ["run", str(run.pk), run.worker], "one")
+    first, *others = [
+        launch(root, file, ["join"] if rank else ["run", str(run.pk), run.worker], machine(rank))
+        for rank, file in enumerate(configs)
+    ]
     wanted = storage_path(run.folder) / f"checkpoints/checkpoint-{STEPS // 2}/complete"
-    while not wanted.exists() and process.poll() is None:
+    while not wanted.exists() and first.poll() is None:
         time.sleep(0.02)
-    process.stdin.close()  # as if the worker were gone: all its processes end
-    process.wait(60)
+    while run.n_done < STEPS // 2 and first.poll() is None:  # and was left for the others
+        time.sleep(0.02)
+        run.refresh_from_db()
+    first.stdin.close()  # as if the worker were gone: all its processes end
+    first.wait(60)
+    for other in others:
+        other.terminate()
+        other.wait(60)
     run.refresh_from_db()
     print(f"killed at step {run.n_done} of {STEPS}", flush=True)
     Run.objects.filter(pk=run.pk).update(status="queued")
+
+
+def machine(rank: int) -> str:
+    """The storage folder of one of them."""
+    return f"machine-{rank}"
 
 
 def launch(root: Path, file: Path, words: list[str], storage: str) -> subprocess.Popen:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import set_seed
 
-from training.ml.data import Messages, chat_tokens
+from training.ml.data import Messages, chat_tokens, words_of
 from training.ml.loading import (
     load_reward_model,
     load_tokenizer,
@@ -177,9 +177,7 @@ def train(
             return roll_out(roles.model, ids, seed=seed, on_batch=alive, **common)
 
     def texts_of(rollouts: Sequence[Rollout]) -> list[str]:
-        return [
-            tokenizer.decode(r.response_ids, skip_special_tokens=True).strip() for r in rollouts
-        ]
+        return [words_of(tokenizer, r.response_ids) for r in rollouts]
 
     def scored(by: Scorer, chosen: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
         with clock("scoring"):

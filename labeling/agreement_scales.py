@@ -1,7 +1,7 @@
 """Agreement on scales that are more than names, and coefficients that chance troubles less.
 
-Numbers in, numbers out, as in `labeling/agreement.py`, whose figures, bootstrap and refusals are
-used here:
+Numbers in, numbers out, as in `labeling/agreement.py`; figures and their intervals are those of
+`labeling/intervals.py`:
 
 - graded answers ("A much better" … "equal" … "B much better"): ordinal alpha, which forgives a
   neighbouring step and not a leap;

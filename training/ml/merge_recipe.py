@@ -84,9 +84,6 @@ DTYPES = {
 }
 NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
 """Methods on what was learned beside a base: whole models must say which one that is."""
-WITH_DENSITY = ("ties", "dare_linear", "dare_ties")
-WEIGHTLESS = ("fold", "slerp", "passthrough")
-"""Methods that read no weights."""
 MERGEKIT_METHODS = (
     "linear", "slerp", "nuslerp", "task_arithmetic", "ties", "dare_linear", "dare_ties", "della",
     "della_linear", "breadcrumbs", "breadcrumbs_ties", "model_stock", "sce", "karcher",

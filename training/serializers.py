@@ -467,6 +467,12 @@ class StartRoundSerializer(serializers.Serializer):
     scorer = serializers.CharField(max_length=100, allow_blank=True, required=False)
     way = serializers.ChoiceField(choices=list(WAYS.items()), allow_blank=True, required=False)
     n_labels = serializers.IntegerField(min_value=1, max_value=100_000, required=False)
+    people = serializers.IntegerField(
+        min_value=0,
+        max_value=100,
+        required=False,
+        help_text="Who judge each pair; 0: as many as the project's settings want.",
+    )
     n_prompts = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
     responses = serializers.IntegerField(min_value=1, max_value=64, required=False)
     temperature = serializers.FloatField(min_value=0, max_value=10, required=False)

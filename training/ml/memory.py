@@ -70,6 +70,8 @@ pairs: found by tests/bench/memory.py as the rest that does not move with the mo
 
 READ_AT_ONCE = {"cpu": 1024, "cuda": 16384}
 """Tokens that a judge's engine reads in one pass: judges/ml/engine.py."""
+MOST_ASKED = {"cpu": 128, "cuda": 1024}
+"""Texts of a batch of the same engine."""
 USES = {
     "write": gettext_noop("a policy that writes responses"),
     "score": gettext_noop("a reward model that scores them"),

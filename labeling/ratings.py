@@ -417,6 +417,19 @@ def rao_kupper(wins: np.ndarray, ties: np.ndarray) -> tuple[np.ndarray, float, f
     return found.x[:n] - found.x[:n].mean(), float(np.exp(found.x[-1])), float(found.fun)
 
 
+def davidson_cost(wins: np.ndarray, ties: np.ndarray, found: Strengths) -> float:
+    """Minus log likelihood of Davidson's model; arguments as of `rao_kupper`."""
+    first, second = np.triu_indices(len(wins), 1)
+    d = found.log_strength[first] - found.log_strength[second]
+    log_tie = -np.inf if found.log_tie is None else found.log_tie
+    whole = np.logaddexp(np.logaddexp(d / 2, -d / 2), log_tie)
+    seen = (wins[first, second] - wins[second, first]) * d / 2 - whole * (
+        wins[first, second] + wins[second, first] + ties[first, second]
+    )
+    tied = ties[first, second].sum()
+    return -float(seen.sum() + (tied * log_tie if tied else 0))
+
+
 # Intervals and ranks ------------------------------------------------------------------------------
 
 

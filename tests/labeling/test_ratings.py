@@ -18,6 +18,7 @@ from labeling.ratings import (
     Games,
     connected_parts,
     controlled,
+    davidson_cost,
     elo,
     length_feature,
     pairs_of,
@@ -78,6 +79,7 @@ def test_davidsons_model_on_the_worked_table():
 
     assert found.log_strength == pytest.approx([1.006204, -0.152572, -0.853632], abs=1e-6)
     assert np.exp(found.log_tie) == pytest.approx(0.672428, abs=1e-6)
+    assert davidson_cost(*win_table(THREE), found) == pytest.approx(279.477756, abs=1e-6)
 
 
 def test_rao_and_kuppers_model_on_the_worked_table():

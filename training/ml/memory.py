@@ -430,6 +430,14 @@ def checkpoints(arch: Architecture, *, rows: int, tokens: int, number: int) -> i
     return arch.layers * rows * tokens * arch.hidden * number
 
 
+def full_logits(*, rows: int, tokens: int, vocabulary: int) -> int:
+    """Bytes of all logits of a plain cross-entropy: in bf16, in float32, and their gradient.
+
+    B·S·V·(2 + 4 + 4). Our recipes never hold them; others' trainers do, so it is told.
+    """
+    return rows * tokens * vocabulary * (2 + 4 + 4)
+
+
 def tile_logits(arch: Architecture, *, rows: int, tokens: int, number: int, device: str) -> int:
     """Bytes of TRL's head at work: one tile of logits, the rest of it summed as it goes.
 

@@ -14,6 +14,7 @@ from training.ml.memory import (
     base_weights,
     checkpoints,
     four_bits,
+    full_logits,
     inference,
     kv_cache,
     layer_activations,
@@ -59,6 +60,9 @@ def test_llama_8b_as_worked_by_hand():
     assert adapter_weights(arch, 16, "all-linear") == 41_943_040
     assert adapter_weights(arch, 16, "all-linear") * 16 / 1e9 == pytest.approx(0.67, abs=0.005)
     assert checkpoints(arch, rows=1, tokens=2048, number=2) / 1e9 == pytest.approx(0.54, abs=0.005)
+    assert full_logits(rows=1, tokens=2048, vocabulary=128256) / 1e9 == pytest.approx(
+        2.63, abs=0.005
+    )
     assert kv_cache(arch) == 128 * 1024
 
 
@@ -69,6 +73,9 @@ def test_qwen_half_b_as_worked_by_hand():
     assert four_bits(arch.linear_weights) / 1e9 == pytest.approx(0.18, abs=0.006)
     assert arch.embeddings * 2 / 1e9 == pytest.approx(0.27, abs=0.005)
     assert adapter_weights(arch, 16, "all-linear") / 1e6 == pytest.approx(8.8, abs=0.05)
+    assert full_logits(rows=1, tokens=2048, vocabulary=151936) / 1e9 == pytest.approx(
+        3.11, abs=0.005
+    )
     assert kv_cache(arch) == 12 * 1024
 
 

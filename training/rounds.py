@@ -35,6 +35,7 @@ from labeling.models import (
     content_hash,
 )
 from labeling.storage import storage_path
+from training.dataset_settings import settings_again
 from training.datasets import load_pairs, pair_rows, side_of
 from training.ml.config import PPORecipe
 from training.models import ModelVersion, Round, RoundMeasure, RoundPair, Run
@@ -718,20 +719,18 @@ def train_on_labels(round_: Round, kind: str, user: Any) -> Run:
     project = round_.project
     last = project.runs.filter(kind=kind, status=Job.Status.SUCCEEDED).order_by("-pk").first()
     base, chosen = _first_base(project, settings_of(round_).models[0]), {}
-    labels, test_share = "mixed", 0.1
+    made_by = None
     if last is not None:
         base, chosen = last.base_model, unusual(recipe_of_run(last))
-        if last.dataset is not None:
-            labels = last.dataset.filters.get("labels", labels)
-            test_share = last.dataset.filters.get("test_share", test_share)
+        if last.dataset is not None and not last.dataset.of_ratings:
+            made_by = settings_again(last.dataset.filters)
     with transaction.atomic():
         run = start_run(
             project,
             kind=kind,
             base_model=base,
             recipe_settings=chosen,
-            labels=labels,
-            test_share=test_share,
+            made_by=made_by,
             created_by=user,
         )
         setattr(round_, name, run)

@@ -133,7 +133,7 @@ def test_a_judge_that_is_asked_here_is_counted_where_memory_is_foretold(project,
     assert "beside" not in terms(far)
     # The base is the judge's model too, and both are loaded; its file is mapped beside it.
     assert terms(near)["beside"] == terms(near)["weights"]
-    asked = ppo_memory.Judge(recipe.base_model, "auto", False, 0, words=2_000)
+    asked = ppo_memory.Judge(recipe.base_model, "auto", False, 0, lead=0, words=2_000)
     many = replace(recipe, prompts_per_step=64, rollout_batch_size=1, batch_size=1)
     assert ppo_memory.predict(many, arch, device="cpu", judge=asked).moment == "judging"
 

@@ -140,6 +140,11 @@ def settings_of(round_: Round) -> RoundSettings:
     return RoundSettings(**{**kept, "models": tuple(kept["models"])})
 
 
+def people_of(project: Project, asked: int) -> int:
+    """How many people judge each pair of a round whose settings ask for so many."""
+    return asked or project.labels_per_comparison
+
+
 def defaults_for(project: Project) -> RoundSettings:
     """What the next round of a project would be, if nobody says otherwise: like the last one, with
     the models that came of it.
@@ -678,7 +683,7 @@ def _give_to_people(
                 },
             )
         )
-    RowStore(project, settings_of(round_).people or None).store(rows)
+    RowStore(project, people_of(project, settings_of(round_).people)).store(rows)
     keys = {candidates[place].key: place for place in drawn.places}
     made = list(
         project.comparisons.filter(content_hash__in=list(keys)).values_list("pk", "content_hash")

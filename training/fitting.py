@@ -14,7 +14,7 @@ from labeling.models import Rater
 from labeling.scoring import own_model_of
 from training.ml import ppo_memory
 from training.ml.architecture import Architecture, read_architecture
-from training.ml.config import AnyRecipe, PPORecipe
+from training.ml.config import AnyRecipe
 from training.ml.memory import (
     Estimate,
     Suggestion,
@@ -26,6 +26,7 @@ from training.ml.memory import (
     suggestions,
 )
 from training.ml.methods import why_not
+from training.ml.ppo_config import PPORecipe
 from training.models import Run
 
 SEEN_SECONDS = 30

@@ -6,12 +6,13 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from labeling.serializers import JOB_FIELDS, MessagesField, ObjectField
+from labeling.serializers.jobs import JOB_FIELDS
+from labeling.serializers.values import MessagesField, ObjectField
 from training.arenas import MOST_MODELS as MOST_MEETING
 from training.comparing import best_of
 from training.dataset_settings import LABELS, make_settings
-from training.ml.config import TRACKERS
 from training.ml.merge_recipe import MERGES, MOST_MODELS
+from training.ml.settings import TRACKERS
 from training.model_files import NUMBERS
 from training.models import (
     Arena,

@@ -1,7 +1,7 @@
 """Migrations on PostgreSQL at a million rows while answers are written; backup and restore.
 
     python -m tests.bench.migrations [--n 1000000] [--writers 4]
-    python -m tests.bench.migrations --backup [--n 200000]
+    python -m tests.bench.migrations --backup --n 200000
 
 The database is made as it was before `labeling 0007`, filled with N comparisons that have one
 preference each (2 N responses, N prompts), and then brought up to date migration by migration,
@@ -12,8 +12,11 @@ seconds      it took
 longest      milliseconds of the longest answer that began or ended in it
 refused      answers that the table refused because the code that wrote them was older than it
 
-`--backup` fills 5 N rows in today's form and prints seconds and bytes of a backup, of its check,
-and of its restore into an empty installation.
+`--backup` fills 5 N rows in today's form on PostgreSQL, responses of 720 characters that pack to
+half, and prints, for a backup of it, its check and its restore into another PostgreSQL and into
+SQLite, and for a backup of that SQLite: seconds, the most memory that the command's process held
+(ru_maxrss, in MB of 2^20 bytes), and the archive's size. Every restore holds each table against the
+hash that the backup told; at the end the hashes that both databases told are compared.
 """
 
 import argparse
@@ -40,7 +43,7 @@ SELECT i, ('[{{"role": "user", "content": "Tell me about place ' || i || '."}}]'
     lpad(i::text, 64, '0'), now(), {project} FROM generate_series(1, {n}) AS i;
 INSERT INTO labeling_response (id, messages, content_hash, source, n_chars, created_at, prompt_id)
 SELECT i,
-    ('[{{"role": "assistant", "content": "' || repeat('Some words. ', 60) || i || '"}}]')::jsonb,
+    ('[{{"role": "assistant", "content": "' || {text} || i || '"}}]')::jsonb,
     lpad(i::text, 64, '0'), '', 720, now(), (i + 1) / 2 FROM generate_series(1, 2 * {n}) AS i;
 INSERT INTO labeling_comparison (id, content_hash, external_id, gold, purpose, metadata, leaks,
     labels_wanted, open_places, priority, random_key, created_at, project_id, prompt_id,
@@ -53,6 +56,10 @@ SELECT 'a', '', '[]', '{{}}', 'a', false, i, {rater}{more_values} FROM generate_
 SELECT setval('labeling_prompt_id_seq', {n}), setval('labeling_response_id_seq', 2 * {n}),
     setval('labeling_comparison_id_seq', {n});
 """
+SAME_TEXT = "repeat('Some words. ', 60)"
+OWN_TEXT = (
+    "(SELECT string_agg(md5((i * 100 + word)::text), ' ') FROM generate_series(1, 22) AS word)"
+)
 
 
 class Writer(threading.Thread):
@@ -136,8 +143,11 @@ def set_up(url: str, storage: Path) -> None:
     django.setup()
 
 
-def fill(n: int, more: dict[str, str]) -> tuple[int, int]:
-    """(project, rater) of N comparisons with a preference each, of another rater than this one."""
+def fill(n: int, more: dict[str, str], text: str = SAME_TEXT) -> tuple[int, int]:
+    """(project, rater) of N comparisons with a preference each, of another rater than this one.
+
+    Args: text: SQL that gives the text of response i.
+    """
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -160,7 +170,7 @@ def fill(n: int, more: dict[str, str]) -> tuple[int, int]:
         names = "".join(f", {name}" for name in more)
         values = "".join(f", {value}" for value in more.values())
         own = {"project": keys["project"], "rater": keys["rater"] - 1}
-        cursor.execute(FILL.format(n=n, more_names=names, more_values=values, **own))
+        cursor.execute(FILL.format(n=n, text=text, more_names=names, more_values=values, **own))
         cursor.execute("VACUUM ANALYZE")
     return keys["project"], keys["rater"]
 
@@ -231,39 +241,58 @@ def backup(url: str, folder: Path, n: int) -> None:
     from django.core.management import call_command
     from django.db import connection
 
+    from config.backups import checked_manifest
+
     call_command("migrate", verbosity=0)
-    fill(n, {"certified": "false"})
-    connection.close()
-    archive = folder / "backup.tar"
-    rows = []
-
-    def timed(name: str, *command: str, **environment: str) -> None:
-        began = time.time()
-        done = subprocess.run(
-            [sys.executable, "manage.py", *command],
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            sys.exit(f"{command}: {done.stdout}{done.stderr}")
-        rows.append((name, time.time() - began))
-
-    timed("backup", "backup", str(archive))
-    timed("restore --check", "restore", "--check", str(archive))
+    fill(n, {"certified": "false"}, OWN_TEXT)
     with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("CREATE DATABASE restored")
-    there = {
-        "DATABASE_URL": url.rpartition("/")[0] + "/restored",
-        "PREFLOOP_STORAGE": str(folder / "restored"),
-    }
-    timed("migrate", "migrate", "--verbosity", "0", **there)
-    timed("restore", "restore", str(archive), **there)
-    print(f"{5 * n:,} rows; the archive has {archive.stat().st_size / 2**20:.0f} MB\n")
-    print("| step | seconds | rows a second |\n| --- | ---: | ---: |")
-    for name, seconds in rows:
-        print(f"| {name} | {seconds:.0f} | {5 * n / seconds:,.0f} |")
+    connection.close()
+    first, second = folder / "postgresql.tar", folder / "sqlite.tar"
+
+    def installation(name: str, url: str) -> dict[str, str]:
+        (folder / name).mkdir()
+        return os.environ | {"PREFLOOP_STORAGE": str(folder / name), "DATABASE_URL": url}
+
+    restored = installation("restored", url.rpartition("/")[0] + "/restored")
+    sqlite = installation("sqlite", f"sqlite:///{folder / 'sqlite.sqlite3'}")
+    there = dict(os.environ)
+    print(f"{5 * n:,} rows\n\n| step | seconds | rows a second | peak, MB | archive, MB |")
+    print("| --- | ---: | ---: | ---: | ---: |", flush=True)
+    for name, environment, *command in (
+        ("PostgreSQL: backup", there, "backup", str(first)),
+        ("restore --check", there, "restore", "--check", str(first)),
+        ("", restored, "migrate", "--verbosity", "0"),
+        ("restore into PostgreSQL", restored, "restore", str(first)),
+        ("", sqlite, "migrate", "--verbosity", "0"),
+        ("restore into SQLite", sqlite, "restore", str(first)),
+        ("SQLite: backup", sqlite, "backup", str(second)),
+    ):
+        seconds, peak = timed(command, environment)
+        if name:
+            size = f"{Path(command[-1]).stat().st_size / 2**20:.0f}"
+            print(
+                f"| {name} | {seconds:.0f} | {5 * n / seconds:,.0f} | {peak:.0f} | {size} |",
+                flush=True,
+            )
+    told = [checked_manifest(path)["tables"] for path in (first, second)]
+    differ = [name for name in told[0] if told[0][name] != told[1][name]]
+    print(f"\nTables whose hashes differ between the two backups: {', '.join(differ) or 'none'}")
+
+
+def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    """(seconds, peak of memory in MB) of a management command. It ends the bench where it fails."""
+    began = time.time()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", *command], env=environment, stdout=said, stderr=said
+        )
+        _pid, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            sys.exit(f"{command}: {said.read().decode()}")
+    return time.time() - began, used.ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -380,7 +380,7 @@ def planner(first: int) -> None:
     from tests.bench.memory import save_model
     from tests.training.reward_models import save_reward_model
     from training.ml.architecture import read_architecture
-    from training.ml.config import PPORecipe
+    from training.ml.ppo_config import PPORecipe
     from training.ml.ppo_memory import Judge, predict
 
     common = {

@@ -17,19 +17,7 @@ from itertools import product
 from typing import Any
 
 from training.ml.architecture import Architecture
-from training.ml.config import (
-    DTYPES,
-    NO_REFERENCE,
-    DPORecipe,
-    QuietStarRecipe,
-    Recipe,
-    gettext_noop,
-    is_target,
-    targets,
-    texts_in_a_row,
-    token_budget,
-    typed,
-)
+from training.ml.config import NO_REFERENCE, DPORecipe, Recipe, typed
 from training.ml.methods import (
     IN_4_BITS,
     LORA,
@@ -39,6 +27,15 @@ from training.ml.methods import (
     needs_reference_copy,
     virtual_tokens,
     why_not,
+)
+from training.ml.quiet_star_config import QuietStarRecipe
+from training.ml.settings import (
+    DTYPES,
+    gettext_noop,
+    is_target,
+    targets,
+    texts_in_a_row,
+    token_budget,
 )
 
 MIB, GIB = 2**20, 2**30

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from training.ml.architecture import Architecture, read_architecture
-from training.ml.config import PPORecipe, gettext_noop, names_in, targets
 from training.ml.memory import (
     ADAM_STATES,
     MOST_ASKED,
@@ -34,6 +33,8 @@ from training.ml.memory import (
     work_space,
 )
 from training.ml.methods import BESIDE, IN_4_BITS
+from training.ml.ppo_config import PPORecipe
+from training.ml.settings import gettext_noop, names_in, targets
 from training.ml.weights import tensor_shapes
 
 KEPT_LOGITS = 2**24

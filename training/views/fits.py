@@ -17,8 +17,9 @@ from labeling.models import Project
 from labeling.storage import check_model_name
 from training.fitting import Fit, fit, fit_work, machine
 from training.forms import NAMES, WorkForm
-from training.ml.config import METHODS, RECIPES, make_recipe
+from training.ml.config import RECIPES, make_recipe
 from training.ml.memory import REFERENCES
+from training.ml.settings import METHODS
 from training.runs import named_model, rating_judge, with_folders
 
 

@@ -354,7 +354,7 @@ def table(rows: list[dict[str, Any]]) -> None:
                     f"{arm:>16}  " + "  ".join(f"{m:9.4f}" for m in means) + f"  {len(seeds)} seeds"
                 )
         for arm in arms:
-            for other in ("random 200", "random 400", "random 600"):
+            for other in ("random 200", "random 400", "random 600", "random 1000"):
                 if arm.startswith("random") or other not in arms:
                     continue
                 for n in range(1, ROUNDS + 1):

@@ -90,7 +90,7 @@ class MergeForm(forms.Form):
     )
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, label_suffix="", **kwargs)
         self.project = project
         names = mergeable_models(project)
         choices = [("", "–"), *((name, name) for name in names)]

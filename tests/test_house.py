@@ -146,7 +146,8 @@ def test_the_init_files_of_apps_are_empty():
         for path in python_files(*APPS)
         if path.name == "__init__.py" and path.read_text().strip()
     ]
-    assert full == []
+    # Django finds tables in `models` alone: a package of them has to name them there.
+    assert full == ["labeling/models/__init__.py"]
 
 
 def test_every_module_opens_with_a_line_on_its_subject():

@@ -24,22 +24,12 @@ from training.dataset_settings import (
     settings_of_now,
 )
 from training.datasets import plan, refuse_too_few
-from training.ml.config import (
-    DTYPES,
-    IMITATE,
-    METHODS,
-    ON_TEXTS,
-    RECIPES,
-    SCHEDULERS,
-    TRACKERS,
-    PPORecipe,
-    make_recipe,
-    names_in,
-    settings_of,
-)
+from training.ml.config import IMITATE, ON_TEXTS, RECIPES, make_recipe, settings_of
 from training.ml.memory import USES, make_work
 from training.ml.methods import BESIDE, SETTINGS, other_settings, why_not
 from training.ml.objectives import why_not_labels
+from training.ml.ppo_config import PPORecipe
+from training.ml.settings import DTYPES, METHODS, SCHEDULERS, TRACKERS, names_in
 from training.models import Dataset, ModelVersion, Run, Study
 from training.runs import check_base, known_models, named_model, with_folders
 from training.studies import MOST_SEEDS, REFERENCES

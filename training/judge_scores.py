@@ -12,7 +12,7 @@ from typing import Any
 from labeling.models import Messages, Rater, content_hash
 from labeling.scoring import HIGHEST, LOWEST, CannotRate, Rates, Rating, open_rater
 from labeling.storage import storage_path
-from training.ml.config import PPORecipe
+from training.ml.ppo_config import PPORecipe
 from training.models import Run
 
 KEPT = "judge-scores.jsonl"

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.models import Project
-from training.merges import make_merge_recipe, mergeable_models
+from training.merges import make_merge_recipe, mergeable_models, why_no_worker
 from training.ml.merge_recipe import (
     ABOUT,
     DTYPES,
@@ -125,8 +125,11 @@ class MergeForm(forms.Form):
 
     @property
     def methods(self) -> list[tuple[str, str, str, bool]]:
-        """(value, name, a sentence, whether it is chosen) of each method."""
-        return [(m, _(MERGES[m]), _(ABOUT[m]), m == self.chosen) for m in MERGES]
+        """(value, name, what there is to say about it, whether it is chosen) of each method."""
+        return [
+            (m, _(MERGES[m]), f"{_(ABOUT[m])} {why_no_worker(m)}".strip(), m == self.chosen)
+            for m in MERGES
+        ]
 
     @property
     def settings(self) -> Iterator[forms.BoundField]:
@@ -184,6 +187,9 @@ class MergeForm(forms.Form):
             return cleaned
         if not models:
             self.add_error("model_1", _("Choose a model."))
+            return cleaned
+        if reason := why_no_worker(method):
+            self.add_error("method", reason)
             return cleaned
         try:
             make_merge_recipe(self.project, **merge)

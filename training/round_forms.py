@@ -37,6 +37,12 @@ class RoundForm(forms.Form):
         help_text=_lazy("Reads the candidates, to see what a label of each would tell."),
     )
     n_labels = forms.IntegerField(label=_lazy("Pairs"), min_value=1, max_value=100_000)
+    people = forms.IntegerField(
+        label=_lazy("People for each pair"),
+        min_value=0,
+        max_value=100,
+        help_text=_lazy("0: as many as the project’s settings want. Chosen pairs are hard ones."),
+    )
     n_prompts = forms.IntegerField(
         label=_lazy("Prompts"),
         min_value=1,
@@ -77,7 +83,7 @@ class RoundForm(forms.Form):
     seed = forms.IntegerField(label=_lazy("Seed"), min_value=0, max_value=LARGEST)
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, label_suffix="", **kwargs)
         self.fields["models"].choices = [(name, name) for name in writers(project)]
         self.fields["scorer"].choices = [
             ("", _lazy("None yet: by what is alike")),
@@ -125,7 +131,7 @@ class ArenaForm(forms.Form):
     limits = ("n_pairs", "temperature", "max_new_tokens", "seed")
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, label_suffix="", **kwargs)
         self.fields["models"].choices = [(name, name) for name in writers(project)]
         self.fields["models"].help_text = _lazy("Two to %(n)s.") % {"n": MOST_MODELS}
 

@@ -25,22 +25,12 @@ from training.dataset_settings import settings_of_now
 from training.datasets import freeze
 from training.ml.architecture import model_folder as cached_folder
 from training.ml.architecture import named_layers
-from training.ml.config import (
-    METHODS,
-    ON_TEXTS,
-    RECIPES,
-    TRACKERS,
-    AnyRecipe,
-    PPORecipe,
-    TextRecipe,
-    is_target,
-    make_recipe,
-    targets,
-    typed,
-)
+from training.ml.config import ON_TEXTS, RECIPES, AnyRecipe, TextRecipe, make_recipe, typed
 from training.ml.merge_recipe import root_of
 from training.ml.methods import BESIDE, IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
 from training.ml.objectives import why_not_base, why_not_labels
+from training.ml.ppo_config import PPORecipe
+from training.ml.settings import METHODS, TRACKERS, is_target, targets
 from training.models import Dataset, ModelVersion, Run, RunRewardModel, Sweep
 from training.texts import text_path
 from training.writers import check_generation

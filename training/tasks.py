@@ -29,9 +29,10 @@ from training.fitting import keep_peaks
 from training.fleet import bring, leave
 from training.judge_scores import JudgeScores
 from training.merges import carry_out_merge
-from training.ml.config import ON_TEXTS, TRACKERS
+from training.ml.config import ON_TEXTS
 from training.ml.data import prompts_of
 from training.ml.objectives import why_not_labels
+from training.ml.settings import TRACKERS
 from training.model_files import carry_out_export
 from training.models import (
     Arena,
@@ -241,8 +242,8 @@ LESS_MEMORY: dict[type[Job], str] = {
 
 def _report(report: ModelReport) -> None:
     result = figures_of(report.model, _teller(report))
-    if report.finish(Job.Status.SUCCEEDED, result=result):
-        write_card(report.model)
+    if report.finish(Job.Status.SUCCEEDED, result=result) and write_card(report.model):
+        leave(next(shared.places_of_version(report.model)))
 
 
 def _study(study: Study) -> None:

@@ -18,11 +18,11 @@ from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.reading import TooLarge
 from labeling.api.refusals import Conflict
-from labeling.imports.forms import Labels
+from labeling.imports.foreign.columns import Labels
 from labeling.imports.uploads import BadUpload, keep_upload, kept_upload, reject_path, too_large
 from labeling.models import ImportJob, Project, Rater
 from labeling.reports import compute_anew
-from labeling.serializers import (
+from labeling.serializers.jobs import (
     ImportSerializer,
     LeaderboardLineSerializer,
     LeaderboardSerializer,

@@ -20,7 +20,7 @@ from labeling.access import labeler
 from labeling.answering import answer, answer_and_go_on, skip_comparison, undo_last
 from labeling.assignment import in_hand, why_empty, work_for
 from labeling.differences import TooLong, word_difference
-from labeling.forms import AnswerForm, SkipForm
+from labeling.forms.answers import AnswerForm, SkipForm
 from labeling.models import (
     Assignment,
     Flag,

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST
 from labeling.access import labeler
 from labeling.answering import record_ranking, skip_set
 from labeling.assignment import ranking_places, response_name, responses_in_hand, set_assignments
-from labeling.forms import RankingForm, SkipForm
+from labeling.forms.answers import RankingForm, SkipForm
 from labeling.models import Assignment, Ranking, Rater, Response
 from labeling.places import NotYours
 from labeling.views.compare import go_on, refuse

@@ -14,7 +14,7 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from labeling.access import project_for
-from labeling.forms import LabelLimitForm, SetForm
+from labeling.forms.raters import LabelLimitForm, SetForm
 from labeling.members import set_label_limit
 from labeling.models import Assignment, Comparison, Project, Rater
 from labeling.quality import (

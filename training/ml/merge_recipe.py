@@ -13,13 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.ml.settings import gettext_noop
 from training.ml.weights import tensor_shapes
-
-
-def gettext_noop(text: str) -> str:
-    """Marks a text for the catalogue, as in training/ml/config.py."""
-    return text
-
 
 MERGES = {
     "fold": gettext_noop("Adapter into its base"),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.ml.config import COMBINED, KLS
+from training.ml.ppo_config import COMBINED, KLS
 
 WEIGHTINGS = ("tokens", "responses", "sums", "constant")
 

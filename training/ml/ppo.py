@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import set_seed
 
-from training.ml.config import PPORecipe, names_in
 from training.ml.data import Messages, chat_tokens
 from training.ml.loading import (
     load_reward_model,
@@ -53,6 +52,7 @@ from training.ml.policy_gradients import (
     value_loss,
     whiten,
 )
+from training.ml.ppo_config import PPORecipe
 from training.ml.ratings import Rater
 from training.ml.roles import (
     CRITIC,
@@ -71,6 +71,7 @@ from training.ml.roles import (
     token_values,
 )
 from training.ml.rollouts import Rollout, end_ids, roll_out
+from training.ml.settings import names_in
 from training.ml.steps import OnStep, StepReport, every, quiet_trainer, resume_point, seal
 from training.ml.vllm_generation import Writer
 

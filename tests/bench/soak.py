@@ -37,19 +37,8 @@ def main() -> None:
             *("--seconds", str(60 * options.minutes), "--raters", str(options.raters)),
             *("--thinking", "0.33", "--comparisons", str(int(4000 * options.minutes))),
             *("--faults", str(int(options.minutes * options.faults_per_minute))),
-            *(
-                "--steps",
-                "11000",
-                "--judged",
-                "6000",
-                "--rationale",
-                "64",
-                "--heartbeat",
-                "10",
-                "--disk",
-                "2000",
-            ),
-            *("--finish", "60"),
+            *("--steps", "11000", "--judged", "6000", "--rationale", "64"),
+            *("--heartbeat", "10", "--disk", "2000", "--finish", "60"),
             *("--seed", str(options.seed), "--logs", options.logs, "--again"),
         ]
     )

@@ -6,7 +6,7 @@ their own.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from statistics import median
 from typing import Any
@@ -209,13 +209,14 @@ def usual_rates(project: Project) -> Rates:
     a median, and it costs the same in a project of a thousand people.
     """
     key = f"usual-rates-{project.pk}"
-    rates = cache.get(key)
+    kept = cache.get(key)
+    rates = Rates(**kept) if kept else None
     if rates is None:
         people = project.raters.filter(kind=Rater.Kind.PERSON).order_by("pk")
         counted = _counted(list(people.values_list("pk", flat=True)[:PEOPLE_FOR_MEDIANS]))
         rates = medians(counted.values())
         if sum(row["n"] for row in counted.values()) > NEWEST_IN_LIST:
-            cache.set(key, rates, KEEP_MEDIANS)  # below that it is quick, and of now
+            cache.set(key, asdict(rates), KEEP_MEDIANS)  # below that it is quick, and of now
     return rates
 
 

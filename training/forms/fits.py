@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.models import Project
 from labeling.storage import check_model_name
-from training.forms import LARGEST, refuse
+from training.forms.launch import LARGEST, refuse
 from training.ml.memory import USES, make_work
 from training.ml.settings import DTYPES
 from training.models import Run

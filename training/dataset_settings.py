@@ -152,11 +152,6 @@ class DatasetSettings:
         first, last = _day("since", self.since), _day("until", self.until)
         return first, last + timedelta(days=1) if last else None
 
-    @property
-    def needs_statistics(self) -> bool:
-        """Whether making it takes the libraries of the extra `stats`."""
-        return self.near_duplicates > 0
-
     def as_json(self) -> dict[str, Any]:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
 

@@ -15,8 +15,9 @@ from django.views.decorators.http import require_POST, require_safe
 from labeling.access import project_for
 from labeling.models import Project
 from labeling.storage import check_model_name
+from training.fit_forms import WorkForm
 from training.fitting import Fit, fit, fit_work, machine
-from training.forms import NAMES, WorkForm
+from training.forms import NAMES
 from training.ml.config import RECIPES, make_recipe
 from training.ml.memory import REFERENCES
 from training.ml.settings import METHODS

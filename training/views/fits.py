@@ -42,7 +42,7 @@ def fit_context(data: QueryDict, user: Any, project: Project, kind: str) -> dict
     if not base:
         return {"fit": None, "missing": _("Choose a base model to see the memory that it needs.")}
     try:
-        check_model_name(base, user)
+        check_model_name(project, base, user)
         folder = named_model(project, base)
         recipe = make_recipe(kind, posted_settings(data, kind) | {"base_model": folder})
         found = fit(

@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import random
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +28,8 @@ SMALL_PAIRS = 30
 """Labels behind the reward model that is learned from; the hold-out has all of the other half."""
 WILD_PAIRS, WILD_TEMPERATURES = 600, (1.0, 1.5)
 """Of the hold-out besides: responses of the start that are more varied than those of the others."""
+ANSWERS = 2
+"""To each held-out prompt at a look; so few prompts and one answer make a noisy figure."""
 SETTINGS: dict[str, Any] = {
     "algorithm": "rloo",
     "steps": 30,
@@ -160,7 +163,7 @@ def run(folder: Path, seed: int, healthy: bool, changed: dict[str, Any]) -> dict
         reward_model.train(recipe, others, test, holdout, lambda report: None)
     looks: list[dict[str, Any]] = []
     notes: list[tuple[int, tuple[str, ...]]] = []
-    asked = prompts_of(test)
+    asked = [prompt for prompt in prompts_of(test) for _ in range(ANSWERS)]
     with tempfile.TemporaryDirectory() as out:
         recipe = RewardRecipe(base_model=base, seed=seed, **rewarding)
         small = reward_model.train(recipe, labels, test, Path(out) / "small", lambda report: None)
@@ -179,6 +182,9 @@ def run(folder: Path, seed: int, healthy: bool, changed: dict[str, Any]) -> dict
             ]
             one = {"step": look.step, "truth": truth, "numbers": look.numbers}
             looks.append(one | {"texts": look.texts})
+            words = [f"step {look.step}", f"truth {sum(truth) / len(truth):.2f}"]
+            words += [f"{name} {look.mean(name):.2f}" for name in ("score", "careful", "kl")]
+            print(*words, f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
         ppo.train(
             policy,

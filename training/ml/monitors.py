@@ -36,7 +36,7 @@ PAIRS = 20
 """Comparisons that people are given after an alarm."""
 
 CONFIRMED = 0.5
-"""Share of the score's gain that the hold-out is to have gained too, both in deviations of the
+"""Share of the score's gain that the careful score is to have gained too, both in deviations of the
 start. A reward model of other labels that is right as often gains about their correlation of it."""
 
 IN_A_ROW_ONLY = (FALLS, UNCONFIRMED)
@@ -169,12 +169,13 @@ def alarms(recipe: PPORecipe, now: Look, start: Look, best: Look) -> list[Alarm]
             )
             found.append(Alarm(FALLS, True, words))
     if "holdout" in now.numbers:
-        gains = {name: np.array(now.minus(start, name)) for name in ("score", "holdout")}
-        rest = mean_figure((gains["holdout"] - CONFIRMED * gains["score"]).tolist())
+        gains = {name: np.array(now.minus(start, name)) for name in ("score", "holdout", "careful")}
+        rest = mean_figure((gains["careful"] - CONFIRMED * gains["score"]).tolist())
         if rest["high"] is not None and rest["high"] < 0 < gains["score"].mean():
             words = (
                 f"the score has risen by {gains['score'].mean():.2f} since the start, the hold-out "
-                f"by {gains['holdout'].mean():.2f} only"
+                f"by {gains['holdout'].mean():.2f}, of which {gains['careful'].mean():.2f} can be "
+                "believed"
             )
             found.append(Alarm(UNCONFIRMED, True, words))
     if recipe.kl_budget and now.mean("kl") > recipe.kl_budget:

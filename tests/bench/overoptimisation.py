@@ -32,7 +32,7 @@ ANSWERS = 2
 """To each held-out prompt at a look; so few prompts and one answer make a noisy figure."""
 SETTINGS: dict[str, Any] = {
     "algorithm": "rloo",
-    "steps": 30,
+    "steps": 60,
     "prompts_per_step": 32,
     "samples_per_prompt": 2,
     "max_new_tokens": 64,
@@ -41,11 +41,11 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 64,
     "minibatches": 2,
     "epochs": 2,
-    "learning_rate": 2e-3,
+    "learning_rate": 5e-4,
     "scheduler": "constant_with_warmup",
     "kl_coefficient": 0.0,
     "missing_end_penalty": 0.0,
-    "eval_every": 1,
+    "eval_every": 2,
     "checkpoint_every": 1000,
     "test_prompts": 1000,
     "on_alarm": "note",

@@ -129,7 +129,7 @@ def test_a_hold_out_that_is_fooled_by_unknown_language_is_not_believed():
         one = look(step, step, step)
         one.numbers["rarest"] = [-30.0] * n_unknown + [-3.0] * (N - n_unknown)
         found.append(kinds(watch.see(one)))
-    assert found == [[], [], [], [], [], [FALLS]]
+    assert found == [[], [], [], [], [], [FALLS, UNCONFIRMED]]
     assert watch.best.step == 3  # 28 of 40 believed at 3 are better than all at 2
 
     for trusting in (
@@ -139,6 +139,19 @@ def test_a_hold_out_that_is_fooled_by_unknown_language_is_not_believed():
         for step in range(4):
             assert trusting.see(look(step, step, rarest=-3.0 - step)) == []
         assert trusting.best.step == 3
+
+
+def test_a_hold_out_confirms_no_more_than_can_be_believed_of_it():
+    """It rises as the score does, and so does the careful score, but by a quarter of that alone."""
+    watch = Watch(WATCHED)
+    found = []
+    for step, score, n_unknown in ((0, 0, 0), (1, 1, 0), (2, 5, 30), (3, 6, 30)):
+        one = look(step, score, score)
+        one.numbers["rarest"] = [-30.0] * n_unknown + [-3.0] * (N - n_unknown)
+        found.append(watch.see(one))
+    assert [kinds(alarms) for alarms in found] == [[], [], [], [UNCONFIRMED]]
+    assert "the hold-out by 6.00, of which 1.34 can be believed" in found[-1][0].words
+    assert watch.best.step == 3
 
 
 def test_without_a_hold_out_the_best_look_is_the_highest_careful_score_without_an_alarm():

@@ -1,7 +1,7 @@
 """A policy against a reward model that knows too little, with KL for nothing: does the alarm come
 in time?
 
-    python -m tests.bench.overoptimisation run --folder DIR --seed 1    # a seed, about five minutes
+    python -m tests.bench.overoptimisation run --folder DIR --seed 1    # a seed, about four minutes
     python -m tests.bench.overoptimisation run --folder DIR --seed 1 --healthy
     python -m tests.bench.overoptimisation report --folder DIR          # the table of all of them
     python -m tests.bench.overoptimisation report --folder DIR --healthy
@@ -32,7 +32,7 @@ ANSWERS = 2
 """To each held-out prompt at a look; so few prompts and one answer make a noisy figure."""
 SETTINGS: dict[str, Any] = {
     "algorithm": "rloo",
-    "steps": 80,
+    "steps": 60,
     "prompts_per_step": 32,
     "samples_per_prompt": 2,
     "max_new_tokens": 64,

@@ -30,7 +30,7 @@ urlpatterns = [
     path("metrics", metrics, name="metrics"),
     path("api/", include("labeling.api.urls")),
     path("api/", include("judges.api")),
-    path("api/", include("training.api")),
+    path("api/", include("training.api.urls")),
     path("api/<path:rest>", unknown_address),
     path("", include("labeling.urls")),
     path("", include("judges.urls")),

@@ -15,6 +15,7 @@ from judges.ml.modes import Outcome, judge
 from judges.ml.questions import Sample
 from judges.models import JudgeRun, JudgeVersion
 from judges.servers import server_engine
+from labeling import shared
 from labeling.models import Comparison, Project
 from labeling.storage import model_folder, names_a_path, storage_path
 
@@ -61,6 +62,7 @@ def opened(
             anew=anew,
         )
     if recipe.mode == "reward":
+        shared.fetch_model(version.judge.project, version.model)
         place = model_place(version.judge.project, version.model)
         scorer = _imported("reward").load_reward_model(place, recipe, device, batch_tokens, counts)
         return lambda comparisons: scorer.judge([sample_of(one) for one in comparisons])
@@ -83,6 +85,7 @@ def engine_of(
     """
     if version.server is not None:
         return server_engine(version.server, version.model, recipe, budget, counts, halt)
+    shared.fetch_model(version.judge.project, version.model)
     place = model_place(version.judge.project, version.model)
     engine: Engine = _imported("engine").load_engine(place, recipe, device, batch_tokens, counts)
     return engine

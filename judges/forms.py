@@ -38,7 +38,7 @@ from judges.models import (
 )
 from judges.prompts import with_words
 from judges.selection import OFFERED, Which, selection_of
-from labeling.forms import LinesField
+from labeling.forms.lines import LinesField
 from labeling.models import Comparison, Project
 
 MOST = 2**31 - 1

@@ -128,6 +128,12 @@ class JudgeVersion(models.Model):
 
         return open_to_rate(self, **limits)
 
+    def own_model(self) -> Any:
+        """What it loads here: see labeling.scoring.own_model_of."""
+        from judges.rating import own_model
+
+        return own_model(self)
+
 
 class JudgeRunQuerySet(JobQuerySet):
     def unfinished(self) -> Self:

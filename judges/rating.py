@@ -3,7 +3,7 @@ engines, words and readings as for its verdicts in mode "score"."""
 
 from collections.abc import Iterator, Sequence
 
-from judges.engines import engine_of
+from judges.engines import engine_of, model_place
 from judges.ml.asking import BudgetSpent, Engine, EngineStopped
 from judges.ml.budget import Budget
 from judges.ml.config import JudgeRecipe, ModelUnusable, recipe_from
@@ -12,9 +12,11 @@ from judges.ml.questions import Lone
 from judges.models import JudgeVersion
 from judges.runs import BudgetUnknown, check_budget
 from labeling.models import Messages
-from labeling.scoring import CannotRate, Rating
+from labeling.scoring import CannotRate, OwnModel, Rating
 
 NOT_SAID = "Its answer was no score."
+LETTERS_OF_A_TOKEN = 4
+""""About", of English words in the vocabulary of a large model."""
 
 
 class Rater:
@@ -74,3 +76,20 @@ def open_to_rate(
     except (ModelUnusable, BudgetUnknown, EngineStopped) as problem:
         raise CannotRate(f"The judge {version} cannot be asked: {problem}") from None
     return Rater(engine, recipe, budget, str(version))
+
+
+def own_model(version: JudgeVersion) -> OwnModel | None:
+    """See `labeling.scoring.own_model_of`."""
+    if version.server_id is not None:
+        return None
+    recipe = recipe_from(version.recipe)
+    lead = (recipe.score_preamble, *recipe.principles)
+    words = (recipe.score_request, recipe.score_ending)
+    return OwnModel(
+        folder=model_place(version.judge.project, version.model),
+        dtype=recipe.dtype,
+        in_4_bits=recipe.load_in_4bit,
+        context=recipe.max_context,
+        lead=sum(map(len, lead)) // LETTERS_OF_A_TOKEN,
+        words=sum(map(len, words)) // LETTERS_OF_A_TOKEN,
+    )

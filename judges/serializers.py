@@ -29,7 +29,8 @@ from judges.models import (
     RoutingRun,
 )
 from judges.selection import OFFERED, Which, which_of
-from labeling.serializers import JOB_FIELDS, ObjectField, identifier
+from labeling.serializers.jobs import JOB_FIELDS
+from labeling.serializers.values import ObjectField, identifier
 
 MOST_EXEMPLARS = 100
 

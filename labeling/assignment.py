@@ -246,9 +246,10 @@ def _lease_from(rater: Rater, project: Project, streams: list[Stream]) -> list[A
 
 
 # One statement finds the next comparison and takes its place: nobody comes between. It is the
-# query `open_to(rater)` of labeling/models.py with `in_queue_order()`, or in the order of the audit
-# stream, written out because it is run for every single label. OFFSET 0 keeps PostgreSQL from
-# joining all of the answers of the rater: looked up one by one, the search ends at the first fit.
+# query `open_to(rater)` of labeling/models/comparisons.py with `in_queue_order()`, or in the order
+# of the audit stream, written out because it is run for every single label. OFFSET 0 keeps
+# PostgreSQL from joining all of the answers of the rater: looked up one by one, the search ends at
+# the first fit.
 # Of a response set it takes the first that is open: raters who came to a set by different pairs
 # would each get a part of it.
 TAKE_NEXT = """

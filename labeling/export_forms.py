@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from labeling.imports.forms import TRANSCRIPT_TURN
+from labeling.imports.foreign.dialogues import TRANSCRIPT_TURN
 from labeling.imports.sets import OF_A_PAIR
 from labeling.models import Choice, Messages, Rater
 

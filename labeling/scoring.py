@@ -44,6 +44,28 @@ class Rates(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class OwnModel:
+    """What a judge of ours loads where it is asked, for whoever must know what room it takes."""
+
+    folder: str
+    dtype: str
+    in_4_bits: bool
+    context: int
+    """Tokens of a question at most; 0 is as much as the model can read."""
+    lead: int
+    """About how many tokens every question begins with; they are held once."""
+    words: int
+    """About how many stand after the response."""
+
+
+def own_model_of(rater: Rater) -> OwnModel | None:
+    """The model that `open_rater` would load; None where the judge is on a server, or gone."""
+    version = getattr(rater, "judge_version", None)
+    found: OwnModel | None = version.own_model() if version is not None else None
+    return found
+
+
 def raters_that_rate(project: Project) -> list[Rater]:
     """The judges of a project that rate each response by itself, the newest first."""
     rows = Rater.objects.filter(project=project, kind=Rater.Kind.JUDGE)

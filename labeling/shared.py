@@ -11,12 +11,19 @@ no longer names are then removed.
 import hashlib
 import json
 import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
-from labeling.storage import storage_path
+from labeling.storage import names_a_path, storage_path
+
+if TYPE_CHECKING:
+    from labeling.models import Project
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +80,7 @@ def fetch(relative: str | Path) -> bool:
     listed = _listed(there, place)
     if not listed:
         return False
-    for name in sorted(listed, key=lambda name: (Path(name).name == LAST, name)):
-        _bring(there, f"{place}/{listed[name]['sha256']}", listed[name], _path(relative, name))
+    _bring_all(there, place, listed, storage_path(relative))
     if ITSELF not in listed:
         for name, path in _walk(relative):
             if name not in listed:
@@ -84,9 +90,61 @@ def fetch(relative: str | Path) -> bool:
 
 def fetch_missing(relative: str | Path) -> None:
     """The same for what never changes once it is there, as a dataset or a finished model: nothing
-    is looked up if it is here."""
-    if is_shared() and not storage_path(relative).exists():
-        fetch(relative)
+    is looked up if it is here.
+
+    What is here is whole: a folder is brought beside its place and moved there at the end, for
+    another worker of this machine may look meanwhile, and this one may be killed.
+    """
+    path = storage_path(relative)
+    if not is_shared() or path.exists():
+        return
+    there, place = _there(relative)
+    listed = _listed(there, place)
+    if not listed:
+        return
+    beside = storage_path("tmp")
+    beside.mkdir(exist_ok=True)
+    room = Path(tempfile.mkdtemp(prefix="fetched-", dir=beside))
+    try:
+        _bring_all(there, place, listed, room / "it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            (room / "it").rename(path)
+        except OSError:
+            if not path.exists():  # else somebody was faster
+                raise
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def fetch_model(project: "Project", name: str) -> None:
+    """Have a model of the project on this machine, or one that lies under models/, with all that
+    it stands on. A hub's model is not looked for here."""
+    if is_shared():
+        for relative in places_of(project, name):
+            fetch_missing(relative)
+
+
+def places_of(project: "Project", name: str) -> Iterator[str]:
+    """Where in the storage folder the files of a model lie that is named."""
+    # The model's row belongs to training, which labeling does not import; the project knows it.
+    version = project.models.filter(name=name).first()
+    if version is not None:
+        yield from places_of_version(version)
+    elif not names_a_path(name):
+        yield f"models/{name}"
+
+
+def places_of_version(version: Any) -> Iterator[str]:
+    """The same of a model's row: its own folder, and those of what it stands on."""
+    root = storage_path("")
+    while version is not None:
+        path = Path(version.path)
+        if path.is_relative_to(root):
+            yield str(path.relative_to(root))
+        elif not names_a_path(version.path):
+            yield version.path
+        version = version.base
 
 
 def forget(relative: str | Path) -> None:
@@ -135,11 +193,18 @@ def _remove_object(there: Any, path: str) -> None:
         return
 
 
+def _bring_all(there: Any, place: str, listed: dict[str, dict[str, Any]], target: Path) -> None:
+    """Every file of a list below the target, or the target itself. Raises: SharedFileBroken."""
+    for name in sorted(listed, key=lambda name: (Path(name).name == LAST, name)):
+        entry = listed[name]
+        _bring(there, f"{place}/{entry['sha256']}", entry, _path(target, name))
+
+
 def _bring(there: Any, source: str, entry: dict[str, Any], path: Path) -> None:
     if path.exists() and path.stat().st_size == entry["bytes"] and _sha256(path) == entry["sha256"]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     there.get_file(source, str(part))
     if _sha256(part) != entry["sha256"]:
         part.unlink()
@@ -147,12 +212,11 @@ def _bring(there: Any, source: str, entry: dict[str, Any], path: Path) -> None:
     part.replace(path)
 
 
-def _path(relative: str | Path, name: str) -> Path:
+def _path(folder: Path, name: str) -> Path:
     """Where a listed file lies here. The list was written by another machine: no name leads out."""
-    folder = storage_path(relative)
     path = folder if name == ITSELF else (folder / name).resolve()
     if not path.is_relative_to(folder):
-        raise SharedFileBroken(f"the list of {relative} names {name}, which lies outside of it")
+        raise SharedFileBroken(f"the list of {folder.name} names {name}, which lies outside of it")
     return path
 
 

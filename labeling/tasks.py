@@ -95,7 +95,7 @@ def deliver_webhooks() -> None:
 @shared_task
 def run_import(job_id: int) -> None:
     """Carry one uploaded file into its project. Run again, it adds what is missing."""
-    from labeling.imports.forms import Labels
+    from labeling.imports.foreign.columns import Labels
     from labeling.imports.importing import ImportReport, import_file
     from labeling.imports.reading import Progress
     from labeling.imports.uploads import forget_upload, max_unpacked_bytes, reject_path

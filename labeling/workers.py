@@ -121,6 +121,8 @@ def versions() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if shutil.which("mergekit-yaml"):  # a program, often of an environment of its own
+        found["mergekit"] = "on the PATH"
     return found
 
 

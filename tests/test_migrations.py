@@ -12,9 +12,15 @@ from importlib import import_module
 
 import pytest
 from django.db import connection, migrations, models
+from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
+
+from labeling import webhooks
+from labeling.models import Webhook
+from labeling.webhooks import secret_of
+from tests.factories import ProjectFactory, UserFactory
 
 LARGE = {
     "labeling": {"prompt", "response", "comparison", "preference", "assignment"},
@@ -114,3 +120,38 @@ def test_the_rule_knows_what_locks(operation, words):
     loader = MigrationLoader(None, replace_migrations=False)
     state = loader.project_state(("labeling", "0009_certificate_in_force"))
     assert list(dangers("labeling", operation, state)) == words
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_secret_of_before_still_signs_and_goes_back_as_it_was():
+    """Those who receive messages were told the secret once: an update must not change it."""
+    project = ProjectFactory()
+    there, back = (
+        ("labeling", "0015_encrypted_webhook_secrets"),
+        [("labeling", "0014_unsealed_changes")],
+    )
+
+    def migrated(targets: list[tuple[str, str]]):
+        executor = MigrationExecutor(connection)
+        executor.loader = MigrationLoader(connection, replace_migrations=False)
+        return executor.migrate(targets).apps.get_model("labeling", "Webhook")
+
+    newest = MigrationLoader(connection, replace_migrations=False).graph.leaf_nodes("labeling")
+    try:
+        old = migrated(back).objects.create(
+            project_id=project.pk, url="https://a.example/hook", events=[], secret="told-once"
+        )
+        migrated([there])
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT encrypted_secret FROM labeling_webhook")
+            assert "told-once" not in cursor.fetchone()[0]
+        webhook = Webhook.objects.get()
+        assert secret_of(webhook) == "told-once"
+        made = webhooks.make_webhook(project, "https://b.example/hook", [], UserFactory())
+        secret = secret_of(made)
+
+        kept = migrated(back).objects.in_bulk()
+        assert (kept[old.pk].secret, kept[made.pk].secret) == ("told-once", secret)
+    finally:
+        migrated(newest)
+    assert [secret_of(one) for one in Webhook.objects.order_by("pk")] == ["told-once", secret]

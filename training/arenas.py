@@ -150,7 +150,6 @@ def carry_out_arena(arena: Arena) -> None:
 
         for answer in sampled(
             arena,
-            "arenas",
             name,
             own,
             draws=1,

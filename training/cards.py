@@ -10,8 +10,8 @@ from django.utils.translation import override
 
 from training.dataset_settings import LABELS
 from training.datasets import words_of
-from training.ml.config import METHODS
 from training.ml.methods import other_settings
+from training.ml.settings import METHODS
 from training.models import Dataset, ModelReport, ModelVersion, Run
 from training.reports import files_of, people_and_judges
 
@@ -52,11 +52,13 @@ def card_of(model: ModelVersion) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def write_card(model: ModelVersion) -> None:
-    """Keep the card beside the weights, where the model's folder is one of ours."""
+def write_card(model: ModelVersion) -> bool:
+    """Keep the card beside the weights, where the model's folder is one of ours; whether it is."""
     folder = files_of(model)
-    if folder is not None and model.run is not None:
-        (folder / FILE).write_text(card_of(model), encoding="utf-8")
+    if folder is None or model.run is None:
+        return False
+    (folder / FILE).write_text(card_of(model), encoding="utf-8")
+    return True
 
 
 def _opening(model: ModelVersion) -> list[str]:

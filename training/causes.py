@@ -12,9 +12,11 @@ from django.utils.translation import gettext_noop
 
 from labeling.reports import StatisticsMissing
 from labeling.scoring import CannotRate
-from training.ml.config import TRACKERS, AnyRecipe, PPORecipe, token_budget
+from training.ml.config import AnyRecipe
 from training.ml.memory import halves
 from training.ml.methods import why_not
+from training.ml.ppo_config import PPORecipe
+from training.ml.settings import TRACKERS, token_budget
 from training.models import Run
 
 MEMORY = "memory"  # it ran out, of the machine or of the GPU

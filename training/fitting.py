@@ -3,16 +3,18 @@
 import shutil
 import statistics
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.cache import cache
 
+from labeling.models import Rater
+from labeling.scoring import own_model_of
 from training.ml import ppo_memory
 from training.ml.architecture import Architecture, read_architecture
-from training.ml.config import AnyRecipe, PPORecipe
+from training.ml.config import AnyRecipe
 from training.ml.memory import (
     Estimate,
     Suggestion,
@@ -24,6 +26,7 @@ from training.ml.memory import (
     suggestions,
 )
 from training.ml.methods import why_not
+from training.ml.ppo_config import PPORecipe
 from training.models import Run
 
 SEEN_SECONDS = 30
@@ -97,9 +100,10 @@ def _look() -> tuple[str, int | None, str]:
     return "cpu", int(free.split()[1]) * 1024 if free else None, "memory"
 
 
-def fit(kind: str, recipe: AnyRecipe, where: Machine) -> Fit:
+def fit(kind: str, recipe: AnyRecipe, where: Machine, judge: Rater | None = None) -> Fit:
     """Whether a run fits, what it takes, and what would fit.
 
+    Args: judge: of the project, that scores what PPO writes.
     Raises: ValueError in plain words where it cannot be told: no config, an uncounted model, a
         method that the recipe or the base refuses.
     """
@@ -113,11 +117,12 @@ def fit(kind: str, recipe: AnyRecipe, where: Machine) -> Fit:
     )
     if reason:
         raise ValueError(reason)
-    found = foretold(kind, recipe, arch, device=where.device)
+    found = foretold(kind, recipe, arch, device=where.device, judge=judge)
     others: list[Suggestion] = []
     if where.available is not None and found.peak > where.available:
         asked: dict[str, Any] = {"device": where.device}
         if isinstance(recipe, PPORecipe):
+            asked["judge"] = _asked_here(judge)
             others = ppo_memory.suggestions(recipe, arch, where.available, **asked)
         else:
             others = suggestions(kind, recipe, arch, where.available, **asked)
@@ -125,12 +130,26 @@ def fit(kind: str, recipe: AnyRecipe, where: Machine) -> Fit:
 
 
 def foretold(
-    kind: str, recipe: AnyRecipe, arch: Architecture, *, device: str, tokens: int | None = None
+    kind: str,
+    recipe: AnyRecipe,
+    arch: Architecture,
+    *,
+    device: str,
+    tokens: int | None = None,
+    judge: Rater | None = None,
 ) -> Estimate:
     """The peak of a run of any recipe; see training/ml/memory.py and ppo_memory.py."""
     if isinstance(recipe, PPORecipe):
-        return ppo_memory.predict(recipe, arch, device=device, tokens=tokens)
+        return ppo_memory.predict(
+            recipe, arch, device=device, tokens=tokens, judge=_asked_here(judge)
+        )
     return predict(kind, recipe, arch, device=device, tokens=tokens)
+
+
+def _asked_here(judge: Rater | None) -> ppo_memory.Judge | None:
+    """What a judge takes of the run's own machine: nothing if it is on a server."""
+    own = own_model_of(judge) if judge is not None else None
+    return ppo_memory.Judge(**asdict(own)) if own is not None else None
 
 
 def fit_work(use: str, work: Work, folder: str, where: Machine) -> Fit:
@@ -177,7 +196,8 @@ def keep_peaks(
     """Write beside the run what was foretold for its longest row, and what was measured."""
     try:
         arch = read_architecture(recipe.base_model)
-        found = foretold(run.kind, recipe, arch, device=device, tokens=metrics.get("longest"))
+        longest = metrics.get("longest")
+        found = foretold(run.kind, recipe, arch, device=device, tokens=longest, judge=run.judge)
     except ValueError:  # a model that is not counted; the measurement stands alone
         predicted = None
     else:

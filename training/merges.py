@@ -13,7 +13,7 @@ from django.utils.translation import gettext_noop
 from labeling import shared
 from labeling.changes import note_change
 from labeling.jobs import Job, JobTaken
-from labeling.models import Messages, Project
+from labeling.models import Messages, Project, Worker
 from labeling.storage import storage_path
 from training.ml.merge_recipe import SETTINGS, MergeRecipe, at_hand, form_of, scores, why_not
 from training.models import Merge, ModelVersion, Run
@@ -118,8 +118,27 @@ def create_merge(
     return merge
 
 
+def why_no_worker(method: str) -> str:
+    """Why no worker of now could carry out a merge by this method; empty where one could, or where
+    none is there to be asked."""
+    if method != "mergekit":
+        return ""
+    there = [worker for worker in Worker.objects.present() if "gpu" in worker.queues]
+    if not there or any("mergekit" in worker.versions for worker in there):
+        return ""
+    return _(
+        "No worker has mergekit: install it in an environment of its own, put mergekit-yaml on the "
+        "worker's PATH, and start the worker anew."
+    )
+
+
 def start_merge(project: Project, **settings: Any) -> Merge:
-    """create_merge, and wake a worker once it is committed."""
+    """create_merge, and wake a worker once it is committed.
+
+    Raises: ValueError as create_merge, and where no worker could carry it out.
+    """
+    if reason := why_no_worker(settings["method"]):
+        raise ValueError(f"method: {reason}")
     merge = create_merge(project, **settings)
     merge.enqueue()
     return merge

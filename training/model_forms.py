@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.models import Project
-from training.merges import make_merge_recipe, mergeable_models
+from training.merges import make_merge_recipe, mergeable_models, why_no_worker
 from training.ml.merge_recipe import (
     ABOUT,
     DTYPES,
@@ -49,14 +49,12 @@ class MergeForm(forms.Form):
         label="t",
         min_value=0,
         max_value=1,
-        widget=forms.NumberInput(attrs={"step": "any"}),
         help_text=_lazy("0 is the first model, 1 the second."),
     )
     density = forms.FloatField(
         label=_lazy("Density"),
         min_value=0,
         max_value=1,
-        widget=forms.NumberInput(attrs={"step": "any"}),
         help_text=_lazy("Share of the changes that is kept."),
     )
     sign = forms.ChoiceField(
@@ -66,7 +64,6 @@ class MergeForm(forms.Form):
     )
     scale = forms.FloatField(
         label=_lazy("Scale"),
-        widget=forms.NumberInput(attrs={"step": "any"}),
         help_text=_lazy("The merged change is multiplied by it; below 1 stays nearer to the base."),
     )
     seed = forms.IntegerField(
@@ -93,7 +90,7 @@ class MergeForm(forms.Form):
     )
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, label_suffix="", **kwargs)
         self.project = project
         names = mergeable_models(project)
         choices = [("", "–"), *((name, name) for name in names)]
@@ -105,7 +102,6 @@ class MergeForm(forms.Form):
             self.fields[f"weight_{place}"] = forms.FloatField(
                 label=_("Weight %(place)s") % {"place": place},
                 required=False,
-                widget=forms.NumberInput(attrs={"step": "any"}),
             )
             self.initial.setdefault(f"weight_{place}", 1)
         for field, value in DEFAULTS.items():
@@ -125,8 +121,11 @@ class MergeForm(forms.Form):
 
     @property
     def methods(self) -> list[tuple[str, str, str, bool]]:
-        """(value, name, a sentence, whether it is chosen) of each method."""
-        return [(m, _(MERGES[m]), _(ABOUT[m]), m == self.chosen) for m in MERGES]
+        """(value, name, what there is to say about it, whether it is chosen) of each method."""
+        return [
+            (m, _(MERGES[m]), f"{_(ABOUT[m])} {why_no_worker(m)}".strip(), m == self.chosen)
+            for m in MERGES
+        ]
 
     @property
     def settings(self) -> Iterator[forms.BoundField]:
@@ -184,6 +183,9 @@ class MergeForm(forms.Form):
             return cleaned
         if not models:
             self.add_error("model_1", _("Choose a model."))
+            return cleaned
+        if reason := why_no_worker(method):
+            self.add_error("method", reason)
             return cleaned
         try:
             make_merge_recipe(self.project, **merge)
@@ -247,7 +249,6 @@ class PlaygroundForm(forms.Form):
         min_value=0,
         max_value=5,
         initial=0.7,
-        widget=forms.NumberInput(attrs={"step": "any"}),
         help_text=_lazy("0 takes the likeliest word each time."),
     )
     seed = forms.IntegerField(

@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 
 from labeling.jobs import Job
 from training.arenas import compare_policies
+from training.fleet import bring
 from training.models import ModelVersion, Round, Run
 from training.rounds import policy_by_ppo, train_on_labels
 
@@ -39,6 +40,7 @@ def go_on_after(run: Run) -> str:
     waits = Q(reward_run=run, then=Round.Then.POLICY) | Q(policy_run=run, then=Round.Then.ARENA)
     for round_ in Round.objects.filter(waits):
         try:
+            bring(round_)  # the next run's launch reads the models
             said.append(_next(round_, run.created_by))
         except (ValueError, OSError) as problem:
             said.append(

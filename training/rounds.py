@@ -6,6 +6,7 @@ on with the next prompts. Choosing and giving the pairs to people is one transac
 """
 
 import json
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,21 +24,15 @@ from django.utils.translation import gettext_noop
 from labeling.changes import note_change
 from labeling.imports.interchange import Row
 from labeling.imports.rows import RowStore, comparison_hash
-from labeling.jobs import Job, JobTaken
+from labeling.jobs import Job, JobCancelled, JobTaken
 from labeling.judge_requests import ask_judges_first
-from labeling.models import (
-    Comparison,
-    Messages,
-    Preference,
-    Project,
-    Prompt,
-    Rater,
-    content_hash,
-)
+from labeling.models import Comparison, Messages, Preference, Project, Prompt, Rater, content_hash
 from labeling.storage import storage_path
+from training.dataset_settings import settings_again
 from training.datasets import load_pairs, pair_rows, side_of
-from training.ml.config import PPORecipe
-from training.models import ModelVersion, Round, RoundMeasure, RoundPair, Run
+from training.fleet import answers_folder, leave
+from training.ml.ppo_config import PPORecipe
+from training.models import Arena, ModelVersion, Round, RoundMeasure, RoundPair, Run
 from training.near_duplicates import jaccard, shingles
 from training.playground import storable, writers
 from training.runs import named_model, start_run, unusual
@@ -45,6 +40,8 @@ from training.runs import recipe_of as recipe_of_run
 
 if TYPE_CHECKING:
     from training.ml.selection import Draw, Read
+
+logger = logging.getLogger(__name__)
 
 WAYS = {
     "i_optimal": _lazy("What makes all other pairs known best (I-optimal)"),
@@ -64,6 +61,8 @@ WAY_OF = {
 """The way that suits a purpose where none is named."""
 PROMPTS_AT_ONCE = 64
 READ_AT_ONCE = 32
+SECONDS_BETWEEN_COPIES = 60.0
+"""Of answers, for other machines: each copy is the whole file."""
 MOST_KNOWN = 2_000
 """Pairs with a label that are read beside the candidates: more add little to what is known."""
 PRIORITY = 50
@@ -86,6 +85,8 @@ class RoundSettings:
     reward but sees what is alike."""
     n_labels: int = 200
     """Pairs that are chosen."""
+    people: int = 0
+    """Who judge each pair; 0: as many as the project's settings want of every comparison."""
     n_prompts: int = 500
     """Prompts that are answered, at most; drawn from those on the training side."""
     responses: int = 4
@@ -111,6 +112,7 @@ class RoundSettings:
             raise ValueError("models: a decision is between at least two")
         for name, low, high in (
             ("n_labels", 1, 100_000),
+            ("people", 0, 100),
             ("n_prompts", 1, 1_000_000),
             ("responses", 1, 64),
             ("temperature", 0.0, 10.0),
@@ -134,6 +136,11 @@ def settings_of(round_: Round) -> RoundSettings:
     known = {field.name for field in fields(RoundSettings)}
     kept = {name: value for name, value in round_.options.items() if name in known}
     return RoundSettings(**{**kept, "models": tuple(kept["models"])})
+
+
+def people_of(project: Project, asked: int) -> int:
+    """How many people judge each pair of a round whose settings ask for so many."""
+    return asked or project.labels_per_comparison
 
 
 def defaults_for(project: Project) -> RoundSettings:
@@ -325,13 +332,6 @@ def held_out_rule(project: Project) -> Callable[[str], bool]:
     )
 
 
-def folder_of(job: Job, kind: str) -> Path:
-    """Where what a job has sampled is kept."""
-    folder = storage_path(kind) / str(job.pk)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 @dataclass(frozen=True)
 class Answer:
     """What one model said to a prompt."""
@@ -352,7 +352,6 @@ def _sampled(
 
         yield from sampled(
             round_,
-            "rounds",
             model,
             prompts,
             draws=settings.responses,
@@ -366,8 +365,7 @@ def _sampled(
 
 
 def sampled(
-    job: Any,
-    kind: str,
+    job: Round | Arena,
     model: str,
     prompts: Sequence[Prompt],
     *,
@@ -379,13 +377,15 @@ def sampled(
     on_texts: Callable[[int], None],
 ) -> Iterator[Answer]:
     """What a model says to each prompt; kept in the job's folder as it comes, so that a job which
-    was stopped goes on with the next prompts.
+    was stopped goes on with the next prompts. Other machines get it each minute, and at the end.
 
-    Args: kind: the folder of such jobs; counts: gets "responses", "too_long"; on_texts: is told how
-        many responses there are, and may raise to stop.
+    Args: counts: gets "responses", "too_long"; on_texts: is told how many responses there are, and
+        may raise to stop.
     """
     place = content_hash(model, draws, temperature, max_new_tokens, seed)[:16]
-    file = folder_of(job, kind) / f"{place}.jsonl"
+    folder = storage_path(answers_folder(job))
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{place}.jsonl"
     said = _kept(file)
     by_key = {prompt.content_hash: prompt for prompt in prompts}
     parts = [
@@ -395,6 +395,7 @@ def sampled(
     left = [part for part in parts if any(prompt.content_hash not in said for prompt in part)]
     if left:
         with file.open("a", encoding="utf-8") as out:
+            left_at = time.monotonic()
             for answers in _answers(
                 job.project, model, left, draws, temperature, max_new_tokens, seed
             ):
@@ -402,12 +403,28 @@ def sampled(
                 lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in answers.items()]
                 out.write("".join(lines))
                 out.flush()
-                on_texts(draws * len(said))
+                try:
+                    on_texts(draws * len(said))
+                except JobCancelled:
+                    _leave_answers(job)
+                    raise
+                if time.monotonic() - left_at >= SECONDS_BETWEEN_COPIES:
+                    _leave_answers(job)
+                    left_at = time.monotonic()
+        _leave_answers(job)
     for key, texts in said.items():
         if key in by_key:
             counts["responses"] = counts.get("responses", 0) + len(texts)
             counts["too_long"] = counts.get("too_long", 0) + (not texts)
             yield Answer(by_key[key], model, texts)
+
+
+def _leave_answers(job: Round | Arena) -> None:
+    """For other machines. What cannot be left now is left with the next."""
+    try:
+        leave(answers_folder(job))
+    except OSError as error:
+        logger.warning("the answers of %s are on this machine alone for now: %s", job, error)
 
 
 def _kept(file: Path) -> dict[str, list[str]]:
@@ -674,7 +691,7 @@ def _give_to_people(
                 },
             )
         )
-    RowStore(project).store(rows)
+    RowStore(project, people_of(project, settings_of(round_).people)).store(rows)
     keys = {candidates[place].key: place for place in drawn.places}
     made = list(
         project.comparisons.filter(content_hash__in=list(keys)).values_list("pk", "content_hash")
@@ -715,20 +732,18 @@ def train_on_labels(round_: Round, kind: str, user: Any) -> Run:
     project = round_.project
     last = project.runs.filter(kind=kind, status=Job.Status.SUCCEEDED).order_by("-pk").first()
     base, chosen = _first_base(project, settings_of(round_).models[0]), {}
-    labels, test_share = "mixed", 0.1
+    made_by = None
     if last is not None:
         base, chosen = last.base_model, unusual(recipe_of_run(last))
-        if last.dataset is not None:
-            labels = last.dataset.filters.get("labels", labels)
-            test_share = last.dataset.filters.get("test_share", test_share)
+        if last.dataset is not None and not last.dataset.of_ratings:
+            made_by = settings_again(last.dataset.filters)
     with transaction.atomic():
         run = start_run(
             project,
             kind=kind,
             base_model=base,
             recipe_settings=chosen,
-            labels=labels,
-            test_share=test_share,
+            made_by=made_by,
             created_by=user,
         )
         setattr(round_, name, run)

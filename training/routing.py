@@ -24,7 +24,8 @@ def queue_for(run: Run) -> str:
         return "gpu"
     try:
         recipe = recipe_of(run)
-        found = foretold(run.kind, recipe, read_architecture(recipe.base_model), device="cuda")
+        arch = read_architecture(recipe.base_model)
+        found = foretold(run.kind, recipe, arch, device="cuda", judge=run.judge)
     except ValueError:
         return class_queues()[-1]
     band = error_band(found.peak, "cuda", recipe.method)

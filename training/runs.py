@@ -21,26 +21,16 @@ from labeling.changes import note_change
 from labeling.models import Project, Rater
 from labeling.scoring import raters_that_rate
 from labeling.storage import model_folder, storage_path
-from training.dataset_settings import settings_of_now
+from training.dataset_settings import DatasetSettings, settings_of_now
 from training.datasets import freeze
 from training.ml.architecture import model_folder as cached_folder
 from training.ml.architecture import named_layers
-from training.ml.config import (
-    METHODS,
-    ON_TEXTS,
-    RECIPES,
-    TRACKERS,
-    AnyRecipe,
-    PPORecipe,
-    TextRecipe,
-    is_target,
-    make_recipe,
-    targets,
-    typed,
-)
+from training.ml.config import ON_TEXTS, RECIPES, AnyRecipe, TextRecipe, make_recipe, typed
 from training.ml.merge_recipe import root_of
 from training.ml.methods import BESIDE, IN_4_BITS, PROMPTS, SCORERS, SETTINGS, why_not
 from training.ml.objectives import why_not_base, why_not_labels
+from training.ml.ppo_config import PPORecipe
+from training.ml.settings import METHODS, TRACKERS, is_target, targets
 from training.models import Dataset, ModelVersion, Run, RunRewardModel, Sweep
 from training.texts import text_path
 from training.writers import check_generation
@@ -307,12 +297,14 @@ def start_run(
     dataset: Dataset | None = None,
     labels: str = "mixed",
     test_share: float = 0.1,
+    made_by: DatasetSettings | None = None,
     report_to: str = "",
     created_by: Any = None,
 ) -> Run:
     """As create_run, and wake a worker once it is committed. Without a dataset it is the worker
     that freezes the labels: of many that takes seconds, for which no request should wait.
 
+    Args: made_by: how the labels of now are frozen, in place of `labels` and `test_share`.
     Raises: ValueError in plain words: unknown setting, missing model or file.
     """
     recipe = checked_recipe(
@@ -323,6 +315,9 @@ def start_run(
         dataset=dataset,
         test_share=test_share,
     )
+    frozen = labels_of_now(recipe, dataset, labels, test_share)
+    if frozen and made_by is not None:
+        frozen = made_by.as_json()
     with transaction.atomic():
         run = write_run(
             project,
@@ -330,7 +325,7 @@ def start_run(
             base_model,
             recipe,
             dataset,
-            labels=labels_of_now(recipe, dataset, labels, test_share),
+            labels=frozen,
             report_to=report_to,
             created_by=created_by,
         )

@@ -6,12 +6,13 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from labeling.serializers import JOB_FIELDS, MessagesField, ObjectField
+from labeling.serializers.jobs import JOB_FIELDS
+from labeling.serializers.values import MessagesField, ObjectField
 from training.arenas import MOST_MODELS as MOST_MEETING
 from training.comparing import best_of
 from training.dataset_settings import LABELS, make_settings
-from training.ml.config import TRACKERS
 from training.ml.merge_recipe import MERGES, MOST_MODELS
+from training.ml.settings import TRACKERS
 from training.model_files import NUMBERS
 from training.models import (
     Arena,
@@ -466,6 +467,12 @@ class StartRoundSerializer(serializers.Serializer):
     scorer = serializers.CharField(max_length=100, allow_blank=True, required=False)
     way = serializers.ChoiceField(choices=list(WAYS.items()), allow_blank=True, required=False)
     n_labels = serializers.IntegerField(min_value=1, max_value=100_000, required=False)
+    people = serializers.IntegerField(
+        min_value=0,
+        max_value=100,
+        required=False,
+        help_text="Who judge each pair; 0: as many as the project's settings want.",
+    )
     n_prompts = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
     responses = serializers.IntegerField(min_value=1, max_value=64, required=False)
     temperature = serializers.FloatField(min_value=0, max_value=10, required=False)

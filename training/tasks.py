@@ -29,9 +29,10 @@ from training.fitting import keep_peaks
 from training.fleet import bring, leave
 from training.judge_scores import JudgeScores
 from training.merges import carry_out_merge
-from training.ml.config import ON_TEXTS, TRACKERS
+from training.ml.config import ON_TEXTS
 from training.ml.data import prompts_of
 from training.ml.objectives import why_not_labels
+from training.ml.settings import TRACKERS
 from training.model_files import carry_out_export
 from training.models import (
     Arena,
@@ -241,8 +242,8 @@ LESS_MEMORY: dict[type[Job], str] = {
 
 def _report(report: ModelReport) -> None:
     result = figures_of(report.model, _teller(report))
-    if report.finish(Job.Status.SUCCEEDED, result=result):
-        write_card(report.model)
+    if report.finish(Job.Status.SUCCEEDED, result=result) and write_card(report.model):
+        leave(next(shared.places_of_version(report.model)))
 
 
 def _study(study: Study) -> None:
@@ -329,12 +330,12 @@ def follow(run: Run) -> None:
     from training.ml.peaks import give_memory_back
 
     ranks.from_first(None)  # until the run has its rows
-    run.refresh_from_db()
+    patiently(run.refresh_from_db)
     if ranks.is_first_of_machine():
-        bring(run)
+        patiently(lambda: bring(run))
     ranks.wait()
     give_memory_back()
-    recipe, (train_rows, test_rows) = recipe_of(run), _frozen_rows(run)
+    recipe, (train_rows, test_rows) = patiently(lambda: (recipe_of(run), _frozen_rows(run)))
     _recipe_function(run.kind)(
         recipe, train_rows, test_rows, storage_path(run.folder), lambda report: None
     )
@@ -342,7 +343,7 @@ def follow(run: Run) -> None:
 
 def _pause(run: Run, alarm: dict) -> None:
     """Leave the run as it is until somebody resumes it."""
-    from training.ml.ppo import heard  # brings torch
+    from training.ml.ppo_checkpoints import heard  # brings torch
 
     told = heed(run, alarm)
     words = (
@@ -367,15 +368,16 @@ def _end(run: Run, metrics: dict) -> ModelVersion:
 
 
 def _call_recipe(run: Run, record: "Recorder", *, alone: bool) -> dict:
-    bring(run)
-    train_rows, test_rows = _rows(run, record)
-    # These import torch: only workers pay for it.
+    patiently(lambda: bring(run))
+    train_rows, test_rows = patiently(lambda: _rows(run, record))
+    # These import torch: only workers pay for it. It takes so long that the database may have
+    # restarted meanwhile.
     from training.ml import loading, ranks
     from training.ml.peaks import Peak, give_memory_back
     from training.ml.steps import newest_checkpoint
 
     give_memory_back()
-    recipe, folder = recipe_of(run), storage_path(run.folder)
+    recipe, folder = patiently(lambda: recipe_of(run)), storage_path(run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     revision = loading.revision(recipe.base_model)
     if run.base_revision and run.base_revision != revision:

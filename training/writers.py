@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from labeling.addresses import check_allowed, connect
-from training.ml.config import AnyRecipe, PPORecipe
+from training.ml.config import AnyRecipe
+from training.ml.ppo_config import PPORecipe
 from training.models import Run
 
 if TYPE_CHECKING:

@@ -17,16 +17,16 @@ from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
 from labeling.flags import reopen_flag, resolve_flag
 from labeling.models import Decision, Flag, Preference
-from labeling.serializers import (
+from labeling.serializers.answers import (
     DecisionSerializer,
     FlagFilter,
     FlagSerializer,
-    JudgementSerializer,
     OwnPreferenceSerializer,
     PreferenceFilter,
     PreferenceSerializer,
     ResolveSerializer,
 )
+from labeling.serializers.work import JudgementSerializer
 
 
 @extend_schema(tags=["Answers"])

@@ -22,7 +22,7 @@ from labeling.models import Assignment, Comparison, Flag, Project
 from labeling.models import Response as ModelResponse
 from labeling.places import count_places, lock_people
 from labeling.queue import CHANGED_AT_ONCE, TooMany, change_many, filtered, selected
-from labeling.serializers import (
+from labeling.serializers.comparisons import (
     ChangedSerializer,
     ChangeManySerializer,
     ComparisonFilter,

@@ -14,7 +14,7 @@ from labeling.api.access import JobsPerMinute, PerMinute
 from labeling.changes import note_event
 from labeling.export import ExportProblem, default_aggregate, export_rows, suffix_of
 from labeling.models import Preference
-from labeling.serializers import ExportSerializer
+from labeling.serializers.jobs import ExportSerializer
 from labeling.views.exports import CONTENT_TYPES, MOST_FOR_DAWID_SKENE
 
 

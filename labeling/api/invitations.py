@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from labeling.api.idempotency import idempotent
 from labeling.invitations import invite, revoke
-from labeling.serializers import InvitationSerializer, NewInvitationSerializer
+from labeling.serializers.invitations import InvitationSerializer, NewInvitationSerializer
 
 
 @extend_schema(tags=["People"])

@@ -16,7 +16,7 @@ from labeling.api.idempotency import idempotent
 from labeling.members import set_role
 from labeling.models import Membership, Project
 from labeling.projects import keep_settings, make_project, settings_of
-from labeling.serializers import (
+from labeling.serializers.projects import (
     ChangeSerializer,
     MembershipSerializer,
     MeSerializer,

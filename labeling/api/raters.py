@@ -14,7 +14,7 @@ from labeling.api.idempotency import idempotent
 from labeling.members import set_label_limit
 from labeling.models import Project, Rater
 from labeling.raters import let_in, pause_rater, requalify, resume_rater
-from labeling.serializers import RaterSerializer
+from labeling.serializers.raters import RaterSerializer
 
 
 @extend_schema(tags=["People"])

@@ -11,7 +11,11 @@ from rest_framework.response import Response
 
 from labeling.api.idempotency import idempotent
 from labeling.models import Project, Webhook
-from labeling.serializers import DeliverySerializer, NewWebhookSerializer, WebhookSerializer
+from labeling.serializers.webhooks import (
+    DeliverySerializer,
+    NewWebhookSerializer,
+    WebhookSerializer,
+)
 from labeling.webhooks import change_webhook, make_webhook, send_again, send_test
 
 

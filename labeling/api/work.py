@@ -32,7 +32,7 @@ from labeling.assignment import (
 from labeling.models import Assignment, Flag, Ranking, Rater
 from labeling.places import release
 from labeling.scales import by_place
-from labeling.serializers import (
+from labeling.serializers.work import (
     AnswerSerializer,
     AssignmentSerializer,
     KeptRankingSerializer,

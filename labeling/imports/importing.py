@@ -15,7 +15,8 @@ from typing import Any, TextIO
 from django.db import reset_queries
 
 from labeling.changes import note_change
-from labeling.imports.forms import RATED_FORMS, Labels, recognise, rows_of
+from labeling.imports.foreign.columns import Labels
+from labeling.imports.forms import RATED_FORMS, recognise, rows_of
 from labeling.imports.interchange import BadRow, Row
 from labeling.imports.rated import RatedRow, RatingStore
 from labeling.imports.reading import (

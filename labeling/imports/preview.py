@@ -7,7 +7,8 @@ from pathlib import Path
 
 from django.utils.translation import gettext as _
 
-from labeling.imports.forms import Labels, rows_of
+from labeling.imports.foreign.columns import Labels
+from labeling.imports.forms import rows_of
 from labeling.imports.importing import form_of
 from labeling.imports.interchange import BadRow, Row
 from labeling.imports.rated import RatedRow

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from labeling.access import project_for, rater_of
 from labeling.answering import revise_preference, revise_ranking
 from labeling.assignment import response_name
-from labeling.forms import AnswerForm, RankingForm
+from labeling.forms.answers import AnswerForm, RankingForm
 from labeling.models import (
     Assignment,
     Comparison,

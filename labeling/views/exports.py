@@ -21,7 +21,7 @@ from labeling.export import (
     refuse_missing_library,
     suffix_of,
 )
-from labeling.forms import ExportForm
+from labeling.forms.exports import ExportForm
 from labeling.models import Comparison, Decision, Preference, Project, Rater
 
 COUNTED_AT_ONCE = 5_000  # answers of a project whose export is counted while one waits

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_safe
 
 from labeling.access import project_for
 from labeling.changes import comparisons_of, differences
-from labeling.forms import AuditForm, HistoryForm
+from labeling.forms.history import AuditForm, HistoryForm
 from labeling.models import Change
 
 PAGE = 50

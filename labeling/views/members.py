@@ -14,7 +14,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
 from labeling.access import project_for
-from labeling.forms import AccountForm, InvitationForm, MemberForm
+from labeling.forms.members import AccountForm, InvitationForm, MemberForm
 from labeling.invitations import (
     NotValid,
     accept,

@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from labeling.forms import EraseForm, PersonForm
+from labeling.forms.people import EraseForm, PersonForm
 from labeling.personal_data import (
     CannotErase,
     Person,

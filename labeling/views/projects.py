@@ -15,7 +15,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from labeling.access import project_for, projects_of
 from labeling.changes import note_change
-from labeling.forms import HELPFUL_HONEST_HARMLESS, ProjectForm
+from labeling.forms.projects import HELPFUL_HONEST_HARMLESS, ProjectForm
 from labeling.models import Membership, Project
 from labeling.progress import count_progress, kept_progress, own_progress
 from labeling.projects import (

@@ -16,8 +16,9 @@ from labeling import adjudication, flags
 from labeling import queue as domain
 from labeling.access import project_for
 from labeling.changes import differences
-from labeling.forms import ANSWERS, BulkForm, DecisionForm, FilterForm
+from labeling.forms.queue import BulkForm, DecisionForm, FilterForm
 from labeling.models import Assignment, Choice, Comparison, Flag, Project
+from labeling.scales import ANSWERS
 
 SCALE = ["a-3", "a-2", "a-1", Choice.TIE, "b-1", "b-2", "b-3"]
 CHANGES_SHOWN = 30

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
-from labeling.forms import TokenForm
+from labeling.forms.tokens import TokenForm
 from labeling.models import ApiToken
 from labeling.tokens import make_token, revoke
 

@@ -12,7 +12,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from labeling.access import project_for
-from labeling.forms import WebhookForm
+from labeling.forms.webhooks import WebhookForm
 from labeling.models import Project, Webhook
 from labeling.webhooks import change_webhook, make_webhook, secret_of, send_again, send_test
 

@@ -1,6 +1,7 @@
 """How many questions a judge on this machine answers in a second: a table.
 
     python -m tests.bench.judges [--blocks 5] [--grid]
+    python -m tests.bench.judges --shape qwen2.5-0.5b    # about 10 minutes a block
 
 A question is one comparison in one order. "one at a time" is what the libraries offer: `generate`
 for the rationale, then a forward pass over the whole text for the answer; in mode "direct" that
@@ -12,7 +13,8 @@ the machine comes and goes. Questions are counted per second of the clock and pe
 processor time, which other work disturbs less. The model is random, some fifty million weights from
 a config, in the proportions of the large one: more than a processor's cache holds, as with every
 model in use, so that writing one token at a time waits for memory. Its head can only write whole
-words, because a trained model's text also is the same tokens when it is read again.
+words, because a trained model's text also is the same tokens when it is read again. The other shape
+is that of the smallest model that is commonly asked for a judgement.
 
 Where there is a GPU, the same with a model of 8 billion parameters in bfloat16, whose weights are
 drawn on the GPU: speed does not depend on them.
@@ -29,7 +31,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from judges.ml.asking import Reply, Request
 from judges.ml.config import Exemplar, JudgeRecipe
@@ -41,6 +43,9 @@ from judges.ml.wording import Wording
 N_RATIONALE = JudgeRecipe(mode="rationale").max_rationale_tokens
 SMALL = {"hidden_size": 512, "intermediate_size": 1792, "num_hidden_layers": 12}
 SMALL |= {"num_attention_heads": 8, "num_key_value_heads": 2}
+QWEN = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
+QWEN |= {"num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151_936}
+"""Qwen2.5-0.5B's, 494 M weights."""
 LARGE = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
 LARGE |= {"num_attention_heads": 32, "num_key_value_heads": 8}
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
@@ -63,9 +68,11 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=0)
     parser.add_argument("--read-tokens", type=int, default=0)
     parser.add_argument("--grid", action="store_true", help="also other sizes of batches")
+    parser.add_argument("--shape", choices=("small", "qwen2.5-0.5b"), default="small")
     options = parser.parse_args()
     torch.manual_seed(1)
-    engine = local_engine(small_model(), options.batch_tokens)
+    model = small_model() if options.shape == "small" else qwen_model()
+    engine = local_engine(model, options.batch_tokens)
     if options.read_tokens:
         engine.read_tokens = options.read_tokens
     print(
@@ -241,6 +248,18 @@ def small_model() -> Any:
         **SMALL,
         vocab_size=len(tokenizer()),
         max_position_embeddings=4096,
+        eos_token_id=0,
+        bos_token_id=None,
+        initializer_range=0.1,
+    )
+    return only_words(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
+
+
+def qwen_model() -> Any:
+    config = Qwen2Config(
+        **QWEN,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
         eos_token_id=0,
         bos_token_id=None,
         initializer_range=0.1,

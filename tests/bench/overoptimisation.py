@@ -144,8 +144,9 @@ def run(folder: Path, seed: int, healthy: bool, changed: dict[str, Any]) -> dict
     base, train, test = set_up(folder)
     from labeling import microworld
     from training.ml import ppo, reward_model
-    from training.ml.config import PPORecipe, RewardRecipe
+    from training.ml.config import RewardRecipe
     from training.ml.data import prompts_of
+    from training.ml.ppo_config import PPORecipe
 
     began = time.monotonic()
     half = set(sorted({pair.prompt_id for pair in train})[::2])
@@ -227,8 +228,8 @@ def heeded(
     """The first alarm: kinds (none: the run went to its end), its step, the step of the weights
     that are kept, the truth at both, and the share that each lacks of the gain from the start to
     the best look."""
-    from training.ml.config import PPORecipe
     from training.ml.monitors import Look, Watch
+    from training.ml.ppo_config import PPORecipe
 
     watch = Watch(PPORecipe(base_model="", reward_models="-", **SETTINGS | rule))
     for look in looks:

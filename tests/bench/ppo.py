@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,7 @@ def memory_child(kind: str, base: str, reward: str, settings: dict[str, Any]) ->
     from training.ml.peaks import Peak, give_memory_back
     from training.ml.ppo import PPORecipe
 
+    scores = ask_judge(settings.pop("judge")) if "judge" in settings else None
     recipe = PPORecipe(base_model=base, reward_models=reward, **settings)
     prompts = [[{"role": "user", "content": f"{i} " * 8}] for i in range(16)]
     give_memory_back()
@@ -296,11 +298,44 @@ def memory_child(kind: str, base: str, reward: str, settings: dict[str, Any]) ->
     began = time.monotonic()
     if kind == "shared":
         with tempfile.TemporaryDirectory() as out:
-            found = ppo.train(recipe, prompts, [], Path(out), lambda report: None)
+            found = ppo.train(recipe, prompts, [], Path(out), lambda report: None, reward=scores)
     else:
         found = plain_loop(recipe, prompts)
     longest = found.get("longest")
     return {"peak": peak.bytes(), "seconds": time.monotonic() - began, "longest": longest}
+
+
+def ask_judge(folder: str) -> Callable[[Sequence[Any], Sequence[str]], list[float]]:
+    """A judge that is loaded when it is first asked, as judge_scores.py does it."""
+    from judges.ml.config import JudgeRecipe
+    from judges.ml.engine import load_engine
+    from judges.ml.modes import judge
+    from judges.ml.questions import Lone
+
+    recipe = JudgeRecipe(mode="score", chat="never", min_answer_mass=0.0)
+    engines: list[Any] = []
+
+    def scores(prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
+        if not engines:
+            engines.append(load_engine(folder, recipe, "cpu"))
+        said = [[{"role": "assistant", "content": text}] for text in texts]
+        asked = [Lone(*pair) for pair in zip(prompts, said, strict=True)]
+        found = dict(one for batch in judge(engines[0], recipe, asked) for one in batch)
+        return [found[place].score_a or 0.0 for place in range(len(asked))]
+
+    return scores
+
+
+def words_of_a_question(folder: Path) -> tuple[int, int]:
+    """Tokens of what a judge is told before the prompt and after the response."""
+    from transformers import AutoTokenizer
+
+    from judges.ml.config import JudgeRecipe
+
+    recipe = JudgeRecipe(mode="score")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    lead, words = recipe.score_preamble, f"{recipe.score_request} {recipe.score_ending}"
+    return len(tokenizer(lead)["input_ids"]), len(tokenizer(words)["input_ids"])
 
 
 def memory() -> None:
@@ -333,6 +368,8 @@ PLANNED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("4 layers, RLOO", {"num_hidden_layers": 4}, {"algorithm": "rloo", "samples_per_prompt": 2}),
     ("4 layers, checkpointing", {"num_hidden_layers": 4}, {"gradient_checkpointing": True}),
     ("4 layers, in 4 bits", {"num_hidden_layers": 4}, {"method": "qlora"}),
+    ("4 layers, a judge of 4 layers here", {"num_hidden_layers": 4}, {"judge": 4}),
+    ("2 layers, a judge of 8 layers here", {"num_hidden_layers": 2}, {"judge": 8}),
     ("8 layers, rank 64", {"num_hidden_layers": 8, "hidden_size": 512}, {"lora_rank": 64}),
 ]
 """Models by what differs from LARGE, and recipes."""
@@ -343,8 +380,8 @@ def planner(first: int) -> None:
     from tests.bench.memory import save_model
     from tests.training.reward_models import save_reward_model
     from training.ml.architecture import read_architecture
-    from training.ml.config import PPORecipe
-    from training.ml.ppo_memory import predict
+    from training.ml.ppo_config import PPORecipe
+    from training.ml.ppo_memory import Judge, predict
 
     common = {
         "steps": 1, "prompts_per_step": 8, "max_new_tokens": 64, "batch_size": 4,
@@ -358,9 +395,18 @@ def planner(first: int) -> None:
             settings = common | changed
             method = str(settings.get("method", "lora"))
             reward = save_reward_model(str(base), Path(root) / "reward", method=method)
+            judge = None
+            if layers := settings.get("judge"):
+                # Tied: of rows that are only looked up, a CPU reads those that are needed.
+                asked = LARGE | {"num_hidden_layers": layers, "tie_word_embeddings": True}
+                save_model(Path(root) / "judge", asked)
+                settings |= {"judge": str(Path(root) / "judge")}
+                judge = Judge(settings["judge"], "auto", False, 0, *words_of_a_question(base))
             found = child("shared", base, reward, settings)
+            settings.pop("judge", None)
             recipe = PPORecipe(base_model=str(base), reward_models=reward, **settings)
-            told = predict(recipe, read_architecture(base), device="cpu", tokens=found["longest"])
+            arch = read_architecture(base)
+            told = predict(recipe, arch, device="cpu", tokens=found["longest"], judge=judge)
             foretold, measured = told.peak / 2**20, found["peak"] / 2**20
             error = foretold / measured - 1
             print(f"| {words} | {foretold:.0f} | {measured:.0f} | {error:+.1%} | {told.moment} |",

@@ -3,12 +3,13 @@
     python -m tests.bench.rounds --out FILE [--seeds 5] [--first-seed 1] [--minutes 9] [--table]
 
 Three rounds in the micro-world. Each round samples four responses to each of 540 prompts and has
-some of the pairs labeled: by the majority of the world's five raters as in the demo, with --votes 1
-by one of them, drawn at random, or with --votes 0 by the truth. Then a reward model is trained from
-the base on all labels so far. Arms differ in which pairs are asked about:
+some of the pairs labeled: by the majority of the world's five raters as in the demo, with --labels
+soft by the share of their votes, with --votes 1 by one of them, drawn at random, or with --votes 0
+by the truth. Then a reward model is trained from the base on all labels so far. Arms differ in
+which pairs are asked about:
 
-    random 200 | 400 | 600   so many a round, uniformly
-    i_optimal 200            a tenth uniformly; the rest by the product's own choice for reward
+    random 200 | … | 1000    so many a round, uniformly
+    i_optimal 200 | 1000     a tenth uniformly; the rest by the product's own choice for reward
                              models (training/ml/selection.py), on what the last layer of the model
                              of the round before reads; in the first round, on the base's
     d_optimal 200            the same, the rest D-optimal
@@ -61,19 +62,22 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "lora": DemoSettings().reward,
 }
+PROB_A = {"a": 1.0, "b": 0.0, "tie": 0.5}
 N_TEST = 8  # responses to each held-out prompt
 ARMS = {
     "random 200": ("random", 200),
     "random 400": ("random", 400),
     "random 600": ("random", 600),
+    "random 1000": ("random", 1000),
     "i_optimal 200": ("i_optimal", 200),
+    "i_optimal 1000": ("i_optimal", 1000),
     "d_optimal 200": ("d_optimal", 200),
     "near_tie 200": ("near_tie", 200),
     "bald 200": ("bald", 200),
 }
 
 
-SETTING = ("votes", "recipe", "k", "members")
+SETTING = ("votes", "labels_by", "recipe", "k", "members")
 """What rows of a table have in common."""
 
 
@@ -84,17 +88,17 @@ class Candidate:
     prompt: str
     a: str
     b: str
-    label: str
+    prob_a: float
+    """1, ½ for a tie, or 0; or the share of the votes."""
 
     def pair(self) -> Pair:
-        prob_a = {"a": 1.0, "b": 0.0, "tie": 0.5}[self.label]
-        chosen, rejected = (self.a, self.b) if prob_a >= 0.5 else (self.b, self.a)
+        chosen, rejected = (self.a, self.b) if self.prob_a >= 0.5 else (self.b, self.a)
         return Pair(
             prompt=_said("user", self.prompt),
             chosen=_said("assistant", chosen),
             rejected=_said("assistant", rejected),
             prompt_id=self.prompt,
-            prob=max(prob_a, 1 - prob_a),
+            prob=max(self.prob_a, 1 - self.prob_a),
         )
 
     def sides(self) -> list[Messages]:
@@ -119,14 +123,20 @@ def _said(role: str, text: str) -> Messages:
     return [{"role": role, "content": text}]
 
 
-def world_of(seed: int, base: Path, k: int, alike: float, votes: int, recipe: str) -> World:
+def world_of(
+    seed: int, base: Path, k: int, alike: float, votes: int, labels: str, recipe: str
+) -> World:
     rng = random.Random(f"rounds {seed}")
     prompts = microworld.prompts()
     rng.shuffle(prompts)
     half = len(prompts) // 2
     pools = []
     for _ in range(ROUNDS):
-        pool = [c for prompt in prompts[:half] for c in _candidates(prompt, k, alike, votes, rng)]
+        pool = [
+            candidate
+            for prompt in prompts[:half]
+            for candidate in _candidates(prompt, k, alike, votes, labels, rng)
+        ]
         rng.shuffle(pool)
         pools.append(pool)
     test = [
@@ -137,7 +147,7 @@ def world_of(seed: int, base: Path, k: int, alike: float, votes: int, recipe: st
 
 
 def _candidates(
-    prompt: str, k: int, alike: float, votes: int, rng: random.Random
+    prompt: str, k: int, alike: float, votes: int, labels: str, rng: random.Random
 ) -> list[Candidate]:
     """Pairs of k responses that are not nearly the same, each with the label it would get."""
     texts: list[str] = []
@@ -151,8 +161,9 @@ def _candidates(
             gap = microworld.utility(prompt, a) - microworld.utility(prompt, b)
             given = [vote.choice for vote in microworld.votes(gap, rng, n=votes)]
             truth = "a" if gap > 0 else "b" if gap < 0 else "tie"
-            label = microworld.majority(given) if votes else truth
-            found.append(Candidate(prompt, a, b, label))
+            decided = given if given and labels == "soft" else [microworld.majority(given)]
+            sides = [PROB_A[choice] for choice in (decided if votes else [truth])]
+            found.append(Candidate(prompt, a, b, sum(sides) / len(sides)))
     return found
 
 
@@ -172,7 +183,7 @@ def carry_out(world: World, way: str, n: int, members: int) -> list[dict[str, An
                 {
                     "round": number + 1,
                     "labels": len(labels),
-                    "ties": sum(c.label == "tie" for c in labels) / len(labels),
+                    "ties": sum(c.prob_a == 0.5 for c in labels) / len(labels),
                     "seconds": round(time.monotonic() - began, 1),
                     **found,
                 }
@@ -275,17 +286,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--arms", nargs="*", default=list(ARMS))
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--k", type=int, default=4, help="responses to a prompt")
     parser.add_argument("--alike", type=float, default=0.9)
     parser.add_argument("--members", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after these")
     parser.add_argument("--votes", type=int, default=5, help="people who make one label; 0: truth")
+    parser.add_argument(
+        "--labels", dest="labels_by", choices=("majority", "soft"), default="majority"
+    )
     parser.add_argument("--recipe", choices=RECIPES, default="head")
     parser.add_argument("--table", action="store_true", help="print what the file holds")
     asked = parser.parse_args()
     began = time.monotonic()
-    rows = [json.loads(line) for line in asked.out.open()] if asked.out.exists() else []
+    lines = asked.out.read_text().splitlines() if asked.out.exists() else []
+    rows = [{"labels_by": "majority"} | json.loads(line) for line in lines]
     if not asked.table:
         warnings.filterwarnings("ignore")
         base = storage_path("models") / base_model(DemoSettings(), lambda what, done, total: None)
@@ -294,7 +309,9 @@ def main() -> None:
         for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
             todo = [arm for arm in asked.arms if (seed, arm, *setting) not in done]
             world = (
-                world_of(seed, base, asked.k, asked.alike, asked.votes, asked.recipe)
+                world_of(
+                    seed, base, asked.k, asked.alike, asked.votes, asked.labels_by, asked.recipe
+                )
                 if todo
                 else None
             )
@@ -337,7 +354,7 @@ def table(rows: list[dict[str, Any]]) -> None:
                     f"{arm:>16}  " + "  ".join(f"{m:9.4f}" for m in means) + f"  {len(seeds)} seeds"
                 )
         for arm in arms:
-            for other in ("random 200", "random 400", "random 600"):
+            for other in ("random 200", "random 400", "random 600", "random 1000"):
                 if arm.startswith("random") or other not in arms:
                     continue
                 for n in range(1, ROUNDS + 1):

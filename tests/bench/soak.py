@@ -1,30 +1,32 @@
 """Raters, a judge run and a training run on PostgreSQL and Redis, while their parts are killed.
 
-    python -m tests.bench.soak [--minutes 10] [--raters 32] [--faults-per-minute 4] [--seed 1]
+    python -m tests.bench.soak [--minutes 10] [--raters 32] [--faults-per-minute 2.5] [--seed 1]
 
 The scenario of tests/faults/scenario.py at length, with the heartbeat of an installation: 32 raters
 who think for a third of a second; tiny models, each run followed by the next one. Printed: the
-counts, what was lost and doubled (must be 0), how long a lost worker went unnoticed, and the memory
-of each program: of the process that lived longest, without its first minute, the proportional set
-size at the beginning and at the end and the slope of a straight line through all of it. A run's own
-process is left out: it ends with the run.
+counts, what was lost and doubled, how long a lost worker went unnoticed, and the memory of each
+process with a verdict (tests/faults/weighing.py says what flat means). It ends with 1 where
+anything was lost or doubled, is unfinished, or is not shown to be flat.
+
+Nothing here ends a process because of its age: gunicorn runs without --max-requests, Celery without
+--max-tasks-per-child. One setting does end processes, --max-memory-per-child of the GPU's workers:
+a judge's process lives for one job, so its growth is measured within jobs alone.
 """
 
 import argparse
-import statistics
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
-from tests.faults import rig, scenario
-
-WARM_SECONDS = 60.0
+from tests.faults import rig, scenario, weighing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--raters", type=int, default=32)
-    parser.add_argument("--faults-per-minute", type=float, default=4.0)
+    parser.add_argument("--faults-per-minute", type=float, default=2.5)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--logs", default="", help="folder to keep what the programs said in")
     options = parser.parse_args()
@@ -33,16 +35,31 @@ def main() -> None:
     facts = scenario.play(
         [
             *("--seconds", str(60 * options.minutes), "--raters", str(options.raters)),
-            *("--thinking", "0.33", "--comparisons", str(int(6000 * options.minutes))),
+            *("--thinking", "0.33", "--comparisons", str(int(4000 * options.minutes))),
             *("--faults", str(int(options.minutes * options.faults_per_minute))),
-            *("--steps", "400", "--judged", "200", "--heartbeat", "10", "--disk", "2000"),
+            *("--steps", "11000", "--judged", "6000", "--rationale", "64"),
+            *("--heartbeat", "10", "--disk", "2000", "--finish", "60"),
             *("--seed", str(options.seed), "--logs", options.logs, "--again"),
         ]
     )
-    show(facts)
+    if options.logs:
+        (Path(options.logs) / "facts.json").write_text(json.dumps(facts))
+    show_counts(facts)
+    is_flat = show_memory(facts)
+    sys.exit(0 if is_sound(facts) and is_flat else 1)
 
 
-def show(facts: dict[str, Any]) -> None:
+def is_sound(facts: dict[str, Any]) -> bool:
+    bad = ("lost", "doubled", "wrong", "never_sent", "over", "wrong_places", "stuck_raters")
+    bad += ("verdicts_doubled", "judge_labels_doubled", "steps_doubled")
+    return (
+        not any(facts[name] for name in bad)
+        and facts["verdicts"] == facts["n_judged"]
+        and all(status == "succeeded" for _kind, _pk, status, *_rest in facts["jobs"])
+    )
+
+
+def show_counts(facts: dict[str, Any]) -> None:
     faults = ", ".join(f"{kind} {n}" for kind, n in facts["faults"].items())
     lost_after = [one["seconds"] for one in facts["lost_after"]]
     ended = [status for _kind, _pk, status, *_rest in facts["jobs"]]
@@ -71,29 +88,22 @@ def show(facts: dict[str, Any]) -> None:
     print("| | |\n| --- | --- |")
     for name, value in rows:
         print(f"| {name} | {value} |")
-    print("\n| program | kills | lived, s | MB at first | MB at last | MB a minute |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, measured in facts["memory"].items():
-        lived = longest(measured)
-        if len(lived) < 10:
-            print(f"| {name} | {facts['kills'][name]} | under {WARM_SECONDS:.0f} | – | – | – |")
-            continue
-        times, sizes = zip(*lived, strict=True)
-        slope = 60 * statistics.linear_regression(times, sizes).slope
-        begin, end = statistics.median(sizes[:5]), statistics.median(sizes[-5:])
+
+
+def show_memory(facts: dict[str, Any]) -> bool:
+    """Whether all that lived long enough is flat."""
+    told = weighing.trends(facts["memory"])
+    print("\n| process | lives | longest, s | MB from minute 3 | at last | in ten minutes | |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    for one in told:
+        rise = "–"
+        if one.rise is not None:
+            rise = f"{one.rise:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
         print(
-            f"| {name} | {facts['kills'][name]} | {times[-1] - times[0]:.0f} | {begin:.0f} "
-            f"| {end:.0f} | {slope:+.2f} |"
+            f"| {one.kind} | {one.n_lives} | {one.longest:.0f} | {one.first:.1f} | {one.last:.1f} "
+            f"| {rise} | {one.verdict} |"
         )
-
-
-def longest(measured: list[tuple[int, float, float]]) -> list[tuple[float, float]]:
-    """(time, MB) of the process that lived longest, without its first minute."""
-    lives: dict[int, list[tuple[float, float]]] = {}
-    for pid, at, size in measured:
-        lives.setdefault(pid, []).append((at, size))
-    life = max(lives.values(), key=lambda rows: rows[-1][0] - rows[0][0])
-    return [row for row in life if row[0] >= life[0][0] + WARM_SECONDS]
+    return all(one.verdict in ("flat", "too short") for one in told)
 
 
 if __name__ == "__main__":

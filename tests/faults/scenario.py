@@ -26,10 +26,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.faults import weighing
 from tests.faults.rig import Rig
 
 GIVE_UP_SECONDS = 90.0
 """Nothing may take longer than this to go on after the last fault."""
+WEIGH_SECONDS = 3.0
 N_LABELED = 24
 N_LABELS = 2
 
@@ -51,9 +53,11 @@ def play(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--disk", type=int, default=350, metavar="MB")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--logs", default="", help="folder to keep what the programs said in")
+    parser.add_argument("--finish", type=float, default=0.0, help="seconds more for long jobs")
     parser.add_argument("--judge-model", default="", help="folder; else a tiny one is made")
     parser.add_argument("--base-model", default="", help="folder; else a tiny one is made")
     parser.add_argument("--judged", type=int, default=40, help="comparisons of a judge run")
+    parser.add_argument("--rationale", type=int, default=24, help="most tokens of a reason")
     parser.add_argument(
         "--again", action="store_true", help="start the next run where one succeeded; leave work"
     )
@@ -83,7 +87,7 @@ class Scenario:
         self.lost_after: list[dict[str, Any]] = []
         self.offers: list[dict[str, Any]] = []
         self.load_over, self.faults_over = threading.Event(), threading.Event()
-        self.memory: dict[str, list[tuple[int, float, float]]] = {}
+        self.memory: list[weighing.Row] = []
 
     def say(self, words: str) -> None:
         line = f"{time.time() - self.began:6.1f} s  {words}"
@@ -121,6 +125,7 @@ class Scenario:
             rater.join(max(0.1, deadline - time.time()))
         stuck = sum(rater.is_alive() for rater in raters)
         self.say(f"raters ended, {stuck} of them stuck")
+        deadline += self.options.finish
         while self.unfinished() and time.time() < deadline:
             time.sleep(0.3)
         self.load_over.set()
@@ -195,7 +200,9 @@ class Scenario:
 
         # Another seed is another version, which has judged nothing yet.
         seed = JudgeRun.objects.count()
-        recipe = JudgeRecipe(max_rationale_tokens=24, min_answer_mass=0.0, seed=seed)
+        recipe = JudgeRecipe(
+            max_rationale_tokens=self.options.rationale, min_answer_mass=0.0, seed=seed
+        )
         version, _made = judge_version(self.kitchen, "tiny", self.judge_model, recipe)
         run = new_run(version)
         run.enqueue()
@@ -245,7 +252,8 @@ class Scenario:
                     self.say(f"{key[0]} {job.pk} is seen as lost after {seconds:.1f} s")
                 if job.can_resume:
                     self.resume(job)
-            if self.options.again and not self.faults_over.is_set():
+            # Long jobs that begin late would not end with the rest.
+            if self.options.again and time.time() < self.began + 0.6 * self.options.seconds:
                 self.patiently(self.next_jobs)
         self.forget_connection()
 
@@ -412,19 +420,9 @@ class Scenario:
     # --- memory --------------------------------------------------------------------------------
 
     def weigh(self) -> None:
-        """Proportional set size of every program, each some seconds."""
-        import psutil
-
-        while not self.load_over.wait(3.0):
-            for program in list(self.rig.programs.values()):
-                with contextlib.suppress(psutil.Error, AttributeError):
-                    head = psutil.Process(program.process.pid)
-                    tree = [head, *head.children(recursive=True)]
-                    # A run's own process comes and goes with the run.
-                    tree = [p for p in tree if "training.child" not in p.cmdline()]
-                    size = sum(p.memory_full_info().pss for p in tree) / 2**20
-                    row = (program.process.pid, round(time.time() - self.began), round(size, 1))
-                    self.memory.setdefault(program.name, []).append(row)
+        """As long as raters answer: a server that rests is flat by itself."""
+        while not self.faults_over.wait(WEIGH_SECONDS):
+            self.memory += weighing.weigh(self.rig, round(time.time() - self.began, 1))
 
     # --- what is left --------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """The life of a judge run: paused, limited by a budget, failing, shared, handed over."""
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from judges.runs import (
 )
 from judges.tasks import run_judge
 from judges.workers import RunPaused, come_in, let_go_of_the_dead
+from labeling import shared
 from labeling.jobs import JobTaken
 from labeling.models import Preference
 from tests.factories import ComparisonFactory, ProjectFactory, UserFactory
@@ -51,6 +53,26 @@ def claimed(run: JudgeRun) -> JudgeRun:
 def silence(worker: RunWorker) -> None:
     long_ago = timezone.now() - timedelta(minutes=5)
     RunWorker.objects.filter(pk=worker.pk).update(heartbeat_at=long_ago)
+
+
+def test_a_judge_brings_its_model_from_another_machine(tiny_judge, settings, tmp_path):
+    settings.PREFLOOP_SHARED_STORAGE = f"file://{tmp_path}/shared"
+    project = ProjectFactory()
+    ComparisonFactory(project=project)
+    settings.PREFLOOP_STORAGE = tmp_path / "pages"
+    shutil.copytree(tiny_judge, tmp_path / "pages/runs/5/model")
+    project.models.create(name="own", kind="policy", path="runs/5/model")
+    shared.put("runs/5/model")
+    run = new_run(version_of(project, "own"))
+
+    settings.PREFLOOP_STORAGE = tmp_path / "worker"
+    settings.PREFLOOP_STORAGE.mkdir()
+    run_judge(run.pk)
+
+    run.refresh_from_db()
+    assert (run.status, run.error, run.n_done) == ("succeeded", "", 1)
+    brought = tmp_path / "worker/runs/5/model"
+    assert {p.name for p in brought.iterdir()} == {p.name for p in Path(tiny_judge).iterdir()}
 
 
 # Pausing ------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labeling.imports.forms import FORM_NAMES, Labels, recognise, rows_of
+from labeling.imports.foreign.columns import Labels
+from labeling.imports.forms import FORM_NAMES, recognise, rows_of
 from labeling.imports.interchange import BadRow
 
 HI = [{"role": "user", "content": "Name a river."}]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labeling.imports.forms import dialogue
+from labeling.imports.foreign.dialogues import dialogue
 from labeling.imports.importing import import_file
 from labeling.models import Comparison, Preference, Rater
 from tests.factories import ProjectFactory

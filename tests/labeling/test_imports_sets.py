@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from labeling.imports.forms import Labels, recognise, rows_of
+from labeling.imports.foreign.columns import Labels
+from labeling.imports.forms import recognise, rows_of
 from labeling.imports.importing import import_file
 from labeling.imports.interchange import BadRow
 from labeling.imports.preview import preview

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from labeling.imports.forms import Labels, rows_of
+from labeling.imports.foreign.columns import Labels
+from labeling.imports.forms import rows_of
 from labeling.leaks import leaks_of
 from tests.real_data import llmfao, pandalm
 

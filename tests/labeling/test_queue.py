@@ -11,7 +11,7 @@ from django.utils import timezone
 from labeling import queue
 from labeling.answering import record_preference, skip_comparison
 from labeling.assignment import next_comparison
-from labeling.forms import FilterForm
+from labeling.forms.queue import FilterForm
 from labeling.judgements import record_judgement
 from labeling.models import Comparison, Flag, Project, Rater, RepeatAnswer
 from labeling.places import NotYours, release

@@ -1,4 +1,5 @@
-"""A lead changes what is wanted while people label: free places are still counted right."""
+"""Leads change what is wanted while people label: free places are still counted right, and the
+history of what they did is one whole chain of seals, though two wrote and sealed it at once."""
 
 import json
 import os
@@ -22,7 +23,7 @@ from labeling import queue
 from labeling.models import Project
 project, lead = Project.objects.get(slug="rush"), get_user_model().objects.get(username="lead")
 pks = list(project.comparisons.values_list("pk", flat=True))
-for turn in range(25):
+for turn in range(13):
     some = random.sample(pks, 10)
     queue.set_labels_wanted(project, some, random.randint(1, 3), lead)
     queue.take_out(project, some[:5], lead)
@@ -31,11 +32,15 @@ for turn in range(25):
 RESULT = """
 import django, json; django.setup()
 from labeling.models import Comparison
-print(json.dumps([
+from labeling.sealing import check_chain, seal_changes
+places = [
     [c.labels_wanted, c.open_places, c.preferences.current().count(),
      c.assignments.filter(state="leased").count()]
     for c in Comparison.objects.all()
-]))
+]
+seal_changes()
+chain = check_chain()
+print(json.dumps([places, [chain.rows, chain.unsealed, chain.problems]]))
 """
 
 
@@ -70,11 +75,14 @@ def test_places_stay_right_while_a_lead_changes_what_is_wanted(database, tmp_pat
     result_of(start("manage.py", "flush", "--no-input"))
     result_of(start("-c", SETUP))
     players = [start("-m", "tests.labeling.play_raters", "rush", str(100 * n), "4") for n in (0, 1)]
-    for process in [start("-c", LEAD), *players]:
+    leads = [start("-c", LEAD), start("-c", LEAD)]
+    for process in [*leads, *players]:
         result_of(process)
 
-    rows = json.loads(result_of(start("-c", RESULT)))
+    rows, (n_changes, n_unsealed, problems) = json.loads(result_of(start("-c", RESULT)))
     assert len(rows) == 30
     for wanted, free, n_given, n_held in rows:
         assert free == max(0, wanted - n_given - n_held)
         assert n_given <= 3
+    assert n_changes > 2 * 13  # each turn of each lead changes something
+    assert (n_unsealed, problems) == (0, [])

@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from django.urls import reverse
 
 from labeling.export import ExportProblem, ExportReport, export_file, export_rows
-from labeling.imports.forms import Labels
+from labeling.imports.foreign.columns import Labels
 from labeling.imports.importing import import_file
 from labeling.models import Comparison, Rater, Rating, Response
 from labeling.rated import Judgement, record_rating

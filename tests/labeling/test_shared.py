@@ -1,5 +1,7 @@
 """Files between machines that share no folder, through a filesystem in memory."""
 
+import json
+
 import fsspec
 import pytest
 from django.core.management import CommandError, call_command
@@ -85,6 +87,25 @@ def test_what_was_spoilt_on_the_way_is_refused(place, elsewhere):
     with pytest.raises(shared.SharedFileBroken, match="is not what was put there"):
         shared.fetch("runs/7")
     assert read(there) == {}
+
+
+def test_a_folder_that_broke_off_on_its_way_is_not_there_and_comes_again(place, elsewhere):
+    """Else the next job would take a part of a model for the whole of it."""
+    write(elsewhere("a"), a="1", b="2")
+    shared.put("runs/7")
+    listed = json.loads(place.cat_file("/fleet/runs/7/files.json"))
+    last = f"/fleet/runs/7/{listed['b']['sha256']}"
+    place.mv(last, "/fleet/away")
+
+    there = elsewhere("b")
+    with pytest.raises(FileNotFoundError):
+        shared.fetch_missing("runs/7")
+    assert [path for path in there.rglob("*") if path.is_file()] == []
+
+    place.mv("/fleet/away", last)
+    shared.fetch_missing("runs/7")
+    assert read(there) == {"a": "1", "b": "2"}
+    assert list((there / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped"])

@@ -1,16 +1,22 @@
 """What jobs bring from other machines, and leave for them."""
 
+import shutil
+
 import fsspec
 import pytest
+from django.core.management import call_command
 
 from labeling import shared
 from tests.factories import UserFactory
 from tests.training.projects import labeled_project
+from training import rounds
 from training.fleet import bring
-from training.models import Merge, MergePart, ModelReport, Run
+from training.ml import generation
+from training.models import Arena, Merge, MergePart, ModelReport, Round, Run
 from training.registry import delete_run
+from training.rounds import RoundSettings, create_round
 from training.runs import create_run, resume_run
-from training.tasks import carry_out
+from training.tasks import carry_out, carry_out_job
 
 pytestmark = pytest.mark.django_db
 
@@ -87,6 +93,68 @@ def test_merges_and_reports_bring_their_models(project, machine):
     there = machine("three")
     bring(ModelReport.objects.create(project=project, model=project.models.get(name="reward")))
     assert brought(there) == {"models/base/config.json", "runs/6/model/config.json"}
+
+
+def test_rounds_and_arenas_bring_who_answers_and_who_reads(project, machine):
+    there = machine("two")
+    names = {"models": ["policy", "unnamed", "owner/of-the-hub"], "scorer": "reward"}
+    bring(Round.objects.create(project=project, number=1, options=names))
+    assert brought(there) == {
+        "models/base/config.json",
+        "models/unnamed/config.json",
+        "runs/5/model/config.json",
+        "runs/6/model/config.json",
+    }
+
+    there = machine("three")
+    bring(Arena.objects.create(project=project, options={"models": ["base", "unnamed"]}))
+    assert brought(there) == {"models/base/config.json", "models/unnamed/config.json"}
+
+
+def test_a_round_that_was_cancelled_goes_on_upon_another_machine_with_what_was_answered(
+    tiny_model, machine, monkeypatch
+):
+    one = machine("one")
+    shutil.copytree(tiny_model, one / "models/tiny")
+    call_command("share", "models/tiny")
+    project = labeled_project(12)
+    settings = RoundSettings(
+        models=("tiny",),
+        scorer="",
+        way="random",
+        n_labels=4,
+        n_prompts=6,
+        responses=2,
+        max_new_tokens=4,
+        temperature=1.0,
+    )
+    monkeypatch.setattr(rounds, "PROMPTS_AT_ONCE", 2)
+    made = create_round(project, settings)
+    sample = generation.sample
+
+    def sample_and_cancel(*args, **options):
+        Round.objects.filter(pk=made.pk).update(cancel_requested=True)
+        return sample(*args, **options)
+
+    two = machine("two")
+    with monkeypatch.context() as patched:
+        patched.setattr(generation, "sample", sample_and_cancel)
+        carry_out_job(Round, made.pk)
+    made.refresh_from_db()
+    assert made.status == "cancelled"
+    (answered,) = (two / f"rounds/{made.pk}").iterdir()
+    first = answered.read_text().splitlines()
+    assert len(first) == 2
+
+    three = machine("three")
+    assert made.requeue()
+    carry_out_job(Round, made.pk)
+
+    made.refresh_from_db()
+    assert (made.status, made.error, made.result["chosen"]) == ("succeeded", "", 4)
+    (answered,) = (three / f"rounds/{made.pk}").iterdir()
+    lines = answered.read_text().splitlines()
+    assert (lines[:2], len(lines)) == (first, 6)
 
 
 def test_a_shared_storage_that_is_away_ends_no_run_before_its_end(

@@ -10,7 +10,7 @@ from tests.training.projects import labeled_project
 from tests.training.tiny import save_tiny_model
 from tests.training.vllm_protocol import vllm_words
 from training.ml import ppo
-from training.ml.config import PPORecipe
+from training.ml.ppo_config import PPORecipe
 from training.ml.vllm_generation import GenerationServer, Writer
 from training.models import ModelVersion, Run
 from training.runs import create_run

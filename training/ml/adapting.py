@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from training.ml import ranks
-from training.ml.config import Recipe, is_target, targets
+from training.ml.config import Recipe
 from training.ml.galore import GaLoreAdamW
 from training.ml.loading import (
     HEADS,
@@ -23,6 +23,7 @@ from training.ml.loading import (
     load_scorer,
 )
 from training.ml.methods import IN_4_BITS, WHOLE
+from training.ml.settings import is_target, targets
 
 NETWORK = "network.safetensors"
 

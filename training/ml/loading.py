@@ -30,8 +30,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from training.ml.config import Recipe, is_target, targets
+from training.ml.config import Recipe
 from training.ml.methods import IN_4_BITS, PROMPTS
+from training.ml.settings import is_target, targets
 
 HEADS = ("score", "classifier")
 """What transformers calls the head of a sequence classifier."""

@@ -17,19 +17,7 @@ from itertools import product
 from typing import Any
 
 from training.ml.architecture import Architecture
-from training.ml.config import (
-    DTYPES,
-    NO_REFERENCE,
-    DPORecipe,
-    QuietStarRecipe,
-    Recipe,
-    gettext_noop,
-    is_target,
-    targets,
-    texts_in_a_row,
-    token_budget,
-    typed,
-)
+from training.ml.config import NO_REFERENCE, DPORecipe, Recipe, typed
 from training.ml.methods import (
     IN_4_BITS,
     LORA,
@@ -39,6 +27,15 @@ from training.ml.methods import (
     needs_reference_copy,
     virtual_tokens,
     why_not,
+)
+from training.ml.quiet_star_config import QuietStarRecipe
+from training.ml.settings import (
+    DTYPES,
+    gettext_noop,
+    is_target,
+    targets,
+    texts_in_a_row,
+    token_budget,
 )
 
 MIB, GIB = 2**20, 2**30
@@ -73,6 +70,8 @@ pairs: found by tests/bench/memory.py as the rest that does not move with the mo
 
 READ_AT_ONCE = {"cpu": 1024, "cuda": 16384}
 """Tokens that a judge's engine reads in one pass: judges/ml/engine.py."""
+MOST_ASKED = {"cpu": 128, "cuda": 1024}
+"""Texts of a batch of the same engine."""
 USES = {
     "write": gettext_noop("a policy that writes responses"),
     "score": gettext_noop("a reward model that scores them"),

@@ -6,7 +6,8 @@ No torch in here: forms, commands and the API ask before a worker is woken.
 from collections.abc import Mapping
 from typing import Any
 
-from training.ml.config import METHODS, Recipe
+from training.ml.config import Recipe
+from training.ml.settings import METHODS
 
 LORA = ("lora", "qlora", "dora", "rslora", "pissa", "loftq")
 """Small matrices beside frozen weights."""

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from training.ml.config import ALARMS, FALLS, REPEATS, TOO_FAR, UNCONFIRMED, PPORecipe
 from training.ml.data import Messages
 from training.ml.evaluation import mean_figure, share_right
+from training.ml.ppo_config import ALARMS, FALLS, REPEATS, TOO_FAR, UNCONFIRMED, PPORecipe
 
 N_GRAM = 4
 FURTHER = 3.0

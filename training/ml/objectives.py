@@ -6,9 +6,11 @@ No torch in here, as in `methods`.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.ml.config import AnyRecipe, DPORecipe, PPORecipe, RewardRecipe, gettext_noop
+from training.ml.config import AnyRecipe, DPORecipe, RewardRecipe
 from training.ml.data import Pair, Single, pairs_of, singles_of
 from training.ml.methods import PROMPTS, WHOLE
+from training.ml.ppo_config import PPORecipe
+from training.ml.settings import gettext_noop
 
 ROTARY = ("rope_theta", "rope_parameters", "rope_scaling")
 """What the config of a model with rotary positions names one of."""

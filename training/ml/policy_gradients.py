@@ -10,9 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.ml.config import COMBINED, KLS
-
-WEIGHTINGS = ("tokens", "responses", "sums", "constant")
+from training.ml.ppo_config import COMBINED, KLS
 
 
 def kl_estimate(logp: Tensor, reference_logp: Tensor, kind: str) -> Tensor:

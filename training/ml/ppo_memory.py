@@ -7,23 +7,25 @@ in which one role at a time has gradients.
 """
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from training.ml.architecture import Architecture, read_architecture
-from training.ml.config import PPORecipe, gettext_noop, names_in, targets
 from training.ml.memory import (
     ADAM_STATES,
+    MOST_ASKED,
     TERMS,
     Estimate,
     Suggestion,
     Term,
+    Work,
     activations,
     adapted_layers,
     adapter_weights,
     base_weights,
     halves,
+    inference,
     kv_cache,
     mapped_file,
     number_bytes,
@@ -31,6 +33,8 @@ from training.ml.memory import (
     work_space,
 )
 from training.ml.methods import BESIDE, IN_4_BITS
+from training.ml.ppo_config import PPORecipe
+from training.ml.settings import gettext_noop, names_in, targets
 from training.ml.weights import tensor_shapes
 
 KEPT_LOGITS = 2**24
@@ -42,6 +46,9 @@ DRAWN_BYTES = 24
 of a copy: training/ml/rollouts.py _draw."""
 ROOM = 64
 """Positions by which the room for keys and values grows: training/ml/rollouts.py BLOCK."""
+ASKED_TOKENS = 2**18
+"""Of a batch of a judge, and on a CPU ASKED_BYTES of keys and values: judges/ml/engine.py."""
+ASKED_BYTES = 2**31
 WORDS = {
     "weights": TERMS["weights"],
     "trained": gettext_noop("policy and critic, in float32"),
@@ -56,14 +63,35 @@ WORDS = {
 }
 
 
+@dataclass(frozen=True)
+class Judge:
+    """A judge of the project that is asked on the machine of the run."""
+
+    folder: str
+    dtype: str
+    in_4_bits: bool
+    context: int
+    """Tokens of a question at most; 0 is as much as the model can read."""
+    lead: int
+    """About how many tokens every question begins with; they are held once."""
+    words: int
+    """About how many stand after the response."""
+
+
 def predict(
-    recipe: PPORecipe, arch: Architecture, *, device: str = "cuda", tokens: int | None = None
+    recipe: PPORecipe,
+    arch: Architecture,
+    *,
+    device: str = "cuda",
+    tokens: int | None = None,
+    judge: Judge | None = None,
 ) -> Estimate:
     """The peak of a run, its terms adding up to it.
 
     Args: arch: of the base; tokens: of the longest prompt with its response, where it is known;
-        else max_length, or the model's context where that is shorter. The recipe names folders.
-    Raises: ValueError where a reward model beside the base cannot be counted.
+        else max_length, or the model's context where that is shorter; judge: that scores, if it is
+        asked here. The recipe names folders.
+    Raises: ValueError where a model beside the base cannot be counted.
     """
     number = number_bytes(recipe.dtype, device)
     limit = min(recipe.max_length, arch.context or recipe.max_length)
@@ -91,6 +119,12 @@ def predict(
     if recipe.judge_model:  # it writes one digit: no keys and values, and its head
         asked = read_architecture(recipe.judge_model)
         beside += base_weights(asked, method="lora", number=number)
+    written = recipe.prompts_per_step * recipe.samples_per_prompt
+    judging: dict[str, int] = {}
+    if judge is not None:
+        at_work = _asked(judge, written, tokens, device)
+        beside += at_work.pop("weights")
+        judging = at_work
     always = {
         "weights": base_weights(arch, method=recipe.method, number=number)
         + mapped_file(arch, method=recipe.method, number=number, device=device),
@@ -99,7 +133,6 @@ def predict(
         "frozen": 4 * (sum(on_base) + start),
         "beside": beside,
     }
-    written = recipe.prompts_per_step * recipe.samples_per_prompt
     rows, some = min(recipe.rollout_batch_size, written), min(recipe.batch_size, written)
     method = recipe.method
     held = kv_cache(arch, rows=rows, tokens=tokens + ROOM, number=number)
@@ -123,6 +156,7 @@ def predict(
                 arch, rows=rows, tokens=max(1, tokens - new), number=number, method=method
             ),
         },
+        "judging": judging,
         "reading": {"logits": _logits(arch, rows * new), "work": reading},
         "update": {
             "gradients": 4 * max(policy, critic),
@@ -139,7 +173,26 @@ def predict(
     terms += surroundings(device, moving)
     told = tuple(term for term in terms if term.bytes)
     at_once = some if moment in ("update", "step") else rows
+    if moment == "judging":
+        at_once = written
     return Estimate(told, moment, trained, arch.weights, tokens, device, (at_once, tokens))
+
+
+def _asked(judge: Judge, n: int, tokens: int, device: str) -> dict[str, int]:
+    """Bytes of a judge that is asked about n responses: its weights, keys and values, what passes
+    through it, and its logits."""
+    arch = read_architecture(judge.folder)
+    tokens = min(tokens + judge.words, judge.context or arch.context or 2**31)
+    token = kv_cache(arch, number=number_bytes(judge.dtype, device))
+    most = min(ASKED_TOKENS, ASKED_BYTES // token) if device == "cpu" else ASKED_TOKENS
+    rows = max(1, min(n, MOST_ASKED[device], most // tokens))
+    tokens += -(-judge.lead // rows)
+    work = Work(
+        rows=rows, tokens=tokens, new_tokens=0, dtype=judge.dtype, in_4_bits=judge.in_4_bits
+    )
+    terms = inference("ask", work, arch, device=device).terms
+    moving = ("weights", "cache", "logits", "work")
+    return {term.name: term.bytes for term in terms if term.name in moving}
 
 
 def _logits(arch: Architecture, positions: int) -> int:
@@ -206,6 +259,7 @@ def suggestions(
     available: int,
     *,
     device: str = "cuda",
+    judge: Judge | None = None,
     most: int = 3,
 ) -> list[Suggestion]:
     """The nearest settings that fit: fewer responses in memory at once and checkpointing first,
@@ -221,7 +275,7 @@ def suggestions(
     for changes in gives_up:
         for same in _lighter(recipe):
             chosen = {**same, **changes}
-            peak = predict(replace(recipe, **chosen), arch, device=device).peak
+            peak = predict(replace(recipe, **chosen), arch, device=device, judge=judge).peak
             if chosen and peak <= available:
                 found.append(Suggestion(chosen, peak, not changes))
                 break

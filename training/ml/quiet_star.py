@@ -30,7 +30,6 @@ from transformers import DynamicCache, TrainerCallback, set_seed
 
 from training.ml.adapting import adapted, optimizer_of, optimizer_words, save_model, save_start
 from training.ml.batches import parts_of, steps_of
-from training.ml.config import QuietStarRecipe
 from training.ml.data import TokenExample, longest_first, text_pieces
 from training.ml.evaluation import ratio_figure, token_metrics
 from training.ml.loading import (
@@ -46,6 +45,7 @@ from training.ml.loading import (
 )
 from training.ml.logprobs import CHUNK, pad_right
 from training.ml.loop import Batch, StepTrainer
+from training.ml.quiet_star_config import QuietStarRecipe
 from training.ml.steps import (
     OnStep,
     ReportSteps,

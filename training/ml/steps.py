@@ -20,12 +20,13 @@ from transformers.utils import logging as transformers_logging
 from training.ml import ranks
 from training.ml.adapting import load_network, optimizer_name, save_network
 from training.ml.batches import parts_of
-from training.ml.config import MOST_STEPS, Recipe, RowsRecipe, texts_in_a_row, token_budget
+from training.ml.config import Recipe, RowsRecipe
 from training.ml.data import Row, longest_first
 from training.ml.evaluation import log_loss, share_right
 from training.ml.loading import device, number_format
 from training.ml.methods import IN_4_BITS
 from training.ml.peaks import held_now
+from training.ml.settings import MOST_STEPS, texts_in_a_row, token_budget
 
 COMPLETE = "complete"
 """A checkpoint without this file was cut short by a kill and is not resumed from."""

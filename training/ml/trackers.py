@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from training.ml.config import TRACKERS
+from training.ml.settings import TRACKERS
 from training.ml.steps import StepReport
 
 

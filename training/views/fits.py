@@ -15,11 +15,13 @@ from django.views.decorators.http import require_POST, require_safe
 from labeling.access import project_for
 from labeling.models import Project
 from labeling.storage import check_model_name
+from training.fit_forms import WorkForm
 from training.fitting import Fit, fit, fit_work, machine
-from training.forms import NAMES, WorkForm
-from training.ml.config import METHODS, RECIPES, make_recipe
+from training.forms import NAMES
+from training.ml.config import RECIPES, make_recipe
 from training.ml.memory import REFERENCES
-from training.runs import named_model, with_folders
+from training.ml.settings import METHODS
+from training.runs import named_model, rating_judge, with_folders
 
 
 @login_required
@@ -36,15 +38,27 @@ def fits(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
 
 def fit_context(data: QueryDict, user: Any, project: Project, kind: str) -> dict[str, Any]:
     """The fit of the posted settings, or why it cannot be told."""
+    base = data.get("base_model", "").strip()
+    if not base:
+        return {"fit": None, "missing": _("Choose a base model to see the memory that it needs.")}
     try:
-        check_model_name(data.get("base_model", ""), user)
-        folder = named_model(project, data.get("base_model", ""))
+        check_model_name(base, user)
+        folder = named_model(project, base)
         recipe = make_recipe(kind, posted_settings(data, kind) | {"base_model": folder})
-        found = fit(kind, with_folders(project, recipe), machine())
+        found = fit(
+            kind, with_folders(project, recipe), machine(), judge=rating_judge(project, recipe)
+        )
     except (ValueError, ValidationError) as error:
-        text = str(getattr(error, "message", error))
-        return {"fit": None, "problem": text[:1].upper() + text[1:]}
+        return {"fit": None, "problem": _by_its_label(str(getattr(error, "message", error)))}
     return _told(found)
+
+
+def _by_its_label(text: str) -> str:
+    """A complaint that begins with the name of a setting, with the name that the form shows."""
+    name = text.replace(":", " ").split(" ", 1)[0]
+    if name in NAMES:
+        return f"{NAMES[name]}{text.removeprefix(name)}"
+    return text[:1].upper() + text[1:]
 
 
 def _told(found: Fit) -> dict[str, Any]:

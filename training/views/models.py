@@ -26,17 +26,10 @@ from labeling.models import Project
 from labeling.storage import storage_path
 from training.lineage import lineage
 from training.merges import check_in_words
-from training.ml.config import METHODS
 from training.ml.gguf_shapes import why_no_gguf
 from training.ml.merge_recipe import ABOUT, MERGES, form_of
-from training.model_files import (
-    NUMBERS,
-    bytes_of,
-    folder_of,
-    serving_command,
-    start_export,
-    zipped,
-)
+from training.ml.settings import METHODS
+from training.model_files import NUMBERS, bytes_of, folder_of, serving_command, start_export, zipped
 from training.model_forms import DescribeForm
 from training.models import ModelVersion
 from training.registry import describe

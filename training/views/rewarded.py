@@ -8,7 +8,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
-from training.ml.config import ALARMS
+from training.ml.ppo_config import ALARMS
 from training.models import Run
 
 WORK = {

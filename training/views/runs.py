@@ -20,19 +20,12 @@ from labeling.storage import storage_path
 from training import causes
 from training.datasets import words_of
 from training.forms import LaunchForm
-from training.ml.config import ON_TEXTS, RECIPES, TRACKERS, settings_of
+from training.ml.config import ON_TEXTS, RECIPES, settings_of
 from training.ml.methods import other_settings
+from training.ml.settings import TRACKERS
 from training.models import Dataset, Run
 from training.routing import waiting_words
-from training.runs import (
-    LIMITS,
-    cancel_run,
-    pace,
-    recipe_of,
-    resume_run,
-    seconds_left,
-    start_run,
-)
+from training.runs import LIMITS, cancel_run, pace, recipe_of, resume_run, seconds_left, start_run
 from training.sweeps import start_sweep
 from training.views import rewarded
 from training.views.fits import fit_context, with_suggestion

@@ -10,7 +10,8 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
-from labeling.imports.forms import FORM_NAMES, RATED_FORMS, Labels
+from labeling.imports.foreign.columns import Labels
+from labeling.imports.forms import FORM_NAMES, RATED_FORMS
 from labeling.imports.importing import ImportReport, import_file
 from labeling.imports.interchange import BadRow
 from labeling.imports.rated import scale_of

@@ -1,6 +1,7 @@
 import pytest
 
-from training.ml.config import DPORecipe, RewardRecipe, make_recipe, targets
+from training.ml.config import DPORecipe, RewardRecipe, make_recipe
+from training.ml.settings import targets
 
 
 def test_settings_given_as_text_get_the_types_of_the_recipe():

@@ -16,7 +16,7 @@ from judges.ml.reward import load_reward_model as load_judge
 from tests.training.tiny import polite_pairs, save_tiny_model
 from training.ml import adapting, dpo, ppo, ppo_memory, quiet_star, reward_model, sft
 from training.ml.architecture import read_architecture
-from training.ml.config import METHODS, ON_TEXTS, RECIPES, make_recipe
+from training.ml.config import ON_TEXTS, RECIPES, make_recipe
 from training.ml.data import (
     chat_tokens,
     prompts_of,
@@ -37,6 +37,7 @@ from training.ml.loading import (
 from training.ml.logprobs import response_logps
 from training.ml.memory import predict
 from training.ml.methods import BESIDE, PROMPTS, SETTINGS, WHOLE, why_not
+from training.ml.settings import METHODS
 from training.runs import Impossible, check_base
 
 PAIRS = polite_pairs(24)

@@ -1,6 +1,5 @@
 import pytest
 
-from training.ml.config import FALLS, REPEATS, TOO_FAR, UNCONFIRMED, PPORecipe
 from training.ml.monitors import (
     Look,
     Watch,
@@ -11,6 +10,7 @@ from training.ml.monitors import (
     take_look,
     values_of,
 )
+from training.ml.ppo_config import FALLS, REPEATS, TOO_FAR, UNCONFIRMED, PPORecipe
 
 N = 40
 WATCHED = PPORecipe(base_model="", reward_models="a", holdout_reward_model="b")

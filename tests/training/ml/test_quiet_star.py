@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tests.training.tiny import save_tiny_model
 from training.ml import quiet_star
-from training.ml.config import QuietStarRecipe, make_recipe
+from training.ml.config import make_recipe
 from training.ml.data import text_pieces
 from training.ml.loading import load_causal, load_tokenizer
 from training.ml.logprobs import response_logps
@@ -32,6 +32,7 @@ from training.ml.quiet_star import (
     told,
     write_on,
 )
+from training.ml.quiet_star_config import QuietStarRecipe
 
 TEXTS = [f"The boat {i} is calm, and its {i} rowers are kind." for i in range(14)]
 ROWS = [[9, 4, 7, 3, 8, 6], [5, 4, 9, 2], [7, 7]]

@@ -11,13 +11,8 @@ from safetensors.torch import load_file
 
 from tests.training.tiny import polite_pairs
 from training.ml import dpo, quiet_star, reward_model, sft
-from training.ml.config import (
-    DPORecipe,
-    PretrainRecipe,
-    QuietStarRecipe,
-    RewardRecipe,
-    SFTRecipe,
-)
+from training.ml.config import DPORecipe, PretrainRecipe, RewardRecipe, SFTRecipe
+from training.ml.quiet_star_config import QuietStarRecipe
 from training.ml.steps import resume_point
 
 PAIRS = polite_pairs(32)

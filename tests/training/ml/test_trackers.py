@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.ml.config import TRACKERS
+from training.ml.settings import TRACKERS
 from training.ml.steps import StepReport
 from training.ml.trackers import named, open_tracker
 

@@ -9,8 +9,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from labeling.storage import model_folder
 from training.fitting import Fit, Machine, fit, fit_work, machine
-from training.ml.config import METHODS, RECIPES, make_recipe
+from training.ml.config import RECIPES, make_recipe
 from training.ml.memory import GIB, REFERENCES, USES, Work, make_work
+from training.ml.settings import METHODS
 
 
 class Command(BaseCommand):

@@ -11,7 +11,8 @@ from labeling.models import Project
 from training.comparing import best_of
 from training.dataset_settings import LABELS
 from training.datasets import dataset_named
-from training.ml.config import RECIPES, TRACKERS
+from training.ml.config import RECIPES
+from training.ml.settings import TRACKERS
 from training.models import Run
 from training.sweeps import create_sweep, read_grid, start_sweep
 from training.tasks import carry_out

@@ -9,7 +9,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from labeling.models import Project
 from training.dataset_settings import LABELS
 from training.datasets import dataset_named
-from training.ml.config import METHODS, RECIPES, TRACKERS, make_recipe
+from training.ml.config import RECIPES, make_recipe
+from training.ml.settings import METHODS, TRACKERS
 from training.models import Run
 from training.runs import Impossible, create_run, start_run
 

@@ -8,6 +8,7 @@ from labeling.imports.interchange import Row
 from labeling.imports.rows import RowStore
 from labeling.models import Notice
 from labeling.notices import tell_leads
+from training.ml.data import storable
 from training.models import Run
 
 FIRST = 10
@@ -24,8 +25,8 @@ def heed(run: Run, alarm: dict[str, Any]) -> dict[str, Any]:
     rows = [
         Row(
             prompt=pair["prompt"],
-            response_a=[{"role": "assistant", "content": pair["old"]}],
-            response_b=[{"role": "assistant", "content": pair["new"]}],
+            response_a=[{"role": "assistant", "content": storable(pair["old"])}],
+            response_b=[{"role": "assistant", "content": storable(pair["new"])}],
             model_a=old,
             model_b=new,
             priority=FIRST,

@@ -13,8 +13,10 @@ import pytest
 import yaml
 from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.urls import reverse
 from django.utils import timezone
 
+from config.bodies import FILES
 from labeling.models import Worker
 
 ROOT = Path(settings.BASE_DIR)
@@ -155,7 +157,7 @@ def test_the_proxy_is_given_what_its_file_reads():
 def test_images_come_with_the_extras_that_the_settings_tell():
     told = explained()["EXTRAS"][0]
     text = "".join((ROOT / name).read_text() for name in ("Dockerfile", "docker-compose.yml"))
-    assert set(re.findall(r"EXTRAS(?:=|:-)([\w,]+)", text)) == {told, "fleet"}
+    assert set(re.findall(r"EXTRAS(?:=|:-)([\w,]*\w)", text)) == {told, "fleet"}
     assert "oidc" in told  # every process reads the settings, and they refuse OIDC without it
 
 
@@ -203,6 +205,24 @@ def test_images_hold_no_secret_and_run_without_rights():
     final = text[text.index(" AS application") :]
     assert final.index("USER 1000") < final.index("FROM application AS trainer")
     assert "USER root" not in text
+
+
+def test_the_proxy_takes_large_bodies_for_imports_alone():
+    text = (ROOT / "Caddyfile").read_text()
+    matchers = dict(re.findall(r"^\t(@\w+) (?:not )?path_regexp (\S+)$", text, re.MULTILINE))
+    sizes = dict(re.findall(r"request_body (\S+) \{\s+max_size (\S+)", text))
+    assert set(sizes) == {"@imports", "@others"} == set(matchers)
+    assert len(set(matchers.values())) == 1
+    assert re.search(r"@others not ", text)
+    assert int(sizes["@others"].removesuffix("MB")) * 10**6 > settings.PREFLOOP_API_MAX_BYTES
+    files = [reverse(name, args=["zoo"]) for name in sorted(FILES)]
+    assert len(files) == 2
+    assert all(re.search(matchers["@imports"], path) for path in files)
+    assert not re.search(matchers["@imports"], "/accounts/login/")
+    for name in COMPOSE:  # no other proxy in front
+        for service in composed(name)["services"].values():
+            if "ports" in service:
+                assert "./Caddyfile:/etc/caddy/Caddyfile:ro" in service["volumes"]
 
 
 @pytest.mark.parametrize("name", COMPOSE)

@@ -11,8 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import IO, Any
 
-MAX_FOOTER_BYTES = 4 << 20
-"""A hundred bytes for each column of each row group, each of which may cost hundreds in memory."""
+MAX_FOOTER_BYTES = 2 << 20
+"""A hundred bytes for each column of each row group. One of them may cost 230 in memory: 500 MB."""
 MAX_IN_A_LIST = 20_000
 """Columns, row groups: a list that says it is longer is not believed."""
 MAX_PAGES = 1_000_000
@@ -126,7 +126,8 @@ class _Compact:
             case 7:  # a double
                 self.at += 8
             case 8:  # bytes
-                self.at += self._unsigned()
+                length = self._unsigned()
+                self.at += length
             case 9 | 10:  # a list, a set
                 head = self._byte()
                 self._many(head >> 4 if head >> 4 < 15 else self._unsigned(), [head & 15], depth)

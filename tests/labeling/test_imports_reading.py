@@ -327,7 +327,7 @@ def with_footer(path, footer: bytes) -> Path:
 
 def test_a_parquet_footer_that_is_too_long_is_refused_before_it_is_read(tmp_path):
     pytest.importorskip("pyarrow")
-    with pytest.raises(FileProblem, match="its footer takes 5 MB, more than 4: write it with"):
+    with pytest.raises(FileProblem, match="its footer takes 5 MB, more than 2: write it with"):
         read(with_footer(tmp_path / "a.parquet", b"\0" * (5 << 20)))
 
 

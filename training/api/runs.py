@@ -48,7 +48,7 @@ class Runs(ListAPIView):
 def start_asked(request: Request, asked: dict[str, Any], start: Any, **more: Any) -> Any:
     """What `start_run` or `start_sweep` makes of a request, or its refusal as an answer."""
     try:
-        check_model_name(asked["base_model"], request.user)
+        check_model_name(request.project, asked["base_model"], request.user)
         return start(
             request.project,
             kind=asked["kind"],

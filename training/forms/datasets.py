@@ -18,7 +18,7 @@ from training.dataset_settings import (
     DatasetSettings,
     make_settings,
 )
-from training.forms import refuse
+from training.forms.launch import refuse
 
 
 class DatasetForm(forms.Form):

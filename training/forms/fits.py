@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _lazy
 
 from labeling.models import Project
 from labeling.storage import check_model_name
-from training.forms import LARGEST, refuse
+from training.forms.launch import LARGEST, refuse
 from training.ml.memory import USES, make_work
 from training.ml.settings import DTYPES
 from training.models import Run
@@ -47,14 +47,14 @@ class WorkForm(forms.Form):
 
     def __init__(self, *args: Any, project: Project, user: Any, **kwargs: Any) -> None:
         super().__init__(*args, label_suffix="", **kwargs)
-        self.user = user
+        self.project, self.user = project, user
         uses = {use: _(words) for use, words in USES.items()}
         self.fields["use"].choices = [(u, text[:1].upper() + text[1:]) for u, text in uses.items()]
         self.fields["dtype"].choices = [(dtype, _(words)) for dtype, words in DTYPES.items()]
         self.known_models = known_models(project, Run.Kind.DPO)
 
     def clean_model(self) -> str:
-        check_model_name(self.cleaned_data["model"], self.user)
+        check_model_name(self.project, self.cleaned_data["model"], self.user)
         return str(self.cleaned_data["model"])
 
     def clean(self) -> dict[str, Any]:

@@ -301,7 +301,7 @@ class LaunchForm(forms.Form):
         self.fields["method"].choices = [(name, _(METHODS[name])) for name in BESIDE]
 
     def clean_base_model(self) -> str:
-        check_model_name(self.cleaned_data["base_model"], self.user)
+        check_model_name(self.project, self.cleaned_data["base_model"], self.user)
         return str(self.cleaned_data["base_model"])
 
     def data_fields(self) -> list[forms.BoundField]:

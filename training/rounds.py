@@ -34,7 +34,7 @@ from training.fleet import answers_folder, leave
 from training.ml.ppo_config import PPORecipe
 from training.models import Arena, ModelVersion, Round, RoundMeasure, RoundPair, Run
 from training.near_duplicates import jaccard, shingles
-from training.playground import storable, writers
+from training.playground import writers
 from training.runs import named_model, start_run, unusual
 from training.runs import recipe_of as recipe_of_run
 
@@ -475,7 +475,7 @@ def _answers(
         said: dict[str, list[str]] = {prompt.content_hash: [] for prompt in part}
         for n, prompt in enumerate(fitting):
             own = texts[n * draws : (n + 1) * draws]
-            said[prompt.content_hash] = [storable(text) for text in own]
+            said[prompt.content_hash] = own
         yield said
     del model
     give_memory_back()

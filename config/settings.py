@@ -162,6 +162,7 @@ ACCOUNT_LOGIN_METHODS = {"username"}
 ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_UNIQUE_EMAIL = False
+ACCOUNT_REAUTHENTICATION_REQUIRED = True  # before a way to sign in is connected or taken away
 ACCOUNT_RATE_LIMITS = False  # labeling/sign_ins.py counts, for all processes together
 MFA_ADAPTER = "config.sign_in.SecondFactors"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]

@@ -336,7 +336,12 @@ PREFLOOP_ADDRESS = env.str("PREFLOOP_ADDRESS", default="http://localhost:8000")
 CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}
 CACHES["default"].setdefault("OPTIONS", {})
 if CACHES["default"]["BACKEND"].endswith("RedisCache"):
-    CACHES["default"]["OPTIONS"]["serializer"] = "config.plain_cache.JSONSerializer"
+    CACHES["default"]["BACKEND"] = "config.plain_cache.SharedCache"
+    CACHES["default"]["OPTIONS"] |= {
+        "serializer": "config.plain_cache.JSONSerializer",
+        "socket_connect_timeout": 2,
+        "socket_timeout": 2,
+    }
 if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
     CACHES["default"]["OPTIONS"]["MAX_ENTRIES"] = 10_000
 

@@ -21,7 +21,7 @@ from labeling.changes import note_change
 from labeling.models import Project, Rater
 from labeling.scoring import raters_that_rate
 from labeling.storage import HUB_ID, files_folder, model_folder, storage_path
-from training.dataset_settings import settings_of_now
+from training.dataset_settings import DatasetSettings, settings_of_now
 from training.datasets import freeze
 from training.ml.architecture import model_folder as cached_folder
 from training.ml.architecture import named_layers
@@ -292,12 +292,14 @@ def start_run(
     dataset: Dataset | None = None,
     labels: str = "mixed",
     test_share: float = 0.1,
+    made_by: DatasetSettings | None = None,
     report_to: str = "",
     created_by: Any = None,
 ) -> Run:
     """As create_run, and wake a worker once it is committed. Without a dataset it is the worker
     that freezes the labels: of many that takes seconds, for which no request should wait.
 
+    Args: made_by: how the labels of now are frozen, in place of `labels` and `test_share`.
     Raises: ValueError in plain words: unknown setting, missing model or file.
     """
     recipe = checked_recipe(
@@ -308,6 +310,9 @@ def start_run(
         dataset=dataset,
         test_share=test_share,
     )
+    frozen = labels_of_now(recipe, dataset, labels, test_share)
+    if frozen and made_by is not None:
+        frozen = made_by.as_json()
     with transaction.atomic():
         run = write_run(
             project,
@@ -315,7 +320,7 @@ def start_run(
             base_model,
             recipe,
             dataset,
-            labels=labels_of_now(recipe, dataset, labels, test_share),
+            labels=frozen,
             report_to=report_to,
             created_by=created_by,
         )

@@ -10,7 +10,7 @@ from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.access import PerMinute, StartsPerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
 from labeling.storage import check_model_name
@@ -28,14 +28,11 @@ class Runs(ListAPIView):
     """Training runs, newest first."""
 
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = RunSerializer
 
     def get_queryset(self) -> Any:
         return runs_of(self.request)
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(request=StartSerializer, responses={202: RunSerializer})
     @idempotent

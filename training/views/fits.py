@@ -16,7 +16,8 @@ from labeling.access import project_for
 from labeling.models import Project
 from labeling.storage import check_model_name
 from training.fitting import Fit, fit, fit_work, machine
-from training.forms import NAMES, WorkForm
+from training.forms.fits import WorkForm
+from training.forms.launch import NAMES
 from training.ml.config import RECIPES, make_recipe
 from training.ml.memory import REFERENCES
 from training.ml.settings import METHODS

@@ -55,7 +55,7 @@ UNLIKE_CODE = re.compile(r"\s{200}|[^\n]{1000}")
 """What no person writes, and what patterns of lexers take longest for."""
 LONGEST_CODE = 10_000
 """Characters of code that are coloured."""
-LONGEST_COLOURING = 0.1
+LONGEST_COLOURING = 0.2
 """Seconds of computing that colouring may take: a lexer's effort may grow with the square."""
 MOST_FORMULAS = 300
 LONGEST_FORMULAS = 10_000
@@ -83,10 +83,11 @@ class _Text:
             self.left_plain.add("code")
             return block[0]
         self.code -= len(code)
+        tokens = lexer().get_tokens(code)  # the first of its kind compiles its patterns: not timed
         if self.ends is None:
             self.ends = time.thread_time() + LONGEST_COLOURING
         try:
-            coloured = formatted(self._in_time(lexer().get_tokens(code)), _formatter())
+            coloured = formatted(self._in_time(tokens), _formatter())
         except TimeoutError:
             self.left_plain.add("code")
             return block[0]

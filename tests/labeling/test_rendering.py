@@ -115,7 +115,7 @@ def test_markup_of_a_response_is_shown_and_never_obeyed(attack):
 def test_no_text_makes_a_page_take_long_and_what_is_left_plain_is_said(text, said):
     started = time.process_time()
     html = render_markdown(text)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 2  # seconds; it was 112
     assert len(html) < 20 * len(text)
     assert said in html
     assert ("left-plain" in html) == bool(said)

@@ -29,6 +29,9 @@ def test_models_of_another_project_are_named_in_vain(storage):
         ("rounds", {"models": both[:1]}),
         ("rounds", {"scorer": "their-reward"}),
         ("arenas", {"models": both}),
+        ("judges", {"name": "a judge", "model": "file:///etc/passwd"}),
+        ("judges", {"name": "a judge", "model": "http://169.254.169.254/x"}),
+        ("judges", {"name": "a judge", "model": "data/runs/7/model"}),
     ]
     headers = bearer(mine.user, *ApiToken.Scope.values)
     for route, body in asked:

@@ -306,6 +306,7 @@ def test_a_token_is_made_behind_the_password_alone():
     page = client.post(again.url, {"password": "correct horse"}).content.decode()
     assert "pf_" in page
     assert user.api_tokens.get().name == "script"
+    assert 'action="/account/tokens/"' in page  # the page stands at another address now
 
 
 def test_a_code_is_good_once_whatever_a_process_remembers():

@@ -55,10 +55,15 @@ def request_id(
 
 
 class Traced(logging.Filter):
-    """Puts the id into every record, so that any format may name it."""
+    """Puts the id into every record, so that any format may name it; a request that was refused is
+    one line, since anybody can be refused as often as they like."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.trace = trace_id.get() or "-"
+        # Errors of ours keep their tracebacks. Django's security loggers tell of the sender's.
+        is_refusal = record.name == "django.request" and record.levelno < logging.ERROR
+        if is_refusal or record.name.startswith("django.security."):
+            record.exc_info = record.exc_text = None
         return True
 
 

@@ -29,6 +29,10 @@ class Dataset(models.Model):
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="datasets")
     sha256 = models.CharField(max_length=64)
+    # Where an erasure wrote the file's first line anew, the hash of all lines after it: by that the
+    # file is checked from then on (labeling/personal_files.py).
+    body_sha256 = models.CharField(max_length=64, blank=True)
+    redacted_at = models.DateTimeField(null=True, blank=True)
     path = models.CharField(max_length=500)  # JSON lines under PREFLOOP_STORAGE
     # What made it: source of labels, aggregation, split, length filter.
     filters = models.JSONField(default=dict)

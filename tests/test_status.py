@@ -28,7 +28,7 @@ from config.tracing import (
 )
 from labeling.invitations import invite
 from labeling.jobs import Job
-from labeling.models import AgreementReport, Worker
+from labeling.models import AgreementReport, Project, Worker
 from labeling.workers import forget_the_ended, read_gpus, tell, versions
 from tests.factories import MembershipFactory, ProjectFactory, UserFactory
 
@@ -294,3 +294,7 @@ def test_administrators_see_workers_jobs_and_what_failed_last():
     assert "<html" not in fragment
     assert "box:7" in fragment
     assert "silent:1" in fragment
+    broken = Project.objects.get(name="Broken")
+    assert f'<a href="/projects/{broken.slug}/agreement/">agreement in Broken</a>' in page
+    assert f'<a href="/projects/{broken.slug}/">Broken</a>' in page
+    assert ">agreement report</td>" in page

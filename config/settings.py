@@ -75,6 +75,8 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    # Django's check for forged requests reads the form later, right before the view.
+    "config.bodies.bounded_bodies",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
@@ -160,6 +162,7 @@ ACCOUNT_LOGIN_METHODS = {"username"}
 ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_UNIQUE_EMAIL = False
+ACCOUNT_REAUTHENTICATION_REQUIRED = True  # before a way to sign in is connected or taken away
 ACCOUNT_RATE_LIMITS = False  # labeling/sign_ins.py counts, for all processes together
 MFA_ADAPTER = "config.sign_in.SecondFactors"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
@@ -333,7 +336,12 @@ PREFLOOP_ADDRESS = env.str("PREFLOOP_ADDRESS", default="http://localhost:8000")
 CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}
 CACHES["default"].setdefault("OPTIONS", {})
 if CACHES["default"]["BACKEND"].endswith("RedisCache"):
-    CACHES["default"]["OPTIONS"]["serializer"] = "config.plain_cache.JSONSerializer"
+    CACHES["default"]["BACKEND"] = "config.plain_cache.SharedCache"
+    CACHES["default"]["OPTIONS"] |= {
+        "serializer": "config.plain_cache.JSONSerializer",
+        "socket_connect_timeout": 2,
+        "socket_timeout": 2,
+    }
 if CACHES["default"]["BACKEND"].endswith("LocMemCache"):
     CACHES["default"]["OPTIONS"]["MAX_ENTRIES"] = 10_000
 

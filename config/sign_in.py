@@ -1,19 +1,24 @@
 """Signing in: the door with its lock, the second factor behind it, and what ends a session."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.utils import perform_login
+from allauth.core.internal.cryptokit import compare_user_code
 from allauth.mfa import signals as second_factor
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.base.forms import AuthenticateForm, ReauthenticateForm
 from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.internal import auth as totp
 from django import forms
 from django.conf import settings
 from django.contrib.auth import views as auth
-from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
 from django.contrib.messages.views import SuccessMessageMixin
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -23,35 +28,46 @@ from django.utils.translation import gettext_noop, ngettext
 
 from labeling import keys, sign_ins
 from labeling.changes import note_event
+from labeling.tokens import open_tokens, revoke
 
 
-def locked_words(name: str, address: str) -> str:
-    """Why nobody may try now, in words; empty if they may."""
-    until = sign_ins.locked_until(name, address)
-    if until is None:
-        return ""
-    minutes = max(1, round((until - timezone.now()).total_seconds() / 60))
-    return ngettext(
-        "Too many wrong tries. Wait a minute.",
-        "Too many wrong tries. Wait %(n)s minutes.",
-        minutes,
-    ) % {"n": minutes}
+@contextmanager
+def counted_try(request: HttpRequest, name: str, what: str) -> Iterator[None]:
+    """Whoever tries a password or a code inside raises ValidationError if it is wrong. Where there
+    were too many, nothing is tried, so that nothing can be learnt.
+
+    Raises: ValidationError.
+    """
+    try:
+        this = sign_ins.begin_try(request, name)
+    except sign_ins.Locked as locked:
+        minutes = max(1, round((locked.until - timezone.now()).total_seconds() / 60))
+        raise ValidationError(
+            ngettext(
+                "Too many wrong tries. Wait a minute.",
+                "Too many wrong tries. Wait %(n)s minutes.",
+                minutes,
+            )
+            % {"n": minutes},
+            code="locked",
+        ) from None
+    try:
+        yield
+    except ValidationError:
+        sign_ins.was_wrong(this, name, what)
+        raise
+    sign_ins.was_right(this)
 
 
 class SignInForm(AuthenticationForm):
     """User name and password; a locked door is not even tried, so that nothing can be learnt."""
 
     def clean(self) -> dict[str, Any]:
-        name, address = self.cleaned_data.get("username"), sign_ins.address_of(self.request)
+        name = self.cleaned_data.get("username")
         if name is None or not self.cleaned_data.get("password"):
             return super().clean()
-        if words := locked_words(name, address):
-            raise ValidationError(words, code="locked")
-        try:
+        with counted_try(self.request, name, "password"):
             return super().clean()
-        except ValidationError:
-            sign_ins.note_failure(name, address, "password")
-            raise
 
     def get_invalid_login_error(self) -> ValidationError:
         return ValidationError(_("User name and password do not match."), code="invalid_login")
@@ -71,15 +87,45 @@ class SignIn(auth.LoginView):
         return super().get_context_data(oidc=settings.PREFLOOP_OIDC, **context)
 
 
-class PasswordChange(SuccessMessageMixin, auth.PasswordChangeView):
-    """Ends every other session of the person, since a session's hash follows from the password."""
+class NewPasswordForm(PasswordChangeForm):
+    """The old password is one that can be guessed at too."""
 
+    revoke_tokens = forms.BooleanField(required=False, initial=True)
+
+    def __init__(self, user: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(user, *args, **kwargs)
+        n = open_tokens(user).count()
+        self.fields["revoke_tokens"].label = ngettext(
+            "Revoke my token for programs: whoever knew the password may have made it",
+            "Revoke my %(n)s tokens for programs: whoever knew the password may have made one",
+            n,
+        ) % {"n": n}
+        if not n:
+            del self.fields["revoke_tokens"]
+
+    def clean_old_password(self) -> str:
+        from allauth.core import context
+
+        with counted_try(context.request, self.user.get_username(), "password"):
+            return super().clean_old_password()
+
+
+class PasswordChange(SuccessMessageMixin, auth.PasswordChangeView):
+    """Ends every other session of the person, since a session's hash follows from the password,
+    and their tokens if they want."""
+
+    form_class = NewPasswordForm
     success_url = "/"
     success_message = _lazy("Your password is changed. Other devices are signed out.")
 
     def form_valid(self, form: forms.Form) -> HttpResponse:
-        response = super().form_valid(form)
-        note_event(self.request.user, gettext_noop("change password"), self.request.user)
+        user = self.request.user
+        with transaction.atomic():
+            response = super().form_valid(form)
+            note_event(user, gettext_noop("change password"), user)
+            if form.cleaned_data.get("revoke_tokens"):
+                for token in open_tokens(user):
+                    revoke(token)
         return response
 
 
@@ -93,6 +139,11 @@ class Accounts(DefaultAccountAdapter):
         super().login(request, user)
         sign_ins.session_begins(request, user)
 
+    def post_login(self, request: HttpRequest, user: Any, **more: Any) -> HttpResponse:
+        response = super().post_login(request, user, **more)
+        sign_ins.know_device(request, response, user)
+        return response
+
     def get_client_ip(self, request: HttpRequest) -> str:
         return sign_ins.address_of(request)
 
@@ -104,13 +155,13 @@ class Accounts(DefaultAccountAdapter):
         a desk that somebody else sits at."""
         from allauth.core import context
 
-        name, address = user.get_username(), sign_ins.address_of(context.request)
-        if sign_ins.locked_until(name, address):
+        try:
+            with counted_try(context.request, user.get_username(), "password"):
+                if not user.check_password(password):
+                    raise ValidationError("wrong")
+        except ValidationError:
             return False
-        if user.check_password(password):
-            return True
-        sign_ins.note_failure(name, address, "password")
-        return False
+        return True
 
 
 class SecondFactors(DefaultMFAAdapter):
@@ -127,20 +178,39 @@ class SecondFactors(DefaultMFAAdapter):
 
 
 class _CountedCode:
-    """Six digits are guessed soon where nobody counts."""
+    """Six digits are guessed soon where nobody counts, and are good for one time alone."""
 
     def clean_code(self) -> str:
         from allauth.core import context
 
-        name = self.user.get_username()
-        address = sign_ins.address_of(context.request)
-        if words := locked_words(name, address):
-            raise ValidationError(words, code="locked")
-        try:
-            return super().clean_code()
-        except ValidationError:
-            sign_ins.note_failure(name, address, "code")
-            raise
+        with counted_try(context.request, self.user.get_username(), "code"):
+            code = super().clean_code()
+            if self.authenticator.type == Authenticator.Type.TOTP and not _is_newer(
+                self.authenticator, code
+            ):
+                raise ValidationError(_("This code has been used. Wait for the next one."))
+            return code
+
+
+def _is_newer(authenticator: Authenticator, code: str) -> bool:
+    """Whether the code belongs to a later time than the last one that was used; it is used now.
+    The row remembers it: what is remembered in one process, the others do not know."""
+    with transaction.atomic():
+        row = Authenticator.objects.select_for_update().get(pk=authenticator.pk)
+        secret = keys.decrypted(row.data["secret"], keys.SECOND_FACTORS)
+        meant = [
+            counter
+            for counter in totp.yield_hotp_counters_from_time()
+            if compare_user_code(
+                actual=code, expected=totp.format_hotp_value(totp.hotp_value(secret, counter))
+            )
+        ]
+        if not meant or meant[0] <= row.data.get("last_counter", -1):
+            return False
+        row.data["last_counter"] = meant[0]
+        row.save(update_fields=["data"])
+    authenticator.data = row.data  # it is saved again by whoever notes its use
+    return True
 
 
 class CodeForm(_CountedCode, AuthenticateForm):

@@ -49,7 +49,7 @@ from judges.serializers import (
     UseSerializer,
 )
 from judges.tasks import settle_judge
-from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.access import PerMinute, StartsPerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
 
@@ -104,14 +104,11 @@ class JudgeRuns(ListAPIView):
     """Runs of the project's judges, newest first."""
 
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = JudgeRunSerializer
 
     def get_queryset(self) -> Any:
         return _runs(self.request)
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(request=LaunchSerializer, responses={202: JudgeRunSerializer})
     @idempotent
@@ -219,14 +216,11 @@ class Experiments(ListAPIView):
     """Experiments of the laboratory, newest first; their results stand with each of them."""
 
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = ExperimentSerializer
 
     def get_queryset(self) -> Any:
         return _experiments(self.request)
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(request=NewExperimentSerializer, responses={202: ExperimentSerializer})
     @idempotent
@@ -326,11 +320,8 @@ class UseJudge(GenericAPIView):
 @extend_schema(tags=["Routing"])
 class Routing(GenericAPIView):
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = RoutingSerializer
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(
         parameters=[

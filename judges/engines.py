@@ -17,7 +17,7 @@ from judges.models import JudgeRun, JudgeVersion
 from judges.servers import server_engine
 from labeling import shared
 from labeling.models import Comparison, Project
-from labeling.storage import model_folder, names_a_path, storage_path
+from labeling.storage import files_folder, model_folder, names_a_path
 
 Ask = Callable[[Sequence[Comparison]], Iterator[list[tuple[int, Outcome]]]]
 """Comparisons in, outcomes batch by batch as they come: (place in what was given, outcome)."""
@@ -95,11 +95,10 @@ def model_place(project: Project, name: str) -> str:
     """What to load for a model's name: a model that was trained in this project, or as
     `labeling.storage.model_folder` says."""
     # The model's row belongs to training, which judges do not import; the project knows its models.
-    path = project.models.filter(name=name).values_list("path", flat=True).first()
-    if path is None:
+    found = project.models.filter(name=name).first()
+    if found is None:
         return model_folder(name)
-    stored = Path(path) if Path(path).is_absolute() else storage_path(path)
-    return str(stored) if stored.exists() else path  # a base may be a hub id
+    return files_folder(found.path, is_base=found.kind == found.Kind.BASE)
 
 
 def why_unusable(project: Project, name: str) -> str:

@@ -41,7 +41,7 @@ def checked_place(
         raise NotPossible("model", _("Name the model that judges."))
     if server is None:  # a server's names are its own
         try:
-            check_model_name(model, user)
+            check_model_name(project, model, user)
         except ValidationError as error:
             raise NotPossible("model", error.messages[0]) from None
         wrong = why_unusable(project, model)

@@ -27,18 +27,14 @@ from scipy.stats import false_discovery_control, ttest_1samp, wilcoxon
 
 from labeling.agreement import (
     LENGTHS_DIFFER,
-    SEED,
     TIE,
     UNPARSED,
     A,
     B,
-    Figure,
     Votes,
     one_against_the_others,
     position_consistency,
     position_preference,
-    refused,
-    sums_by_prompt,
 )
 from labeling.calibration import (
     MIN_ISOTONIC,
@@ -50,6 +46,7 @@ from labeling.calibration import (
     probability_figures,
     ratio,
 )
+from labeling.intervals import SEED, Figure, refused, sums_by_prompt
 
 FLIPS = 9_999
 """Random exchanges of two judges' results behind one p-value; its least value is 1 / 10,000."""

@@ -83,11 +83,13 @@ def own_model(version: JudgeVersion) -> OwnModel | None:
     if version.server_id is not None:
         return None
     recipe = recipe_from(version.recipe)
-    said = (recipe.score_preamble, *recipe.principles, recipe.score_request, recipe.score_ending)
+    lead = (recipe.score_preamble, *recipe.principles)
+    words = (recipe.score_request, recipe.score_ending)
     return OwnModel(
         folder=model_place(version.judge.project, version.model),
         dtype=recipe.dtype,
         in_4_bits=recipe.load_in_4bit,
         context=recipe.max_context,
-        words=sum(map(len, said)) // LETTERS_OF_A_TOKEN,
+        lead=sum(map(len, lead)) // LETTERS_OF_A_TOKEN,
+        words=sum(map(len, words)) // LETTERS_OF_A_TOKEN,
     )

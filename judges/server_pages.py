@@ -77,8 +77,6 @@ class ServerForm(forms.ModelForm):
         widgets = {
             "url": forms.TextInput(attrs={"spellcheck": "false", "inputmode": "url"}),
             "key_variable": forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
-            "price_read": forms.NumberInput(attrs={"step": "any"}),
-            "price_written": forms.NumberInput(attrs={"step": "any"}),
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -61,7 +61,7 @@ def projects_of(user: Any) -> Any:
 
 # Written out, because every label asks: the ORM needs four times as long to make these statements
 # as the database to answer them.
-LABELER = """
+PERSONS_RATER = """
     SELECT rater.*, membership.role, EXISTS (
         SELECT 1 FROM labeling_webhook AS webhook
         WHERE webhook.project_id = rater.project_id AND webhook.disabled_at IS NULL
@@ -75,7 +75,7 @@ LABELER = """
 PROJECT = "SELECT * FROM labeling_project WHERE id = %s"
 
 
-def labeler(user: Any, slug: str, *, lock: bool = False) -> tuple[Project, Rater]:
+def project_and_rater(user: Any, slug: str, *, lock: bool = False) -> tuple[Project, Rater]:
     """The project and the person's rater in it, if they may label there: what `project_for` and
     `rater_of` give, at less cost for those who have labeled before.
 
@@ -84,7 +84,7 @@ def labeler(user: Any, slug: str, *, lock: bool = False) -> tuple[Project, Rater
 
     Raises: as `project_for`.
     """
-    sql = LABELER
+    sql = PERSONS_RATER
     if lock and connection.features.has_select_for_no_key_update:
         sql += "FOR NO KEY UPDATE OF rater"  # SQLite's transaction has the only write lock
     rater = next(iter(Rater.objects.raw(sql, [user.pk, slug])), None)

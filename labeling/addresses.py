@@ -6,6 +6,7 @@ one that was checked: whoever owns the name cannot send it elsewhere between the
 
 import ipaddress
 import socket
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -33,6 +34,8 @@ CARRIERS = [
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")  # reaches this machine on many systems
 BROADCAST = ipaddress.ip_address("255.255.255.255")
+MOST_TRIED = 3
+"""Addresses of one name that are tried."""
 ISATAP = {0x00005EFE, 0x02005EFE}
 
 
@@ -120,7 +123,8 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 def connect(host: str, port: int, timeout: float, check: Callable[[str], None]) -> socket.socket:
-    """A connection to an address of the host that has passed `check`.
+    """A connection to an address of the host that has passed `check`, within `timeout` seconds for
+    all that are tried together.
 
     One address that does not pass is enough to connect to none: otherwise chance would decide.
     Raises: what `check` raises; OSError if nobody answers.
@@ -129,9 +133,15 @@ def connect(host: str, port: int, timeout: float, check: Callable[[str], None]) 
     for address in addresses:
         check(address)
     problem: OSError | None = None
-    for address in addresses:
+    ends_at, tried = time.monotonic() + timeout, addresses[:MOST_TRIED]
+    for n, address in enumerate(tried):
+        # What a dead one leaves unused is for the next; none takes the time of those after it.
+        left = max(0.01, ends_at - time.monotonic()) / (len(tried) - n)
         try:
-            return socket.create_connection((address, port), timeout=timeout)
+            found = socket.create_connection((address, port), timeout=left)
         except OSError as error:
             problem = error
+        else:
+            found.settimeout(timeout)
+            return found
     raise problem or OSError(f"{host} has no address")

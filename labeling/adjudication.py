@@ -1,10 +1,8 @@
 """A lead decides a comparison: for training in place of the votes, for agreement not at all."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from django.db import transaction
-from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
@@ -54,14 +52,6 @@ def withdraw_decision(comparison: Comparison, user: Any) -> None:
             before=_said(former),
             after={"comparisons": [comparison.pk]},
         )
-
-
-def current_decisions(
-    comparisons: QuerySet[Comparison] | Iterable[Comparison],
-) -> dict[int, Decision]:
-    """The decisions that hold now, by the comparison's key; undecided comparisons are left out."""
-    current = Decision.objects.filter(superseded_at=None, comparison__in=comparisons)
-    return {decision.comparison_id: decision for decision in current}
 
 
 def _supersede(comparison: Comparison) -> Decision | None:

@@ -1,22 +1,12 @@
 """How far raters agree (alpha, kappas), and which sides they lean to: numbers in, numbers out.
 
 No rows in here: `labeling/votes.py` fetches a project's votes, `agreement_report` turns them into
-what the command prints and the page shows. Each figure is a dict with "value", "low", "high" and
-"n"; where its assumption does not hold, "value" is None and "why" says so in a sentence.
+what the command prints and the page shows. Intervals are those of `labeling/intervals.py`.
 
 Decisions, all of them visible in the figures:
 - "Both are bad" is a category of its own, beside a, b and tie. Answers are nominal: no category is
   nearer to another.
 - Verdicts that could not be read ("unparsed") are a category too, so they count as disagreement.
-- Intervals are 95 % percentile intervals of `RESAMPLES` bootstrap resamples of whole prompts, drawn
-  from a fixed seed: the comparisons of one prompt (a ranked list of K answers makes K(K−1)/2 of
-  them) are no independent evidence. Where each prompt has one comparison, that is the bootstrap by
-  comparison.
-- Where each prompt has one vote (the shares of a single rater) that bootstrap only imitates the
-  binomial distribution, so the exact Clopper-Pearson interval stands.
-- A bootstrap knows nothing of what it has not seen. Of fewer than `MIN_PROMPTS` prompts, or where
-  no resample differs from another, there is no interval, and "why_no_interval" says so; a share of
-  0 or 1 gets the exact interval that it has with one trial a prompt, which is never too narrow.
 - Every statistic here is a function of sums over comparisons, so a prompt is a row of sums, and a
   resample a sum of rows.
 
@@ -26,7 +16,6 @@ the command and the worker load this module, by `labeling/reports.py`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any
 
 import evalica
@@ -37,23 +26,16 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
 
+from labeling.intervals import RESAMPLES, Figure, bootstrap, divide, refused, resamples_of, share_of
 from labeling.rater_models import distinct, pairs_within
-from labeling.shares import CONFIDENCE, clopper_pearson
+from labeling.shares import CONFIDENCE
 
 CHOICES = ("a", "b", "tie", "both_bad", "unparsed")
 """What the codes of `Votes.choice` mean."""
 A, B, TIE, BOTH_BAD, UNPARSED = range(len(CHOICES))
-RESAMPLES = 1_000
-SEED = 20_260_131
 LENGTHS_DIFFER = 30  # characters; AlpacaEval's definition of "longer"
-MIN_PROMPTS = 10  # prompts below which nothing is resampled
-FEW = 64  # prompts up to which the resamples are kept, for the thousands of pairs of raters
-AT_ONCE = 100_000  # draws
 PAIR_RESAMPLES = 400  # for one of the thousands of pairs, and for one of hundreds of people
-MANY_PROMPTS, FEW_RESAMPLES = 20_000, 400  # of more prompts, so many: intervals are narrow there
 MANY_PAIRS = 1_000  # pairs of raters whose kappa gets an interval, those that share most
-
-Figure = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -669,134 +651,10 @@ def _tested(figure: Figure, n_successes: int, n: int) -> Figure:
     return figure | {"p_value": float(binomtest(n_successes, n).pvalue) if n else 1.0}
 
 
-def share_of(
-    prompt: np.ndarray,
-    successes: np.ndarray,
-    trials: np.ndarray | None = None,
-    resamples: int = RESAMPLES,
-) -> Figure:
-    """Successes among trials with an interval by prompt; all arrays are (rows,).
-
-    Args:
-        trials: how many each row holds; None: one.
-    """
-    trials = np.ones(len(successes)) if trials is None else trials
-    parts = np.column_stack([successes, trials]).astype(float)
-    per_prompt = sums_by_prompt(parts[trials > 0], prompt[trials > 0])
-    n_successes, n = (int(total) for total in per_prompt.sum(axis=0))
-    interval: Figure
-    if len(per_prompt) == n:
-        low, high = clopper_pearson(n_successes, n)
-        interval = {"low": low, "high": high}
-    elif n_successes in (0, n):
-        low, high = clopper_pearson(len(per_prompt) if n_successes else 0, len(per_prompt))
-        interval = {"low": low, "high": high}
-    else:
-        interval = bootstrap(
-            per_prompt, None, lambda sums: divide(sums[:, 0], sums[:, 1]), resamples
-        )
-    return {"value": n_successes / n, **interval, "n": n}
-
-
-# Bootstrap by prompt ------------------------------------------------------------------------------
-
-
-def bootstrap(
-    parts: np.ndarray,
-    prompt: np.ndarray | None,
-    statistic: Callable[[np.ndarray], np.ndarray],
-    resamples: int = RESAMPLES,
-) -> Figure:
-    """Percentile interval of a statistic of sums, prompts resampled whole.
-
-    Args:
-        parts: (rows, columns) what each row adds to the sums.
-        prompt: (rows,) prompt of each; None: every row is a prompt's.
-        statistic: (resamples, columns) sums -> (resamples,), NaN where it is not defined.
-    Returns: "low" and "high"; both None with "why_no_interval" where resampling says nothing.
-    """
-    per_prompt = parts if prompt is None else sums_by_prompt(parts, prompt)
-    if len(per_prompt) < MIN_PROMPTS:
-        return no_interval(f"Fewer than {MIN_PROMPTS} prompts: too few to resample.")
-    values = statistic(resampled_sums(per_prompt, resamples_of(len(per_prompt), resamples)))
-    values = values[~np.isnan(values)]
-    if not len(values) or np.ptp(values) < 1e-12:
-        return no_interval(
-            gettext_noop("Every resample gives the same value, so none shows how far it varies.")
-        )
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return {"low": float(low), "high": float(high)}
-
-
-def resamples_of(n_prompts: int, asked: int) -> int:
-    """How many resamples are drawn of so many prompts."""
-    return min(asked, FEW_RESAMPLES) if n_prompts > MANY_PROMPTS else asked
-
-
-def no_interval(why: str) -> Figure:
-    return {"low": None, "high": None, "why_no_interval": why}
-
-
-def sums_by_prompt(parts: np.ndarray, prompt: np.ndarray) -> np.ndarray:
-    """(prompts, columns) sums of the rows (rows, columns) of each prompt."""
-    codes = np.unique(prompt, return_inverse=True)[1]
-    n = int(codes.max(initial=-1)) + 1
-    sums = [np.bincount(codes, column, minlength=n) for column in parts.T]
-    return np.column_stack(sums).astype(float)
-
-
-def resampled_sums(per_prompt: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
-    """(resamples, columns) sums over as many prompts as there are, drawn with replacement.
-
-    Prompts that look alike to the statistic are drawn together: n prompts with k distinct rows
-    give multinomial counts over the k rows, the same bootstrap at the cost of k, not of n.
-    """
-    n = len(per_prompt)
-    if n <= FEW:
-        return _draws(n, resamples) @ per_prompt
-    rng = np.random.default_rng(SEED)
-    # Rows by one number each, which sorts in a tenth of the time: equal rows have equal ones, and
-    # others collide by no chance.
-    mark = (per_prompt * np.random.default_rng(SEED + 1).normal(size=per_prompt.shape[1])).sum(
-        axis=1
-    )
-    _marks, where, size = np.unique(mark, return_index=True, return_counts=True)
-    if 10 * len(where) < n:
-        return rng.multinomial(n, size / n, size=resamples) @ per_prompt[where]
-    # Mostly distinct: counting draws is faster than the multinomial; so many resamples at once that
-    # the draws stay in the processor's reach.
-    at_once = max(1, AT_ONCE // n)
-    sums = np.empty((resamples, per_prompt.shape[1]))
-    for begin in range(0, resamples, at_once):
-        size = min(at_once, resamples - begin)
-        drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-        draws = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        sums[begin : begin + size] = draws.astype(float) @ per_prompt
-    return sums
-
-
-@lru_cache(maxsize=FEW)
-def _draws(n: int, resamples: int) -> np.ndarray:
-    """(resamples, n) how often each of n prompts was drawn."""
-    draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=resamples)
-    return draws.astype(float)  # so that the product with sums is one of floats, which is fast
-
-
 def _resampled_unit(votes: Votes) -> str:
     """What a resample draws: "prompts", or "comparisons" where each prompt has one."""
     n_items = len(distinct(votes.item))
     return "comparisons" if len(distinct(votes.prompt)) == n_items else "prompts"
-
-
-def divide(a: Any, b: Any) -> np.ndarray:
-    """a / b, NaN where b is 0 (or only rounding away from it)."""
-    a, b = np.broadcast_arrays(np.asarray(a, dtype=float), np.asarray(b, dtype=float))
-    return np.divide(a, b, out=np.full(a.shape, np.nan), where=np.abs(b) > 1e-12)
-
-
-def refused(why: str, n: int) -> Figure:
-    return {"value": None, "low": None, "high": None, "n": n, "why": why}
 
 
 def _votes_of_raters(votes: Votes) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Agreement on scales that are more than names, and coefficients that chance troubles less.
 
-Numbers in, numbers out, as in `labeling/agreement.py`, whose figures, bootstrap and refusals are
-used here:
+Numbers in, numbers out, as in `labeling/agreement.py`; figures and their intervals are those of
+`labeling/intervals.py`:
 
 - graded answers ("A much better" … "equal" … "B much better"): ordinal alpha, which forgives a
   neighbouring step and not a leap;
@@ -26,18 +26,15 @@ from labeling.agreement import (
     TIE,
     A,
     B,
-    Figure,
     Votes,
     _n_paired_raters,
     _units,
     _why_no_agreement,
     _with_votes,
-    bootstrap,
-    divide,
     prompt_of_counts,
-    refused,
     vote_counts,
 )
+from labeling.intervals import Figure, bootstrap, divide, refused
 
 LEVELS = ("a3", "a2", "a1", "tie", "b1", "b2", "b3")
 """Graded answers in order: A much, clearly, slightly better, equal, B slightly … better."""

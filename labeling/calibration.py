@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 
-from labeling.agreement import (
+from labeling.correction import SMALLEST, corrected
+from labeling.intervals import (
     Figure,
     bootstrap,
     divide,
@@ -26,7 +27,6 @@ from labeling.agreement import (
     share_of,
     sums_by_prompt,
 )
-from labeling.correction import SMALLEST, corrected
 from labeling.shares import CONFIDENCE, clopper_pearson
 
 Floats = NDArray[np.float64]

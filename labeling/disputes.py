@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from labeling.agreement import CHOICES, Votes, divide, share_of
+from labeling.agreement import CHOICES, Votes
+from labeling.intervals import divide, share_of
 
 MIN_COMPARISONS = 10  # with two votes or more, below which a topic is not spoken of
 N_TOPICS, N_PROMPTS = 20, 10

@@ -18,7 +18,7 @@ import numpy as np
 from django.utils.translation import gettext_noop
 from scipy.stats import norm, t
 
-from labeling.agreement import Figure, refused, sums_by_prompt
+from labeling.intervals import Figure, refused, sums_by_prompt
 from labeling.shares import CONFIDENCE, clopper_pearson
 
 FEW_PROMPTS = 30  # prompts with a label below which only people's own exact interval stands

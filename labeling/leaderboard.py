@@ -25,7 +25,6 @@ import numpy as np
 from django.db.models import Exists, OuterRef
 from django.utils.translation import gettext_noop
 
-from labeling.agreement import RESAMPLES, Figure, refused
 from labeling.columns import code_of, places_of, read_columns
 from labeling.estimation import (
     FEW_PROMPTS,
@@ -37,6 +36,7 @@ from labeling.estimation import (
     rogan_gladen,
     win_rate,
 )
+from labeling.intervals import RESAMPLES, Figure, refused
 from labeling.models import Comparison, Preference, Project, Rater, Response, message_text
 from labeling.ratings import (
     FEW_RESAMPLES,

@@ -1,6 +1,6 @@
 """How far a project is, and who did what."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from django.core.cache import cache
@@ -74,10 +74,12 @@ class Counted:
 def kept_progress(project: Project) -> Counted | None:
     """The project's progress: of now in a small project, else as counted within the last minute;
     None if a large project's must be counted first (`count_progress`)."""
-    counted = cache.get(_key(project))
-    if counted is None and not _is_large(project):
-        counted = Counted(project_progress(project), timezone.now())
-    return counted
+    kept = cache.get(_key(project))
+    if kept is not None:
+        return Counted(Progress(**kept["progress"]), datetime.fromisoformat(kept["at"]))
+    if _is_large(project):
+        return None
+    return Counted(project_progress(project), timezone.now())
 
 
 def count_progress(project: Project) -> Counted:
@@ -85,7 +87,9 @@ def count_progress(project: Project) -> Counted:
     counted = kept_progress(project)
     if counted is None:
         counted = Counted(project_progress(project), timezone.now())
-        cache.set(_key(project), counted, KEEP_SECONDS)
+        # As JSON, which is all that a shared cache takes.
+        kept = {"progress": asdict(counted.progress), "at": counted.at.isoformat()}
+        cache.set(_key(project), kept, KEEP_SECONDS)
     return counted
 
 

@@ -27,7 +27,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 from scipy.stats import norm
 
-from labeling.agreement import MIN_PROMPTS, RESAMPLES, SEED
+from labeling.intervals import MIN_PROMPTS, RESAMPLES, SEED
 from labeling.shares import CONFIDENCE
 
 PRIOR_SD = 3.0
@@ -356,7 +356,7 @@ def _expected(d: np.ndarray, log_tie: Any) -> tuple[np.ndarray, np.ndarray]:
 def _resampled(by_prompt: sparse.csr_matrix, resamples: int) -> Iterator[np.ndarray]:
     """(some resamples, columns) sums over as many prompts as there are, drawn with replacement.
 
-    Prompts with equal rows are drawn together, as in `labeling.agreement.resampled_sums`; sparse,
+    Prompts with equal rows are drawn together, as in `labeling.intervals.resampled_sums`; sparse,
     because a prompt holds a few of the thousands of pairs.
     """
     n = by_prompt.shape[0]

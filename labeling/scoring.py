@@ -53,8 +53,10 @@ class OwnModel:
     in_4_bits: bool
     context: int
     """Tokens of a question at most; 0 is as much as the model can read."""
+    lead: int
+    """About how many tokens every question begins with; they are held once."""
     words: int
-    """About how many tokens a question has beside the prompt and the response."""
+    """About how many stand after the response."""
 
 
 def own_model_of(rater: Rater) -> OwnModel | None:

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_noop
 from labeling.changes import note_change
 from labeling.models import Choice, Comparison, Preference, Project, Rater
 from labeling.places import count_places, lock_people
-from labeling.quality import Share
+from labeling.shares import Share
 
 SUSPICIOUS_FROM = 4  # answers from which on an item that most people miss is worth a look
 MOST = 1_000  # comparisons that one step moves

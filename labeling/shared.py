@@ -128,7 +128,7 @@ def fetch_model(project: "Project", name: str) -> None:
 def places_of(project: "Project", name: str) -> Iterator[str]:
     """Where in the storage folder the files of a model lie that is named."""
     # The model's row belongs to training, which labeling does not import; the project knows it.
-    version = project.models.filter(name=name).first()  # type: ignore[attr-defined]
+    version = project.models.filter(name=name).first()
     if version is not None:
         yield from places_of_version(version)
     elif not names_a_path(name):

@@ -1,7 +1,9 @@
-"""Intervals of a share, and the exact test of one half, in plain Python: pages show them without a
-statistics library."""
+"""Shares and their intervals, and the exact test of one half, in plain Python: pages show them
+without a statistics library."""
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 CONFIDENCE = 0.95
 Z = 1.959964  # two-sided 95 %
@@ -100,3 +102,35 @@ def _log_chance(k: int, n: int, p: float) -> tuple[float, float]:
     # I = p (1 − p) · density · fraction / a
     log_chance = log_density + math.log(p) + math.log1p(-p) + math.log(fraction / a)
     return log_chance, math.exp(log_density - log_chance)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Hits among n, with the interval of Wilson; without any n there is no value."""
+
+    n_hits: float = 0
+    n: int = 0
+
+    @property
+    def value(self) -> float | None:
+        return self.n_hits / self.n if self.n else None
+
+    @property
+    def low(self) -> float | None:
+        return wilson(self.n_hits, self.n)[0] if self.n else None
+
+    @property
+    def high(self) -> float | None:
+        return wilson(self.n_hits, self.n)[1] if self.n else None
+
+    def excludes(self, value: float) -> bool:
+        return self.n > 0 and not self.low <= value <= self.high
+
+
+NOTHING = Share()
+"""Nothing was counted; never changed, so one serves all."""
+
+
+def share_of(hits: Iterable[bool]) -> Share:
+    found = list(hits)
+    return Share(sum(found), len(found))

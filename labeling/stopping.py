@@ -14,7 +14,7 @@ import math
 import numpy as np
 from django.utils.translation import gettext_noop
 
-from labeling.agreement import Figure, refused
+from labeling.intervals import Figure, refused
 from labeling.shares import CONFIDENCE
 
 LEVEL = 1 - CONFIDENCE

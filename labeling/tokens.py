@@ -5,7 +5,7 @@ import secrets
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
@@ -48,6 +48,11 @@ def valid_token(secret: str) -> ApiToken | None:
         noted_long_ago = Q(last_used_at=None) | Q(last_used_at__lt=now - USE_NOTED_EVERY)
         ApiToken.objects.filter(noted_long_ago, pk=token.pk).update(last_used_at=now)
     return token
+
+
+def open_tokens(user: Any) -> QuerySet[ApiToken]:
+    """Those of somebody's tokens that open something now."""
+    return ApiToken.objects.filter(user=user, revoked_at=None, expires_at__gt=timezone.now())
 
 
 def revoke(token: ApiToken) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from django.utils.translation import gettext_noop
 
-from labeling.agreement import BOTH_BAD, CHOICES, Figure, Votes, refused, share_of
+from labeling.agreement import BOTH_BAD, CHOICES, Votes
+from labeling.intervals import Figure, refused, share_of
 from labeling.rater_models import (
     ENOUGH,
     Answers,

@@ -302,12 +302,14 @@ def _post(url: str, body: bytes, headers: dict[str, str]) -> int:
     host = parts.hostname or ""
     port = parts.port or (443 if is_https else 80)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    ends_at = time.monotonic() + TIMEOUT_SECONDS
     raw = connect(host, port, TIMEOUT_SECONDS, _check_public)
     if is_https:  # wrapped before the timer starts: wrapping takes the socket's place
         context = ssl.create_default_context()
         raw = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
-    # A socket's timeout begins anew with every byte; this one does not.
-    timer = threading.Timer(TIMEOUT_SECONDS, _hang_up, [raw])
+    # A socket's timeout begins anew with every byte; this one does not, and counts from before the
+    # connection was made.
+    timer = threading.Timer(max(0, ends_at - time.monotonic()), _hang_up, [raw])
     timer.start()
     try:
         if isinstance(raw, ssl.SSLSocket):

@@ -82,6 +82,11 @@ def test_a_backup_comes_back_row_by_row_and_file_by_file(worked_in, storage, set
         call_command("restore", str(file))
     with pytest.raises(CommandError, match="name another file"):
         call_command("backup", str(file))
+    settings.LAPTOP, settings.SECRET_KEY, heard = False, "of a server", StringIO()
+    call_command("restore", str(file), "--check", stdout=StringIO(), stderr=heard)
+    assert (
+        "SECRET_KEY_FALLBACKS names the old one, which is the file secret_key" in heard.getvalue()
+    )
 
 
 def test_a_broken_backup_is_refused_before_anything_is_written(

@@ -13,8 +13,10 @@ import pytest
 import yaml
 from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.urls import reverse
 from django.utils import timezone
 
+from config.bodies import FILES
 from labeling.models import Worker
 
 ROOT = Path(settings.BASE_DIR)
@@ -136,6 +138,66 @@ def test_every_queue_that_a_task_is_sent_to_is_served_by_a_service(capsys):
     assert served == routed | {settings.CELERY_TASK_DEFAULT_QUEUE}
 
 
+def test_a_collector_of_figures_inside_is_answered_by_the_name_that_the_docs_tell():
+    """Asked by another name the server answers 400, and nobody sees any figure."""
+    services = composed("docker-compose.yml")["services"]
+    (address,) = re.findall(
+        r"`http://(\w+):8000/metrics`", (ROOT / "docs/deployment.md").read_text()
+    )
+
+    assert address in services
+    assert services["web"]["environment"]["ALLOWED_HOSTS"].endswith(f",{address}")
+
+
+def test_the_proxy_is_given_what_its_file_reads():
+    given = composed("docker-compose.yml")["services"]["proxy"]["environment"]
+    assert set(given) == set(re.findall(r"\{\$([A-Z_]+)", (ROOT / "Caddyfile").read_text()))
+
+
+def test_images_come_with_the_extras_that_the_settings_tell():
+    told = explained()["EXTRAS"][0]
+    text = "".join((ROOT / name).read_text() for name in ("Dockerfile", "docker-compose.yml"))
+    assert set(re.findall(r"EXTRAS(?:=|:-)([\w,]*\w)", text)) == {told, "fleet"}
+    assert "oidc" in told  # every process reads the settings, and they refuse OIDC without it
+
+
+def units() -> dict[str, dict[str, str]]:
+    """{name: {what: value}} of the units of systemd."""
+    return {
+        path.name: dict(re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE))
+        for path in sorted((ROOT / "systemd").glob("*.service"))
+    }
+
+
+def test_units_start_what_the_images_start():
+    text = (ROOT / "Dockerfile").read_text() + str(
+        composed("docker-compose.yml")["services"]["sweep"]["command"]
+    )
+    for name, unit in units().items():
+        assert (unit["User"], unit["Restart"]) == ("prefloop", "always")
+        start = unit["ExecStart"].replace("127.0.0.1:8000", "0.0.0.0:8000")
+        start = re.sub(r" --hostname \S+", "", start)  # a container has a name of its own
+        missing = [
+            word
+            for word in re.findall(r"[\w:.-]+", start.partition("bin/")[2])
+            if word not in ("sh", "exec") and word not in text
+        ]
+        assert missing == [], name
+
+
+def test_units_are_what_systemd_says(tmp_path):
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed")
+    for path in (ROOT / "systemd").glob("*.service"):
+        text = re.sub(r"/srv/prefloop/venv/bin/\w+", "/bin/true", path.read_text())
+        (tmp_path / path.name).write_text(text)
+    done = subprocess.run(
+        [program, "verify", *map(str, tmp_path.glob("*.service"))], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
 def test_images_hold_no_secret_and_run_without_rights():
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {".env", ".env.*", ".git", "data"} <= set(ignored)
@@ -143,6 +205,24 @@ def test_images_hold_no_secret_and_run_without_rights():
     final = text[text.index(" AS application") :]
     assert final.index("USER 1000") < final.index("FROM application AS trainer")
     assert "USER root" not in text
+
+
+def test_the_proxy_takes_large_bodies_for_imports_alone():
+    text = (ROOT / "Caddyfile").read_text()
+    matchers = dict(re.findall(r"^\t(@\w+) (?:not )?path_regexp (\S+)$", text, re.MULTILINE))
+    sizes = dict(re.findall(r"request_body (\S+) \{\s+max_size (\S+)", text))
+    assert set(sizes) == {"@imports", "@others"} == set(matchers)
+    assert len(set(matchers.values())) == 1
+    assert re.search(r"@others not ", text)
+    assert int(sizes["@others"].removesuffix("MB")) * 10**6 > settings.PREFLOOP_API_MAX_BYTES
+    files = [reverse(name, args=["zoo"]) for name in sorted(FILES)]
+    assert len(files) == 2
+    assert all(re.search(matchers["@imports"], path) for path in files)
+    assert not re.search(matchers["@imports"], "/accounts/login/")
+    for name in COMPOSE:  # no other proxy in front
+        for service in composed(name)["services"].values():
+            if "ports" in service:
+                assert "./Caddyfile:/etc/caddy/Caddyfile:ro" in service["volumes"]
 
 
 @pytest.mark.parametrize("name", COMPOSE)

@@ -1,12 +1,14 @@
 """Holds the house to its rules: who may import whom, which names there are, what stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.core.management import get_commands
 
 HOUSE = settings.BASE_DIR
 APPS = ("labeling", "judges", "training")
@@ -159,6 +161,37 @@ def test_every_module_opens_with_a_line_on_its_subject():
         and not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert silent == []
+
+
+def pages() -> list[Path]:
+    return [HOUSE / "README.md", HOUSE / "CHANGELOG.md", *sorted((HOUSE / "docs").glob("*.md"))]
+
+
+def links(page: Path) -> list[Path]:
+    """Files of ours that a page points to."""
+    found = re.findall(r"\]\((?!https?:)([\w./-]+)", page.read_text())
+    return [(page.parent / to).resolve() for to in found]
+
+
+def test_every_page_of_the_docs_is_linked_from_the_readme():
+    in_readme = links(HOUSE / "README.md")
+    assert [place(page) for page in pages()[2:] if page not in in_readme] == []
+
+
+def test_links_in_the_docs_lead_somewhere():
+    dead = [(place(page), str(to)) for page in pages() for to in links(page) if not to.exists()]
+    assert dead == []
+
+
+def test_commands_that_the_docs_name_exist():
+    known = get_commands()
+    unknown = [
+        (place(page), name)
+        for page in pages()
+        for name in re.findall(r"manage\.py ([a-z]\w+)", page.read_text())
+        if name not in known
+    ]
+    assert unknown == []
 
 
 # What the extras bring. The base install has none of it, and serves every page.

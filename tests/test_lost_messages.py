@@ -1,8 +1,16 @@
 """A broker or a database that is away: what waits for it goes on, and nothing waits for ever."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from django.core.cache import cache
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
@@ -12,12 +20,22 @@ from judges.forgotten import remind
 from judges.judging import judge_version
 from judges.ml.config import JudgeRecipe
 from judges.models import ChosenJudge, JudgeServer
-from labeling import jobs
+from labeling import jobs, progress, quality
+from labeling.answering import record_preference
+from labeling.assignment import next_comparison
 from labeling.jobs import patiently
 from labeling.models import AgreementReport
 from labeling.projects import change_by_worker, go_on_changing
 from labeling.tasks import change_existing_comparisons, deliver_webhooks
-from tests.factories import ComparisonFactory, ProjectFactory, UserFactory
+from tests import postgresql
+from tests.factories import (
+    ComparisonFactory,
+    MembershipFactory,
+    ProjectFactory,
+    RaterFactory,
+    UserFactory,
+    bearer,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -43,6 +61,65 @@ def no_broker():
     celery_app.pool.force_close_all()
     yield
     celery_app.conf.update(broker_url=before, task_publish_retry=True)
+
+
+@pytest.fixture(params=["there", "away"])
+def shared_cache(request, settings, tmp_path, monkeypatch) -> Iterator[bool]:
+    """Whether the Redis is there that the web processes share, and what may be kept is."""
+    pytest.importorskip("redis")
+    if shutil.which("redis-server") is None:
+        pytest.skip("Redis is not installed (Debian: apt-get install redis-server)")
+    port = postgresql.free_port()
+    environment = os.environ | {"CACHE_URL": f"redis://127.0.0.1:{port}/1", "DEBUG": "1"}
+    said = subprocess.run(
+        [sys.executable, "-c", "import json, config.settings as s; print(json.dumps(s.CACHES))"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    server = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--save", "", "--dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+    )
+    settings.CACHES = json.loads(said)
+    deadline = time.monotonic() + 10
+    while not (cache.set("a", 1) or cache.get("a")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if request.param == "away":
+        server.kill()
+        server.wait()
+    monkeypatch.setattr(progress, "LARGE", 0)
+    monkeypatch.setattr(quality, "NEWEST_IN_LIST", 1)
+    monkeypatch.setattr(quality, "ENOUGH", 1)
+    yield request.param == "there"
+    server.kill()
+    server.wait()
+
+
+def test_what_a_large_project_keeps_is_shared_and_no_page_fails_without_it(shared_cache, client):
+    member = MembershipFactory()
+    ComparisonFactory.create_batch(4, project=member.project)
+    raters = RaterFactory.create_batch(2, project=member.project)
+
+    def answer(choice: str) -> None:
+        for rater in raters:
+            record_preference(rater, next_comparison(rater).comparison, choice)
+
+    answer("tie")
+    assert progress.kept_progress(member.project) is None
+    counted = progress.count_progress(member.project)
+    assert counted.progress.n_given == 2
+    assert quality.usual_rates(member.project) == quality.Rates(1.0, 0.0, 2)
+
+    answer("a")
+    assert progress.kept_progress(member.project) == (counted if shared_cache else None)
+    assert quality.usual_rates(member.project).ties == (1.0 if shared_cache else 0.0)
+    client.force_login(member.user)
+    assert client.get(f"/projects/{member.project.slug}/").status_code == 200
+    reply = client.get("/api/me/", headers=bearer(member.user))
+    assert reply.json()["username"] == member.user.username
+    assert cache.add("once", True) is shared_cache
 
 
 def test_a_change_stands_whose_message_cannot_be_sent(

@@ -52,6 +52,23 @@ def test_old_keys_read_until_all_is_written_anew(stored, settings, capsys):
         secret_of(hook)
 
 
+def test_who_is_signed_in_stays_so_under_the_same_cookie_when_the_old_key_is_dropped(
+    settings, client
+):
+    settings.SECRET_KEY = "the first key"
+    client.force_login(UserFactory())
+    cookie = client.cookies["sessionid"].value
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "the second key", ["the first key"]
+
+    call_command("rotate_keys")
+
+    settings.SECRET_KEY_FALLBACKS = []
+    assert client.get("/").status_code == 200
+    assert client.cookies["sessionid"].value == cookie
+    settings.SECRET_KEY = "the first key"
+    assert client.get("/").status_code == 302
+
+
 def test_nothing_is_rotated_over_a_broken_history(stored, settings):
     note_event(None, "sign in", "x")
     seal_changes()

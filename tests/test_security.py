@@ -15,7 +15,7 @@ from django.test import Client
 
 from config.headers import POLICY
 from config.plain_cache import JSONSerializer
-from tests.factories import ComparisonFactory, MembershipFactory, UserFactory
+from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, UserFactory
 from tests.test_house import python_files
 
 HOUSE = settings.BASE_DIR
@@ -269,3 +269,36 @@ def test_every_exception_from_the_security_rules_has_its_reason():
         for found in bare.finditer(path.read_text())
     ]
     assert wrong == []
+
+
+class Unread:
+    """A body of which not one byte may be asked for."""
+
+    def read(self, *_sizes):
+        raise AssertionError("the body was read")
+
+    readline = read
+
+
+@pytest.mark.django_db
+def test_a_large_body_is_refused_unread_where_no_file_is_taken():
+    def send(client, path, content_type="multipart/form-data; boundary=x", **more):
+        given = {"CONTENT_LENGTH": str(700 * 2**20), "wsgi.input": Unread()} | more
+        return client.generic("POST", path, b"", content_type, **given)
+
+    project = ProjectFactory()
+    upload, stranger, member = f"/projects/{project.slug}/import/", Client(), Client()
+    member.force_login(UserFactory())
+    for path in ("/accounts/login/", upload, f"/api{upload[:-1]}s/", "/nowhere/"):
+        assert send(stranger, path).status_code == 413, path
+    for path in ("/accounts/password/", "/nowhere/", "/api/projects/"):
+        assert send(member, path).status_code == 413, path
+    assert send(member, "/api/projects/", "application/json").json() == {
+        "detail": "This is too large to be sent here."
+    }
+    assert send(member, upload).status_code == 404  # asked who it is, and still not read
+    unknown = {"HTTP_AUTHORIZATION": "Bearer made-up"}
+    assert send(stranger, f"/api{upload[:-1]}s/", **unknown).status_code == 401
+    assert send(stranger, "/accounts/login/", **unknown).status_code == 413
+    endless = {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}
+    assert send(stranger, "/accounts/login/", **endless).status_code == 411

@@ -1,7 +1,9 @@
 """The door: lock-out, sessions that end, the second factor, and what the history keeps of it."""
 
 import re
+import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -10,12 +12,17 @@ from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import make_password
 from django.contrib.sessions.models import Session
+from django.core.cache import cache
+from django.core.exceptions import ValidationError
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
 from config import settings as installed
+from config.sign_in import counted_try
+from labeling import keys
 from labeling.models import Change, SignInFailure
-from labeling.sign_ins import address_of
+from labeling.sign_ins import address_of, forget_old_failures
 from tests.factories import UserFactory, bearer
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_hashes")]
@@ -195,3 +202,124 @@ def test_nobody_reaches_anothers_second_factor(page):
 def test_accounts_are_made_by_invitation_alone():
     for page in ("signup", "password/reset", "email", "social/signup"):
         assert Client().get(f"/accounts/{page}/").status_code == 404
+
+
+def test_a_network_of_ipv6_is_one_address(settings, rf):
+    settings.PREFLOOP_SIGN_IN_TRIES = 1
+    user = person()
+    sign_in(Client(REMOTE_ADDR="2001:db8:1:2::1"), user.username, "wrong")
+    beside, elsewhere = Client(REMOTE_ADDR="2001:db8:1:2:ffff::9"), "2001:db8:1:3::1"
+    assert "Too many" in sign_in(beside, user.username).content.decode()
+    assert sign_in(Client(REMOTE_ADDR=elsewhere), user.username).status_code == 302
+
+
+def test_guesses_from_elsewhere_do_not_lock_the_owner_out_of_a_known_device(settings):
+    settings.PREFLOOP_SIGN_IN_TRIES = 2
+    user, other = person(), person()
+    owner = Client(REMOTE_ADDR="192.0.2.1")
+    sign_in(owner, user.username)
+    owner.post("/accounts/logout/")
+    for n in range(20):
+        sign_in(Client(REMOTE_ADDR=f"198.51.100.{n}"), user.username, "wrong")
+    sign_in(Client(REMOTE_ADDR="192.0.2.1"), user.username, "wrong")
+    assert "Too many" in sign_in(Client(), user.username).content.decode()  # an unknown device
+    assert sign_in(owner, user.username).status_code == 302
+
+    owner.post("/accounts/logout/")
+    for _ in range(2):
+        sign_in(owner, user.username, "wrong")
+    assert "Too many" in sign_in(owner, user.username).content.decode()  # its own are counted
+    thief = Client()
+    thief.cookies["prefloop_device"] = owner.cookies["prefloop_device"].value + "x"
+    assert "Too many" in sign_in(thief, user.username).content.decode()
+    assert sign_in(owner, other.username).status_code == 302  # known for one, as good as new here
+
+
+def test_guesses_at_unknown_accounts_are_one_row_of_the_history_each_window():
+    for n in range(30):
+        sign_in(Client(REMOTE_ADDR=f"192.0.2.{n}"), f"nobody-{n}", "wrong")
+    assert not Change.objects.exists()
+    SignInFailure.objects.update(created_at=timezone.now() - timedelta(minutes=31))
+    forget_old_failures()
+    forget_old_failures()
+    assert [(c.action, c.after) for c in Change.objects.all()] == [
+        ("fail to sign in", {"times": 30})
+    ]
+    assert not SignInFailure.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_guesses_that_come_at_once_are_no_more_than_one_after_another(rf):
+    user, looked = person(), []
+    together = threading.Barrier(12)
+
+    def guess():
+        together.wait()
+        with suppress(ValidationError), counted_try(rf.post(DOOR), user.username, "password"):
+            looked.append(time.sleep(0.05))
+            raise ValidationError("wrong")
+        connection.close()
+
+    threads = [threading.Thread(target=guess) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 1 <= len(looked) <= 5
+
+
+def test_a_wrong_old_password_counts_and_tokens_end_with_the_password():
+    user, client = person(), Client()
+    sign_in(client, user.username)
+    kept, headers = bearer(user), bearer(user)
+    new = {"new_password1": "walnut-river-9", "new_password2": "walnut-river-9"}
+    page = client.get("/accounts/password/").content.decode()
+    assert "Revoke my 2 tokens" in page
+    assert re.search(r"name=.revoke_tokens.[^>]* checked", page)
+    for _ in range(5):
+        client.post("/accounts/password/", {"old_password": "wrong", **new})
+    late = client.post("/accounts/password/", {"old_password": "correct horse", **new})
+    assert "Too many" in late.content.decode()
+    SignInFailure.objects.all().delete()
+    client.post("/accounts/password/", {"old_password": "correct horse", **new})
+    assert Client().get("/api/me/", headers=kept).status_code == 200
+    again = {"new_password1": "walnut-river-8", "new_password2": "walnut-river-8"}
+    client.post(
+        "/accounts/password/", {"old_password": "walnut-river-9", **again, "revoke_tokens": "on"}
+    )
+    assert Client().get("/api/me/", headers=headers).status_code == 401
+    assert "token" not in client.get("/accounts/password/").content.decode().split("<h1>")[
+        1
+    ].lower().replace("csrfmiddlewaretoken", "")
+
+
+def test_a_token_is_made_behind_the_password_alone():
+    user, client = person(), Client()
+    sign_in(client, user.username)
+    asked = {"name": "script", "scopes": ["read"], "days": "7"}
+    again = client.post("/account/tokens/", asked)
+    assert again.url.startswith("/accounts/again/")
+    assert not user.api_tokens.exists()
+    client.post(again.url, {"password": "wrong"})
+    assert not user.api_tokens.exists()
+    page = client.post(again.url, {"password": "correct horse"}).content.decode()
+    assert "pf_" in page
+    assert user.api_tokens.get().name == "script"
+
+
+def test_a_code_is_good_once_whatever_a_process_remembers():
+    user, secret = person(), "JBSWY3DPEHPK3PXP"
+    Authenticator.objects.create(
+        user=user,
+        type=Authenticator.Type.TOTP,
+        data={"secret": keys.encrypted(secret, keys.SECOND_FACTORS)},
+    )
+    code, answers = code_now(secret), []
+    before = format_hotp_value(hotp_value(secret, int(time.time()) // 30 - 1))
+    for given in (code, code, before):
+        cache.clear()  # as another process, or as time that has gone by
+        client = Client()
+        sign_in(client, user.username)
+        answers.append(client.post(f"{FACTOR}authenticate/", {"code": given}))
+    assert answers[0].url == "/"
+    assert all("has been used" in answer.content.decode() for answer in answers[1:])

@@ -1,7 +1,7 @@
 """Everything that decides a dataset: whose labels, how votes become one label, what is left out."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
@@ -152,11 +152,6 @@ class DatasetSettings:
         first, last = _day("since", self.since), _day("until", self.until)
         return first, last + timedelta(days=1) if last else None
 
-    @property
-    def needs_statistics(self) -> bool:
-        """Whether making it takes the libraries of the extra `stats`."""
-        return self.near_duplicates > 0
-
     def as_json(self) -> dict[str, Any]:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
 
@@ -172,6 +167,19 @@ def stored_settings(filters: Mapping[str, Any]) -> DatasetSettings:
 def settings_of_now(labels: str, test_share: float, seed: int) -> DatasetSettings:
     """A run's quick way, without a dataset that was built before: the majority of all labels."""
     return DatasetSettings(labels=labels, test_share=test_share, seed=seed, near_duplicates=0.0)
+
+
+def settings_again(filters: Mapping[str, Any]) -> DatasetSettings:
+    """An earlier dataset's settings for the labels of now: made alike, of all models and days, and
+    without the search for prompts that are nearly alike, since prompts stay on their sides."""
+    return replace(
+        stored_settings(filters),
+        sources=(),
+        sources_excluded=(),
+        since="",
+        until="",
+        near_duplicates=0.0,
+    )
 
 
 def make_settings(given: Mapping[str, Any]) -> DatasetSettings:

@@ -22,7 +22,7 @@ MOST_UNREAD = 0.5
 
 
 class JudgeScores:
-    """A RewardFunction of training/ml/ppo.py: prompts and responses to numbers from −1 to 1.
+    """A RewardFunction of training/ml/ppo_scores.py: prompts and responses to numbers from −1 to 1.
 
     A response whose rating cannot be read has −1, as the worst has: a policy must not gain by what
     confuses its judge. They are counted.

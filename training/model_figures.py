@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from django.utils.translation import gettext_noop
 
-from labeling.agreement import LENGTHS_DIFFER, Figure, bootstrap, divide, refused
+from labeling.agreement import LENGTHS_DIFFER
 from labeling.calibration import (
     RESAMPLES,
     cross_fitted,
@@ -30,6 +30,7 @@ from labeling.calibration import (
     probability_figures,
     ratio,
 )
+from labeling.intervals import Figure, bootstrap, divide, refused
 
 MOST_SLICES = 12
 """Tags and topics that are shown, those with the most pairs."""

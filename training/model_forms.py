@@ -49,14 +49,12 @@ class MergeForm(forms.Form):
         label="t",
         min_value=0,
         max_value=1,
-        widget=forms.NumberInput(attrs={"step": "any"}),
         help_text=_lazy("0 is the first model, 1 the second."),
     )
     density = forms.FloatField(
         label=_lazy("Density"),
         min_value=0,
         max_value=1,
-        widget=forms.NumberInput(attrs={"step": "any"}),
         help_text=_lazy("Share of the changes that is kept."),
     )
     sign = forms.ChoiceField(
@@ -66,7 +64,6 @@ class MergeForm(forms.Form):
     )
     scale = forms.FloatField(
         label=_lazy("Scale"),
-        widget=forms.NumberInput(attrs={"step": "any"}),
         help_text=_lazy("The merged change is multiplied by it; below 1 stays nearer to the base."),
     )
     seed = forms.IntegerField(
@@ -93,7 +90,7 @@ class MergeForm(forms.Form):
     )
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, label_suffix="", **kwargs)
         self.project = project
         names = mergeable_models(project)
         choices = [("", "–"), *((name, name) for name in names)]
@@ -105,7 +102,6 @@ class MergeForm(forms.Form):
             self.fields[f"weight_{place}"] = forms.FloatField(
                 label=_("Weight %(place)s") % {"place": place},
                 required=False,
-                widget=forms.NumberInput(attrs={"step": "any"}),
             )
             self.initial.setdefault(f"weight_{place}", 1)
         for field, value in DEFAULTS.items():
@@ -253,7 +249,6 @@ class PlaygroundForm(forms.Form):
         min_value=0,
         max_value=5,
         initial=0.7,
-        widget=forms.NumberInput(attrs={"step": "any"}),
         help_text=_lazy("0 takes the likeliest word each time."),
     )
     seed = forms.IntegerField(

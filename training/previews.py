@@ -157,7 +157,8 @@ class Seen:
     def figures(self) -> dict[str, Any]:
         import numpy as np
 
-        from labeling.agreement import krippendorff_alpha, percent_agreement, refused, share_of
+        from labeling.agreement import krippendorff_alpha, percent_agreement
+        from labeling.intervals import refused, share_of
 
         counts = np.array(self.votes, dtype=np.int64).reshape(-1, len(CHOICES))
         prompt = np.array(self.item_prompts, dtype=np.int64)
@@ -209,7 +210,8 @@ class SeenRatings:
     def figures(self) -> dict[str, Any]:
         import numpy as np
 
-        from labeling.agreement import krippendorff_alpha, percent_agreement, refused, share_of
+        from labeling.agreement import krippendorff_alpha, percent_agreement
+        from labeling.intervals import refused, share_of
 
         counts = np.array(self.votes, dtype=np.int64).reshape(-1, 3)
         prompt = np.array(self.item_prompts, dtype=np.int64)

@@ -18,8 +18,7 @@ from labeling.aggregation import SOURCES, counted_kind
 from labeling.models import Messages, Project, Rating, content_hash
 from labeling.rated import Judged, Judgement, judged_by_content
 from training.dataset_settings import DatasetSettings
-from training.datasets import COUNTED_RATINGS, NOWHERE, Plan, keep, rows_file, split_prompts
-from training.models import Dataset
+from training.datasets import COUNTED_RATINGS, NOWHERE, Plan, split_prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +204,6 @@ def _thumbs(judgements: list[Judgement], settings: DatasetSettings) -> tuple[int
     """How many call it good, bad, neither."""
     goods = [one.good(settings.good_above) for one in judgements]
     return goods.count(1.0), goods.count(0.0), goods.count(0.5)
-
-
-def freeze_ratings(project: Project, settings: DatasetSettings) -> Dataset:
-    """As `training.datasets.freeze`, of single judgements."""
-    with rows_file() as rows:
-        made = plan_ratings(
-            project, settings, with_texts=True, on_row=lambda row: write_rated(rows, row)
-        )
-        return keep(project, settings, made, rows)
 
 
 # The file -----------------------------------------------------------------------------------------

@@ -16,14 +16,11 @@ from labeling import shared
 from labeling.changes import note_change
 from labeling.jobs import Job
 from labeling.models import Project, Rater
-from labeling.storage import names_a_path, storage_path
+from labeling.storage import OURS, names_a_path, storage_path
 from training.models import Checkpoint, Merge, ModelExport, ModelReport, ModelVersion, Run, Study
 
 logger = logging.getLogger(__name__)
 
-OURS = ("runs", "merges", "exports", "studies")
-"""Folders under PREFLOOP_STORAGE whose files belong to one row. Bases lie elsewhere, and other
-projects may use them."""
 MOST_TAGS = 20
 
 

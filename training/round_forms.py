@@ -14,10 +14,6 @@ from training.rounds import LEAST_SHARE, MOST_SHARE, WAYS, RoundSettings, scorer
 LARGEST = 2**31 - 1
 
 
-def _number(**attrs: Any) -> forms.NumberInput:
-    return forms.NumberInput(attrs={"step": "any", **attrs})
-
-
 class RoundForm(forms.Form):
     """Every setting of a round; its defaults are the project's next round."""
 
@@ -64,12 +60,9 @@ class RoundForm(forms.Form):
         label=_lazy("Random share"),
         min_value=LEAST_SHARE,
         max_value=MOST_SHARE,
-        widget=_number(),
         help_text=_lazy("Of the pairs, drawn uniformly from all candidates: 0.1 at least."),
     )
-    temperature = forms.FloatField(
-        label=_lazy("Temperature"), min_value=0, max_value=10, widget=_number()
-    )
+    temperature = forms.FloatField(label=_lazy("Temperature"), min_value=0, max_value=10)
     max_new_tokens = forms.IntegerField(
         label=_lazy("Most new tokens"), min_value=1, max_value=100_000
     )
@@ -77,7 +70,6 @@ class RoundForm(forms.Form):
         label=_lazy("Alike from"),
         min_value=0.1,
         max_value=1,
-        widget=_number(),
         help_text=_lazy("Responses to a prompt that share this much of their words count as one."),
     )
     seed = forms.IntegerField(label=_lazy("Seed"), min_value=0, max_value=LARGEST)
@@ -121,7 +113,7 @@ class ArenaForm(forms.Form):
         help_text=_lazy("Those that earlier arenas made count."),
     )
     temperature = forms.FloatField(
-        label=_lazy("Temperature"), min_value=0, max_value=10, initial=0.8, widget=_number()
+        label=_lazy("Temperature"), min_value=0, max_value=10, initial=0.8
     )
     max_new_tokens = forms.IntegerField(
         label=_lazy("Most new tokens"), min_value=1, max_value=100_000, initial=128

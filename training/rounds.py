@@ -28,6 +28,7 @@ from labeling.jobs import Job, JobCancelled, JobTaken
 from labeling.judge_requests import ask_judges_first
 from labeling.models import Comparison, Messages, Preference, Project, Prompt, Rater, content_hash
 from labeling.storage import storage_path
+from training.dataset_settings import settings_again
 from training.datasets import load_pairs, pair_rows, side_of
 from training.fleet import answers_folder, leave
 from training.ml.ppo_config import PPORecipe
@@ -135,6 +136,11 @@ def settings_of(round_: Round) -> RoundSettings:
     known = {field.name for field in fields(RoundSettings)}
     kept = {name: value for name, value in round_.options.items() if name in known}
     return RoundSettings(**{**kept, "models": tuple(kept["models"])})
+
+
+def people_of(project: Project, asked: int) -> int:
+    """How many people judge each pair of a round whose settings ask for so many."""
+    return asked or project.labels_per_comparison
 
 
 def defaults_for(project: Project) -> RoundSettings:
@@ -685,7 +691,7 @@ def _give_to_people(
                 },
             )
         )
-    RowStore(project, settings_of(round_).people or None).store(rows)
+    RowStore(project, people_of(project, settings_of(round_).people)).store(rows)
     keys = {candidates[place].key: place for place in drawn.places}
     made = list(
         project.comparisons.filter(content_hash__in=list(keys)).values_list("pk", "content_hash")
@@ -726,20 +732,18 @@ def train_on_labels(round_: Round, kind: str, user: Any) -> Run:
     project = round_.project
     last = project.runs.filter(kind=kind, status=Job.Status.SUCCEEDED).order_by("-pk").first()
     base, chosen = _first_base(project, settings_of(round_).models[0]), {}
-    labels, test_share = "mixed", 0.1
+    made_by = None
     if last is not None:
         base, chosen = last.base_model, unusual(recipe_of_run(last))
-        if last.dataset is not None:
-            labels = last.dataset.filters.get("labels", labels)
-            test_share = last.dataset.filters.get("test_share", test_share)
+        if last.dataset is not None and not last.dataset.of_ratings:
+            made_by = settings_again(last.dataset.filters)
     with transaction.atomic():
         run = start_run(
             project,
             kind=kind,
             base_model=base,
             recipe_settings=chosen,
-            labels=labels,
-            test_share=test_share,
+            made_by=made_by,
             created_by=user,
         )
         setattr(round_, name, run)

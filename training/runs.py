@@ -20,8 +20,8 @@ from django.utils.translation import gettext_noop
 from labeling.changes import note_change
 from labeling.models import Project, Rater
 from labeling.scoring import raters_that_rate
-from labeling.storage import model_folder, storage_path
-from training.dataset_settings import settings_of_now
+from labeling.storage import HUB_ID, files_folder, model_folder, storage_path
+from training.dataset_settings import DatasetSettings, settings_of_now
 from training.datasets import freeze
 from training.ml.architecture import model_folder as cached_folder
 from training.ml.architecture import named_layers
@@ -36,7 +36,6 @@ from training.texts import text_path
 from training.writers import check_generation
 
 STEPS_OF_PACE = 20
-HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
 @lru_cache(maxsize=1)
@@ -83,11 +82,7 @@ def known_models(project: Project, kind: str) -> list[str]:
 
 def version_folder(version: ModelVersion) -> str:
     """Where a model's files lie."""
-    path = Path(version.path)
-    if path.is_absolute():
-        return str(path)
-    stored = storage_path(path)
-    return str(stored) if stored.exists() else version.path  # a base may be a hub id
+    return files_folder(version.path, is_base=version.kind == ModelVersion.Kind.BASE)
 
 
 class Impossible(ValueError):
@@ -115,7 +110,7 @@ def check_base(folder: str, recipe: AnyRecipe) -> None:
     if reason := why_not_base(recipe, _config_of(path)):
         raise Impossible(reason)
     if not path.is_dir():
-        if not HUB_ID.match(folder):
+        if not HUB_ID.fullmatch(folder):
             raise ValueError(f"base_model: there is no model folder {folder}")
         if os.environ.get("HF_HUB_OFFLINE") == "1":
             raise ValueError(
@@ -215,7 +210,7 @@ def _made_by(folder: Path) -> str:
 def _cached(name: str) -> Path | None:
     """Where a hub id's config and weights lie in the hub's cache, if they do."""
     try:
-        found = cached_folder(name) if HUB_ID.match(name) else None
+        found = cached_folder(name) if HUB_ID.fullmatch(name) else None
     except ValueError:
         return None
     return found if found and any(found.glob("*.safetensors")) else None
@@ -297,12 +292,14 @@ def start_run(
     dataset: Dataset | None = None,
     labels: str = "mixed",
     test_share: float = 0.1,
+    made_by: DatasetSettings | None = None,
     report_to: str = "",
     created_by: Any = None,
 ) -> Run:
     """As create_run, and wake a worker once it is committed. Without a dataset it is the worker
     that freezes the labels: of many that takes seconds, for which no request should wait.
 
+    Args: made_by: how the labels of now are frozen, in place of `labels` and `test_share`.
     Raises: ValueError in plain words: unknown setting, missing model or file.
     """
     recipe = checked_recipe(
@@ -313,6 +310,9 @@ def start_run(
         dataset=dataset,
         test_share=test_share,
     )
+    frozen = labels_of_now(recipe, dataset, labels, test_share)
+    if frozen and made_by is not None:
+        frozen = made_by.as_json()
     with transaction.atomic():
         run = write_run(
             project,
@@ -320,7 +320,7 @@ def start_run(
             base_model,
             recipe,
             dataset,
-            labels=labels_of_now(recipe, dataset, labels, test_share),
+            labels=frozen,
             report_to=report_to,
             created_by=created_by,
         )
@@ -580,7 +580,7 @@ def base_version(project: Project, name: str) -> ModelVersion:
     same = project.models.filter(kind=ModelVersion.Kind.BASE, path=folder).first()
     if same:
         return same
-    short = slugify(name if HUB_ID.match(name) else Path(name).name)[:80] or "base"
+    short = slugify(name if HUB_ID.fullmatch(name) else Path(name).name)[:80] or "base"
     return project.models.create(
         name=free_name(project, short), kind=ModelVersion.Kind.BASE, path=folder
     )

@@ -11,8 +11,8 @@ import numpy as np
 from django.utils.translation import gettext_noop
 from scipy.stats import t as student
 
-from labeling.agreement import Figure, no_interval
 from labeling.calibration import mean_of
+from labeling.intervals import Figure, no_interval
 from labeling.shares import CONFIDENCE
 from training.model_figures import difference, rightness
 

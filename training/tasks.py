@@ -343,7 +343,7 @@ def follow(run: Run) -> None:
 
 def _pause(run: Run, alarm: dict) -> None:
     """Leave the run as it is until somebody resumes it."""
-    from training.ml.ppo import heard  # brings torch
+    from training.ml.ppo_checkpoints import heard  # brings torch
 
     told = heed(run, alarm)
     words = (

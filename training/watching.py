@@ -8,6 +8,7 @@ playground alone keeps its process from one answer to the next, see training/ser
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,13 +48,16 @@ def carry_out_in_child(job: Job) -> None:
     The caller keeps the job's claim alive meanwhile.
     """
     n_killed_before = n_killed_for_memory()
+    shared = isinstance(job, Run) and job.kind in IN_PARTS
     with output_of(job) as output:
         words = [job._meta.model_name or "", str(job.pk), job.worker]
-        child = start(words, output, shared=isinstance(job, Run) and job.kind in IN_PARTS)
+        child = start(words, output, shared=shared)
         try:
             peak, stopped = watch(job, child)
         finally:
             kill(child)
+        if shared and launcher():
+            peak = None  # the launcher's own
         ran_out = n_killed_for_memory() > n_killed_before
         code = child.returncode
         patiently(
@@ -160,13 +164,20 @@ def note_end(
                 text="Cancelled in the middle of a step. Resume goes on from the last checkpoint."
             )
         return
-    cause, words = causes.of_exit(returncode, peak, ran_out=ran_out)
     said = last_words(output)
+    cause, words = causes.of_exit(ended_by(returncode, said), peak, ran_out=ran_out)
     logger.error("%s: %s\n%s", job, words, said)
     if not isinstance(job, Run):
         job.finish(Job.Status.FAILED, error=words)
     elif job.finish(Job.Status.FAILED, error=words, cause=cause):
         job.events.create(text=f"Failed: {words}\n{said}")
+
+
+def ended_by(returncode: int, said: str) -> int:
+    """How the process ended; where several shared the run, the one that ended first: their launcher
+    ends the others, writes how that one went, and ends with 1 itself."""
+    told = re.findall(r"^\s*exitcode\s*: (-?\d+) ", said, re.MULTILINE)
+    return int(told[-1]) if returncode > 0 and told else returncode
 
 
 def half_done(job: Job) -> list[Path]:

@@ -101,3 +101,10 @@ class JobsPerMinute(PerMinute):
     """For what keeps a worker busy: imports, reports, judge runs, training."""
 
     name, setting = "jobs", "PREFLOOP_API_JOBS_PER_MINUTE"
+
+
+class StartsPerMinute(JobsPerMinute):
+    """The same where a POST starts a job and a GET lists them: looking is no job."""
+
+    def allow_request(self, request: Request, view: Any) -> bool:
+        return request.method != "POST" or super().allow_request(request, view)

@@ -14,7 +14,7 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.access import PerMinute, StartsPerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.reading import TooLarge
 from labeling.api.refusals import Conflict
@@ -49,14 +49,10 @@ class Imports(ListAPIView):
     allowed = {"GET": "lead", "POST": "lead"}
     serializer_class = ImportSerializer
     parser_classes = [UploadedForm]
-    throttle_classes = [PerMinute, JobsPerMinute]
+    throttle_classes = [PerMinute, StartsPerMinute]
 
     def get_queryset(self) -> Any:
         return self.request.project.imports.all()
-
-    def get_throttles(self) -> list[Any]:
-        kinds = self.throttle_classes if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(
         request={"multipart/form-data": UploadSerializer}, responses={202: ImportSerializer}
@@ -154,14 +150,11 @@ class Reports(ListAPIView):
     """Agreement reports, newest first."""
 
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = ReportLineSerializer
 
     def get_queryset(self) -> Any:
         return self.request.project.agreement_reports.defer("result")
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(request=None, responses={202: ReportLineSerializer})
     @idempotent
@@ -187,14 +180,11 @@ class Leaderboards(ListAPIView):
     """Leaderboards, newest first."""
 
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = LeaderboardLineSerializer
 
     def get_queryset(self) -> Any:
         return self.request.project.leaderboards.defer("result")
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(request=None, responses={202: LeaderboardLineSerializer})
     @idempotent

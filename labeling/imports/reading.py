@@ -21,6 +21,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from labeling.imports.parquet_bounds import (
+    MAX_IN_A_LIST,
+    Unbelievable,
+    check_footer,
+    unpacked_sizes,
+)
 from labeling.spreadsheets import unguarded
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -411,10 +417,11 @@ def _parquet_records(stream: io.BufferedReader, max_bytes: int | None = None) ->
         shutil.copyfileobj(stream, file)
         file.seek(0)
         try:
-            table = pyarrow.parquet.ParquetFile(file)
-            groups = [table.metadata.row_group(n) for n in range(table.num_row_groups)]
+            check_footer(file)
+            table = pyarrow.parquet.ParquetFile(file, thrift_container_size_limit=MAX_IN_A_LIST)
+            sizes = unpacked_sizes(file, table.metadata)
             number, left = 0, max_bytes
-            if left is not None and any(group.total_byte_size > left for group in groups):
+            if left is not None and any(size > left for size in sizes):
                 yield Record(line=0, text="", problem=UNPACKS_TO_TOO_MUCH)
                 return
             for batch in table.iter_batches(batch_size=PARQUET_ROWS):
@@ -427,7 +434,7 @@ def _parquet_records(stream: io.BufferedReader, max_bytes: int | None = None) ->
                     number += 1
                     cells = {k: _cell(k, v) if isinstance(v, str) else v for k, v in value.items()}
                     yield _object_record(number, cells)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, Unbelievable, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FileProblem(f"this is no readable Parquet file: {reason}") from error
 

@@ -4,6 +4,7 @@ from django.contrib.auth import get_user_model
 from rest_framework import serializers
 
 from labeling.models import Change, Membership, Project
+from labeling.projects import SETTINGS
 from labeling.serializers.values import ObjectField
 
 
@@ -39,20 +40,7 @@ class ProjectSerializer(serializers.ModelSerializer):
         fields = [
             "slug",
             "name",
-            "guidelines",
-            "labels_per_comparison",
-            "scale",
-            "tags",
-            "aspects",
-            "better_answers",
-            "break_after_minutes",
-            "audit_share",
-            "check_share",
-            "repeat_share",
-            "qualification_pass",
-            "training_feedback",
-            "labels_per_rater",
-            "labels_per_day",
+            *SETTINGS,
             "completed_at",
             "created_at",
         ]

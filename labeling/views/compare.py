@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from labeling.access import labeler
+from labeling.access import project_and_rater
 from labeling.answering import answer, answer_and_go_on, skip_comparison, undo_last
 from labeling.assignment import in_hand, why_empty, work_for
 from labeling.differences import TooLong, word_difference
@@ -81,12 +81,12 @@ class Feedback:
 def compare(request: HttpRequest, slug: str) -> HttpResponse:
     """Show the pair in hand; a POST keeps an answer first. The page's script gets cards alone."""
     if request.method == "GET":
-        project, rater = labeler(request.user, slug)
+        project, rater = project_and_rater(request.user, slug)
         return _cards(request, project, rater) if request.htmx else _page(request, project, rater)
     held = None
     try:
         with transaction.atomic():
-            project, rater = labeler(request.user, slug, lock=True)
+            project, rater = project_and_rater(request.user, slug, lock=True)
             form = AnswerForm(request.POST, project=project)
             if not form.is_valid():
                 raise NotYours(_not_valid(form))
@@ -110,7 +110,7 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
                 answer(assignment, choice, **said)
     except NotYours as error:
         # A rater who was made with this request is gone with it.
-        return refuse(request, *labeler(request.user, slug), str(error))
+        return refuse(request, *project_and_rater(request.user, slug), str(error))
     feedback = None
     if assignment.stream == Assignment.Stream.TRAINING and project.training_feedback:
         feedback = _feedback(assignment, choice)
@@ -121,7 +121,7 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
 @require_POST
 def skip(request: HttpRequest, slug: str) -> HttpResponse:
     """Pass a comparison on to somebody else, or flag it."""
-    project, rater = labeler(request.user, slug)
+    project, rater = project_and_rater(request.user, slug)
     form = SkipForm(request.POST)
     if not form.is_valid():
         return refuse(request, project, rater, _not_valid(form))
@@ -151,7 +151,7 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
 
     `assignment`, if given, is the one to come back: a request sent twice takes back one answer.
     """
-    project, rater = labeler(request.user, slug)
+    project, rater = project_and_rater(request.user, slug)
     repeat = RepeatAnswer.objects.filter(assignment__rater=rater).order_by("-pk").first()
     try:
         back = _taken_back_before(rater, request.POST.get("assignment", "")) or undo_last(rater)
@@ -177,7 +177,7 @@ def release_ahead(request: HttpRequest, slug: str) -> HttpResponse:
     The browser sends this after a newer page may have been given the same pairs (a reload, a
     second tab): then they are that page's, and stay.
     """
-    project, rater = labeler(request.user, slug)
+    project, rater = project_and_rater(request.user, slug)
     if request.POST.get("page") == request.session.get(_page_key(project)):
         release(rater, _numbers(request.POST.get("assignments", "")))
     return HttpResponse(status=204)
@@ -188,7 +188,7 @@ def release_ahead(request: HttpRequest, slug: str) -> HttpResponse:
 @require_GET
 def difference(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Both responses of a pair with the words that only one of them has."""
-    project, rater = labeler(request.user, slug)
+    project, rater = project_and_rater(request.user, slug)
     texts = "comparison__response_a", "comparison__response_b"
     assignment = get_object_or_404(rater.assignments.select_related(*texts), pk=pk)
     context: dict[str, Any] = {"project": project, "active": "compare"}

@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from labeling.access import labeler
+from labeling.access import project_and_rater
 from labeling.answering import record_ranking, skip_set
 from labeling.assignment import ranking_places, response_name, responses_in_hand, set_assignments
 from labeling.forms.answers import RankingForm, SkipForm
@@ -43,7 +43,7 @@ class RankCard:
 @require_POST
 def rank(request: HttpRequest, slug: str) -> HttpResponse:
     """Keep a rater's order of the responses in hand; the response brings what comes next."""
-    project, rater = labeler(request.user, slug)
+    project, rater = project_and_rater(request.user, slug)
     assignment = _of_a_set(rater, request.POST.get("assignment", ""))
     if assignment is None:
         return refuse(request, project, rater, _("This ranking is not yours to give."))
@@ -72,7 +72,7 @@ def rank(request: HttpRequest, slug: str) -> HttpResponse:
 @require_POST
 def skip(request: HttpRequest, slug: str) -> HttpResponse:
     """Pass a whole response set on to somebody else, or flag it."""
-    project, rater = labeler(request.user, slug)
+    project, rater = project_and_rater(request.user, slug)
     form = SkipForm(request.POST)
     assignment = _of_a_set(rater, request.POST.get("assignment", ""))
     if assignment is None or not form.is_valid():

@@ -15,10 +15,10 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from labeling.access import project_for
 from labeling.forms.raters import LabelLimitForm, SetForm
+from labeling.habits import CHARS_PER_SECOND
 from labeling.members import set_label_limit
 from labeling.models import Assignment, Comparison, Project, Rater
 from labeling.quality import (
-    CHARS_PER_SECOND,
     HUMAN_AGREEMENT,
     NEWEST_IN_LIST,
     findings,

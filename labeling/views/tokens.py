@@ -1,5 +1,6 @@
 """A person's own keys for programs: make one, see when each was used, revoke it."""
 
+from allauth.account.decorators import reauthentication_required
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
@@ -17,8 +18,10 @@ from labeling.tokens import make_token, revoke
 @login_required
 @never_cache
 @require_http_methods(["GET", "POST"])
+@reauthentication_required(allow_get=True)
 def tokens(request: HttpRequest) -> HttpResponse:
-    """The person's tokens. A POST makes one and shows it, this once."""
+    """The person's tokens. A POST makes one and shows it, this once, and asks for the password
+    before: a token outlives the session that a thief may have."""
     form = TokenForm(request.POST or None)
     secret, status = "", 200
     if request.method == "POST":

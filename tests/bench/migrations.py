@@ -1,7 +1,7 @@
 """Migrations on PostgreSQL at a million rows while answers are written; backup and restore.
 
     python -m tests.bench.migrations [--n 1000000] [--writers 4]
-    python -m tests.bench.migrations --backup --n 200000
+    python -m tests.bench.migrations --backup --n 200000 [--archive FILE]
 
 The database is made as it was before `labeling 0007`, filled with N comparisons that have one
 preference each (2 N responses, N prompts), and then brought up to date migration by migration,
@@ -13,17 +13,21 @@ longest      milliseconds of the longest answer that began or ended in it
 refused      answers that the table refused because the code that wrote them was older than it
 
 `--backup` fills 5 N rows in today's form on PostgreSQL, responses of 720 characters that pack to
-half, and prints, for a backup of it, its check and its restore into another PostgreSQL and into
-SQLite, and for a backup of that SQLite: seconds, the most memory that the command's process held
-(ru_maxrss, in MB of 2^20 bytes), and the archive's size. Every restore holds each table against the
-hash that the backup told; at the end the hashes that both databases told are compared.
+half, and prints, for a backup of it, its check and its restore into another PostgreSQL, then for a
+restore of the same archive into SQLite and a backup of that: seconds, the most memory that the
+command's process held (ru_maxrss, in MB of 2^20 bytes), and the archive's size. Every restore holds
+each table against the hash that the backup told; at the end the hashes that both databases told are
+compared. With --archive, the first half is done if there is no such file yet, the second if there
+is.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -56,6 +60,7 @@ SELECT 'a', '', '[]', '{{}}', 'a', false, i, {rater}{more_values} FROM generate_
 SELECT setval('labeling_prompt_id_seq', {n}), setval('labeling_response_id_seq', 2 * {n}),
     setval('labeling_comparison_id_seq', {n});
 """
+SECRET_KEY = "of this bench alone"
 SAME_TEXT = "repeat('Some words. ', 60)"
 OWN_TEXT = (
     "(SELECT string_agg(md5((i * 100 + word)::text), ' ') FROM generate_series(1, 22) AS word)"
@@ -110,25 +115,38 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1_000_000)
     parser.add_argument("--writers", type=int, default=4)
     parser.add_argument("--backup", action="store_true")
+    parser.add_argument("--archive", type=Path, help="with --backup: do one half at a time")
     options = parser.parse_args()
-    programs = postgresql.find_programs()
-    if programs is None:
-        sys.exit("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     with tempfile.TemporaryDirectory(prefix="prefloop-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        (folder / "postgresql").mkdir()
-        (folder / "storage").mkdir()
-        server = postgresql.Server(
-            folder / "postgresql", programs, durable=True, options="-c max_wal_size=4GB"
-        )
-        try:
-            set_up(server.url, folder / "storage")
-            backup(server.url, folder, options.n) if options.backup else migrations(
-                server.url, options.n, options.writers
-            )
-        finally:
-            server.stop()
+        archive = options.archive or folder / "postgresql.tar"
+        if options.backup:
+            print(f"{5 * options.n:,} rows\n\n| step | seconds | rows a second | peak, MB | MB |")
+            print("| --- | ---: | ---: | ---: | ---: |", flush=True)
+        if not archive.exists():
+            on_postgresql(folder, archive, options)
+        if options.backup and (options.archive is None or not (folder / "storage").exists()):
+            backup_on_sqlite(archive, folder, options.n)
+
+
+def on_postgresql(folder: Path, archive: Path, options: argparse.Namespace) -> None:
+    programs = postgresql.find_programs()
+    if programs is None:
+        sys.exit("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    (folder / "postgresql").mkdir()
+    (folder / "storage").mkdir()
+    server = postgresql.Server(
+        folder / "postgresql", programs, durable=True, options="-c max_wal_size=4GB"
+    )
+    try:
+        set_up(server.url, folder / "storage")
+        if options.backup:
+            backup_on_postgresql(server.url, archive, folder, options.n)
+        else:
+            migrations(server.url, options.n, options.writers)
+    finally:
+        server.stop()
 
 
 def set_up(url: str, storage: Path) -> None:
@@ -136,7 +154,7 @@ def set_up(url: str, storage: Path) -> None:
         "DATABASE_URL": url,
         "PREFLOOP_STORAGE": str(storage),
         "DJANGO_SETTINGS_MODULE": "config.settings",
-        "SECRET_KEY": "of this bench alone",
+        "SECRET_KEY": SECRET_KEY,
     }
     import django
 
@@ -237,47 +255,51 @@ def migrations(url: str, n: int, n_writers: int) -> None:
     print(f"\n{n_sent} answers were acknowledged, {n_kept} are there.")
 
 
-def backup(url: str, folder: Path, n: int) -> None:
+def backup_on_postgresql(url: str, archive: Path, folder: Path, n: int) -> None:
     from django.core.management import call_command
     from django.db import connection
-
-    from config.backups import checked_manifest
 
     call_command("migrate", verbosity=0)
     fill(n, {"certified": "false"}, OWN_TEXT)
     with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("CREATE DATABASE restored")
     connection.close()
-    first, second = folder / "postgresql.tar", folder / "sqlite.tar"
+    restored = installation(folder / "restored", url.rpartition("/")[0] + "/restored")
+    show("PostgreSQL: backup", n, archive, dict(os.environ), "backup")
+    show("restore --check", n, archive, dict(os.environ), "restore", "--check")
+    timed(["migrate", "--verbosity", "0"], restored)
+    show("restore into PostgreSQL", n, archive, restored, "restore")
 
-    def installation(name: str, url: str) -> dict[str, str]:
-        (folder / name).mkdir()
-        return os.environ | {"PREFLOOP_STORAGE": str(folder / name), "DATABASE_URL": url}
 
-    restored = installation("restored", url.rpartition("/")[0] + "/restored")
-    sqlite = installation("sqlite", f"sqlite:///{folder / 'sqlite.sqlite3'}")
-    there = dict(os.environ)
-    print(f"{5 * n:,} rows\n\n| step | seconds | rows a second | peak, MB | archive, MB |")
-    print("| --- | ---: | ---: | ---: | ---: |", flush=True)
-    for name, environment, *command in (
-        ("PostgreSQL: backup", there, "backup", str(first)),
-        ("restore --check", there, "restore", "--check", str(first)),
-        ("", restored, "migrate", "--verbosity", "0"),
-        ("restore into PostgreSQL", restored, "restore", str(first)),
-        ("", sqlite, "migrate", "--verbosity", "0"),
-        ("restore into SQLite", sqlite, "restore", str(first)),
-        ("SQLite: backup", sqlite, "backup", str(second)),
-    ):
-        seconds, peak = timed(command, environment)
-        if name:
-            size = f"{Path(command[-1]).stat().st_size / 2**20:.0f}"
-            print(
-                f"| {name} | {seconds:.0f} | {5 * n / seconds:,.0f} | {peak:.0f} | {size} |",
-                flush=True,
-            )
-    told = [checked_manifest(path)["tables"] for path in (first, second)]
+def backup_on_sqlite(archive: Path, folder: Path, n: int) -> None:
+    sqlite = installation(folder / "sqlite", f"sqlite:///{folder / 'sqlite.sqlite3'}")
+    again = folder / "sqlite.tar"
+    timed(["migrate", "--verbosity", "0"], sqlite)
+    show("restore into SQLite", n, archive, sqlite, "restore")
+    show("SQLite: backup", n, again, sqlite, "backup")
+    told = []
+    for path in (archive, again):
+        with tarfile.open(path) as whole:
+            manifest = whole.extractfile("manifest.json")
+            assert manifest is not None
+            told.append(json.load(manifest)["tables"])
     differ = [name for name in told[0] if told[0][name] != told[1][name]]
     print(f"\nTables whose hashes differ between the two backups: {', '.join(differ) or 'none'}")
+
+
+def installation(folder: Path, url: str) -> dict[str, str]:
+    """The environment of an empty one."""
+    folder.mkdir()
+    own = {"PREFLOOP_STORAGE": str(folder), "DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}
+    return os.environ | own | {"DJANGO_SETTINGS_MODULE": "config.settings"}
+
+
+def show(name: str, n: int, archive: Path, environment: dict[str, str], *command: str) -> None:
+    seconds, peak = timed([*command, str(archive)], environment)
+    size = archive.stat().st_size / 2**20
+    print(
+        f"| {name} | {seconds:.0f} | {5 * n / seconds:,.0f} | {peak:.0f} | {size:.0f} |", flush=True
+    )
 
 
 def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """A policy against a reward model that knows too little, with KL for nothing: does the alarm come
 in time?
 
-    python -m tests.bench.overoptimisation run --folder DIR --seed 1    # a seed, about two minutes
+    python -m tests.bench.overoptimisation run --folder DIR --seed 1    # a seed, about four minutes
     python -m tests.bench.overoptimisation run --folder DIR --seed 1 --healthy
     python -m tests.bench.overoptimisation report --folder DIR          # the table of all of them
     python -m tests.bench.overoptimisation report --folder DIR --healthy
@@ -18,7 +18,8 @@ import argparse
 import json
 import os
 import random
-import tempfile
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ SMALL_PAIRS = 30
 """Labels behind the reward model that is learned from; the hold-out has all of the other half."""
 WILD_PAIRS, WILD_TEMPERATURES = 600, (1.0, 1.5)
 """Of the hold-out besides: responses of the start that are more varied than those of the others."""
+ANSWERS = 2
+"""To each held-out prompt at a look; so few prompts and one answer make a noisy figure."""
 SETTINGS: dict[str, Any] = {
     "algorithm": "rloo",
-    "steps": 30,
+    "steps": 60,
     "prompts_per_step": 32,
     "samples_per_prompt": 2,
     "max_new_tokens": 64,
@@ -38,12 +41,12 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 64,
     "minibatches": 2,
     "epochs": 2,
-    "learning_rate": 2e-3,
+    "learning_rate": 5e-4,
     "scheduler": "constant_with_warmup",
     "kl_coefficient": 0.0,
     "missing_end_penalty": 0.0,
-    "eval_every": 1,
-    "checkpoint_every": 1000,
+    "eval_every": 2,
+    "checkpoint_every": 10,
     "test_prompts": 1000,
     "on_alarm": "note",
 }
@@ -159,41 +162,45 @@ def run(folder: Path, seed: int, healthy: bool, changed: dict[str, Any]) -> dict
         others += wild_pairs(base, names, random.Random("wild"))
         recipe = RewardRecipe(base_model=base, seed=1, **REWARD)
         reward_model.train(recipe, others, test, holdout, lambda report: None)
-    looks: list[dict[str, Any]] = []
-    notes: list[tuple[int, tuple[str, ...]]] = []
-    asked = prompts_of(test)
-    with tempfile.TemporaryDirectory() as out:
+    # Kept on the way: a run that was cut off goes on from its last checkpoint.
+    out = folder / "overoptimisation" / f"parts-{'healthy' if healthy else 'seed'}-{seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "small.json").exists():
         recipe = RewardRecipe(base_model=base, seed=seed, **rewarding)
-        small = reward_model.train(recipe, labels, test, Path(out) / "small", lambda report: None)
-        policy = PPORecipe(
-            base_model=base,
-            reward_models=str(Path(out) / "small" / "model"),
-            holdout_reward_model=str(holdout / "model"),
-            seed=seed,
-            **settings,
-        )
+        small = reward_model.train(recipe, labels, test, out / "small", lambda report: None)
+        (out / "small.json").write_text(json.dumps(small["accuracy"]))
+    asked = [prompt for prompt in prompts_of(test) for _ in range(ANSWERS)]
+    policy = PPORecipe(
+        base_model=base,
+        reward_models=str(out / "small" / "model"),
+        holdout_reward_model=str(holdout / "model"),
+        seed=seed,
+        **settings,
+    )
 
-        def look_at(look: Any) -> None:
-            truth = [
-                microworld.utility(prompt[-1]["content"], text)
-                for prompt, text in zip(asked, look.texts, strict=True)
-            ]
-            one = {"step": look.step, "truth": truth, "numbers": look.numbers}
-            looks.append(one | {"texts": look.texts})
+    def look_at(look: Any) -> None:
+        truth = [
+            microworld.utility(prompt[-1]["content"], text)
+            for prompt, text in zip(asked, look.texts, strict=True)
+        ]
+        one = {"step": look.step, "truth": truth, "numbers": look.numbers, "texts": look.texts}
+        with (out / "looks.jsonl").open("a", encoding="utf-8") as kept:
+            kept.write(json.dumps(one) + "\n")
+        words = [f"step {look.step}", f"truth {sum(truth) / len(truth):.2f}"]
+        words += [f"{name} {look.mean(name):.2f}" for name in ("score", "careful", "kl")]
+        print(*words, f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
-        ppo.train(
-            policy,
-            prompts_of(train),
-            asked,
-            Path(out) / "policy",
-            lambda report: notes.append((report.step, report.notes)) if report.notes else None,
-            look_at=look_at,
-        )
+    ppo.train(
+        policy, prompts_of(train), asked, out / "policy", lambda report: None, look_at=look_at
+    )
+    lines = (out / "looks.jsonl").read_text(encoding="utf-8").splitlines()
+    looks = {look["step"]: look for look in map(json.loads, lines)}  # some were taken twice
+    accuracy = json.loads((out / "small.json").read_text())["value"]
+    shutil.rmtree(out)
     return {
         "seed": seed,
-        "accuracy": small["accuracy"]["value"],
-        "looks": looks,
-        "notes": notes,
+        "accuracy": accuracy,
+        "looks": [looks[step] for step in sorted(looks)],
         "seconds": time.monotonic() - began,
     }
 

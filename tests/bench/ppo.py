@@ -326,15 +326,16 @@ def ask_judge(folder: str) -> Callable[[Sequence[Any], Sequence[str]], list[floa
     return scores
 
 
-def words_of_a_question(folder: Path) -> int:
-    """Tokens of what a judge is told beside prompt and response."""
+def words_of_a_question(folder: Path) -> tuple[int, int]:
+    """Tokens of what a judge is told before the prompt and after the response."""
     from transformers import AutoTokenizer
 
     from judges.ml.config import JudgeRecipe
 
     recipe = JudgeRecipe(mode="score")
-    said = f"{recipe.score_preamble} {recipe.score_request} {recipe.score_ending}"
-    return len(AutoTokenizer.from_pretrained(folder)(said)["input_ids"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    lead, words = recipe.score_preamble, f"{recipe.score_request} {recipe.score_ending}"
+    return len(tokenizer(lead)["input_ids"]), len(tokenizer(words)["input_ids"])
 
 
 def memory() -> None:
@@ -396,9 +397,11 @@ def planner(first: int) -> None:
             reward = save_reward_model(str(base), Path(root) / "reward", method=method)
             judge = None
             if layers := settings.get("judge"):
-                save_model(Path(root) / "judge", LARGE | {"num_hidden_layers": layers})
+                # Tied: of rows that are only looked up, a CPU reads those that are needed.
+                asked = LARGE | {"num_hidden_layers": layers, "tie_word_embeddings": True}
+                save_model(Path(root) / "judge", asked)
                 settings |= {"judge": str(Path(root) / "judge")}
-                judge = Judge(settings["judge"], "auto", False, 0, words_of_a_question(base))
+                judge = Judge(settings["judge"], "auto", False, 0, *words_of_a_question(base))
             found = child("shared", base, reward, settings)
             settings.pop("judge", None)
             recipe = PPORecipe(base_model=str(base), reward_models=reward, **settings)

@@ -8,8 +8,8 @@ soft by the share of their votes, with --votes 1 by one of them, drawn at random
 by the truth. Then a reward model is trained from the base on all labels so far. Arms differ in
 which pairs are asked about:
 
-    random 200 | 400 | 600   so many a round, uniformly
-    i_optimal 200            a tenth uniformly; the rest by the product's own choice for reward
+    random 200 | … | 1000    so many a round, uniformly
+    i_optimal 200 | 1000     a tenth uniformly; the rest by the product's own choice for reward
                              models (training/ml/selection.py), on what the last layer of the model
                              of the round before reads; in the first round, on the base's
     d_optimal 200            the same, the rest D-optimal
@@ -68,7 +68,9 @@ ARMS = {
     "random 200": ("random", 200),
     "random 400": ("random", 400),
     "random 600": ("random", 600),
+    "random 1000": ("random", 1000),
     "i_optimal 200": ("i_optimal", 200),
+    "i_optimal 1000": ("i_optimal", 1000),
     "d_optimal 200": ("d_optimal", 200),
     "near_tie 200": ("near_tie", 200),
     "bald 200": ("bald", 200),
@@ -284,7 +286,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--arms", nargs="*", default=list(ARMS))
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--k", type=int, default=4, help="responses to a prompt")
     parser.add_argument("--alike", type=float, default=0.9)
     parser.add_argument("--members", type=int, default=4)
@@ -352,7 +354,7 @@ def table(rows: list[dict[str, Any]]) -> None:
                     f"{arm:>16}  " + "  ".join(f"{m:9.4f}" for m in means) + f"  {len(seeds)} seeds"
                 )
         for arm in arms:
-            for other in ("random 200", "random 400", "random 600"):
+            for other in ("random 200", "random 400", "random 600", "random 1000"):
                 if arm.startswith("random") or other not in arms:
                     continue
                 for n in range(1, ROUNDS + 1):

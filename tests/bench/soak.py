@@ -37,8 +37,8 @@ def main() -> None:
             *("--seconds", str(60 * options.minutes), "--raters", str(options.raters)),
             *("--thinking", "0.33", "--comparisons", str(int(4000 * options.minutes))),
             *("--faults", str(int(options.minutes * options.faults_per_minute))),
-            *("--steps", "2000", "--judged", "3000", "--heartbeat", "10", "--disk", "2000"),
-            *("--finish", "60"),
+            *("--steps", "11000", "--judged", "6000", "--rationale", "64"),
+            *("--heartbeat", "10", "--disk", "2000", "--finish", "60"),
             *("--seed", str(options.seed), "--logs", options.logs, "--again"),
         ]
     )
@@ -93,15 +93,15 @@ def show_counts(facts: dict[str, Any]) -> None:
 def show_memory(facts: dict[str, Any]) -> bool:
     """Whether all that lived long enough is flat."""
     told = weighing.trends(facts["memory"])
-    print("\n| process | lives | longest, s | USS at first | at last | in ten minutes | RSS | |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
+    print("\n| process | lives | longest, s | MB from minute 3 | at last | in ten minutes | |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
     for one in told:
-        rise = rss = "–"
+        rise = "–"
         if one.rise is not None:
-            rise, rss = f"{one.rise:+.1f} [{one.low:+.1f}, {one.high:+.1f}]", f"{one.rss_rise:+.1f}"
+            rise = f"{one.rise:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
         print(
             f"| {one.kind} | {one.n_lives} | {one.longest:.0f} | {one.first:.1f} | {one.last:.1f} "
-            f"| {rise} | {rss} | {one.verdict} |"
+            f"| {rise} | {one.verdict} |"
         )
     return all(one.verdict in ("flat", "too short") for one in told)
 

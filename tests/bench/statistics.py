@@ -19,8 +19,8 @@ import numpy as np
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-from labeling.agreement import RESAMPLES
 from labeling.estimation import active_inference, prediction_powered, win_rate
+from labeling.intervals import RESAMPLES
 from labeling.ratings import (
     Games,
     elo,

@@ -130,6 +130,7 @@ class Rig:
         self.environment = os.environ | {
             "DATABASE_URL": self.database.url,
             "CELERY_BROKER_URL": f"redis://127.0.0.1:{self.redis_port}/0",
+            "CACHE_URL": f"redis://127.0.0.1:{self.redis_port}/1",
             "PREFLOOP_STORAGE": str(self.folder / "storage"),
             "PREFLOOP_HEARTBEAT_SECONDS": str(self.heartbeat_seconds),
             "DJANGO_SETTINGS_MODULE": "config.settings",

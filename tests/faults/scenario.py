@@ -57,6 +57,7 @@ def play(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--judge-model", default="", help="folder; else a tiny one is made")
     parser.add_argument("--base-model", default="", help="folder; else a tiny one is made")
     parser.add_argument("--judged", type=int, default=40, help="comparisons of a judge run")
+    parser.add_argument("--rationale", type=int, default=24, help="most tokens of a reason")
     parser.add_argument(
         "--again", action="store_true", help="start the next run where one succeeded; leave work"
     )
@@ -199,7 +200,9 @@ class Scenario:
 
         # Another seed is another version, which has judged nothing yet.
         seed = JudgeRun.objects.count()
-        recipe = JudgeRecipe(max_rationale_tokens=24, min_answer_mass=0.0, seed=seed)
+        recipe = JudgeRecipe(
+            max_rationale_tokens=self.options.rationale, min_answer_mass=0.0, seed=seed
+        )
         version, _made = judge_version(self.kitchen, "tiny", self.judge_model, recipe)
         run = new_run(version)
         run.enqueue()
@@ -249,7 +252,8 @@ class Scenario:
                     self.say(f"{key[0]} {job.pk} is seen as lost after {seconds:.1f} s")
                 if job.can_resume:
                     self.resume(job)
-            if self.options.again and not self.faults_over.is_set():
+            # Long jobs that begin late would not end with the rest.
+            if self.options.again and time.time() < self.began + 0.6 * self.options.seconds:
                 self.patiently(self.next_jobs)
         self.forget_connection()
 

@@ -1,19 +1,19 @@
 """The memory of each process of an installation over time, and whether it is flat.
 
-Every few seconds the kernel is asked for each process of each program. Judged are USS, the memory
-that a process holds alone and would give back, and RSS: pages that a process shares with the one it
-was forked from are in RSS from the start, so writing to them raises USS alone. PostgreSQL counts as
-a whole and without its shared buffers, which fill up to their fixed size.
+Every few seconds the kernel is asked for each process of each program: its resident set (RSS). Not
+for what it holds alone (USS), which swings by tens of MB as processes that share pages with it come
+and go. PostgreSQL counts as a whole, by what its processes share out of memory that is no file's
+and without its shared buffers, which fill up to their fixed size.
 
-A process that dies and is started again is a new life. Of each life the first minute is left out,
-in which it meets its pages and tasks for the first time; of what is left, medians of half minutes
-are taken, which hardly depend on each other. The slope is that of all lives of one kind of process
-together, each with an intercept of its own (within-groups least squares); its interval is Student's
-over those medians.
+A process that dies and is started again is a new life. Of each life the first three minutes are
+left out, in which it meets its pages and tasks for the first time and its free memory scatters; of
+what is left, medians of half minutes are taken, which hardly depend on each other. The slope is
+that of all lives of one kind of process together, each with an intercept of its own (within-groups
+least squares); its interval is Student's over those medians.
 
 **Flat** has to be shown: even at the upper end of that interval ten minutes add less than 3 MB, or
-2 % where that is more, in USS and in RSS, and the longest life has not risen by more. **Grows**:
-the lower end is above. Else it is open, which counts as not shown.
+2 % where that is more, and the longest life has not risen by more. **Grows**: the lower end is
+above. Else it is open, which counts as not shown.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from typing import Any
 
 from tests.faults.rig import Rig
 
-WARM_SECONDS, PIECE_SECONDS = 60.0, 30.0
+WARM_SECONDS, PIECE_SECONDS = 180.0, 30.0
 FEWEST_PIECES = 4
 """Half minutes of the longest life, below which nothing is said."""
 MOST_MB, MOST_SHARE, HORIZON = 3.0, 0.02, 600.0
 HAS_TORCH_MB = 250.0
 """A pool process of the GPU's workers above this holds a judge's model."""
 
-Row = tuple[str, int, float, float, float]
-"""(kind of process, pid, seconds since the start, USS, RSS), in MB."""
+Row = tuple[str, int, float, float]
+"""(kind of process, pid, seconds since the start, MB)."""
 Life = Sequence[tuple[float, float]]
 """(seconds, MB) of one process."""
 
@@ -50,8 +50,7 @@ def weigh(rig: Rig, at: float) -> list[Row]:
                 with contextlib.suppress(psutil.Error, OSError):
                     held = rollup(process.pid)
                     kind = kind_of(program.name, process, is_head=process == head, held=held)
-                    uss = held["Private_Clean"] + held["Private_Dirty"]
-                    found.append((kind, process.pid, at, round(uss, 2), round(held["Rss"], 2)))
+                    found.append((kind, process.pid, at, round(held["Rss"], 2)))
     with contextlib.suppress(psutil.Error, OSError, ValueError):
         place = rig.folder / "postgresql" / "data" / "postmaster.pid"
         head = psutil.Process(int(place.read_text().split()[0]))
@@ -59,7 +58,7 @@ def weigh(rig: Rig, at: float) -> list[Row]:
         for process in [head, *head.children(recursive=True)]:
             with contextlib.suppress(psutil.Error, OSError):
                 alone += rollup(process.pid)["Pss_Anon"]
-        found.append(("postgresql, all of it", head.pid, at, round(alone, 2), round(alone, 2)))
+        found.append(("postgresql, all of it", head.pid, at, round(alone, 2)))
     return found
 
 
@@ -96,40 +95,38 @@ class Trend:
     """Seconds of the longest life, its warm-up included."""
     first: float
     last: float
-    """USS of the longest life: its first minute after the warm-up, its last one."""
+    """Of the longest life: its first minute after the warm-up, its last one."""
     rise: float | None = None
     low: float = 0.0
     high: float = 0.0
-    rss_rise: float = 0.0
     verdict: str = "too short"
 
 
 def trends(rows: Sequence[Row]) -> list[Trend]:
-    kinds: dict[str, dict[int, list[tuple[float, float, float]]]] = {}
-    for kind, pid, at, uss, rss in rows:
-        kinds.setdefault(kind, {}).setdefault(pid, []).append((at, uss, rss))
+    kinds: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for kind, pid, at, size in rows:
+        kinds.setdefault(kind, {}).setdefault(pid, []).append((at, size))
     return [trend(kind, list(lives.values())) for kind, lives in sorted(kinds.items())]
 
 
-def trend(kind: str, lives: Sequence[Sequence[tuple[float, float, float]]]) -> Trend:
-    """What is to be said of one kind of process from its lives: (seconds, USS, RSS) each."""
+def trend(kind: str, lives: Sequence[Life]) -> Trend:
+    """What is to be said of one kind of process from its lives."""
     longest = max(lives, key=lambda life: life[-1][0] - life[0][0])
-    found = Trend(kind, len(lives), longest[-1][0] - longest[0][0], longest[0][1], longest[-1][1])
-    alone = [medians([(at, uss) for at, uss, _rss in life]) for life in lives]
-    shared = [medians([(at, rss) for at, _uss, rss in life]) for life in lives]
-    long = max(alone, key=len)
+    lasted = longest[-1][0] - longest[0][0]
+    found = Trend(kind, len(lives), lasted, longest[0][1], longest[-1][1])
+    pieces = [medians(life) for life in lives]
+    long = max(pieces, key=len)
     if len(long) < FEWEST_PIECES:
         return found
     # A minute at either end: one median alone says little.
     found.first, found.last = (
         statistics.fmean(size for _at, size in ends) for ends in (long[:2], long[-2:])
     )
-    found.rise, found.low, found.high = common_rise(alone)
-    found.rss_rise, rss_low, rss_high = common_rise(shared)
+    found.rise, found.low, found.high = common_rise(pieces)
     allowed = max(MOST_MB, MOST_SHARE * found.first)
-    if max(found.high, rss_high, found.last - found.first) < allowed:
+    if max(found.high, found.last - found.first) < allowed:
         found.verdict = "flat"
-    elif max(found.low, rss_low) > allowed:
+    elif found.low > allowed:
         found.verdict = "grows"
     else:
         found.verdict = "open"

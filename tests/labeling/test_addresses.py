@@ -116,3 +116,23 @@ def test_one_inner_address_among_public_ones_is_connected_to_by_nobody(monkeypat
     monkeypatch.setattr(addresses.socket, "create_connection", None)  # would fail if it were called
     with pytest.raises(AddressRefused):
         connect("mixed.example", 443, 2, lambda one: check_allowed(one, own_network=False))
+
+
+def test_dead_addresses_share_one_time_and_no_more_than_three_are_tried(monkeypatch):
+    waited, clock = [], [100.0]
+
+    def dead(address, timeout):
+        waited.append(address[0])
+        clock[0] += timeout
+        raise TimeoutError("timed out")
+
+    hosts = [f"93.184.216.{n}" for n in range(1, 7)]
+    monkeypatch.setattr(addresses, "resolve", lambda _host, _port: hosts)
+    monkeypatch.setattr(addresses.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(addresses.socket, "create_connection", dead)
+    checked = []
+    with pytest.raises(TimeoutError):
+        connect("dead.example", 443, 10, checked.append)
+    assert checked == hosts  # one inner address among them still forbids all
+    assert waited == hosts[:3]
+    assert clock[0] == pytest.approx(110)

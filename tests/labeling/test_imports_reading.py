@@ -3,12 +3,15 @@
 import csv
 import gzip
 import json
+import struct
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from labeling.imports.parquet_bounds import unpacked_sizes
 from labeling.imports.reading import (
     FileProblem,
     Progress,
@@ -314,3 +317,73 @@ def test_a_data_set_is_read_through_the_datasets_library(tmp_path, monkeypatch):
     assert [(r.line, r.value) for r in read("hf://owner/name:train")] == list(enumerate(rows, 1))
     with pytest.raises(FileProblem, match="hf://owner/name:dev cannot be read"):
         read("hf://owner/name:dev")
+
+
+def with_footer(path, footer: bytes) -> Path:
+    """A Parquet file whose footer these bytes are said to be."""
+    path.write_bytes(b"PAR1" + footer + struct.pack("<I", len(footer)) + b"PAR1")
+    return path
+
+
+def test_a_parquet_footer_that_is_too_long_is_refused_before_it_is_read(tmp_path):
+    pytest.importorskip("pyarrow")
+    with pytest.raises(FileProblem, match="its footer takes 5 MB, more than 2: write it with"):
+        read(with_footer(tmp_path / "a.parquet", b"\0" * (5 << 20)))
+
+
+def test_a_parquet_footer_that_promises_a_million_row_groups_is_not_believed(tmp_path):
+    """pyarrow would make room for them all before it looks whether they are there."""
+    pytest.importorskip("pyarrow")
+    version, schema, rows = b"\x15\x02", b"\x19\x1c\x48\x01a\x15\x02\x00", b"\x16\x02"
+    groups = b"\x19\xfc" + b"\xbf\x84\x3d"  # a list of 999,999 structures
+    with pytest.raises(FileProblem, match=r"no readable Parquet file: .*[Ee]xceed"):
+        read(with_footer(tmp_path / "a.parquet", version + schema + rows + groups + b"\0" * 100))
+
+
+def test_pages_that_are_larger_than_their_parquet_footer_says_are_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"prompt": ["x" * (8 << 20)]})
+    parquet.write_table(table, path, compression="zstd", use_dictionary=False)
+    column = parquet.ParquetFile(path).metadata.row_group(0).column(0)
+    assert unpacked_sizes(path.open("rb"), parquet.read_metadata(path)) == [(8 << 20) + 10]
+
+    def varint(number: int, length: int) -> bytes:
+        """As Thrift writes it, if need be longer than necessary."""
+        parts = [(2 * number >> 7 * n) & 127 | 128 for n in range(length)]
+        return bytes([*parts[:-1], parts[-1] & 127])
+
+    size = column.total_uncompressed_size
+    honest = varint(size, 4)
+    assert path.read_bytes().count(honest) >= 1
+    path.write_bytes(path.read_bytes().replace(honest, varint(100, 4)))
+
+    with pytest.raises(FileProblem, match="pages of its column prompt are larger than its footer"):
+        read(path)
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_every_page_of_a_parquet_file_is_found_by_its_header(tmp_path, compression, version):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    rows = [{"prompt": f"{n} " * 50, "n": n, "turns": [{"content": None}]} for n in range(3000)]
+    parquet.write_table(
+        pyarrow.Table.from_pylist(rows),
+        path,
+        compression=compression,
+        data_page_size=2000,
+        row_group_size=1000,
+        data_page_version=version,
+    )
+    metadata = parquet.read_metadata(path)
+    claimed = [
+        sum(metadata.row_group(n).column(c).total_uncompressed_size for c in range(3))
+        for n in range(3)
+    ]
+    found = unpacked_sizes(path.open("rb"), metadata)
+    # What the footer says holds the headers too.
+    assert all(0.8 * says < is_ <= says for says, is_ in zip(claimed, found, strict=True))
+    assert [record.value for record in read(path)] == rows

@@ -9,31 +9,32 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from labeling.models import Assignment, Change, Preference, RepeatAnswer, Response
-from labeling.quality import (
+from labeling.habits import (
     Answer,
-    Finding,
     Repeat,
-    Share,
     agreement_with,
     consistency,
     day_bars,
-    findings,
-    glances,
     known_answers,
     length_preference,
-    medians,
     missed_answers,
-    newest_answers,
     position_preference,
     prob_of_run,
-    quality_of,
     runs,
     speed_bars,
     too_fast,
-    usual_rates,
-    wilson,
 )
+from labeling.models import Assignment, Change, Preference, RepeatAnswer, Response
+from labeling.quality import (
+    Finding,
+    findings,
+    glances,
+    medians,
+    newest_answers,
+    quality_of,
+    usual_rates,
+)
+from labeling.shares import Share, wilson
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,

@@ -1,10 +1,12 @@
 """Untrusted text on our pages."""
 
+import time
 from html.parser import HTMLParser
 
 import pytest
+from pygments.lexers import get_all_lexers
 
-from labeling.rendering import render_markdown
+from labeling.rendering import LANGUAGES, render_markdown
 
 
 class Tags(HTMLParser):
@@ -92,3 +94,32 @@ def test_markup_of_a_response_is_shown_and_never_obeyed(attack):
     assert not any(
         value.startswith(("javascript:", "data:")) for name, value in tags.attributes if value
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"```rst\n{'a' * 24_000}\n```\n" * 3, ""),
+        (f"```php\n{'a<' * 12_000}\n```\n", ""),
+        ("```python\n" + "\n " * 4_900 + "x\n```", "Not all code is coloured"),
+        ("```java\n" + "a " * 4_900 + "\n```", "Not all code is coloured"),
+        (f"```json\n{'1,' * 4_000}\n```\n" * 2, "Not all code is coloured"),
+        ("$x^2$ " * 30_000, "Not all formulas are set"),
+        (f"${'x' * 9_000}$ " * 30, "Not all formulas are set"),
+        (">" * 20_000 + "the end", "nested too deeply"),
+        ("*a **b " * 200 + "the end" + "** c*" * 200, "nested too deeply"),
+    ],
+)
+def test_no_text_makes_a_page_take_long_and_what_is_left_plain_is_said(text, said):
+    started = time.process_time()
+    html = render_markdown(text)
+    assert time.process_time() - started < 1
+    assert len(html) < 20 * len(text)
+    assert said in html
+    assert ("left-plain" in html) == bool(said)
+    if "the end" in text:
+        assert "the end" in html
+
+
+def test_every_language_that_may_be_coloured_is_one():
+    assert {alias for lexer in get_all_lexers() for alias in lexer[1]} >= LANGUAGES

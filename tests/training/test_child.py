@@ -97,6 +97,21 @@ def test_a_process_that_dies_ends_its_run_and_not_the_worker(tiny_model, signum,
     assert run.error in run.events.last().text
 
 
+def test_of_processes_that_share_a_run_the_one_that_went_first_says_why():
+    said = """Failures:
+[1]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : -15 (pid: 3207)  (SIGTERM)
+Root Cause (first observed failure):
+[0]:
+  rank      : 1 (local_rank: 1)
+  exitcode  : -9 (pid: 3208)  (SIGKILL)
+  traceback : Signal 9 (SIGKILL) received by PID 3208"""
+    assert watching.ended_by(1, said) == -signal.SIGKILL
+    assert watching.ended_by(1, "an exitcode : of our own") == 1
+    assert watching.ended_by(-signal.SIGTERM, said) == -signal.SIGTERM
+
+
 def test_a_run_is_trained_by_its_child_and_a_cancelled_one_stops_while_it_loads(tiny_model):
     run = queued(tiny_model)
     train(run.pk)

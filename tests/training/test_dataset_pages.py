@@ -192,7 +192,7 @@ def test_the_command_says_the_same_as_the_pages(project):
 def test_the_launch_form_takes_a_frozen_dataset(browser, project, monkeypatch):
     monkeypatch.setattr("training.tasks.train.delay_on_commit", lambda pk: None)
     monkeypatch.setattr("training.runs.check_base", lambda folder, recipe: None)
-    monkeypatch.setattr("training.forms.check_base", lambda folder, recipe: None)
+    monkeypatch.setattr("training.forms.launch.check_base", lambda folder, recipe: None)
     made = frozen(project, aggregate="soft")
     url = page("launch", "reward")
     form = browser.get(url, {"dataset": made.sha256}).context["form"]
@@ -210,7 +210,7 @@ def test_the_launch_form_takes_a_frozen_dataset(browser, project, monkeypatch):
 def test_a_project_too_large_to_count_in_a_page_leaves_the_labels_to_the_worker(
     browser, project, monkeypatch
 ):
-    monkeypatch.setattr("training.forms.COUNTED_AT_ONCE", 17)
+    monkeypatch.setattr("training.forms.launch.COUNTED_AT_ONCE", 17)
     made = frozen(project)
     url = page("launch", "reward")
 

@@ -71,6 +71,10 @@ def test_a_model_without_a_config_is_no_error(lead):
 
     assert "cannot be told" in page
     assert "onfig of nobody/nothing is not on this machine" in page
+    page = lead.post(url, FORM | {"base_model": " "}).content.decode()
+    assert "Choose a base model to see the memory that it needs." in page
+    page = lead.post(url, FORM | {"base_model": "x", "epochs": "many"}).content.decode()
+    assert "Epochs must be a number" in page
 
 
 def test_a_suggestions_button_fills_the_form_and_starts_nothing(lead, large):

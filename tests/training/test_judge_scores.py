@@ -1,6 +1,7 @@
 """PPO and its kin on scores of a judge of the project: asked as for its verdicts, never twice."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from django.urls import reverse
@@ -16,9 +17,12 @@ from tests.factories import MembershipFactory, UserFactory
 from tests.judges.loopback import serving, status
 from tests.training.projects import labeled_project
 from training.cards import card_of
+from training.fitting import foretold
 from training.lineage import lineage
+from training.ml import ppo_memory
+from training.ml.architecture import read_architecture
 from training.models import ModelVersion, Run
-from training.runs import create_run, resume_run
+from training.runs import create_run, recipe_of, resume_run
 from training.tasks import carry_out
 
 pytestmark = pytest.mark.django_db
@@ -113,6 +117,25 @@ def test_a_policy_learns_from_a_judge_on_a_server_and_says_so(project, server, c
     assert "careful v1, deleted since" in card_of(model)
     with pytest.raises(CannotRate, match="is gone"):
         open_rater(Rater.objects.get(pk=version.rater_id))
+
+
+def test_a_judge_that_is_asked_here_is_counted_where_memory_is_foretold(project, server):
+    judge_version(project, "near", "tiny", RECIPE)
+    judge_on(project, server)
+    near, far = (run_of(project, judge=f"{name} v1") for name in ("near", "careful"))
+    recipe = recipe_of(near)
+    arch = read_architecture(recipe.base_model)
+
+    def terms(run):
+        found = foretold("ppo", recipe, arch, device="cpu", judge=run.judge)
+        return {term.name: term.bytes for term in found.terms}
+
+    assert "beside" not in terms(far)
+    # The base is the judge's model too, and both are loaded; its file is mapped beside it.
+    assert terms(near)["beside"] == terms(near)["weights"]
+    asked = ppo_memory.Judge(recipe.base_model, "auto", False, 0, lead=0, words=2_000)
+    many = replace(recipe, prompts_per_step=64, rollout_batch_size=1, batch_size=1)
+    assert ppo_memory.predict(many, arch, device="cpu", judge=asked).moment == "judging"
 
 
 def test_a_server_that_fails_ends_the_run_in_words_and_it_resumes_without_asking_twice(

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 from django.urls import reverse
+from django.utils import timezone
 
-from labeling.models import Change
+from labeling.models import Change, Worker
 from labeling.storage import storage_path
 from tests.factories import MembershipFactory, UserFactory, bearer
 from tests.training.ml.test_merging import lora, save_adapter
 from tests.training.projects import labeled_project
-from training.merges import start_merge
+from training.merges import start_merge, why_no_worker
 from training.models import Merge, ModelVersion
 from training.tasks import carry_out_job
 
@@ -167,6 +168,21 @@ def test_programs_merge_and_are_refused_in_words(project, client):
             url, {**asked, "name": "n", **wrong}, "application/json", headers=headers
         )
         assert refused.json() == {"detail": words}
+
+
+def test_mergekit_is_refused_where_no_worker_has_it(project, client):
+    worker = Worker.objects.create(
+        name="box:1", queues=["gpu"], disk_free=1, disk_total=1, started_at=timezone.now(),
+        heartbeat_at=timezone.now(),
+    )  # fmt: skip
+    asked = {"name": "both", "method": "mergekit", "models": ["calm", "kind"]}
+    with pytest.raises(ValueError, match="No worker has mergekit"):
+        start_merge(project, **asked)
+    client.force_login(MembershipFactory(project=project, role="lead").user)
+    page = client.get(reverse("training:new_merge", args=[project.slug])).content.decode()
+    assert page.count("No worker has mergekit") == 1
+    Worker.objects.filter(pk=worker.pk).update(versions={"mergekit": "on the PATH"})
+    assert why_no_worker("mergekit") == ""
 
 
 def test_the_command_merges_here_and_prints_its_check(project, capsys):

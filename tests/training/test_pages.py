@@ -395,7 +395,7 @@ import django
 django.setup()
 from django.urls import get_resolver
 get_resolver().url_patterns
-import training.views.runs, training.views.datasets, training.forms, training.runs
+import training.views.runs, training.views.datasets, training.forms.launch, training.runs
 import training.tasks, training.admin
 heavy = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes"} & set(sys.modules)
 print(sorted(heavy))

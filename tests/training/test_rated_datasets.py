@@ -20,7 +20,7 @@ from tests.factories import (
 from training.dataset_settings import DatasetSettings, make_settings
 from training.datasets import load_pairs, load_rows
 from training.previews import build
-from training.rated_datasets import freeze_ratings, plan_ratings
+from training.rated_datasets import plan_ratings
 from training.reports import figures_of
 from training.runs import Impossible, create_run
 from training.studies import start_study
@@ -64,6 +64,10 @@ def rate(project, n: int, rater: str, *, kind: str = "person", **said) -> Rating
     return Rating.objects.create(response=response, rater=judge, **said)
 
 
+def frozen(project, settings):
+    return build(project, settings, freezing=True)[1]
+
+
 def posted(form) -> dict:
     """What a browser sends of a form as it came."""
     values = {field.html_name: field.value() for field in form}
@@ -71,7 +75,7 @@ def posted(form) -> dict:
 
 
 def test_ratings_become_rows_with_their_mean_and_how_many_call_it_good(project):
-    dataset = freeze_ratings(project, RATINGS)
+    dataset = frozen(project, RATINGS)
 
     assert (dataset.of_ratings, dataset.n_rows) == (True, 24)
     counts = dataset.counts
@@ -91,11 +95,11 @@ def test_ratings_become_rows_with_their_mean_and_how_many_call_it_good(project):
 
 
 def test_the_same_ratings_and_settings_give_the_same_file_and_a_new_rating_another(project):
-    first = freeze_ratings(project, RATINGS)
-    assert freeze_ratings(project, RATINGS) == first
+    first = frozen(project, RATINGS)
+    assert frozen(project, RATINGS) == first
     assert len(storage_path(first.path).read_bytes().splitlines()) == 25
     rate(project, 0, "cy", desirable=False)
-    assert freeze_ratings(project, RATINGS) != first
+    assert frozen(project, RATINGS) != first
 
 
 def test_raters_who_differ_make_a_soft_share_and_less_weight(project):
@@ -144,7 +148,7 @@ def test_people_go_before_judges_and_other_aspects_sources_and_known_answers_sta
     assert (honest["singles"], honest["other_aspect"]) == (1, 22)
     assert plan_ratings(project, settings_with(sources_excluded="m")).counts["other_source"] == 23
     with pytest.raises(ValueError, match="too few rated responses: 1"):
-        freeze_ratings(project, settings_with(aspect="honest", test_share=0.01))
+        frozen(project, settings_with(aspect="honest", test_share=0.01))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ def test_a_preview_shows_agreement_lengths_and_the_ratings(project):
 
 
 def test_kto_from_import_to_report(project, tiny_model):
-    dataset = freeze_ratings(project, RATINGS)
+    dataset = frozen(project, RATINGS)
     settings = QUICK | {"loss": "kto", "learning_rate": 1e-2, "max_steps": 12}
     run = create_run(
         project, kind="dpo", base_model=tiny_model, recipe_settings=settings, dataset=dataset
@@ -199,7 +203,7 @@ def test_kto_from_import_to_report(project, tiny_model):
 def test_a_reward_model_on_ratings_from_the_command_to_its_pages(
     project, tiny_model, client, capsys
 ):
-    dataset = freeze_ratings(project, RATINGS)
+    dataset = frozen(project, RATINGS)
     chosen = [f"{name}={value}" for name, value in (QUICK | {"loss": "ratings"}).items()]
     call_command(
         *("train", "reward", "--project", "polite", "--base", tiny_model),
@@ -238,7 +242,7 @@ def test_a_reward_model_on_ratings_from_the_command_to_its_pages(
 def test_what_does_not_fit_is_refused_before_a_run_in_every_door(
     project, tiny_model, client, capsys
 ):
-    dataset = freeze_ratings(project, RATINGS)
+    dataset = frozen(project, RATINGS)
     with pytest.raises(Impossible, match="choose kto, or a dataset of pairs"):
         create_run(project, kind="dpo", base_model=tiny_model, dataset=dataset)
     with pytest.raises(CommandError, match="choose ratings, or a dataset of pairs"):
@@ -273,7 +277,7 @@ def test_the_builder_takes_single_judgements_and_the_command_counts_them(project
     assert "good responses: 0.500" in shown
     client.force_login(MembershipFactory(project=project).user)
     address = reverse("training:new_dataset", args=["polite"])
-    page = client.get(f"{address}?like={freeze_ratings(project, RATINGS).sha256}")
+    page = client.get(f"{address}?like={frozen(project, RATINGS).sha256}")
     form = page.context["form"]
     data = posted(form)
     made = client.post(address, data | {"preview": "1"})
@@ -284,7 +288,7 @@ def test_the_builder_takes_single_judgements_and_the_command_counts_them(project
 
 
 def test_a_person_without_membership_sees_no_ratings(project, client):
-    dataset = freeze_ratings(project, RATINGS)
+    dataset = frozen(project, RATINGS)
     client.force_login(UserFactory())
     for name in ("dataset", "dataset_file"):
         page = client.get(reverse(f"training:{name}", args=["polite", dataset.sha256]))

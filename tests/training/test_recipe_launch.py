@@ -117,7 +117,7 @@ def test_every_run_of_a_sweep_is_held_against_the_labels_unless_they_are_too_man
     assert list(refused.context["form"].errors) == ["sweep_values_1"]
     assert "a margin wants hard labels" in refused.context["form"].errors["sweep_values_1"][0]
     assert Run.objects.count() == 0
-    monkeypatch.setattr("training.forms.COUNTED_AT_ONCE", 3)
+    monkeypatch.setattr("training.forms.launch.COUNTED_AT_ONCE", 3)
     lead.post(url, values | {"dataset": "", "loss": "margin", "launch": "1"})
     assert Run.objects.get().recipe["loss"] == "margin"
 

@@ -13,6 +13,7 @@ from labeling.models import Change, Comparison, JudgeRequest, Preference, Prompt
 from tests.factories import MembershipFactory, PreferenceFactory, RaterFactory, UserFactory
 from tests.training.projects import labeled_project
 from tests.training.reward_models import save_reward_model
+from training.dataset_settings import DatasetSettings
 from training.datasets import freeze
 from training.ml.config import make_recipe
 from training.models import Round, RoundPair, Run
@@ -128,8 +129,10 @@ def test_a_round_that_was_stopped_goes_on_with_what_it_had_sampled(project, monk
 
 
 def test_without_a_reward_model_pairs_are_chosen_by_what_is_alike(project):
-    made = carried_out(project, scorer="", n_labels=4)
+    made = carried_out(project, scorer="", n_labels=4, people=3)
     assert made.status == "succeeded"
+    wanted = made.pairs.values_list("comparison__labels_wanted", "comparison__open_places")
+    assert set(wanted) == {(3, 3)}
     assert made.result["chosen"] == 4
     assert made.pairs.exclude(score=None).count() >= 3
 
@@ -248,10 +251,18 @@ def test_rounds_are_rows_with_their_labels_and_advice_in_as_many_queries(project
 
 def test_a_round_trains_on_the_labels_of_now_and_is_tied_to_its_run(project, lead):
     made = carried_out(project, n_labels=3)
+    soft = {"aggregate": "soft", "test_share": 0.3, "seed": 5, "near_duplicates": 0.0}
+    Run.objects.create(
+        project=project, kind="reward", status="succeeded", base_model="base",
+        recipe=asdict(make_recipe("reward", {"base_model": "base"})),
+        dataset=freeze(project, DatasetSettings(**soft, since="2020-01-01")),
+    )  # fmt: skip
     answer = lead.post(
         reverse("training:train_round", args=[project.slug, made.pk]), {"kind": "reward"}
     )
     made.refresh_from_db()
+    # As the last dataset was made, but of the labels of now.
+    assert (soft | {"since": ""}).items() <= made.reward_run.labels.items()
     run = made.reward_run
     assert answer.url == reverse("training:run", args=[project.slug, run.pk])
     assert (run.kind, run.base_model, run.status) == ("reward", "base", "queued")

@@ -1,9 +1,11 @@
 """A run that several processes share, under accelerate's launcher: it ends as one, and goes on upon
-another machine, which shares nothing with the first but the database and a shared storage."""
+two other machines, which share nothing with the first but the database and a shared storage."""
 
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,12 +17,15 @@ from django.db import connection
 from labeling.jobs import process_lives
 from labeling.storage import storage_path
 from tests.factories import UserFactory
+from tests.postgresql import free_port
 from tests.training.projects import labeled_project
 from training.models import Run
 from training.runs import cancel_run, create_run
 from training.tasks import keep_copy, train
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
+
+PORT = free_port()
 
 
 @pytest.fixture(autouse=True)
@@ -63,8 +68,28 @@ def ranks_of(run: Run) -> dict[int, int]:
     return found
 
 
-def test_two_processes_share_a_run_that_is_cancelled_as_one_and_resumed_elsewhere(
-    tiny_model, machine
+def launch_of(rank: int, folder: Path) -> Path:
+    """A file as `accelerate config` writes it for one of two machines, with a process each."""
+    file = folder / f"machine-{rank}.yaml"
+    file.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nmixed_precision: 'no'\n"
+        f"num_machines: 2\nnum_processes: 2\nmachine_rank: {rank}\nrdzv_backend: static\n"
+        f"main_process_ip: 127.0.0.1\nmain_process_port: {PORT}\nsame_network: true\n"
+    )
+    return file
+
+
+def joining(folder: Path, storage: Path) -> subprocess.Popen:
+    """What the second machine runs."""
+    words = ["accelerate.commands.launch", "--config_file", str(launch_of(1, folder))]
+    return subprocess.Popen(
+        [sys.executable, "-m", *words, "-m", "training.child", "join"],
+        env=os.environ | {"PREFLOOP_STORAGE": str(storage)},
+    )
+
+
+def test_two_processes_share_a_run_that_is_cancelled_as_one_and_resumed_upon_two_machines(
+    tiny_model, machine, settings, tmp_path
 ):
     pages = machine("pages")
     shutil.copytree(tiny_model, pages / "models/tiny")
@@ -110,14 +135,18 @@ def test_two_processes_share_a_run_that_is_cancelled_as_one_and_resumed_elsewher
     assert not any(map(process_lives, seen.values()))
     assert 0 < run.n_done < 60
 
+    three = machine("three")
     two = machine("two")
+    settings.PREFLOOP_ACCELERATE_CONFIG = str(launch_of(0, tmp_path))
     run.recipe |= {"max_steps": run.n_done + 4}
     run.status, run.cancel_requested = Run.Status.QUEUED, False
     run.save()
+    joined = joining(tmp_path, three)
     train(run.pk)
 
     run.refresh_from_db()
     assert (run.status, run.error) == ("succeeded", "")
+    assert joined.wait(10) == 0
     texts = list(run.events.values_list("text", flat=True))
     assert texts.count("2 processes share each step.") == 2
     assert any(text.startswith("Goes on from checkpoint-") for text in texts)
@@ -126,7 +155,8 @@ def test_two_processes_share_a_run_that_is_cancelled_as_one_and_resumed_elsewher
     assert run.model_version.name == f"reward-{run.pk}"
     assert ranks_of(run) == {}
     made = Path(run.model_version.path) / "adapter_model.safetensors"
-    assert [(root / made).exists() for root in (one, two, pages)] == [False, True, False]
+    assert [(root / made).exists() for root in (one, two, three)] == [False, True, False]
+    assert (three / "models/tiny/config.json").exists()
     machine("pages")
     keep_copy(run.model_version.path)
     assert (pages / made).read_bytes() == (two / made).read_bytes()

@@ -262,7 +262,7 @@ def test_programs_sweep_and_the_command_line_too(lead, client, project, base, wo
 
 def test_the_form_offers_what_is_installed_and_says_how_to_get_the_rest(lead, base, monkeypatch):
     there = {"tensorboard"}
-    monkeypatch.setattr("training.forms.find_spec", lambda name: name in there or None)
+    monkeypatch.setattr("training.forms.launch.find_spec", lambda name: name in there or None)
     url = page("launch", "reward")
 
     field = lead.get(url).context["form"]["report_to"]

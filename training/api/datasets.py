@@ -9,7 +9,7 @@ from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.access import PerMinute, StartsPerMinute
 from labeling.api.idempotency import idempotent
 from training.dataset_settings import DatasetSettings
 from training.models import DatasetDraft
@@ -26,14 +26,11 @@ class Datasets(ListAPIView):
     """Frozen datasets of the project: what made them, and what they hold."""
 
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = DatasetSerializer
 
     def get_queryset(self) -> Any:
         return self.request.project.datasets.all()
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(request=BuildSerializer, responses={202: DraftSerializer})
     @idempotent

@@ -12,7 +12,7 @@ from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.access import PerMinute, StartsPerMinute
 from labeling.api.idempotency import idempotent
 from labeling.changes import note_event
 from labeling.storage import storage_path
@@ -27,14 +27,11 @@ class Exports(ListAPIView):
     """GGUF files of a model, newest first."""
 
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = ExportSerializer
 
     def get_queryset(self) -> Any:
         return model_of(self.request, self.kwargs["pk"]).exports.select_related("model")
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(request=StartExportSerializer, responses={202: ExportSerializer})
     @idempotent

@@ -9,7 +9,7 @@ from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.access import PerMinute, StartsPerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
 from training.merges import start_merge
@@ -21,14 +21,11 @@ class Merges(ListAPIView):
     """Merges of models, newest first."""
 
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = MergeSerializer
 
     def get_queryset(self) -> Any:
         return _merges(self.request)
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(request=StartMergeSerializer, responses={202: MergeSerializer})
     @idempotent

@@ -12,7 +12,7 @@ from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.access import PerMinute, StartsPerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
 from labeling.changes import note_event
@@ -95,11 +95,8 @@ class Serving(GenericAPIView):
 @extend_schema(tags=["Training"])
 class ModelReports(GenericAPIView):
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = ModelReportSerializer
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     def get(self, request: Request, slug: str, pk: int) -> Response:
         """The newest report on a model, or how far it is on its way."""

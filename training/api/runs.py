@@ -10,7 +10,7 @@ from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.access import PerMinute, StartsPerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
 from labeling.storage import check_model_name
@@ -28,14 +28,11 @@ class Runs(ListAPIView):
     """Training runs, newest first."""
 
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = RunSerializer
 
     def get_queryset(self) -> Any:
         return runs_of(self.request)
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(request=StartSerializer, responses={202: RunSerializer})
     @idempotent
@@ -51,7 +48,7 @@ class Runs(ListAPIView):
 def start_asked(request: Request, asked: dict[str, Any], start: Any, **more: Any) -> Any:
     """What `start_run` or `start_sweep` makes of a request, or its refusal as an answer."""
     try:
-        check_model_name(asked["base_model"], request.user)
+        check_model_name(request.project, asked["base_model"], request.user)
         return start(
             request.project,
             kind=asked["kind"],

@@ -1,7 +1,5 @@
 """Studies of a finished run for programs."""
 
-from typing import Any
-
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions, status
@@ -9,7 +7,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.access import PerMinute, StartsPerMinute
 from labeling.api.idempotency import idempotent
 from labeling.api.refusals import Conflict
 from training.api.runs import runs_of
@@ -21,10 +19,8 @@ from training.studies import start_study
 @extend_schema(tags=["Training"])
 class Studies(GenericAPIView):
     allowed = {"POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = StudySerializer
-
-    def get_throttles(self) -> list[Any]:
-        return [PerMinute(), JobsPerMinute()]
 
     @extend_schema(request=StartStudySerializer, responses={202: StudySerializer})
     @idempotent

@@ -10,7 +10,7 @@ from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api.access import JobsPerMinute, PerMinute
+from labeling.api.access import PerMinute, StartsPerMinute
 from labeling.api.idempotency import idempotent
 from training.api.runs import start_asked
 from training.models import Run
@@ -23,14 +23,11 @@ class Sweeps(ListAPIView):
     """Sweeps over a grid of settings, newest first."""
 
     allowed = {"GET": "view", "POST": "lead"}
+    throttle_classes = [PerMinute, StartsPerMinute]
     serializer_class = SweepSerializer
 
     def get_queryset(self) -> Any:
         return _sweeps(self.request)
-
-    def get_throttles(self) -> list[Any]:
-        kinds = [PerMinute, JobsPerMinute] if self.request.method == "POST" else [PerMinute]
-        return [kind() for kind in kinds]
 
     @extend_schema(request=StartSweepSerializer, responses={202: OneSweepSerializer})
     @idempotent

@@ -17,7 +17,7 @@ import torch
 from training.ml.gguf_shapes import gguf_name, tokenizer_kind, why_no_gguf
 from training.ml.loading import load_tokenizer
 from training.ml.merge_recipe import settings_of
-from training.ml.merging import Files
+from training.ml.stored_weights import Files
 from training.ml.weights import tensor_shapes
 
 FILE_TYPES = {

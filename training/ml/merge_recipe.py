@@ -8,13 +8,16 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from training.ml.settings import gettext_noop
 from training.ml.weights import tensor_shapes
+
+OnTensor = Callable[[int, int], None]
+"""Told (tensors done, all of them); raises to end the merge."""
 
 MERGES = {
     "fold": gettext_noop("Adapter into its base"),
@@ -81,9 +84,6 @@ DTYPES = {
 }
 NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
 """Methods on what was learned beside a base: whole models must say which one that is."""
-WITH_DENSITY = ("ties", "dare_linear", "dare_ties")
-WEIGHTLESS = ("fold", "slerp", "passthrough")
-"""Methods that read no weights."""
 MERGEKIT_METHODS = (
     "linear", "slerp", "nuslerp", "task_arithmetic", "ties", "dare_linear", "dare_ties", "della",
     "della_linear", "breadcrumbs", "breadcrumbs_ties", "model_stock", "sce", "karcher",
@@ -238,6 +238,11 @@ def root_of(folder: str) -> str:
             raise ValueError(f"models: the adapter {folder} names itself as its base")
         seen.add(folder)
     return at_hand(folder)
+
+
+def with_tokenizer(model: str) -> str:
+    """The folder itself, or its base's where an adapter brings no words of its own."""
+    return model if any(Path(model).glob("tokenizer*")) else root_of(model)
 
 
 def scores(folder: str) -> bool:

@@ -36,8 +36,12 @@ PAIRS = 20
 """Comparisons that people are given after an alarm."""
 
 CONFIRMED = 0.5
-"""Share of the score's gain that the hold-out is to have gained too, both in deviations of the
+"""Share of the score's gain that the careful score is to have gained too, both in deviations of the
 start. A reward model of other labels that is right as often gains about their correlation of it."""
+
+CLEARLY = 2.576
+"""Standard errors (99 %) by which the careful score may lack that share at one look alone: the
+start, unlike the best look, was not chosen for its luck."""
 
 IN_A_ROW_ONLY = (FALLS, UNCONFIRMED)
 LONGER, ENDLESS, LISTS, BOLD = "longer", "endless", "lists", "bold"
@@ -75,11 +79,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Alarm:
-    """What a look found. `stops`: the run is to stop or to pause; else it is worth a word."""
+    """What a look found. `stops`: the run is to stop or to pause; else it is worth a word.
+    `clear`: where looks in a row are asked for, this one is enough."""
 
     kind: str
     stops: bool
     words: str
+    clear: bool = False
 
 
 def take_look(
@@ -169,14 +175,18 @@ def alarms(recipe: PPORecipe, now: Look, start: Look, best: Look) -> list[Alarm]
             )
             found.append(Alarm(FALLS, True, words))
     if "holdout" in now.numbers:
-        gains = {name: np.array(now.minus(start, name)) for name in ("score", "holdout")}
-        rest = mean_figure((gains["holdout"] - CONFIRMED * gains["score"]).tolist())
+        gains = {name: np.array(now.minus(start, name)) for name in ("score", "holdout", "careful")}
+        rests = gains["careful"] - CONFIRMED * gains["score"]
+        rest = mean_figure(rests.tolist())
         if rest["high"] is not None and rest["high"] < 0 < gains["score"].mean():
             words = (
                 f"the score has risen by {gains['score'].mean():.2f} since the start, the hold-out "
-                f"by {gains['holdout'].mean():.2f} only"
+                f"by {gains['holdout'].mean():.2f}, of which {gains['careful'].mean():.2f} can be "
+                "believed"
             )
-            found.append(Alarm(UNCONFIRMED, True, words))
+            error = float(rests.std(ddof=1)) / np.sqrt(len(rests))
+            clear = bool(rest["value"] + CLEARLY * error < 0)
+            found.append(Alarm(UNCONFIRMED, True, words, clear))
     if recipe.kl_budget and now.mean("kl") > recipe.kl_budget:
         words = f"a response is {now.mean('kl'):.1f} nats from the start; the budget is "
         found.append(Alarm(TOO_FAR, True, f"{words}{recipe.kl_budget:g}"))
@@ -218,7 +228,7 @@ class Watch:
 
     def see(self, look: Look) -> list[Alarm]:
         """Take the look of now, the best one so far perhaps. What it found comes back: of careful
-        score and hold-out only what enough looks in a row have found."""
+        score and hold-out only what is clear or what enough looks in a row have found."""
         self.now = look
         told = careful(look, self.start or look, self.doubt)
         look.numbers["careful"], look.numbers["unknown"] = told
@@ -229,7 +239,7 @@ class Watch:
         wanting = any(alarm.kind in IN_A_ROW_ONLY for alarm in found)
         self.wanting = self.wanting + 1 if wanting else 0
         if self.wanting < IN_A_ROW:
-            found = [alarm for alarm in found if alarm.kind not in IN_A_ROW_ONLY]
+            found = [a for a in found if a.clear or a.kind not in IN_A_ROW_ONLY]
         # Where scores are wanting, their highest look is still the best there is.
         in_bounds = not any(a.stops and a.kind not in IN_A_ROW_ONLY for a in found)
         if in_bounds and self._goes_on_well(look):

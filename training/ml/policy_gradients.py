@@ -12,8 +12,6 @@ from torch import Tensor
 
 from training.ml.ppo_config import COMBINED, KLS
 
-WEIGHTINGS = ("tokens", "responses", "sums", "constant")
-
 
 def kl_estimate(logp: Tensor, reference_logp: Tensor, kind: str) -> Tensor:
     """KL(π‖π_ref) of each token, told from the one that was drawn.

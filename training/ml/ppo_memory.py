@@ -72,8 +72,10 @@ class Judge:
     in_4_bits: bool
     context: int
     """Tokens of a question at most; 0 is as much as the model can read."""
+    lead: int
+    """About how many tokens every question begins with; they are held once."""
     words: int
-    """About how many tokens a question has beside the prompt and the response."""
+    """About how many stand after the response."""
 
 
 def predict(
@@ -184,6 +186,7 @@ def _asked(judge: Judge, n: int, tokens: int, device: str) -> dict[str, int]:
     token = kv_cache(arch, number=number_bytes(judge.dtype, device))
     most = min(ASKED_TOKENS, ASKED_BYTES // token) if device == "cpu" else ASKED_TOKENS
     rows = max(1, min(n, MOST_ASKED[device], most // tokens))
+    tokens += -(-judge.lead // rows)
     work = Work(
         rows=rows, tokens=tokens, new_tokens=0, dtype=judge.dtype, in_4_bits=judge.in_4_bits
     )

@@ -28,13 +28,22 @@ def in_shares() -> bool:
 def meet() -> None:
     """Find the other processes, if there are any; each then has its own GPU.
 
-    Raises: ValueError for a way of sharing under which the numbers would be others.
+    Raises: ValueError for a way of sharing under which the numbers would be others, or no
+        checkpoint whole.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         raise ValueError("DeepSpeed divides steps by itself: let the processes share by FSDP")
     if in_shares() and os.environ.get("FSDP_VERSION") != "2":
         raise ValueError("FSDP of version 1 is not supported: write fsdp_version: 2")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    n = int(os.environ.get("WORLD_SIZE", "1"))
+    several_machines = int(os.environ.get("LOCAL_WORLD_SIZE", n)) < n
+    whole_checkpoints = os.environ.get("FSDP_STATE_DICT_TYPE") == "FULL_STATE_DICT"
+    if in_shares() and several_machines and not whole_checkpoints:
+        raise ValueError(
+            "FSDP over several machines: write fsdp_state_dict_type: FULL_STATE_DICT; a checkpoint "
+            "in shares would lie in parts on all of them, and no run could go on from it"
+        )
+    if n > 1:
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available())

@@ -18,7 +18,7 @@ from labeling.models import Comparison, Project
 from labeling.storage import storage_path
 from training.dataset_settings import CHOICES, OF_PAIRS, OF_RATINGS, stored_settings
 from training.datasets import first_rows, words_of
-from training.forms import DatasetForm
+from training.forms.datasets import DatasetForm
 from training.models import DatasetDraft
 from training.previews import LENGTHS
 

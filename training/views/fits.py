@@ -16,7 +16,8 @@ from labeling.access import project_for
 from labeling.models import Project
 from labeling.storage import check_model_name
 from training.fitting import Fit, fit, fit_work, machine
-from training.forms import NAMES, WorkForm
+from training.forms.fits import WorkForm
+from training.forms.launch import NAMES
 from training.ml.config import RECIPES, make_recipe
 from training.ml.memory import REFERENCES
 from training.ml.settings import METHODS
@@ -41,7 +42,7 @@ def fit_context(data: QueryDict, user: Any, project: Project, kind: str) -> dict
     if not base:
         return {"fit": None, "missing": _("Choose a base model to see the memory that it needs.")}
     try:
-        check_model_name(base, user)
+        check_model_name(project, base, user)
         folder = named_model(project, base)
         recipe = make_recipe(kind, posted_settings(data, kind) | {"base_model": folder})
         found = fit(

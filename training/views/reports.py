@@ -18,7 +18,7 @@ from labeling.models import Project
 from labeling.reports import compute_anew, stop
 from labeling.templatetags.figures import decimals, percent
 from training.cards import FILE, card_of, latest_report
-from training.forms import StudyForm
+from training.forms.studies import StudyForm
 from training.models import ModelVersion, Run, Study
 from training.reports import can_report, wrong_pairs
 from training.studies import ARM_WORDS, REFERENCES, can_be_studied, start_study

@@ -19,7 +19,7 @@ from labeling.models import Project
 from labeling.storage import storage_path
 from training import causes
 from training.datasets import words_of
-from training.forms import LaunchForm
+from training.forms.launch import LaunchForm
 from training.ml.config import ON_TEXTS, RECIPES, settings_of
 from training.ml.methods import other_settings
 from training.ml.settings import TRACKERS

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
@@ -33,13 +34,12 @@ class Command(BaseCommand):
                 manifest = restore(file, say)
         except (BadBackup, TablesDiffer, DatabaseError, OSError) as error:
             raise CommandError(str(error)) from error
-        if (
-            manifest["key"] != fingerprint_of_key()
-            and "files/secret_key" not in manifest["members"]
-        ):
+        brought = "files/secret_key" in manifest["members"]  # of a laptop, and read by one alone
+        if manifest["key"] != fingerprint_of_key() and not (brought and settings.LAPTOP):
             self.stderr.write(
                 "SECRET_KEY is another than when the backup was made: encrypted keys of judge "
-                "servers and of webhooks cannot be read until the old one is back."
+                "servers and of webhooks cannot be read until SECRET_KEY_FALLBACKS names the old "
+                "one" + (", which is the file secret_key in PREFLOOP_STORAGE." if brought else ".")
             )
         if json:
             self.stdout.write(told(file, manifest))

@@ -1,4 +1,5 @@
-"""Every encrypted secret anew under the newest SECRET_KEY, so that older ones can be dropped."""
+"""Every secret, seal and sign-in anew under the newest SECRET_KEY, so that older ones can be
+dropped."""
 
 import sys
 from collections.abc import Callable
@@ -6,6 +7,8 @@ from typing import Any
 
 from allauth.mfa.models import Authenticator
 from django.conf import settings
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.contrib.sessions.models import Session
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 from django.utils.translation import gettext_noop
@@ -19,9 +22,10 @@ from labeling.sealing import check_chain, reseal, seal_changes
 
 class Command(BaseCommand):
     help = (
-        "Encrypt every stored secret anew under SECRET_KEY and seal the history anew. What is "
-        "still under a key of SECRET_KEY_FALLBACKS is read; afterwards that key can be dropped. "
-        "Exit status 1 where a secret is under a key that is not named: it has to be set anew."
+        "Encrypt every stored secret anew under SECRET_KEY, and seal the history and sign the "
+        "sessions anew. What is still under a key of SECRET_KEY_FALLBACKS is read; afterwards that "
+        "key can be dropped. Exit status 1 where a secret is under a key that is not named: it "
+        "has to be set anew."
     )
 
     @transaction.atomic
@@ -39,6 +43,7 @@ class Command(BaseCommand):
         n_hooks = _rotate(hooks, lost, _column("encrypted_secret", keys.WEBHOOKS))
         n_factors = _rotate(Authenticator.objects.select_for_update(), lost, _second_factor)
         n_seals = reseal()
+        n_sessions = sum(map(_session, Session.objects.select_for_update()))
         note_event(
             None,
             gettext_noop("rotate keys"),
@@ -46,10 +51,11 @@ class Command(BaseCommand):
             servers=n_servers,
             webhooks=n_hooks,
             people=n_factors,
+            sessions=n_sessions,
         )
         self.stdout.write(
             f"{n_servers} keys of judge servers, {n_hooks} secrets of webhooks, {n_factors} second "
-            f"factors, {n_seals} seals: all under the newest SECRET_KEY."
+            f"factors, {n_seals} seals, {n_sessions} sign-ins: all under the newest SECRET_KEY."
         )
         if not settings.SECRET_KEY_FALLBACKS:
             self.stdout.write("SECRET_KEY_FALLBACKS names no older key: nothing else was read.")
@@ -77,6 +83,24 @@ def _column(name: str, purpose: str) -> Callable[[Any], None]:
         setattr(row, name, keys.rotated(getattr(row, name), purpose))
 
     return rotate
+
+
+def _session(row: Session) -> bool:
+    """Whether it is somebody's sign-in, and is now one under the newest key.
+
+    Django would do so at the next request, and give the browser another cookie by the way: of two
+    requests at once the second one then comes with a cookie that is no more, and signs its browser
+    out.
+    """
+    data = row.get_decoded()
+    user = get_user_model().objects.filter(pk=data.get(SESSION_KEY)).first()
+    if user is None:
+        return False
+    if data.get(HASH_SESSION_KEY) in user.get_session_auth_fallback_hash():
+        data[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    row.session_data = Session.get_session_store_class()().encode(data)
+    row.save(update_fields=["session_data"])
+    return True
 
 
 def _second_factor(row: Authenticator) -> None:

@@ -14,6 +14,7 @@ from labeling.models import Rater, content_hash
 
 
 def from_hh(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
+    """Two whole transcripts that begin alike."""
     prompt, chosen, rejected = split_dialogues(
         dialogue(record["chosen"]), dialogue(record["rejected"])
     )
@@ -21,6 +22,7 @@ def from_hh(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
 
 
 def from_trl(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
+    """TRL's preference sets: texts or chat messages, with a `prompt` or one that both share."""
     chosen, rejected = record["chosen"], record["rejected"]
     used = {"chosen", "rejected", *PROMPT_KEYS}
     if chosen is None or rejected is None:
@@ -43,6 +45,7 @@ def from_trl(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
 
 
 def from_sharegpt(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
+    """`conversations` up to the answer, which stands in `chosen` and `rejected`."""
     prompt = messages_of(record["conversations"], "user", "conversations")
     if isinstance(record.get("system"), str) and record["system"].strip():
         prompt = [{"role": "system", "content": record["system"]}, *prompt]
@@ -51,6 +54,7 @@ def from_sharegpt(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]
 
 
 def from_openai(record: dict[str, Any], labels: Labels) -> list[dict[str, Any]]:
+    """OpenAI's fine-tuning form: `input`, `preferred_output`, `non_preferred_output`."""
     given = record["input"]
     prompt = given.get("messages") if isinstance(given, dict) else given
     used = {"input", "preferred_output", "non_preferred_output"}

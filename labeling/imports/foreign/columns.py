@@ -45,6 +45,7 @@ def response_keys(record: dict[str, Any]) -> tuple[str, str]:
 
 
 def find_response_keys(record: dict[str, Any]) -> tuple[str, str] | None:
+    """As `response_keys`; None if there are no two such columns."""
     for key in record:
         found = _SIDE.fullmatch(key)
         if found:
@@ -131,11 +132,13 @@ def rest_of(record: dict[str, Any], used: set[str]) -> dict[str, Any]:
 
 
 def name_in(record: dict[str, Any], key: str) -> str:
+    """A name or a number under this key, as text; empty if there is none."""
     value = record.get(key)
     return str(value).strip() if isinstance(value, (str, int)) and value is not True else ""
 
 
 def number_in(value: Any) -> float | None:
+    """The number that a value is or says; None for anything else."""
     try:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

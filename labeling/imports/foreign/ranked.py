@@ -44,6 +44,7 @@ class Ranked:
 
 
 def read_ranked(record: dict[str, Any], labels: Labels) -> Ranked:
+    """The list of a record and its order. Raises: BadRow if they do not fit each other."""
     prompt = prompt_in(record)
     if prompt is None:
         raise BadRow("`prompt` is missing")

@@ -7,6 +7,7 @@ from labeling.imports.interchange import BadRow
 
 
 def from_ratings(record: dict[str, Any], _labels: Labels) -> list[dict[str, Any]]:
+    """Our own form, of a file or of a table with one rating a row."""
     used = {"prompt", "response", "ratings", "scale", "metadata", "id", "model", *_RATING_COLUMNS}
     metadata = record.get("metadata")
     return [record | {"metadata": metadata if metadata else rest_of(record, used)}]

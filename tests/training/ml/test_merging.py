@@ -14,24 +14,12 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from training.ml.loading import load_causal, load_reward_model, load_scorer
+from training.ml.merge_check import NotTheSame, check_rows, compare, logits_of
+from training.ml.merge_formulas import agreeing_mean, drop, linear, slerp, trim, weighted_sum
 from training.ml.merge_recipe import MergeRecipe, why_not
-from training.ml.merging import (
-    Adapted,
-    Files,
-    NotTheSame,
-    agreeing_mean,
-    check_rows,
-    compare,
-    drop,
-    linear,
-    logits_of,
-    merge,
-    mergekit_config,
-    open_weights,
-    slerp,
-    trim,
-    weighted_sum,
-)
+from training.ml.mergekit import mergekit_config
+from training.ml.merging import merge
+from training.ml.stored_weights import Adapted, Files, open_weights
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 NORM = "model.norm.weight"

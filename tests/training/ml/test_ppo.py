@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.training.reward_models import save_reward_model
 from tests.training.tiny import save_tiny_model
-from training.ml import ppo, ppo_memory, ratings
+from training.ml import ppo, ppo_learner, ppo_memory, ppo_scores, ratings
 from training.ml.architecture import read_architecture
 from training.ml.loading import load_policy, load_reward_model, load_tokenizer
-from training.ml.ppo import Learner, PPORecipe, read_rollouts, told_advantages
+from training.ml.ppo_config import PPORecipe
+from training.ml.ppo_learner import Learner, read_rollouts, told_advantages
 from training.ml.roles import CRITIC, POLICY, Roles
 from training.ml.rollouts import Rollout
 
@@ -278,19 +279,22 @@ def test_a_base_in_4_bits_serves_all_roles_and_checkpointing_changes_no_number(
 def test_several_scorers_are_each_brought_to_one_scale(tiny_model, reward_model):
     raw = torch.tensor([[1.0, 2.0, 3.0], [100.0, 300.0, 200.0]])
     recipe = PPORecipe(base_model=tiny_model, combine="worst", reward_clip=0.5)
-    scale = ppo.reference_scale(recipe, raw)
+    scale = ppo_scores.reference_scale(recipe, raw)
     assert scale == [(2.0, 1.0), (200.0, 100.0)]
-    assert ppo.one_score(recipe, raw, scale).tolist() == [-0.5, 0.0, 0.0]
-    assert ppo.penalised(recipe, torch.tensor([0.5, 0.5]), [True, False]).tolist() == [0.5, -0.5]
+    assert ppo_scores.one_score(recipe, raw, scale).tolist() == [-0.5, 0.0, 0.0]
+    assert ppo_scores.penalised(recipe, torch.tensor([0.5, 0.5]), [True, False]).tolist() == [
+        0.5,
+        -0.5,
+    ]
 
     batch = PPORecipe(base_model=tiny_model, reward_scaling="batch")
-    found = ppo.one_score(batch, raw[:1], ppo.reference_scale(batch, raw[:1]))
+    found = ppo_scores.one_score(batch, raw[:1], ppo_scores.reference_scale(batch, raw[:1]))
     assert found.tolist() == [1.0, 2.0, 3.0]  # deviation 1 already, and the mean stays
 
 
 def test_online_dpo_learns_from_the_best_and_the_worst_response_to_a_prompt():
     scores = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.3, 0.3, -2.0, -1.0, -1.5])
-    assert ppo.best_and_worst(scores, 3) == [1, 0, 7, 6]
+    assert ppo_scores.best_and_worst(scores, 3) == [1, 0, 7, 6]
 
 
 def test_members_of_an_ensemble_share_the_base_and_are_scored_apart(tiny_model, tmp_path):
@@ -301,7 +305,7 @@ def test_members_of_an_ensemble_share_the_base_and_are_scored_apart(tiny_model, 
     talks = [[{"role": "user", "content": "Why?"}]] * 2
     texts = ["Because.", "I do not know."]
     recipe = PPORecipe(base_model=tiny_model, reward_models=str(first), dtype="float32")
-    scorer, tokenizer = ppo.Scorer(recipe, recipe.folders), load_tokenizer(tiny_model)
+    scorer, tokenizer = ppo_scores.Scorer(recipe, recipe.folders), load_tokenizer(tiny_model)
     assert len(scorer.shared) == 2
     roles = Roles(recipe, scorer.shared, critic=False)
 
@@ -317,7 +321,7 @@ def test_members_of_an_ensemble_share_the_base_and_are_scored_apart(tiny_model, 
 def test_rows_to_one_prompt_share_what_they_begin_with_but_their_last_token():
     prompts = [["a"], ["b"], ["b"], ["b"], ["c"], ["c"]]
     rows = [[1, 2, 3], [1, 2, 4, 5], [1, 2, 6], [1, 2, 4, 7], [1, 2], [1, 2]]
-    assert ppo.shared_beginnings(prompts, rows) == [0, 2, 2, 2, 1, 1]
+    assert ppo_scores.shared_beginnings(prompts, rows) == [0, 2, 2, 2, 1, 1]
 
 
 def test_every_pass_over_the_prompts_has_each_of_them_once():
@@ -332,7 +336,7 @@ def test_every_pass_over_the_prompts_has_each_of_them_once():
 
 def test_step_sizes_rise_and_fall_and_are_never_zero():
     recipe = PPORecipe(base_model="", steps=10, warmup_share=0.2)
-    found = [ppo.rate_factor(recipe, step) for step in range(1, 11)]
+    found = [ppo_learner.rate_factor(recipe, step) for step in range(1, 11)]
     assert found[:3] == pytest.approx([1 / 3, 2 / 3, 1])
     assert found[-1] == pytest.approx(1 / 8)
     assert found[2:] == sorted(found[2:], reverse=True)

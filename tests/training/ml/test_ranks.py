@@ -140,9 +140,12 @@ def test_two_processes_that_hold_shares_of_the_weights_find_the_losses_of_one(ti
     [
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed divides steps by itself"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "write fsdp_version: 2"),
+        (FSDP | {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, "write fsdp_state_dict_type: FULL"),
     ],
 )
-def test_ways_of_sharing_that_would_change_the_numbers_are_refused(monkeypatch, env, words):
+def test_ways_of_sharing_that_would_change_the_numbers_or_the_checkpoints_are_refused(
+    monkeypatch, env, words
+):
     for name, value in env.items():
         monkeypatch.setenv(name, value)
 

@@ -7,7 +7,7 @@ from training.ml.data import chat_tokens
 from training.ml.loading import load_causal, load_reward_model, load_tokenizer
 from training.ml.logprobs import response_logps
 from training.ml.lora_layers import QuickLinear
-from training.ml.ppo import PPORecipe
+from training.ml.ppo_config import PPORecipe
 from training.ml.reward_model import score
 from training.ml.roles import (
     CRITIC,

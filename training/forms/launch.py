@@ -1,4 +1,4 @@
-"""What a person may send us: the builder of datasets, the launch form of a run."""
+"""The launch form of a run: what is learned from, the base and every setting of its recipe."""
 
 import math
 from dataclasses import fields
@@ -12,27 +12,15 @@ from django.utils.translation import gettext_lazy as _lazy
 from labeling.models import Project
 from labeling.scoring import raters_that_rate
 from labeling.storage import check_model_name
-from training.dataset_settings import (
-    AGGREGATES,
-    AI_LABELS,
-    KINDS,
-    LABELS,
-    TIES,
-    WEIGHTS,
-    DatasetSettings,
-    make_settings,
-    settings_of_now,
-)
+from training.dataset_settings import LABELS, settings_of_now
 from training.datasets import plan, refuse_too_few
 from training.ml.config import IMITATE, ON_TEXTS, RECIPES, make_recipe, settings_of
-from training.ml.memory import USES, make_work
 from training.ml.methods import BESIDE, SETTINGS, other_settings, why_not
 from training.ml.objectives import why_not_labels
 from training.ml.ppo_config import PPORecipe
 from training.ml.settings import DTYPES, METHODS, SCHEDULERS, TRACKERS, names_in
-from training.models import Dataset, ModelVersion, Run, Study
+from training.models import Dataset, ModelVersion, Run
 from training.runs import check_base, known_models, named_model, with_folders
-from training.studies import MOST_SEEDS, REFERENCES
 from training.sweeps import can_be_swept, combinations, read_grid
 from training.texts import known_texts, text_path
 
@@ -172,184 +160,6 @@ SWEPT_AT_ONCE = 3
 """Settings that the grid of the form has room for."""
 
 
-class DatasetForm(forms.Form):
-    """Every setting of a dataset, in the words of DatasetSettings."""
-
-    kind = forms.ChoiceField(
-        label=_lazy("What it holds"),
-        choices=list(KINDS.items()),
-        help_text=_lazy(
-            "Single judgements train KTO, and reward models on ratings; everything else learns "
-            "from pairs."
-        ),
-    )
-    labels = forms.ChoiceField(
-        label=_lazy("Whose labels"),
-        choices=list(LABELS.items()),
-        help_text=_lazy("“Else” means: AI labels count only where no person answered."),
-    )
-    ai_labels = forms.ChoiceField(
-        label=_lazy("Which AI labels"),
-        choices=list(AI_LABELS.items()),
-        help_text=_lazy(
-            "Certified: a certificate lets the answer stand without people. Calibrated: corrected "
-            "probabilities of a judge that was chosen with a calibration."
-        ),
-    )
-    aggregate = forms.ChoiceField(
-        label=_lazy("How votes become a label"),
-        choices=list(AGGREGATES.items()),
-        help_text=_lazy("Soft labels keep the doubt: a 2 to 1 vote trains as 67 %, not as 100 %."),
-    )
-    decisions = forms.BooleanField(
-        label=_lazy("Decisions of leads first"),
-        required=False,
-        help_text=_lazy("What a lead decided stands in place of the votes."),
-    )
-    ties = forms.ChoiceField(label=_lazy("Ties"), choices=list(TIES.items()))
-    weights = forms.ChoiceField(
-        label=_lazy("Weights"),
-        choices=list(WEIGHTS.items()),
-        help_text=_lazy("How much a pair counts in the loss."),
-    )
-    least_votes = forms.IntegerField(label=_lazy("Votes, at least"), min_value=1, max_value=LARGEST)
-    least_agreement = forms.FloatField(
-        label=_lazy("Agreement, at least"),
-        min_value=0,
-        max_value=1,
-        widget=forms.NumberInput(attrs={"step": "any"}),
-        help_text=_lazy("Share of a comparison’s votes for its most frequent answer; 0: any."),
-    )
-    least_strength = forms.FloatField(
-        label=_lazy("Strength, at least"),
-        min_value=0,
-        max_value=3,
-        widget=forms.NumberInput(attrs={"step": "any"}),
-        help_text=_lazy(
-            "Mean of 1 slightly, 2 clearly, 3 much; votes without a strength, as those of AI "
-            "judges, count 0. 0: any."
-        ),
-    )
-    sources = forms.CharField(
-        label=_lazy("Only responses of"),
-        required=False,
-        max_length=2000,
-        help_text=_lazy("Names of models with commas between; both responses must be theirs."),
-    )
-    sources_excluded = forms.CharField(
-        label=_lazy("No responses of"), required=False, max_length=2000
-    )
-    tags_excluded = forms.CharField(
-        label=_lazy("Without the tags"),
-        required=False,
-        max_length=2000,
-        help_text=_lazy("Left out if a vote bears one of them."),
-    )
-    flagged_excluded = forms.BooleanField(
-        label=_lazy("Leave out what raters flagged"), required=False
-    )
-    since = forms.CharField(
-        label=_lazy("Votes from"),
-        required=False,
-        max_length=10,
-        widget=forms.TextInput(attrs={"type": "date"}),
-    )
-    until = forms.CharField(
-        label=_lazy("Votes until"),
-        required=False,
-        max_length=10,
-        widget=forms.TextInput(attrs={"type": "date"}),
-        help_text=_lazy("The last day counts too (UTC)."),
-    )
-    longest_response = forms.IntegerField(
-        label=_lazy("Longest response"),
-        min_value=0,
-        max_value=LARGEST,
-        help_text=_lazy("In characters; 0: no limit."),
-    )
-    test_share = forms.FloatField(
-        label=_lazy("Test share"),
-        min_value=0.01,
-        max_value=0.9,
-        widget=forms.NumberInput(attrs={"step": "any"}),
-        help_text=_lazy("Share of the prompts kept for measuring. No prompt is on both sides."),
-    )
-    seed = forms.IntegerField(
-        label=_lazy("Seed"),
-        min_value=0,
-        max_value=LARGEST,
-        help_text=_lazy("Same seed, same sides; keep it, and old test prompts stay unseen."),
-    )
-    near_duplicates = forms.FloatField(
-        label=_lazy("Keep alike prompts together"),
-        min_value=0,
-        max_value=1,
-        widget=forms.NumberInput(attrs={"step": "any"}),
-        help_text=_lazy(
-            "Prompts whose texts share this much (Jaccard index of three words in a row) are on "
-            "one side; 0: do not."
-        ),
-    )
-
-    aspect = forms.CharField(
-        label=_lazy("Aspect that was rated"),
-        required=False,
-        max_length=100,
-        help_text=_lazy("Of single judgements; empty: the rating of the whole."),
-    )
-    good_above = forms.FloatField(
-        label=_lazy("Good above this part of the scale"),
-        min_value=0.01,
-        max_value=0.99,
-        widget=forms.NumberInput(attrs={"step": "any"}),
-        help_text=_lazy(
-            "Of single judgements without a thumb: 0.5 is the middle of the scale, which itself is "
-            "neither good nor bad."
-        ),
-    )
-
-    LABEL_FIELDS = ("kind", "labels", "ai_labels", "aggregate", "decisions", "ties", "weights")
-    SPLIT_FIELDS = ("test_share", "seed", "near_duplicates")
-
-    def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
-        values = DatasetSettings().as_json()
-        initial = {n: ", ".join(v) if isinstance(v, list) else v for n, v in values.items()}
-        super().__init__(
-            *args, label_suffix="", initial=initial | kwargs.pop("initial", {}), **kwargs
-        )
-        if project.tags:
-            self.fields["tags_excluded"].help_text += " " + _("Tags here: %(tags)s.") % {
-                "tags": ", ".join(project.tags)
-            }
-
-    def label_fields(self) -> list[forms.BoundField]:
-        return [self[name] for name in self.LABEL_FIELDS]
-
-    def split_fields(self) -> list[forms.BoundField]:
-        return [self[name] for name in self.SPLIT_FIELDS]
-
-    def filter_fields(self) -> list[forms.BoundField]:
-        others = {*self.LABEL_FIELDS, *self.SPLIT_FIELDS}
-        return [field for field in self if field.name not in others]
-
-    @property
-    def has_filters(self) -> bool:
-        """Whether a filter is set or in error: then they are not folded away."""
-        return any(
-            field.errors or field.value() not in (field.initial, None, str(field.initial))
-            for field in self.filter_fields()
-        )
-
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean() or {}
-        if not self.errors:
-            try:
-                cleaned["settings"] = make_settings(cleaned)
-            except ValueError as error:
-                refuse(self, str(error))
-        return cleaned
-
-
 class RewardModels(forms.MultipleChoiceField):
     """Names of reward models, as a recipe holds them: one text with commas."""
 
@@ -386,7 +196,6 @@ class LaunchForm(forms.Form):
         min_value=0.01,
         max_value=0.9,
         initial=0.1,
-        widget=forms.NumberInput(attrs={"step": "any"}),
         help_text=_lazy("Share of the prompts kept for measuring. No prompt is on both sides."),
     )
     text = forms.ChoiceField(
@@ -492,7 +301,7 @@ class LaunchForm(forms.Form):
         self.fields["method"].choices = [(name, _(METHODS[name])) for name in BESIDE]
 
     def clean_base_model(self) -> str:
-        check_model_name(self.cleaned_data["base_model"], self.user)
+        check_model_name(self.project, self.cleaned_data["base_model"], self.user)
         return str(self.cleaned_data["base_model"])
 
     def data_fields(self) -> list[forms.BoundField]:
@@ -643,59 +452,6 @@ class LaunchForm(forms.Form):
         return found | {"text": chosen, "n_bytes": text_path(chosen).stat().st_size}
 
 
-class WorkForm(forms.Form):
-    """A model at work: what it does, with how much at once."""
-
-    use = forms.ChoiceField(label=_lazy("What"), choices=[])
-    model = forms.CharField(
-        label=_lazy("Model"),
-        max_length=500,
-        widget=forms.TextInput(attrs={"list": "known-models", "autocomplete": "off"}),
-        help_text=_lazy("A model of this project, a folder on the worker, or a hub id."),
-    )
-    rows = forms.IntegerField(
-        label=_lazy("Texts at once"), min_value=1, max_value=LARGEST, initial=16
-    )
-    tokens = forms.IntegerField(
-        label=_lazy("Tokens of each"),
-        min_value=1,
-        max_value=LARGEST,
-        initial=1024,
-        help_text=_lazy("The longest, with what is written."),
-    )
-    new_tokens = forms.IntegerField(
-        label=_lazy("Of them written"), min_value=0, max_value=LARGEST, initial=256
-    )
-    dtype = forms.ChoiceField(label=_lazy("Number format"), choices=[])
-    in_4_bits = forms.BooleanField(
-        label=_lazy("In 4 bits"),
-        required=False,
-        help_text=_lazy("The linear layers alone; tables of words and heads stay as they are."),
-    )
-
-    def __init__(self, *args: Any, project: Project, user: Any, **kwargs: Any) -> None:
-        super().__init__(*args, label_suffix="", **kwargs)
-        self.user = user
-        uses = {use: _(words) for use, words in USES.items()}
-        self.fields["use"].choices = [(u, text[:1].upper() + text[1:]) for u, text in uses.items()]
-        self.fields["dtype"].choices = [(dtype, _(words)) for dtype, words in DTYPES.items()]
-        self.known_models = known_models(project, Run.Kind.DPO)
-
-    def clean_model(self) -> str:
-        check_model_name(self.cleaned_data["model"], self.user)
-        return str(self.cleaned_data["model"])
-
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean() or {}
-        if not self.errors:
-            names = ("rows", "tokens", "new_tokens", "dtype", "in_4_bits")
-            try:
-                cleaned["work"] = make_work({name: cleaned[name] for name in names})
-            except ValueError as error:
-                refuse(self, str(error))
-        return cleaned
-
-
 def refuse(form: forms.Form, text: str) -> None:
     """Put an error to the field whose name it begins with."""
     name = text.replace(":", " ").split(" ", 1)[0]
@@ -735,9 +491,7 @@ def _field(setting: Any) -> forms.Field:
     if setting.type is int:
         return forms.IntegerField(min_value=0, max_value=LARGEST, **common)
     if setting.type is float:
-        return forms.FloatField(
-            min_value=0, widget=forms.NumberInput(attrs={"step": "any"}), **common
-        )
+        return forms.FloatField(min_value=0, **common)
     return forms.CharField(max_length=500, **common)
 
 
@@ -747,31 +501,3 @@ def _number(value: Any, otherwise: float) -> float:
     except (TypeError, ValueError):
         return otherwise
     return number if math.isfinite(number) else otherwise
-
-
-class StudyForm(forms.Form):
-    """A study of the labels behind a run."""
-
-    kind = forms.ChoiceField(
-        label=_lazy("Question"),
-        choices=[
-            (Study.Kind.CURVE, _lazy("Would more labels help? Trains on parts of them")),
-            (Study.Kind.LABELS, _lazy("Which labels teach best? Makes them in four ways")),
-        ],
-    )
-    reference = forms.ChoiceField(
-        label=_lazy("Ways are held against"), choices=REFERENCES.items(), required=False
-    )
-    n_seeds = forms.IntegerField(
-        label=_lazy("Seeds"),
-        min_value=1,
-        max_value=MOST_SEEDS,
-        initial=3,
-        help_text=_lazy("Each part or way is trained so many times."),
-    )
-
-    def clean(self) -> dict[str, Any]:
-        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
-        if cleaned.get("kind") == Study.Kind.LABELS and not cleaned.get("reference"):
-            self.add_error("reference", _("Choose what the ways are held against."))
-        return cleaned

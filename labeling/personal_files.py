@@ -166,7 +166,8 @@ def _forget_in_datasets(names: set[str], pseudonym: str) -> None:
     datasets = _datasets()
     for path in sorted(set(datasets.values_list("path", flat=True))):
         rows = datasets.filter(path=path)
-        shared.fetch_missing(path)
+        if _names(list(rows.values_list("raters", flat=True)), names):
+            shared.fetch_missing(path)
         file = storage_path(path)
         head = _head(file)
         if not _names(head["raters"] if head else [], names):

@@ -12,6 +12,9 @@ SIGNS = "=+@＝＋－＠-"
 _BEFORE_A_FORMULA = rf"(?='*(?:\"*[{SIGNS}]))"
 _AT_THE_START = rf"(?='*(?:\"*[{SIGNS}]|[\t\r\n]))"
 _ENDS_A_CELL = r"(?<=[;,\t\r\n])"
+_OPEN = re.compile(
+    rf"\A(?=\"*[{SIGNS}]|[\t\r\n])|{_ENDS_A_CELL}(?=\"*[{SIGNS}])"  # no apostrophe before it
+)
 _PLACES = re.compile(rf"\A{_AT_THE_START}|{_ENDS_A_CELL}{_BEFORE_A_FORMULA}")
 _GUARDS = re.compile(rf"\A'{_AT_THE_START}|{_ENDS_A_CELL}'{_BEFORE_A_FORMULA}")
 EVERYWHERE = "*"
@@ -19,8 +22,9 @@ EVERYWHERE = "*"
 
 
 def guarded(text: str) -> str:
-    """The text with an apostrophe at each place from which on it would be computed."""
-    return _PLACES.sub("'", text)
+    """The text with an apostrophe at each place from which on it would be computed; one whose own
+    apostrophes guard it stays as it is."""
+    return _PLACES.sub("'", text) if _OPEN.search(text) else text
 
 
 def guards_in(names: list[str]) -> str:

@@ -191,7 +191,7 @@ def test_no_line_of_the_log_hands_out_an_invitation(caplog):
 
     with caplog.at_level(logging.INFO):
         assert Client().get(f"/join/{token}/").status_code == 200
-        assert Client().post(f"/join/{token}/", {}).status_code == 422
+        assert Client().post(f"/join/{token}/", {"username": ""}).status_code == 422
         assert Client().get(f"/join/{token}/more/").status_code == 404
     for logger in loggers:
         logger.removeHandler(handler)

@@ -1022,13 +1022,14 @@ def _of_accuracy(now: dict[str, Any], before: dict[str, Any]) -> Advice:
     return Advice("open", "info", told + " " + _("The interval is too wide to stop: go on."))
 
 
-def measure_round(round_: Round) -> RoundMeasure:
-    """The measurement of the round that waits or works; a new one if none does."""
+def measure_round(round_: Round, by: Any) -> RoundMeasure:
+    """The measurement of the round that waits or works; a new one, of which `by` is told, if none
+    does."""
     with transaction.atomic():
         # Two clicks at the same moment: the second waits here for the first.
         Project.objects.select_for_update(no_key=True).get(pk=round_.project_id)
         found = round_.measures.active().first()
         if found is None:
-            found = round_.measures.create(project=round_.project)
+            found = round_.measures.create(project=round_.project, created_by=by)
             found.enqueue()
     return found

@@ -184,12 +184,15 @@ def checked_manifest(path: Path) -> dict[str, Any]:
 
 
 def _is_part(member: tarfile.TarInfo) -> bool:
-    """Whether the name is one that `back_up` writes: it leads nowhere but into its own folder."""
+    """Whether it is one that `back_up` writes: its name leads nowhere but into its own folder, and
+    its content lies in the archive whole, so that all of them are no larger than the archive."""
     folder, _slash, name = member.name.partition("/")
     inside = PurePosixPath(name)
     is_clean = bool(name) and not inside.is_absolute() and ".." not in inside.parts
-    return member.isfile() and (
-        member.name == "manifest.json" or (folder in ("tables", "files") and is_clean)
+    return (
+        member.isreg()
+        and not member.issparse()
+        and (member.name == "manifest.json" or (folder in ("tables", "files") and is_clean))
     )
 
 

@@ -385,7 +385,10 @@ SPECTACULAR_SETTINGS = {
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"traced": {"()": "config.tracing.Traced"}},
+    "filters": {
+        "traced": {"()": "config.tracing.Traced"},
+        "without_tokens": {"()": "config.tracing.WithoutTokens"},
+    },
     "formatters": {
         "line": {"format": "%(asctime)s %(levelname)s %(name)s [%(trace)s] %(message)s"},
         "json": {"()": "config.tracing.JSONLines"},
@@ -394,10 +397,15 @@ LOGGING = {
         "console": {
             "class": "logging.StreamHandler",
             "formatter": env.str("LOG_FORMAT", default="line"),
-            "filters": ["traced"],
+            "filters": ["traced", "without_tokens"],
         }
     },
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
     # It asks for a package that fetches compiled kernels from the hub; training does without.
-    "loggers": {"bitsandbytes.backends.cpu.ops": {"level": "ERROR"}},
+    "loggers": {
+        "bitsandbytes.backends.cpu.ops": {"level": "ERROR"},
+        # At the source too, for handlers that are not ours.
+        "django.request": {"filters": ["without_tokens"]},
+        "django.security.csrf": {"filters": ["without_tokens"]},
+    },
 }

@@ -93,7 +93,7 @@ class NewPasswordForm(PasswordChangeForm):
     revoke_tokens = forms.BooleanField(required=False, initial=True)
 
     def __init__(self, user: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(user, *args, **kwargs)
+        super().__init__(user, *args, label_suffix="", **kwargs)
         n = open_tokens(user).count()
         self.fields["revoke_tokens"].label = ngettext(
             "Revoke my token for programs: whoever knew the password may have made it",

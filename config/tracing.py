@@ -17,7 +17,15 @@ trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 """Of the request or task at work; empty outside of both."""
 GIVEN = re.compile(r"[A-Za-z0-9._-]{8,64}")
 """An id that a proxy in front may give: never a line break, which would forge lines of the log."""
+TOKENS = re.compile(r"((?:/|%2[fF])join(?:/|%2[fF]))[^/\s%?#&'\"]+")
+"""What opens a door and stands in an address: behind /join/, also where another address names it
+(`?next=`). A test holds it against all routes."""
 requests = logging.getLogger("prefloop.requests")
+
+
+def without_tokens(text: str) -> str:
+    """An address, or a line that names some, with the tokens left out."""
+    return TOKENS.sub(r"\1…", text)
 
 
 def request_id(
@@ -37,7 +45,7 @@ def request_id(
             requests.info(
                 "%s %s %s",
                 request.method,
-                request.path,
+                without_tokens(request.path),
                 response.status_code,
                 extra={
                     "method": request.method,
@@ -55,10 +63,26 @@ def request_id(
 
 
 class Traced(logging.Filter):
-    """Puts the id into every record, so that any format may name it."""
+    """Puts the id into every record, so that any format may name it; a request that was refused is
+    one line, since anybody can be refused as often as they like."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.trace = trace_id.get() or "-"
+        # Errors of ours keep their tracebacks. Django's security loggers tell of the sender's.
+        is_refusal = record.name == "django.request" and record.levelno < logging.ERROR
+        if is_refusal or record.name.startswith("django.security."):
+            record.exc_info = record.exc_text = None
+        return True
+
+
+class WithoutTokens(logging.Filter):
+    """Takes the tokens out of what Django and gunicorn say of a request: a warning, too, must not
+    hand an invitation to everybody who reads the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        if "join" in said:
+            record.msg, record.args = without_tokens(said), ()
         return True
 
 
@@ -78,6 +102,7 @@ class JSONLines(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in self.usual}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        # Once more, for what `extra` held: Django's warnings bring the whole request.
+        return without_tokens(json.dumps(line, ensure_ascii=False, default=str))
 
     converter = time.gmtime

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth import views as auth
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from config.metrics import metrics
 from config.sign_in import PasswordChange, SignIn
@@ -26,6 +27,8 @@ urlpatterns = [
     path("accounts/second-factor/", include("allauth.mfa.urls")),
     # Keeps the language that a person chooses in the header, in a cookie.
     path("i18n/", include("django.conf.urls.i18n")),
+    # Its own page would take any number of wrong old passwords.
+    path("admin/password_change/", RedirectView.as_view(pattern_name="password_change")),
     path("admin/", admin.site.urls),
     path("metrics", metrics, name="metrics"),
     path("api/", include("labeling.api.urls")),

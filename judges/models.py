@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
 from django.db.models import Avg, Count, F, Q, Sum
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _lazy
 
@@ -298,8 +299,18 @@ class JudgeTrial(Job):
     )
     result = models.JSONField(default=dict)  # see judges.judging.carry_out_trial
 
+    PAGE = "judges:trial"
+
     def __str__(self) -> str:
         return f"{self.version} tried on {self.comparison}"
+
+    @property
+    def of_project(self) -> Project:
+        return self.version.judge.project
+
+    @property
+    def tells_of_success(self) -> bool:
+        return False
 
     def enqueue(self) -> None:
         from judges.tasks import try_judge
@@ -601,6 +612,14 @@ class RoutingRun(Job):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()}: {self.project}"
+
+    @property
+    def address(self) -> str:
+        return reverse("judges:routing", args=[self.project.slug])
+
+    @property
+    def tells_of_success(self) -> bool:
+        return self.created_by_id is not None
 
     def enqueue(self) -> None:
         from judges.tasks import run_routing

@@ -12,7 +12,6 @@ from labeling.models import (
     Assignment,
     Comparison,
     ImportJob,
-    Membership,
     Preference,
     Project,
     Rater,
@@ -21,16 +20,11 @@ from labeling.models import (
 from labeling.raters import delete_rater
 
 
-class MembershipInline(admin.TabularInline):
-    model = Membership
-    autocomplete_fields = ["user"]
-    extra = 0
-
-
 @admin.register(Project)
 class ProjectAdmin(admin.ModelAdmin):
+    """Members are not here: a role changes on their page alone, which writes it down."""
+
     list_display = ["name", "slug", "labels_per_comparison", "created_at"]
-    inlines = [MembershipInline]
 
 
 @admin.register(Rater)

@@ -11,6 +11,7 @@ from typing import Any
 from labeling.imports.foreign.dialogues import TRANSCRIPT_TURN
 from labeling.imports.sets import OF_A_PAIR
 from labeling.models import Choice, Messages, Rater
+from labeling.spreadsheets import guarded, guards_in
 
 
 @dataclass(slots=True)
@@ -364,26 +365,19 @@ def plain(messages: Messages, role: str) -> str | Messages:
     return messages if text[:1] in ("[", "{") or TRANSCRIPT_TURN.match(text) else text
 
 
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What makes a spreadsheet take a cell for a formula (OWASP, CSV injection)."""
-
-
 def csv_lines(columns: tuple[str, ...], rows: list[dict[str, Any]], *, head: bool) -> bytes:
-    """Rows as CSV. A text that a spreadsheet would compute gets an apostrophe before it, and the
-    column `guarded` names the cells where that was done, so that reading undoes exactly this."""
+    """Rows as CSV. A text that a spreadsheet would compute, whole or from some place on, is guarded
+    there, and the column `guarded` names the cells where that was done, so that reading undoes
+    exactly this (labeling/spreadsheets.py)."""
     text = io.StringIO()
-    table = csv.writer(text)
+    table = csv.writer(text, quoting=csv.QUOTE_ALL)
     if head:
         table.writerow([*columns, "guarded"])
     for row in rows:
-        guarded = [
-            name
-            for name in columns
-            if isinstance(row[name], str) and row[name].startswith(FORMULA_SIGNS)
-        ]
-        for name in guarded:
-            row[name] = f"'{row[name]}"
-        table.writerow([*(row[name] for name in columns), " ".join(guarded)])
+        cells = {name: row[name] for name in columns}
+        texts = {name: guarded(cell) for name, cell in cells.items() if isinstance(cell, str)}
+        changed = [name for name, cell in texts.items() if cell != cells[name]]
+        table.writerow([*(cells | texts).values(), guards_in(changed)])
     return text.getvalue().encode()
 
 

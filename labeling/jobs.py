@@ -166,6 +166,12 @@ class Job(models.Model):
         return reverse(self.PAGE, args=[self.of_project.slug, self.pk]) if self.PAGE else ""
 
     @property
+    def tells_of_success(self) -> bool:
+        """Whether somebody is told when it has gone well: not of what takes seconds, before which
+        a person sits. That it failed or was lost is always told."""
+        return True
+
+    @property
     def is_active(self) -> bool:
         return self.status in (self.Status.QUEUED, self.Status.RUNNING)
 

@@ -70,6 +70,8 @@ def tell_of_job(job: Job) -> int:
     by_hand = job.status == Job.Status.PAUSED and not job.error
     if kind is None or by_hand or not job.address:
         return 0
+    if kind == Kind.FINISHED and not job.tells_of_success:
+        return 0
     project = job.of_project
     people = [job.created_by_id] if job.created_by_id else leads_of(project)
     return tell(people, project, kind, job.address, str(job), job.error)

@@ -36,9 +36,9 @@ from labeling.models import (
     Rating,
     RepeatAnswer,
 )
+from labeling.personal_files import forget_in_files, traces_in_files
 from labeling.sealing import ERASURE, seal_changes
 from labeling.sign_ins import forget_failures_of
-from labeling.storage import storage_path
 
 SECRET_COLUMNS = {"password", "token_hash", "encrypted_secret", "encrypted_key", "request_hash"}
 SECRET_MODELS = {"mfa.authenticator"}
@@ -46,9 +46,12 @@ SECRET_MODELS = {"mfa.authenticator"}
 NAMED_IN = (
     *("labeling.AgreementReport", "labeling.Leaderboard", "labeling.Delivery", "labeling.Rating"),
     *("labeling.ImportJob", "judges.Experiment", "judges.JudgeRun", "judges.RoutingRun"),
-    *("training.Dataset", "training.DatasetDraft"),
+    *("labeling.IdempotentRequest", "training.Dataset", "training.DatasetDraft"),
 )
 """Models whose JSON holds names of raters as whole values or keys."""
+REASONS_IN = (("labeling.Delivery", "payload"), ("labeling.IdempotentRequest", "body"))
+"""Answers as they were told to programs, with their reasons."""
+REASONS = {"rationale", "note", "skip_reason"}
 TOLD_IN = (("training.RunEvent", "text"), ("admin.LogEntry", "object_repr"))
 """Lines that begin with a name."""
 NOT_SEARCHED = {"labeling.prompt", "labeling.response", "labeling.comparison", "judges.verdict"}
@@ -176,8 +179,10 @@ def erase(person: Person, actor: Any, *, keep_reasons: bool = False) -> str:
     pseudonym = f"erased-{secrets.token_hex(4)}"
     raters = [rater.pk for rater in person.raters]
     names = {person.name} | {rater.name for rater in person.raters}
+    forget_in_files(names, pseudonym)
     if not keep_reasons:
         _forget_reasons(person, raters)
+        _forget_reasons_in_json(names)
     for rater in person.raters:
         rater.name, rater.paused_at = pseudonym, rater.paused_at or timezone.now()
         rater.save(update_fields=["name", "paused_at"])
@@ -203,6 +208,26 @@ def _forget_reasons(person: Person, raters: list[int]) -> None:
     Assignment.objects.filter(rater__in=raters).exclude(skip_reason="").update(skip_reason="")
     if person.user is not None:
         Decision.objects.filter(decided_by=person.user).update(note="")
+
+
+def _forget_reasons_in_json(names: set[str]) -> None:
+    for label, column in REASONS_IN:
+        model = _model(label)
+        for pk, value in list(_mentioning(model, column, names)) if model else ():
+            model._base_manager.filter(pk=pk).update(**{column: _without_reasons(value, names)})
+
+
+def _without_reasons(value: Any, names: set[str]) -> Any:
+    """Without the reasons of answers that name one of them beside it."""
+    if isinstance(value, list):
+        return [_without_reasons(part, names) for part in value]
+    if isinstance(value, dict):
+        is_theirs = any(isinstance(part, str) and part in names for part in value.values())
+        return {
+            key: "" if is_theirs and key in REASONS else _without_reasons(part, names)
+            for key, part in value.items()
+        }
+    return value
 
 
 def _rename_in_json(names: set[str], pseudonym: str) -> None:
@@ -320,19 +345,7 @@ def traces(name: str) -> dict[str, int]:
             n = sum(_says(value, name) for _pk, value in _mentioning(model, column.name, {name}))
             if n:
                 found[f"{label}.{column.name}"] = n
-    return found | _traces_in_files(name)
-
-
-def _traces_in_files(name: str) -> dict[str, int]:
-    """Frozen datasets whose first line counts the answers of this rater. A dataset is known by the
-    hash of its file, so none is rewritten: delete it, or keep it knowingly."""
-    found = {}
-    for path in sorted(storage_path("datasets").glob("*.jsonl")):
-        with path.open(encoding="utf-8") as file:
-            head = json.loads(file.readline() or "{}")
-        if _says(head, name):
-            found[f"datasets/{path.name}"] = 1
-    return found
+    return found | traces_in_files(name)
 
 
 def _says(value: Any, name: str) -> bool:

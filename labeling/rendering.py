@@ -44,16 +44,18 @@ IMAGE = re.compile(r'<img src="([^"]*)" alt="([^"]*)"[^>]*>')
 FORMULA = re.compile(r'<span data-math-style="(inline|display)">(.*?)</span>', re.DOTALL)
 BLOCK = re.compile(r"<(/?)(blockquote|ul|ol|em|strong|s)\b")
 # Whoever writes a text chooses its languages. These lexers get on from token to token, whatever
-# stands there; others (reStructuredText, PHP) spend minutes on one of them.
+# stands there; others (reStructuredText, PHP, C++) spend seconds to minutes on one of them.
 LANGUAGES = {
-    "bash", "c", "c#", "c++", "cpp", "csharp", "css", "diff", "go", "haskell", "html", "java",
+    "bash", "c", "c#", "csharp", "css", "diff", "go", "haskell", "html", "java",
     "javascript", "js", "json", "jsx", "kotlin", "lua", "py", "python", "python3", "r", "ruby",
     "rust", "scala", "sh", "shell", "sql", "swift", "toml", "ts", "typescript", "xml", "yaml",
 }  # fmt: skip
 # What one text may cost, so that a page cannot be made to take minutes.
+UNLIKE_CODE = re.compile(r"\s{200}|[^\n]{1000}")
+"""What no person writes, and what patterns of lexers take longest for."""
 LONGEST_CODE = 10_000
 """Characters of code that are coloured."""
-LONGEST_COLOURING = 0.1
+LONGEST_COLOURING = 0.2
 """Seconds of computing that colouring may take: a lexer's effort may grow with the square."""
 MOST_FORMULAS = 300
 LONGEST_FORMULAS = 10_000
@@ -77,14 +79,15 @@ class _Text:
         lexer = _lexer(language.lower()) if language.lower() in LANGUAGES else None
         if lexer is None:
             return block[0]
-        if len(code) > self.code:
+        if len(code) > self.code or UNLIKE_CODE.search(code):
             self.left_plain.add("code")
             return block[0]
         self.code -= len(code)
+        tokens = lexer().get_tokens(code)  # the first of its kind compiles its patterns: not timed
         if self.ends is None:
             self.ends = time.thread_time() + LONGEST_COLOURING
         try:
-            coloured = formatted(self._in_time(lexer().get_tokens(code)), _formatter())
+            coloured = formatted(self._in_time(tokens), _formatter())
         except TimeoutError:
             self.left_plain.add("code")
             return block[0]

@@ -40,14 +40,15 @@ def libraries_missing() -> list[str]:
     return [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
 
 
-def compute_anew(project: Project, reports: Any) -> Any:
-    """The computation among the project's `reports` that waits or works; a new one if none does."""
+def compute_anew(project: Project, reports: Any, by: Any) -> Any:
+    """The computation among the project's `reports` that waits or works; a new one, of which `by`
+    is told, if none does."""
     with transaction.atomic():
         # Two clicks at the same moment: the second waits here for the first.
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)
         report = reports.active().first()
         if report is None:
-            report = reports.create(project=project)
+            report = reports.create(project=project, created_by=by)
             report.enqueue()
     return report
 

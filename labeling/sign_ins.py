@@ -46,6 +46,19 @@ def address_of(request: HttpRequest) -> str:
     return str(request.META.get("REMOTE_ADDR", ""))
 
 
+def network_of(request: HttpRequest) -> str:
+    """Where failures are counted. Whoever has an IPv6 address has the 2⁶⁴ beside it too: they are
+    one."""
+    address = address_of(request)
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.version == 6 and found.ipv4_mapped is None:
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return address
+
+
 class Locked(Exception):
     """Nobody may try now; `until` when they may again."""
 
@@ -185,15 +198,7 @@ def _device(request: HttpRequest) -> tuple[str, list[str]]:
 
 
 def _address_key(request: HttpRequest) -> str:
-    """Whoever has an IPv6 address has the 2⁶⁴ beside it too: they are one."""
-    address = address_of(request)
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return _key("address", address)
-    if found.version == 6 and found.ipv4_mapped is None:
-        address = str(ipaddress.ip_network((found, 64), strict=False))
-    return _key("address", address)
+    return _key("address", network_of(request))
 
 
 def _key(kind: str, text: str) -> str:

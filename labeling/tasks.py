@@ -60,11 +60,12 @@ def sweep_jobs() -> None:
 
 def forget_old_rows() -> None:
     """Delete what nobody will ask for: answered idempotency keys, old webhook messages and notices,
-    wrong passwords of yesterday, sessions that have ended."""
+    wrong passwords of yesterday, sessions that have ended, old files of rejected lines."""
     from django.core.management import call_command
 
     from labeling import notices
     from labeling.models import IdempotentRequest
+    from labeling.personal_files import forget_old_rejects
     from labeling.sign_ins import forget_old_failures
     from labeling.webhooks import forget_old
 
@@ -74,6 +75,7 @@ def forget_old_rows() -> None:
     forget_old_failures()
     call_command("clearsessions")
     notices.forget_old()
+    forget_old_rejects()
 
 
 @shared_task

@@ -20,6 +20,8 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
+from labeling.jobs import process_lives
+
 logger = logging.getLogger(__name__)
 
 GB = 10**9
@@ -111,6 +113,23 @@ def tell(name: str, **fixed: Any) -> None:
         },
     )
     Worker.objects.filter(heartbeat_at__lt=timezone.now() - KEPT_FOR).delete()
+
+
+def forget_the_ended() -> int:
+    """Take away the rows of workers of this machine whose process is gone; how many.
+
+    Only for the one process that watches over all others of this machine. It does not give them the
+    seconds that a worker takes to say goodbye.
+    """
+    from labeling.models import Worker
+
+    here = Worker.objects.filter(name__startswith=f"{socket.gethostname()}:")
+    gone = [
+        pk
+        for pk, name in here.values_list("pk", "name")
+        if not process_lives(int(name.rpartition(":")[2]))
+    ]
+    return Worker.objects.filter(pk__in=gone).delete()[0]
 
 
 def versions() -> dict[str, str]:

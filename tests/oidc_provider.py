@@ -16,6 +16,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 CLIENT, SECRET = "prefloop", "a secret of the client"
+TAG = "<img src=x onerror=alert(1)>"
 
 
 class Provider:
@@ -70,7 +71,7 @@ def running() -> Iterator[Provider]:
                 self.send_header("Location", f"{asked['redirect_uri']}?{urlencode(back)}")
                 self.end_headers()
             elif path == "/become":  # somebody else, for the test
-                provider.person = provider.person | {"sub": "8"}
+                provider.person |= {"sub": "8", "name": TAG, "given_name": TAG}
                 self.answer({})
             elif path == "/userinfo":
                 if self.headers["Authorization"] != "Bearer access":

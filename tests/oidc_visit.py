@@ -17,11 +17,14 @@ settings.MIGRATION_MODULES = {name.rpartition(".")[2]: None for name in settings
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 django.setup()
 
+from allauth.mfa.models import Authenticator  # noqa: E402
 from django.contrib.auth import get_user_model  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 
 from config.wsgi import application  # noqa: E402
+from labeling import keys  # noqa: E402
 from labeling.models import Change  # noqa: E402
+from tests.oidc_provider import TAG  # noqa: E402
 
 call_command("migrate", run_syncdb=True, verbosity=0)
 users = get_user_model()
@@ -61,7 +64,9 @@ seen["stranger is"] = stranger.name()
 
 ann = Browser()
 ann.press("/accounts/login/", username="ann", password="correct horse")
-by_provider(ann, "connect")
+seen["asked again"] = by_provider(ann, "connect").url.partition("?")[0].removeprefix(here)
+seen["connected before"] = ann.get(f"{here}/accounts/oidc/").text.count("Disconnect") > 0
+ann.press("/accounts/again/", password="correct horse")
 seen["connected"] = ann.get(f"{here}/accounts/oidc/").text.count("Disconnect") > 0
 
 later = Browser()
@@ -69,11 +74,23 @@ led = by_provider(later, "login")
 seen["led over"] = [step.url.partition("?")[0].rpartition(":")[2] for step in led.history]
 seen["ann is"] = later.name()
 
+Authenticator.objects.create(
+    user=users.objects.get(username="ann"),
+    type=Authenticator.Type.TOTP,
+    data={"secret": keys.encrypted("JBSWY3DPEHPK3PXP", keys.SECOND_FACTORS)},
+)
+halfway = Browser()
+seen["second factor"] = by_provider(halfway, "login").url.partition("?")[0].removeprefix(here)
+seen["halfway is"] = halfway.name()
+
 settings.PREFLOOP_OIDC_SIGNUP = True
 requests.get(f"{sys.argv[1]}/become", timeout=5)
 newcomer = Browser()
 by_provider(newcomer, "login")
 seen["newcomer is"] = newcomer.name()
+pages = [newcomer.get(f"{here}{page}").text for page in ("/", "/accounts/oidc/")]
+seen["tags"] = [TAG in page for page in pages]
+seen["newcomers connection"] = "Disconnect" in pages[1]
 forged = Browser()
 forged.get(f"{here}/accounts/login/")
 seen["forged"] = forged.get(f"{here}/accounts/oidc/oidc/login/callback/?code=x&state=y").text

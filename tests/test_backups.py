@@ -109,6 +109,12 @@ def test_a_broken_backup_is_refused_before_anything_is_written(
             archive.add(file, name)
         with pytest.raises(BadBackup, match="no file that a backup holds"):
             restore(broken, lambda _line: None)
+    with tarfile.open(broken, "w", format=tarfile.PAX_FORMAT) as archive:  # 3 GiB of nothing
+        member = tarfile.TarInfo("files/models/large")
+        member.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(3 << 30)}
+        archive.addfile(member)
+    with pytest.raises(BadBackup, match="no file that a backup holds"):
+        checked_manifest(broken)
     with pytest.raises(BadBackup, match="No such file"):
         restore(tmp_path / "none.tar", lambda _line: None)
 

@@ -44,6 +44,8 @@ def test_people_sign_in_at_their_provider_and_come_back_as_themselves(tmp_path):
     # Of the same user name as an account of ours, and yet nobody: only `sub` counts.
     assert seen["stranger"]
     assert seen["stranger is"] == ""
+    assert seen["asked again"] == "/accounts/again/"  # a stolen session connects nothing
+    assert not seen["connected before"]
     assert seen["connected"]
     assert seen["ann is"] == "ann"
     assert [step.split("/", 1)[1] for step in seen["led over"]] == [
@@ -53,5 +55,9 @@ def test_people_sign_in_at_their_provider_and_come_back_as_themselves(tmp_path):
     ]
     assert seen["newcomer is"] not in ("", "ann")  # the name was taken
     assert seen["newcomers rights"] is False
+    assert seen["newcomers connection"]
+    assert seen["tags"] == [False, False]
+    assert seen["second factor"] == "/accounts/second-factor/authenticate/"
+    assert seen["halfway is"] == ""
     assert seen["forged"] == [True, ""]
     assert {"connect sign-in", "sign in"} <= set(seen["written"])

@@ -2,7 +2,9 @@
 
 import ast
 import importlib.util
+import io
 import json
+import logging
 import os
 import pickle
 import re
@@ -15,6 +17,7 @@ from django.test import Client
 
 from config.headers import POLICY
 from config.plain_cache import JSONSerializer
+from config.tracing import Traced
 from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, UserFactory
 from tests.test_house import python_files
 
@@ -302,3 +305,25 @@ def test_a_large_body_is_refused_unread_where_no_file_is_taken():
     assert send(stranger, "/accounts/login/", **unknown).status_code == 413
     endless = {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}
     assert send(stranger, "/accounts/login/", **endless).status_code == 411
+
+
+@pytest.mark.django_db
+def test_a_refusal_is_one_line_of_the_log():
+    lines = io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.addFilter(Traced())
+    loggers = [logging.getLogger(name) for name in ("django.request", "django.security")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    rater = MembershipFactory(role="rater")
+    client = Client()
+    client.force_login(rater.user)
+    try:
+        assert client.get(f"/projects/{rater.project.slug}/import/").status_code == 403
+        assert client.get("/", headers={"host": "elsewhere.example"}).status_code == 400
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+    said = lines.getvalue().splitlines()
+    assert ["Forbidden" in said[0], "Invalid HTTP_HOST" in said[1]] == [True, True]
+    assert len(said) == 2

@@ -269,8 +269,9 @@ def test_guesses_that_come_at_once_are_no_more_than_one_after_another(rf):
 
 
 def test_a_wrong_old_password_counts_and_tokens_end_with_the_password():
-    user, client = person(), Client()
+    user, client = person(is_staff=True), Client()
     sign_in(client, user.username)
+    assert client.get("/admin/password_change/").url == "/accounts/password/"
     kept, headers = bearer(user), bearer(user)
     new = {"new_password1": "walnut-river-9", "new_password2": "walnut-river-9"}
     page = client.get("/accounts/password/").content.decode()
@@ -305,6 +306,7 @@ def test_a_token_is_made_behind_the_password_alone():
     page = client.post(again.url, {"password": "correct horse"}).content.decode()
     assert "pf_" in page
     assert user.api_tokens.get().name == "script"
+    assert 'action="/account/tokens/"' in page  # the page stands at another address now
 
 
 def test_a_code_is_good_once_whatever_a_process_remembers():

@@ -3,19 +3,34 @@
 import io
 import json
 import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
+from django.urls import get_resolver
 from django.utils import timezone
 
 from config import health
-from config.tracing import JSONLines, Traced, request_id, trace_id
+from config.tracing import (
+    JSONLines,
+    Traced,
+    WithoutTokens,
+    request_id,
+    trace_id,
+    without_tokens,
+)
+from labeling.invitations import invite
 from labeling.jobs import Job
-from labeling.models import AgreementReport, Worker
-from labeling.workers import read_gpus, tell, versions
-from tests.factories import ProjectFactory, UserFactory
+from labeling.models import AgreementReport, Project, Worker
+from labeling.workers import forget_the_ended, read_gpus, tell, versions
+from tests.factories import MembershipFactory, ProjectFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -104,6 +119,18 @@ def test_metrics_count_requests_by_route_and_read_what_waits():
     assert metrics_of(client)['prefloop_jobs{kind="agreementreport",status="running"}'] == 1
 
 
+def test_words_that_are_no_method_share_one_series():
+    client = administrator()
+    for word in ("FOO1", "FOO2"):
+        client.generic(word, f"/{word}/")
+
+    found = metrics_of(client)
+
+    series = [name for name in found if 'method="other"' in name and "_total" in name]
+    assert series == ['prefloop_requests_total{method="other",route="unknown",status="404"}']
+    assert not any("FOO" in name for name in found)
+
+
 def test_metrics_are_for_the_bearer_of_the_token_and_for_administrators(settings):
     stranger = Client()
     stranger.force_login(UserFactory())
@@ -152,6 +179,52 @@ def test_a_line_of_the_log_is_json_with_the_id_of_its_request(rf):
     assert trace_id.get() == ""
 
 
+def test_no_line_of_the_log_hands_out_an_invitation(caplog):
+    lead = MembershipFactory(role="lead")
+    _invitation, token = invite(lead.project, "rater", lead.user)
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JSONLines())
+    loggers = [logging.getLogger(name) for name in ("django.request", "prefloop.requests")]
+    for logger in loggers:
+        logger.addHandler(handler)
+
+    with caplog.at_level(logging.INFO):
+        assert Client().get(f"/join/{token}/").status_code == 200
+        assert Client().post(f"/join/{token}/", {"username": ""}).status_code == 422
+        assert Client().get(f"/join/{token}/more/").status_code == 404
+    for logger in loggers:
+        logger.removeHandler(handler)
+
+    said = [(r.levelname, r.getMessage()) for r in caplog.records if r.levelno >= logging.INFO]
+    assert ("INFO", "GET /join/…/ 200") in said
+    assert ("WARNING", "Unprocessable Entity: /join/…/") in said
+    assert ("WARNING", "Not Found: /join/…/more/") in said
+    assert token not in caplog.text + stream.getvalue()
+    access = logging.makeLogRecord(
+        {"msg": "%(r)s", "args": {"r": f"GET /?next=%2Fjoin%2F{token}%2F"}}
+    )
+    assert WithoutTokens().filter(access)
+    assert access.getMessage() == "GET /?next=%2Fjoin%2F…%2F"
+
+
+def test_every_route_with_a_token_is_kept_out_of_the_log():
+    def routes(patterns: list[Any], before: str = "") -> Iterator[str]:
+        for pattern in patterns:
+            route = before + str(pattern.pattern)
+            if hasattr(pattern, "url_patterns"):
+                yield from routes(pattern.url_patterns, route)
+            else:
+                yield route
+
+    secret = re.compile(r"<(?:\w+:)?(?:\w*token|key|code|secret|uidb\d+)>")
+    found = [route for route in routes(get_resolver().url_patterns) if secret.search(route)]
+
+    assert "join/<str:token>/" in found
+    for route in found:
+        assert "S3cret" not in without_tokens("/" + secret.sub("S3cret", route)), route
+
+
 def test_a_worker_tells_of_itself_and_the_long_gone_are_forgotten():
     now = timezone.now()
     a_worker(name="old:1", heartbeat_at=now - timedelta(days=2))
@@ -165,6 +238,19 @@ def test_a_worker_tells_of_itself_and_the_long_gone_are_forgotten():
     told = Worker.objects.get(name="box:7")
     assert told.disk_total > told.disk_free > 0
     assert "django" in told.versions
+
+
+def test_workers_whose_process_ended_here_are_forgotten_and_others_are_not():
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        pass
+    a_worker(name=f"{socket.gethostname()}:{child.pid}")
+    a_worker(name=f"{socket.gethostname()}:{os.getpid()}")
+    a_worker(name="elsewhere:1")
+
+    assert forget_the_ended() == 1
+
+    left = [f"{socket.gethostname()}:{os.getpid()}", "elsewhere:1"]
+    assert sorted(Worker.objects.values_list("name", flat=True)) == sorted(left)
 
 
 def test_what_the_driver_says_of_gpus_is_read_with_its_gaps():
@@ -208,3 +294,7 @@ def test_administrators_see_workers_jobs_and_what_failed_last():
     assert "<html" not in fragment
     assert "box:7" in fragment
     assert "silent:1" in fragment
+    broken = Project.objects.get(name="Broken")
+    assert f'<a href="/projects/{broken.slug}/agreement/">agreement in Broken</a>' in page
+    assert f'<a href="/projects/{broken.slug}/">Broken</a>' in page
+    assert ">agreement report</td>" in page

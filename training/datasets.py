@@ -27,6 +27,7 @@ from labeling.export import Crowd, labeled_by_content, labels_of
 from labeling.export_forms import Answer, Label, Labeled
 from labeling.judgements import choice_of
 from labeling.models import Choice, Comparison, Flag, Preference, Project, Rater
+from labeling.personal_files import hashes
 from labeling.storage import storage_path
 from training.dataset_settings import DatasetSettings
 from training.ml.data import Pair, Single
@@ -536,7 +537,16 @@ def keep(
     Raises: ValueError as `refuse_too_few`.
     """
     refuse_too_few(made.counts, settings.labels)
-    head = {"filters": settings.as_json(), "counts": dict(made.counts), "raters": made.raters}
+    told = {"filters": settings.as_json(), "counts": dict(made.counts)}
+    # People by their number of answers alone: the file is known by its hash and cannot be changed
+    # when one of them is erased. Who they are stands in the row.
+    nameless = [
+        rater if rater["kind"] == Rater.Kind.JUDGE else {"kind": rater["kind"], "n": rater["n"]}
+        for rater in made.raters
+    ]
+    head = told | {
+        "raters": sorted(nameless, key=lambda r: (r["kind"], r.get("rater", ""), r["n"]))
+    }
     digest = hashlib.sha256()
     rows.seek(0)
     with NamedTemporaryFile(dir=storage_path("datasets"), suffix=".part", delete=False) as file:
@@ -554,7 +564,13 @@ def keep(
     dataset, _created = Dataset.objects.get_or_create(
         project=project,
         sha256=sha256,
-        defaults={"path": str(path), **head, "preview": preview or {}, "for_study": for_study},
+        defaults={
+            **told,
+            "path": str(path),
+            "raters": made.raters,
+            "preview": preview or {},
+            "for_study": for_study,
+        },
     )
     if dataset.for_study and not for_study:  # somebody else wants it too: it is listed from now on
         dataset.for_study = False
@@ -638,15 +654,18 @@ def pair_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
     Raises: ValueError if the file is gone or is no longer what was frozen.
     """
+    if dataset.redacted_at:  # a copy on this machine may be the one of before
+        shared.fetch(dataset.path)
     shared.fetch_missing(dataset.path)
     path = storage_path(dataset.path)
     if not path.exists():
         raise ValueError(f"the dataset's file {dataset.path} is gone from the storage folder")
+    whole, body = hashes(path)
+    if (body if dataset.body_sha256 else whole) != (dataset.body_sha256 or dataset.sha256):
+        raise ValueError(f"the dataset's file {dataset.path} was changed after it was frozen")
+    ties_are_kept = dataset.filters.get("ties") == "kept"
     with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != dataset.sha256:
-            raise ValueError(f"the dataset's file {dataset.path} was changed after it was frozen")
-        file.seek(0)
-        ties_are_kept = json.loads(next(file))["filters"].get("ties") == "kept"
+        next(file)
         for line in file:
             row = json.loads(line)
             is_tie = row.get("outcome") == Choice.TIE

@@ -35,7 +35,10 @@ NUMBERS = {
 
 def folder_of(version: ModelVersion) -> Path | None:
     """Where a model's files lie on this machine; None if they do not."""
-    path = Path(at_hand(version_folder(version)))
+    try:
+        path = Path(at_hand(version_folder(version)))
+    except ValueError:  # a hub's model, and a folder here has come to be called like it
+        return None
     return path if path.is_dir() else None
 
 

@@ -29,6 +29,10 @@ class Dataset(models.Model):
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="datasets")
     sha256 = models.CharField(max_length=64)
+    # Where an erasure wrote the file's first line anew, the hash of all lines after it: by that the
+    # file is checked from then on (labeling/personal_files.py).
+    body_sha256 = models.CharField(max_length=64, blank=True)
+    redacted_at = models.DateTimeField(null=True, blank=True)
     path = models.CharField(max_length=500)  # JSON lines under PREFLOOP_STORAGE
     # What made it: source of labels, aggregation, split, length filter.
     filters = models.JSONField(default=dict)
@@ -77,11 +81,17 @@ class DatasetDraft(Job):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
 
+    PAGE = "training:draft"
+
     class Meta:
         ordering = ["-pk"]
 
     def __str__(self) -> str:
         return f"dataset draft {self.pk}"
+
+    @property
+    def tells_of_success(self) -> bool:
+        return self.freezing
 
     def enqueue(self) -> None:
         from training.tasks import build_dataset
@@ -348,12 +358,18 @@ class SideBySide(Job):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
 
+    PAGE = "training:side_by_side"
+
     class Meta:
         ordering = ["-pk"]
         verbose_name_plural = "sides by side"
 
     def __str__(self) -> str:
         return f"{self.model_a} beside {self.model_b}"
+
+    @property
+    def tells_of_success(self) -> bool:
+        return False
 
     def enqueue(self) -> None:
         from training.tasks import answer_side_by_side
@@ -395,12 +411,24 @@ class ModelReport(Job):
     project = models.ForeignKey(Project, models.CASCADE, related_name="model_reports")
     model = models.ForeignKey(ModelVersion, models.CASCADE, related_name="reports")
     result = models.JSONField(default=dict)  # see training/reports.py
+    # Nobody for the one that is made with the model.
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
 
     class Meta:
         ordering = ["-pk"]
 
     def __str__(self) -> str:
         return f"report on {self.model}"
+
+    @property
+    def address(self) -> str:
+        return reverse("training:report", args=[self.project.slug, self.model.name])
+
+    @property
+    def tells_of_success(self) -> bool:
+        return self.created_by_id is not None
 
     def enqueue(self) -> None:
         from training.tasks import report_on_model
@@ -545,12 +573,23 @@ class RoundMeasure(Job):
     project = models.ForeignKey(Project, models.CASCADE, related_name="round_measures")
     round = models.ForeignKey(Round, models.CASCADE, related_name="measures")
     result = models.JSONField(default=dict)  # see training/rounds.py
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
 
     class Meta:
         ordering = ["-pk"]
 
     def __str__(self) -> str:
         return f"measure of {self.round}"
+
+    @property
+    def address(self) -> str:
+        return reverse("training:round", args=[self.project.slug, self.round_id])
+
+    @property
+    def tells_of_success(self) -> bool:
+        return self.created_by_id is not None
 
     def enqueue(self) -> None:
         from training.tasks import measure_round

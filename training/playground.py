@@ -13,6 +13,7 @@ from labeling.imports.interchange import Row
 from labeling.imports.rows import RowStore, comparison_hash
 from labeling.jobs import Job, JobTaken
 from labeling.models import Comparison, Messages, Project, content_hash
+from training.ml.data import storable
 from training.models import ModelVersion, SideBySide
 from training.runs import known_models, named_model
 
@@ -114,11 +115,6 @@ def carry_out_pair(pair: SideBySide) -> None:
         pair.report(**{f"text_{side}": storable(answer.text), "n_done": done, "result": found})
     if not pair.finish(Job.Status.SUCCEEDED):
         raise JobTaken(f"pair {pair.pk} went to another worker")
-
-
-def storable(text: str) -> str:
-    """The text without NUL, which a byte-level model may write and PostgreSQL does not take."""
-    return text.replace("\x00", "�")
 
 
 def send_to_people(pair: SideBySide, by: Any) -> Comparison:

@@ -28,13 +28,13 @@ from labeling.jobs import Job, JobCancelled, JobTaken
 from labeling.judge_requests import ask_judges_first
 from labeling.models import Comparison, Messages, Preference, Project, Prompt, Rater, content_hash
 from labeling.storage import storage_path
-from training.dataset_settings import settings_again
+from training.dataset_settings import DatasetSettings, settings_again
 from training.datasets import load_pairs, pair_rows, side_of
 from training.fleet import answers_folder, leave
 from training.ml.ppo_config import PPORecipe
 from training.models import Arena, ModelVersion, Round, RoundMeasure, RoundPair, Run
 from training.near_duplicates import jaccard, shingles
-from training.playground import storable, writers
+from training.playground import writers
 from training.runs import named_model, start_run, unusual
 from training.runs import recipe_of as recipe_of_run
 
@@ -475,7 +475,7 @@ def _answers(
         said: dict[str, list[str]] = {prompt.content_hash: [] for prompt in part}
         for n, prompt in enumerate(fitting):
             own = texts[n * draws : (n + 1) * draws]
-            said[prompt.content_hash] = [storable(text) for text in own]
+            said[prompt.content_hash] = own
         yield said
     del model
     give_memory_back()
@@ -716,7 +716,8 @@ def _give_to_people(
 
 def train_on_labels(round_: Round, kind: str, user: Any) -> Run:
     """Start a run on all labels of now, with base and settings of the project's last one of this
-    kind, else the defaults on the base under the round's first model; and tie it to the round.
+    kind, else the defaults on the base under the round's first model, and where several people
+    judged each pair on the share of their votes; and tie it to the round.
 
     Raises: ValueError in plain words: a round that has not chosen yet, a run on its way already,
         or what `start_run` refuses.
@@ -733,6 +734,8 @@ def train_on_labels(round_: Round, kind: str, user: Any) -> Run:
     last = project.runs.filter(kind=kind, status=Job.Status.SUCCEEDED).order_by("-pk").first()
     base, chosen = _first_base(project, settings_of(round_).models[0]), {}
     made_by = None
+    if last is None and people_of(project, settings_of(round_).people) > 1:
+        made_by = DatasetSettings(aggregate="soft", near_duplicates=0.0)
     if last is not None:
         base, chosen = last.base_model, unusual(recipe_of_run(last))
         if last.dataset is not None and not last.dataset.of_ratings:
@@ -1019,13 +1022,14 @@ def _of_accuracy(now: dict[str, Any], before: dict[str, Any]) -> Advice:
     return Advice("open", "info", told + " " + _("The interval is too wide to stop: go on."))
 
 
-def measure_round(round_: Round) -> RoundMeasure:
-    """The measurement of the round that waits or works; a new one if none does."""
+def measure_round(round_: Round, by: Any) -> RoundMeasure:
+    """The measurement of the round that waits or works; a new one, of which `by` is told, if none
+    does."""
     with transaction.atomic():
         # Two clicks at the same moment: the second waits here for the first.
         Project.objects.select_for_update(no_key=True).get(pk=round_.project_id)
         found = round_.measures.active().first()
         if found is None:
-            found = round_.measures.create(project=round_.project)
+            found = round_.measures.create(project=round_.project, created_by=by)
             found.enqueue()
     return found

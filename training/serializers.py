@@ -44,7 +44,10 @@ class DatasetSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Dataset
-        fields = ["id", "sha256", "filters", "counts", "raters", "for_study", "created_at"]
+        fields = [
+            *("id", "sha256", "body_sha256", "redacted_at", "filters", "counts", "raters"),
+            *("for_study", "created_at"),
+        ]
         read_only_fields = fields
 
 

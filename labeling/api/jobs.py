@@ -160,7 +160,7 @@ class Reports(ListAPIView):
     @idempotent
     def post(self, request: Request, slug: str) -> Response:
         """Have a worker compute how far raters agree; one that waits or works already is told."""
-        report = compute_anew(request.project, request.project.agreement_reports)
+        report = compute_anew(request.project, request.project.agreement_reports, request.user)
         return Response(ReportLineSerializer(report).data, status=status.HTTP_202_ACCEPTED)
 
 
@@ -190,7 +190,7 @@ class Leaderboards(ListAPIView):
     @idempotent
     def post(self, request: Request, slug: str) -> Response:
         """Have a worker rate the sources; one that waits or works already is told."""
-        board = compute_anew(request.project, request.project.leaderboards)
+        board = compute_anew(request.project, request.project.leaderboards, request.user)
         return Response(LeaderboardLineSerializer(board).data, status=status.HTTP_202_ACCEPTED)
 
 

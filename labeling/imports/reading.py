@@ -27,6 +27,7 @@ from labeling.imports.parquet_bounds import (
     check_footer,
     unpacked_sizes,
 )
+from labeling.spreadsheets import unguarded
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 """A longer record is rejected: a preference about two responses has no use for it."""
@@ -373,12 +374,8 @@ def _csv_records(stream: io.BufferedReader) -> Iterator[Record]:
 
 
 def _unguarded(row: dict[str, str]) -> dict[str, Any]:
-    """The values of a row. Our own exports name in `guarded` the cells that got an apostrophe so
-    that no spreadsheet takes them for a formula; it is taken off again."""
-    guarded = row.get("guarded", "").split()
-    if guarded and all(row.get(name, "").startswith("'") for name in guarded):
-        row = row | {name: row[name][1:] for name in guarded}
-        del row["guarded"]
+    """The values of a row, without the guards of our own exports."""
+    row = unguarded(row)
     return {name: _cell(name, cell) for name, cell in row.items()}
 
 

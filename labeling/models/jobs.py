@@ -5,6 +5,7 @@ from typing import Self
 
 from django.conf import settings
 from django.db import models
+from django.urls import reverse
 from django.utils import timezone
 
 from labeling.jobs import Job
@@ -42,6 +43,9 @@ class AgreementReport(Job):
     MOST_RATERS = 150  # people whose pairs are kept, those with the most votes
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="agreement_reports")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
     result = models.JSONField(default=dict)  # what `agreement --json` prints
     # What the figures rest on, so that the page can say what has changed since: how many current
     # preferences there were, and the newest of them.
@@ -55,6 +59,14 @@ class AgreementReport(Job):
     def __str__(self) -> str:
         return f"agreement in {self.project}"
 
+    @property
+    def address(self) -> str:
+        return reverse("labeling:agreement", args=[self.project.slug])
+
+    @property
+    def tells_of_success(self) -> bool:
+        return self.created_by_id is not None
+
     def enqueue(self) -> None:
         from labeling.tasks import run_agreement
 
@@ -65,6 +77,9 @@ class Leaderboard(Job):
     """The ratings of a project's sources at one moment, computed by a worker and kept."""
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="leaderboards")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
     result = models.JSONField(default=dict)  # what `leaderboard --json` prints
     # What it rests on, as in AgreementReport.
     n_preferences = models.PositiveIntegerField(default=0)
@@ -72,6 +87,14 @@ class Leaderboard(Job):
 
     def __str__(self) -> str:
         return f"leaderboard of {self.project}"
+
+    @property
+    def address(self) -> str:
+        return reverse("labeling:leaderboard", args=[self.project.slug])
+
+    @property
+    def tells_of_success(self) -> bool:
+        return self.created_by_id is not None
 
     def enqueue(self) -> None:
         from labeling.tasks import run_leaderboard

@@ -34,7 +34,7 @@ def agreement(request: HttpRequest, slug: str) -> HttpResponse:
         if "cancel" in request.POST:
             stop(project.agreement_reports)
         else:
-            compute_anew(project, project.agreement_reports)
+            compute_anew(project, project.agreement_reports, request.user)
         return redirect("labeling:agreement", slug)
     project = project_for(request.user, slug, to="view")
     job = project.agreement_reports.order_by("-pk").first()

@@ -34,7 +34,7 @@ def leaderboard(request: HttpRequest, slug: str) -> HttpResponse:
         if "cancel" in request.POST:
             stop(project.leaderboards)
         else:
-            compute_anew(project, project.leaderboards)
+            compute_anew(project, project.leaderboards, request.user)
         return redirect("labeling:leaderboard", slug)
     project = project_for(request.user, slug, to="view")
     job = project.leaderboards.order_by("-pk").defer("result").first()

@@ -28,7 +28,7 @@ from labeling.invitations import (
 )
 from labeling.members import MayNot, is_owner, set_role
 from labeling.models import Membership, Project
-from labeling.sign_ins import address_of, session_begins
+from labeling.sign_ins import network_of, session_begins
 
 INVITATIONS_SHOWN = 50
 
@@ -127,7 +127,7 @@ def _page(
 @require_http_methods(["GET", "POST"])
 def join(request: HttpRequest, token: str) -> HttpResponse:
     """What an invitation opens: become a member, with an account made here if need be."""
-    address = address_of(request)
+    address = network_of(request)
     if too_many_failures(address):
         refused = _("Too many tries from here. Wait ten minutes.")
         return render(request, "labeling/join.html", {"refused": refused}, status=429)

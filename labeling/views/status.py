@@ -58,10 +58,13 @@ def jobs_by_kind() -> list[dict[str, Any]]:
     ]
 
 
-def last_failures() -> list[Job]:
+def last_failures() -> list[Any]:
     """The newest jobs of all kinds that failed or lost their worker, newest first."""
     found: list[Job] = []
     for model in job_models():
         bad = model.objects.filter(status__in=ENDED_BADLY, finished_at__isnull=False)
         found += bad.order_by("-finished_at")[:N_FAILURES]
-    return sorted(found, key=lambda job: job.finished_at, reverse=True)[:N_FAILURES]
+    last = sorted(found, key=lambda job: job.finished_at, reverse=True)[:N_FAILURES]
+    for job in last:
+        job.of_kind = job._meta.verbose_name  # templates see no name with an underscore
+    return last

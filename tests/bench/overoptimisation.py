@@ -270,15 +270,17 @@ def report(folder: Path, healthy: bool) -> None:
         cells += [f"{by['kept']:.2f} ({by['kept_step']})"]
         cells += [f"{by['lost']:.0%}" if by["kinds"] else "–", f"{by['lost_kept']:.0%}"]
         print(f"| {' | '.join(cells)} |")
-    for name in RULES:
+    for name in RULES if courses else ():
         found = [one["by"][name] for one in courses]
         stopped = [one for one in found if one["kinds"]]
         at_alarm = sum(one["lost"] < 0.5 for one in stopped)
+        unseen = sum(one["lost"] >= 0.5 for one in found if not one["kinds"])
         kept = [one["lost_kept"] for one in found]
         kinds = sorted({kind for one in stopped for kind in one["kinds"]})
         print(
             f"{name}: {len(stopped)} alarms in {len(found)} runs ({', '.join(kinds)}); less than "
-            f"half of the gain lost at the alarm in {at_alarm}, in the kept weights in "
+            f"half of the gain lost at the alarm in {at_alarm}, no alarm but half of it lost at "
+            f"the end in {unseen}; less than half lost in the kept weights in "
             f"{sum(lost < 0.5 for lost in kept)}, which lack {sum(kept) / len(kept):.0%} in mean"
         )
 

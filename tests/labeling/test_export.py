@@ -741,7 +741,7 @@ def test_no_cell_of_a_table_is_a_formula_and_reading_it_takes_the_guard_off(
     (cells,), _left_out = exported(project, "csv")
     assert cells["prompt"] == '\'=HYPERLINK("http://x")'
     assert (cells["response_a"], cells["rationale"], cells["id"]) == ("'-1", "'@now", "'=2")
-    assert cells["guarded"] == "prompt response_a rationale"
+    assert cells["guarded"] == "prompt* response_a* rationale*"
     export_file(project, tmp_path / "table.csv", "csv")
     copy = ProjectFactory()
     report = import_file(copy, tmp_path / "table.csv")
@@ -750,6 +750,31 @@ def test_no_cell_of_a_table_is_a_formula_and_reading_it_takes_the_guard_off(
     kept = Preference.objects.get(rater__project=copy)
     assert (kept.rationale, kept.seconds) == ("@now", 2.5)
     assert copy.comparisons.get().external_id == "'=2"
+
+
+def test_no_cell_is_a_formula_where_semicolons_tabs_or_lines_end_it_and_it_comes_back(
+    project, people, tmp_path
+):
+    """As a spreadsheet reads it whose language has the comma in its numbers."""
+    texts = [
+        'a;=HYPERLINK("http://x")',
+        "x\n=cmd\r\n+1\r-2",
+        "a;\"=1\";''@2,-3\t＝4",
+        "plain; text, - with a dash\n - and ' an apostrophe\n'- kept",
+    ]
+    for text in texts:
+        said = [{"role": "user", "content": text}]
+        vote(ComparisonFactory(project=project, prompt__messages=said), people[0], "a")
+    path = tmp_path / "table.csv"
+    export_file(project, path, "csv")
+
+    for delimiter in ";\t,":
+        with path.open(newline="") as file:
+            cells = [cell for row in csv.reader(file, delimiter=delimiter) for cell in row]
+        assert [cell for cell in cells if cell.lstrip('"').startswith(tuple("=+-@＝"))] == []
+    copy = ProjectFactory()
+    import_file(copy, path)
+    assert [p.messages[0]["content"] for p in copy.prompts.order_by("pk")] == texts
 
 
 def test_an_apostrophe_of_the_writers_own_is_not_taken_off(project, tmp_path):

@@ -8,8 +8,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from labeling.events import notice_completed_project
-from labeling.jobs import Job, mark_lost
-from labeling.models import ImportJob, Membership, Notice
+from labeling.jobs import Job, job_models, mark_lost
+from labeling.models import AgreementReport, ImportJob, Membership, Notice
 from labeling.notices import forget_old, mail_due, tell
 from tests.factories import ComparisonFactory, MembershipFactory, ProjectFactory, UserFactory
 
@@ -56,6 +56,32 @@ def test_leads_are_told_of_what_nobody_started_and_nobody_of_what_a_person_stopp
 
     assert [kind for kind, _about, _words in told(lead)] == ["failed"]
     assert told(rater) == []
+
+
+def test_every_kind_of_job_leads_to_its_page():
+    """Who started it is told how it ended, and the state of the installation links there."""
+    without = [
+        model.__name__ for model in job_models() if not model.PAGE and model.address is Job.address
+    ]
+    assert without == []
+    slugs = {"slug": "kitchen"}
+    for page in {model.PAGE for model in job_models()} - {""}:
+        assert reverse(page, kwargs=slugs | {"pk": 1}).startswith("/projects/kitchen/")
+
+
+def test_of_figures_that_nobody_asked_for_only_a_failure_is_told(project, lead):
+    def ended(status: str, **more) -> None:
+        report = AgreementReport.objects.create(project=project, **more)
+        AgreementReport.objects.claim(report.pk).finish(status)
+
+    ended(Job.Status.SUCCEEDED)
+    assert told(lead) == []
+    ended(Job.Status.FAILED)
+    ended(Job.Status.SUCCEEDED, created_by=lead)
+    about = "agreement in Kitchen"
+    assert told(lead) == [("failed", about, ""), ("finished", about, "")]
+    addresses = set(lead.notices.values_list("address", flat=True))
+    assert addresses == {"/projects/kitchen/agreement/"}
 
 
 def test_a_job_whose_worker_is_gone_is_told_of_once(project, lead):

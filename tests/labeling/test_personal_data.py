@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import time
 import zipfile
 
 import pytest
@@ -20,6 +22,8 @@ from labeling.models import (
     Choice,
     Delivery,
     Flag,
+    IdempotentRequest,
+    ImportJob,
     Preference,
     Rater,
     Rating,
@@ -29,6 +33,7 @@ from labeling.personal_data import exported, find_person, traces
 from labeling.raters import pause_rater
 from labeling.reports import agreement_of
 from labeling.sealing import check_chain, seal_changes
+from labeling.tasks import forget_old_rows
 from tests.factories import (
     ComparisonFactory,
     MembershipFactory,
@@ -148,6 +153,48 @@ def test_an_erasure_changes_no_figure_and_leaves_the_name_nowhere(world):
     )
     assert Change.objects.get(action="pause rater").subject == rater.name
     assert Assignment.objects.count() == 0
+
+
+def test_what_imports_left_behind_forgets_an_erased_rater_and_goes_after_a_month(world, storage):
+    """Rejected lines in any form, uploads that wait, answers told to programs."""
+    project, _user, _rater, lead = world
+    theirs, others = storage / "uploads", {"prompt": "Hi", "preferences": [{"rater": "bo"}]}
+    theirs.mkdir(exist_ok=True)
+    vote = {"rater": NAME, "choice": "c", "rationale": "my neighbour said"}
+    lines = [
+        {"line": 1, "reason": f"rater {NAME!r} has no such choice", "text": json.dumps(vote)},
+        {"line": 2, "reason": "x", "text": f'{{"rater": "{NAME}", "rationale": "my neighb…'},
+        {"line": 3, "reason": "x", "text": json.dumps(others), "kept": True},
+    ]
+    rejects = theirs / "aa.jsonl.rejects.jsonl"
+    rejects.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    own = theirs / "bb.jsonl.rejects.jsonl"  # of labels that name nobody
+    own.write_text('{"line": 1, "reason": "x", "text": "my neighbour said"}\n')
+    ImportJob.objects.create(
+        project=project, filename="b", path="uploads/bb.jsonl", options={"rater": NAME}
+    )
+    csv, json_lines = theirs / "cc.csv", theirs / "dd.jsonl"
+    csv.write_text(f"prompt,response_a,response_b,rater,rationale\na,b,c,{NAME},my neighbour\n")
+    json_lines.write_text(json.dumps(others) + "\n")
+    IdempotentRequest.objects.create(user=lead, key="k", status=201, body={"answers": [vote]})
+    assert traces(NAME)["uploads/aa.jsonl.rejects.jsonl"] == 2
+    assert traces(NAME)["uploads/cc.csv"] == 1
+
+    call_command("erase_rater", NAME, "--yes")
+
+    assert traces(NAME) == {}
+    told = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [(line["line"], line["text"]) for line in told] == [
+        (1, ""),
+        (2, ""),
+        (3, json.dumps(others)),
+    ]
+    assert "neighbour" not in own.read_text() + str(IdempotentRequest.objects.get().body)
+    assert (csv.exists(), json_lines.exists()) == (False, True)
+    long_ago = time.time() - 31 * 24 * 3600
+    os.utime(own, (long_ago, long_ago))
+    forget_old_rows()
+    assert (own.exists(), rejects.exists()) == (False, True)
 
 
 def in_order(value):

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from allauth.mfa.models import Authenticator
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client
@@ -13,6 +14,28 @@ from labeling.sealing import check_chain, seal_changes
 from tests.factories import MembershipFactory, ProjectFactory, UserFactory, bearer
 
 pytestmark = pytest.mark.django_db
+
+
+def test_the_administration_changes_no_role_and_a_factor_it_takes_away_stands_in_the_history():
+    member = MembershipFactory(role="lead")
+    factor = Authenticator.objects.create(
+        user=member.user, type=Authenticator.Type.TOTP, data={"secret": "encrypted-S3cret"}
+    )
+    client = Client()
+    client.force_login(UserFactory(is_superuser=True, is_staff=True))
+
+    project = client.get(f"/admin/labeling/project/{member.project.pk}/change/").content.decode()
+    page = client.get(f"/admin/mfa/authenticator/{factor.pk}/change/").content.decode()
+    assert "memberships-" not in project
+    assert member.user.username in page
+    assert "S3cret" not in page
+    assert client.get("/admin/mfa/authenticator/add/").status_code == 403
+    client.post(f"/admin/mfa/authenticator/{factor.pk}/delete/", {"post": "yes"})
+
+    assert not Authenticator.objects.exists()
+    told = Change.objects.get(action="turn off second factor")
+    assert told.subject == member.user.username
+    assert told.after == {"kind": "an authenticator app"}
 
 
 @pytest.fixture

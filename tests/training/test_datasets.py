@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labeling import adjudication
+from labeling import adjudication, shared
+from labeling.personal_data import erase, find_person, traces
 from labeling.storage import storage_path
 from tests.factories import PreferenceFactory, ProjectFactory, RaterFactory, UserFactory
 from tests.training.projects import answer, comparison, labeled_project
@@ -243,13 +244,53 @@ def test_the_file_is_named_by_its_hash_and_begins_with_what_made_it():
     assert head == {
         "counts": dataset.counts,
         "filters": DatasetSettings(near_duplicates=0.0).as_json(),
-        "raters": dataset.raters,
+        "raters": [
+            {"kind": "judge", "n": 1, "rater": "m_judge"},
+            {"kind": "person", "n": 20},  # an erasure changes no file
+        ],
     }
     assert [(r["rater"], r["kind"], r["n"]) for r in dataset.raters] == [
         ("m_judge", "judge", 1),
         ("ann", "person", 20),
     ]
     assert len(list(storage_path("datasets").iterdir())) == 1
+
+
+def test_an_erasure_takes_the_name_out_of_a_file_of_before_and_it_trains_as_before(
+    django_capture_on_commit_callbacks, settings, tmp_path
+):
+    settings.PREFLOOP_SHARED_STORAGE = f"file://{tmp_path}/shared"
+    project = labeled_project(20)
+    dataset = freeze(project)
+    before = load_pairs(dataset)
+    path = storage_path(dataset.path)
+    first, _break, rest = path.read_bytes().partition(b"\n")
+    head = json.loads(first) | {"raters": [{"kind": "person", "n": 20, "rater": "ann"}]}
+    content = json.dumps(head, sort_keys=True).encode() + b"\n" + rest
+    sha256 = hashlib.sha256(content).hexdigest()
+    relative = f"datasets/{sha256}.jsonl"
+    path.rename(storage_path(relative))
+    storage_path(relative).write_bytes(content)
+    Dataset.objects.update(sha256=sha256, path=relative)
+    shared.put(relative)
+    assert traces("ann")[relative] == 1
+
+    with django_capture_on_commit_callbacks(execute=True):
+        pseudonym = erase(find_person("ann", project), None)
+
+    dataset.refresh_from_db()
+    assert traces("ann") == {}
+    assert (dataset.sha256, [r["rater"] for r in dataset.raters]) == (sha256, [pseudonym])
+    assert load_pairs(dataset) == before
+    elsewhere = storage_path(relative)  # another machine still has the copy of before
+    redacted = elsewhere.read_bytes()
+    elsewhere.write_bytes(content)
+    assert load_pairs(dataset) == before
+    assert elsewhere.read_bytes() == redacted
+    settings.PREFLOOP_SHARED_STORAGE = ""
+    elsewhere.write_bytes(redacted.replace(b"Thank you", b"Thanks, u"))
+    with pytest.raises(ValueError, match="was changed after it was frozen"):
+        load_pairs(dataset)
 
 
 def test_a_file_that_was_changed_or_lost_is_refused():

@@ -9,7 +9,15 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from labeling.models import Change, Comparison, JudgeRequest, Preference, Prompt, content_hash
+from labeling.models import (
+    Change,
+    Comparison,
+    JudgeRequest,
+    Preference,
+    Project,
+    Prompt,
+    content_hash,
+)
 from tests.factories import MembershipFactory, PreferenceFactory, RaterFactory, UserFactory
 from tests.training.projects import labeled_project
 from tests.training.reward_models import save_reward_model
@@ -271,6 +279,12 @@ def test_a_round_trains_on_the_labels_of_now_and_is_tied_to_its_run(project, lea
         train_on_labels(made, "reward", user)
     with pytest.raises(ValueError, match="a reward model, or a policy by DPO or PPO"):
         train_on_labels(made, "sft", user)
+    assert train_on_labels(made, "dpo", user).labels["aggregate"] == "majority"
+    Project.objects.filter(pk=project.pk).update(labels_per_comparison=3)
+    made = Round.objects.get(pk=made.pk)
+    made.policy_run.delete()
+    made.policy_run = None
+    assert train_on_labels(made, "dpo", user).labels["aggregate"] == "soft"
 
 
 def test_a_policy_by_ppo_follows_its_reward_model_and_the_arena_follows_it(project, lead, capsys):

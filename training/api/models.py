@@ -113,7 +113,7 @@ class ModelReports(GenericAPIView):
         model = model_of(request, pk)
         if not can_report(model):
             raise Conflict("This model learned no pairs: none is held out to measure it on.")
-        report = compute_anew(request.project, model.reports)
+        report = compute_anew(request.project, model.reports, request.user)
         return Response(ModelReportSerializer(report).data, status=status.HTTP_202_ACCEPTED)
 
 

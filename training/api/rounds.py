@@ -140,7 +140,7 @@ class MeasureRound(GenericAPIView):
     def post(self, request: Request, slug: str, pk: int) -> Response:
         """Have a worker compute the gain from the labels of now; ask for the round to see it."""
         found = _round(request, pk)
-        measure_round(found)
+        measure_round(found, request.user)
         return Response(RoundSerializer(found).data, status=status.HTTP_202_ACCEPTED)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from training.ml.data import Messages, Pair, chat_tokens
+from training.ml.data import Messages, Pair, chat_tokens, words_of
 from training.ml.rollouts import end_ids, roll_out
 
 
@@ -90,7 +90,7 @@ def ranked_responses(
         seed=seed,
         batch_size=batch_size,
     )
-    texts = [tokenizer.decode(r.response_ids, skip_special_tokens=True).strip() for r in rollouts]
+    texts = [words_of(tokenizer, r.response_ids) for r in rollouts]
     scores = torch.tensor(list(score(asked, texts)), dtype=torch.float64).view(-1, n)
     found = []
     for place, prompt in enumerate(prompts):

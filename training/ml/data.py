@@ -153,6 +153,16 @@ class LeftOut:
     empty: int
 
 
+def storable(text: str) -> str:
+    """The text without NUL, which a byte-level model may write and PostgreSQL does not take."""
+    return text.replace("\x00", "�")
+
+
+def words_of(tokenizer: Any, tokens: Any) -> str:
+    """What a model wrote, as a row can keep it."""
+    return storable(tokenizer.decode(tokens, skip_special_tokens=True).strip())
+
+
 def chat_tokens(tokenizer: Any, messages: Messages, *, open_answer: bool = False) -> list[int]:
     """Token ids of a conversation; with `open_answer`, up to where the assistant would begin.
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from training.ml.data import Messages, chat_tokens
+from training.ml.data import Messages, chat_tokens, words_of
 
 
 def sample(
@@ -67,7 +67,7 @@ def sample(
                 input_ids=ids.to(where), attention_mask=mask.to(where), generation_config=settings
             )
             for place, tokens in zip(places, made[:, ids.shape[1] :], strict=True):
-                responses[place] = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+                responses[place] = words_of(tokenizer, tokens)
     model.train(was_training)
     return responses
 

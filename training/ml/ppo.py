@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from training.ml.data import Messages, chat_tokens
+from training.ml.data import Messages, chat_tokens, words_of
 from training.ml.loading import load_tokenizer, longest_allowed, n_parameters
 from training.ml.monitors import Alarm, Look, Watch, end_figures, take_look, values_of
 from training.ml.peaks import held_now
@@ -144,9 +144,7 @@ def train(
             return roll_out(roles.model, ids, seed=seed, on_batch=alive, **common)
 
     def texts_of(rollouts: Sequence[Rollout]) -> list[str]:
-        return [
-            tokenizer.decode(r.response_ids, skip_special_tokens=True).strip() for r in rollouts
-        ]
+        return [words_of(tokenizer, r.response_ids) for r in rollouts]
 
     def scored(by: Scorer, chosen: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
         with clock("scoring"):

@@ -30,7 +30,7 @@ from transformers import DynamicCache, TrainerCallback, set_seed
 
 from training.ml.adapting import adapted, optimizer_of, optimizer_words, save_model, save_start
 from training.ml.batches import parts_of, steps_of
-from training.ml.data import TokenExample, longest_first, text_pieces
+from training.ml.data import TokenExample, longest_first, storable, text_pieces
 from training.ml.evaluation import ratio_figure, token_metrics
 from training.ml.loading import (
     device,
@@ -490,7 +490,7 @@ def write_on(
             written.thoughts.append([int(token) for token in thought])
             if int(new) == tokenizer.eos_token_id:
                 break
-    return replace(written, text=tokenizer.decode(written.ids, skip_special_tokens=True))
+    return replace(written, text=storable(tokenizer.decode(written.ids, skip_special_tokens=True)))
 
 
 def _causal(model: Any) -> Any:
@@ -838,15 +838,16 @@ def where_thoughts_help(
     return {
         "difficulty": difficulty,
         "tokens": [
-            {"token": tokenizer.decode([token]), "gain": figure(often[token][1])} for token in best
+            {"token": storable(tokenizer.decode([token])), "gain": figure(often[token][1])}
+            for token in best
         ],
         "places": [
             {
-                "before": tokenizer.decode(rows[at].ids[: j + 1])[-CONTEXT_CHARS:],
-                "token": tokenizer.decode([rows[at].ids[j + 1]]),
+                "before": storable(tokenizer.decode(rows[at].ids[: j + 1])[-CONTEXT_CHARS:]),
+                "token": storable(tokenizer.decode([rows[at].ids[j + 1]])),
                 "gain": gain[at, j],
                 "mixing": rows[at].mixing[j],
-                "thought": tokenizer.decode(rows[at].thoughts[j]),
+                "thought": storable(tokenizer.decode(rows[at].thoughts[j])),
             }
             for at, j in top
         ],

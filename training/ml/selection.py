@@ -287,9 +287,6 @@ def design(
         find = i_optimal if way == "i_optimal" else d_optimal
         n_best = n - n_at_random(n, share)
         p = candidates.probs.mean(axis=0)
-        if way == "i_optimal":
-            p = surer(p)
-            q = surer(q) if q is not None else None
         order, gains = find(phi, p, n_best, labeled=known, labeled_probs=q)
         scores[order] = gains
     elif way == "near_tie":
@@ -304,22 +301,6 @@ def design(
     else:
         raise ValueError(f"there is no way {way!r} to choose pairs")
     return best_and_random(order, n, n_candidates, share), scores
-
-
-SURER = 2.0
-"""By which the gaps of a reward model are multiplied before an I-optimal choice."""
-
-
-def surer(probs: ArrayLike) -> Floats:
-    """σ(2 · gap) of the same pairs: p² / (p² + (1−p)²).
-
-    A model that was kept small (weight decay, few labels) has gaps that are too small, and a label
-    of several people is surer than one of them; by its own p(1−p) pairs that are known well enough
-    would be asked about again. Which factor is best was measured: docs/benchmarks.md, "Rounds".
-    """
-    p = np.asarray(probs, dtype=float)
-    yes, no = p**SURER, (1 - p) ** SURER
-    return np.asarray(yes / (yes + no))
 
 
 def _on_one_scale(

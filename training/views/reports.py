@@ -80,7 +80,7 @@ def report(request: HttpRequest, slug: str, name: str) -> HttpResponse:
         if "cancel" in request.POST:
             stop(model.reports)
         elif can_report(model):
-            compute_anew(project, model.reports)
+            compute_anew(project, model.reports, request.user)
         return redirect("training:report", slug, name)
     job = model.reports.order_by("-pk").first()
     if request.htmx:  # the status polls itself until the job has ended

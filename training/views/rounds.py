@@ -202,5 +202,5 @@ def compare(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def measure(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Have a worker compute the gain from the labels of now."""
     project = project_for(request.user, slug, to="lead")
-    measure_round(_round(project, pk))
+    measure_round(_round(project, pk), request.user)
     return redirect("training:round", slug, pk)

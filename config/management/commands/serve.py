@@ -22,7 +22,7 @@ from django.db import connection
 
 from config.processes import KeepsDying, ProcessTree
 from labeling.reports import libraries_missing
-from labeling.workers import class_queues
+from labeling.workers import class_queues, forget_the_ended
 
 START_SECONDS = 90
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -70,6 +70,7 @@ class Command(BaseCommand):
             name = administrator.get_username()
             call_command("sample_project", owner=name, stdout=io.StringIO())
         note_lost_jobs(self.say)
+        forget_the_ended()
 
         try:
             with ProcessTree(environment(verbosity), self.say) as tree:
@@ -97,6 +98,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         finally:
             note_lost_jobs(self.say)
+            forget_the_ended()
             lock.close()
 
     def say(self, line: str) -> None:

@@ -1,6 +1,8 @@
 import pytest
 import torch
+from transformers import AutoTokenizer
 
+from training.ml.data import words_of
 from training.ml.generation import sample
 from training.ml.loading import load_policy
 
@@ -64,3 +66,12 @@ def test_a_response_that_cannot_fit_the_context_is_refused(tiny_model):
 
     with pytest.raises(ValueError, match="200 new ones exceed the context of 256"):
         sample(model, tokenizer, [[{"role": "user", "content": "word " * 60}]], max_new_tokens=200)
+
+
+def test_what_a_model_wrote_holds_no_nul(tiny_model):
+    """PostgreSQL takes none, in a text as little as in JSON: a whole report would be lost by it."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    nul, calm = tokenizer.convert_tokens_to_ids("Ā"), tokenizer("calm")["input_ids"]
+    assert tokenizer.decode([nul]) == "\x00"
+
+    assert words_of(tokenizer, [*calm, nul, *calm, tokenizer.eos_token_id]) == "calm�calm"

@@ -17,7 +17,6 @@ from training.ml.selection import (
     in_proportion,
     n_at_random,
     pool_mean,
-    surer,
     uncertain_gap,
     unit_features,
 )
@@ -84,12 +83,6 @@ def test_i_optimal_takes_what_lowers_the_mean_variance_most():
         assert gain == pytest.approx(gains[place])
         x = phi[place]
         covariance = np.linalg.inv(np.linalg.inv(covariance) + w[place] * np.outer(x, x))
-
-
-def test_a_surer_model_has_twice_the_gap_and_leaves_what_it_knows_alone():
-    assert surer([0.5, 0.75, 0.0]).tolist() == [0.5, pytest.approx(0.9), 0.0]
-    gap = 1.3
-    assert float(surer(1 / (1 + np.exp(-gap)))) == pytest.approx(1 / (1 + np.exp(-2 * gap)))
 
 
 def test_features_lose_their_scale_and_keep_their_likeness():

@@ -43,8 +43,9 @@ class Command(BaseCommand):
             chosen = dict(pair.split("=", 1) for pair in options["set"])
         except ValueError:
             raise CommandError("--set wants KEY=VALUE.", returncode=2) from None
-        kind, folder = options["recipe"], model_folder(options["base"])
+        kind = options["recipe"]
         try:
+            folder = model_folder(options["base"])
             where = machine(options["gpu_memory"])
             if kind in USES:
                 asked: Any = make_work(chosen)

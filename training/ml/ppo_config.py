@@ -212,7 +212,10 @@ class PPORecipe:
     )
     kl_budget: float = explained(
         0.0,
-        gettext_noop("KL of a response on test prompts, in nats, that is an alarm; 0: any may be."),
+        gettext_noop(
+            "KL of a response on test prompts, in nats, that is an alarm; 0: any may be. Give one "
+            "where the price of KL is near zero: 2 is a beginning."
+        ),
     )
     doubt: float = explained(
         0.05,

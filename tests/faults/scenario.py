@@ -48,7 +48,9 @@ def play(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--thinking", type=float, default=0.4, help="seconds of a rater for a pair")
     parser.add_argument("--comparisons", type=int, default=400)
     parser.add_argument("--steps", type=int, default=120, help="of the training run")
-    parser.add_argument("--faults", type=int, default=9, help="one of each kind, then at random; 0: none")
+    parser.add_argument(
+        "--faults", type=int, default=9, help="one of each kind, then at random; 0: none"
+    )
     parser.add_argument("--heartbeat", type=int, default=2)
     parser.add_argument("--disk", type=int, default=350, metavar="MB")
     parser.add_argument("--seed", type=int, default=1)

@@ -72,8 +72,9 @@ def keep_probe(version: JudgeVersion, comparisons: Sequence[int] | None = None) 
 
 def fingerprint_of(version: JudgeVersion) -> str:
     """What tells one state of the model's files from another; "" where there are none on this
-    machine. What a server tells of its model comes with the answers: see `check_if_told_anew`."""
-    if version.server is not None:
+    machine, as behind a jury. What a server tells of its model comes with the answers: see
+    `check_if_told_anew`."""
+    if version.server is not None or not version.model:
         return ""
     folder = Path(model_place(version.judge.project, version.model))
     return folder_fingerprint(folder) if folder.is_dir() else ""

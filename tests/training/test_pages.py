@@ -148,7 +148,7 @@ def test_the_form_as_it_stands_launches_a_run_with_the_recipes_defaults(as_role,
 @pytest.mark.parametrize(
     ("changes", "field", "message"),
     [
-        ({"base_model": "a/b/gone"}, "base_model", "There is no model folder a/b/gone."),
+        ({"base_model": "a/b/gone"}, "base_model", "a/b/gone is no folder under models/"),
         ({"base_model": "/no/model"}, "base_model", "Only an administrator names a path."),
         (
             {"target_modules": "c_attn"},

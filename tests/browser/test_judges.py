@@ -110,7 +110,9 @@ def test_axe_finds_nothing_on_the_pages_of_judges(page: Page, live_server, pages
     for name, path in pages.items():
         page.goto(f"{live_server}{path}")
         seen.add(page.locator("h1").inner_text())
-        page.evaluate("for (const one of document.querySelectorAll('main details')) one.open = true")
+        page.evaluate(
+            "for (const one of document.querySelectorAll('main details')) one.open = true"
+        )
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
             found[f"{name}, {scheme}"] = axe_findings(page)
